@@ -1,0 +1,30 @@
+"""Models with known posteriors: the problems of the papers, and real data.
+
+Each function returns a ready `pymc.Model`, a `GalleryModel`, that also knows
+
+- ``model.reference``: mean and standard deviation of each parameter's exact posterior,
+- ``model.forward``: its forward map, a plain function that counts its evaluations,
+- ``model.truth``: the parameters behind synthetic data,
+- ``model.description``: what it teaches, in one sentence.
+"""
+
+from pymc_ensemble.gallery.darcy import darcy
+from pymc_ensemble.gallery.decay import decay
+from pymc_ensemble.gallery.linear import linear_gaussian, linear_multiscale
+from pymc_ensemble.gallery.lynx_hare import lynx_hare
+from pymc_ensemble.gallery.model import GalleryModel
+from pymc_ensemble.gallery.multimodal import bimodal, four_modes
+from pymc_ensemble.gallery.regression import poisson_regression, smooth_nonlinear
+
+__all__ = [
+    "GalleryModel",
+    "bimodal",
+    "darcy",
+    "decay",
+    "four_modes",
+    "linear_gaussian",
+    "linear_multiscale",
+    "lynx_hare",
+    "poisson_regression",
+    "smooth_nonlinear",
+]

@@ -1,0 +1,98 @@
+"""Exponential decay with two parameters."""
+
+import numpy as np
+import pymc as pm
+
+from pymc_ensemble.gallery.model import Array, ForwardMap, GalleryModel, Reference, quadrature
+
+DATA = {
+    0.05: [
+        1.152259, 0.857051, 0.682911, 0.495785, 0.342909, 0.296697,
+        0.275178, 0.205603, 0.084077, 0.026611, 0.036576, 0.053118,
+    ],
+    0.3: [
+        1.183692, 0.824025, 0.843017, 0.522010, 0.208992, 0.387095,
+        0.601178, 0.442373, -0.091857, -0.289744, -0.119243, 0.063449,
+    ],
+}  # fmt: skip
+
+
+def decay(noise_sd: float = 0.05, roughness: float = 0.0) -> GalleryModel:
+    """Exponential decay, amplitude times exp(-rate t), observed at twelve times with known noise.
+
+    With little noise the posterior is nearly Gaussian; with much it is curved, and the ensemble
+    Kalman sampler keeps a bias that only adjusting removes.
+
+    Parameters
+    ----------
+    noise_sd : {0.05, 0.3}, default 0.05
+        Standard deviation of the noise. Each value has its own data.
+    roughness : float, default 0
+        Amplitude, in units of `noise_sd`, of plane waves in random directions, with periods of
+        about 0.02, that are added to the outputs. What a sampler that averages them out should find
+        is the reference of ``roughness=0``; the posterior of the rough map itself is too ragged for
+        quadrature.
+
+    Returns
+    -------
+    GalleryModel
+        Parameters ``log_amplitude`` and ``log_rate``, data ``y`` of shape (12,).
+
+    Raises
+    ------
+    ValueError
+        If there are no data for `noise_sd`; when the reference of a rough map is asked for.
+
+    Examples
+    --------
+    >>> from pymc_ensemble import gallery
+    >>> gallery.decay().reference["log_rate"].values[:2].round(4)
+    array([-0.2086,  0.0585])
+    """
+    if noise_sd not in DATA:
+        raise ValueError(f"decay has data for noise_sd 0.05 and 0.3, not for {noise_sd}.")
+    times = np.linspace(0.2, 4, 12)
+    y = np.array(DATA[noise_sd])
+    rng = np.random.default_rng(3)
+    phases = 2 * np.pi * rng.random(12)
+    directions = rng.standard_normal((12, 2))
+
+    def smooth(u: Array) -> Array:
+        return np.exp(u[..., :1] - np.exp(u[..., 1:]) * times)
+
+    def outputs(u: Array) -> Array:
+        waves = np.sin(2 * np.pi * u @ directions.T / 0.02 + phases)
+        return smooth(u) + roughness * noise_sd * waves
+
+    def potential(u: Array) -> Array:
+        misfit = (smooth(u) - y) / noise_sd
+        return (misfit**2).sum(-1) / 2 + (u**2).sum(-1) / 2
+
+    def reference() -> Reference:
+        if roughness:
+            raise ValueError(
+                "The posterior of the rough decay is not known. Compare with the smooth one: "
+                f"decay(noise_sd={noise_sd}).reference."
+            )
+        mean, covariance = quadrature(
+            potential, np.linspace(-1.5, 2.5, 1001), np.linspace(-4.0, 3.0, 1401)
+        )
+        sd = np.sqrt(np.diag(covariance))
+        names = ("log_amplitude", "log_rate")
+        moments = {name: {"mean": mean[k], "sd": sd[k]} for k, name in enumerate(names)}
+        return moments, "quadrature"
+
+    forward = ForwardMap(outputs if roughness else smooth, (12,))
+    with GalleryModel(
+        "A smooth nonlinear map with a curved posterior: it shows the bias of the ensemble Kalman "
+        "sampler, which grows with the noise, and that adjusting removes it.",
+        forward=forward,
+        reference=reference,
+        truth={"log_amplitude": 0.3, "log_rate": -0.2},
+        coords={"time": times},
+    ) as model:
+        log_amplitude = pm.Normal("log_amplitude", 0.0, 1.0)
+        log_rate = pm.Normal("log_rate", 0.0, 1.0)
+        mu = forward(pm.math.stack([log_amplitude, log_rate]))
+        pm.Normal("y", mu, noise_sd, observed=y, dims="time")
+    return model

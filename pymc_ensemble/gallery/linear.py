@@ -1,0 +1,136 @@
+"""Linear forward maps, smooth and with a fast oscillation on top."""
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike
+
+from pymc_ensemble.gallery.model import (
+    Array,
+    ForwardMap,
+    GalleryModel,
+    Reference,
+    gaussian_posterior,
+)
+
+
+def linear_gaussian(d: int = 10) -> GalleryModel:
+    """Linear map with Gaussian noise and prior: the posterior is known in closed form.
+
+    The data are 2 d outputs with unit noise; the map's squared singular values run from 1 to 100,
+    so that the posterior's precision has condition number 50.5.
+
+    Parameters
+    ----------
+    d : int, default 10
+        Number of parameters.
+
+    Returns
+    -------
+    GalleryModel
+        Parameters ``u`` of shape (d,), data ``y`` of shape (2 d,).
+
+    Examples
+    --------
+    >>> from pymc_ensemble import gallery
+    >>> gallery.linear_gaussian(10).reference["u"].sel(statistic="mean").values[:3].round(4)
+    array([-0.435 ,  0.0441,  1.8471])
+    """
+    rng = np.random.default_rng(1000)
+    Q, _ = np.linalg.qr(rng.standard_normal((2 * d, d)))
+    W, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    A = Q * np.sqrt(np.logspace(0, 2, d)) @ W.T
+    truth = rng.standard_normal(d)
+    y = A @ truth + rng.standard_normal(2 * d)
+
+    def reference() -> Reference:
+        mean, covariance = gaussian_posterior(A, y, noise_sd=1.0)
+        return {"u": {"mean": mean, "sd": np.sqrt(np.diag(covariance))}}, "closed form"
+
+    forward = ForwardMap(lambda u: A @ u, (2 * d,))
+    with GalleryModel(
+        "Linear and Gaussian: the ensemble Kalman sampler has no bias here, so whatever error is "
+        "left is Monte Carlo error or a mistake.",
+        forward=forward,
+        reference=reference,
+        truth={"u": truth},
+        coords={"component": range(d), "output": range(2 * d)},
+    ) as model:
+        u = pm.Normal("u", 0.0, 1.0, dims="component")
+        pm.Normal("y", forward(u), 1.0, observed=y, dims="output")
+    return model
+
+
+def linear_multiscale(
+    prior_variance: float = 0.05,
+    rough: bool = True,
+    data: ArrayLike = (1.028114, 1.970460),
+) -> GalleryModel:
+    """Linear map with a fast oscillation: G(u) = A u + sin(2 pi u / 0.1), A = diag(-1, 2).
+
+    Noise variance 0.05; the data come from u = (-1, 1). With ``data=(1, 2)`` they are free of
+    noise. The paper starts its ensembles uniformly on the unit square.
+
+    Parameters
+    ----------
+    prior_variance : float, default 0.05
+        The prior is N(0, prior_variance I). The figures of the paper belong to 1.
+    rough : bool, default True
+        Whether the oscillation is there. The reference is always the posterior of the model as it
+        stands; what a sampler that averages the oscillation out should find is the reference of
+        ``rough=False``.
+    data : array_like, shape (2,)
+        The observation.
+
+    Returns
+    -------
+    GalleryModel
+        Parameters ``u`` of shape (2,), data ``y`` of shape (2,).
+
+    References
+    ----------
+    .. [1] O. R. A. Dunbar, A. B. Duncan, A. M. Stuart and M.-T. Wolfram, "Ensemble inference
+       methods for models with noisy and expensive likelihoods", section 6.1,
+       SIAM J. Appl. Dyn. Syst. 21, 2022, doi:10.1137/21M1410853
+
+    Examples
+    --------
+    >>> from pymc_ensemble import gallery
+    >>> smooth = gallery.linear_multiscale(rough=False, data=(1, 2))
+    >>> smooth.reference["u"].sel(statistic="mean").values
+    array([-0.5,  0.8])
+    """
+    slopes, period, noise_variance = np.array([-1.0, 2.0]), 0.1, 0.05
+    y = np.asarray(data, dtype=float)
+
+    def outputs(u: Array) -> Array:
+        return slopes * u + rough * np.sin(2 * np.pi * u / period)
+
+    def potential(u: Array) -> Array:
+        # Coordinate by coordinate: nothing couples the two.
+        return (outputs(u) - y) ** 2 / (2 * noise_variance) + u**2 / (2 * prior_variance)
+
+    def reference() -> Reference:
+        if not rough:
+            mean, covariance = gaussian_posterior(
+                np.diag(slopes), y, np.sqrt(noise_variance), prior_variance
+            )
+            return {"u": {"mean": mean, "sd": np.sqrt(np.diag(covariance))}}, "closed form"
+        axis = np.linspace(-6, 6, 24_001)
+        weights = np.exp(-potential(axis[:, None]))
+        weights /= weights.sum(0)
+        mean = axis @ weights
+        sd = np.sqrt((weights * (axis[:, None] - mean) ** 2).sum(0))
+        return {"u": {"mean": mean, "sd": sd}}, "quadrature"
+
+    forward = ForwardMap(outputs, (2,))
+    with GalleryModel(
+        "A smooth trend under a fast oscillation: pointwise gradients are useless, differences "
+        "across an ensemble see the trend.",
+        forward=forward,
+        reference=reference,
+        truth={"u": [-1.0, 1.0]},
+        coords={"component": range(2)},
+    ) as model:
+        u = pm.Normal("u", 0.0, np.sqrt(prior_variance), dims="component")
+        pm.Normal("y", forward(u), np.sqrt(noise_variance), observed=y, dims="component")
+    return model

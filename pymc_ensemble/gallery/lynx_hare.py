@@ -1,0 +1,168 @@
+"""Pelts of hares and lynxes from Hudson Bay: real data and an ordinary differential equation."""
+
+import math
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from numpy.typing import ArrayLike
+from pymc.distributions.transforms import log as log_transform
+from pytensor.tensor.variable import TensorVariable
+from scipy.integrate import odeint
+
+from pymc_ensemble.gallery.model import Array, ForwardMap, GalleryModel, stored_reference
+
+YEARS = np.arange(1900, 1921)
+
+PELTS = np.array([
+    [30.0, 47.2, 70.2, 77.4, 36.3, 20.6, 18.1, 21.4, 22.0, 25.4, 27.1,
+     40.3, 57.0, 76.6, 52.3, 19.5, 11.2, 7.6, 14.6, 16.2, 24.7],
+    [4.0, 6.1, 9.8, 35.2, 59.4, 41.7, 19.0, 13.0, 8.3, 9.1, 7.4,
+     8.0, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6],
+]).T  # fmt: skip
+"""Thousands of pelts per year, hare and lynx, shape (21, 2)."""
+
+MAX_SLOPES = 5000
+"""Most evaluations of the right-hand side that one solution may cost; the posterior needs 340."""
+
+
+class _TooMuchWork(Exception):
+    pass
+
+
+def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
+    """Solve the Lotka-Volterra equations for the logs of both populations.
+
+    (log h)' = alpha - beta l and (log l)' = delta h - gamma, with SciPy's LSODA. It takes less than
+    a millisecond; where parameters are so wild that it would take more than ten, or overflow, it
+    gives up.
+
+    Parameters
+    ----------
+    parameters : array_like, shape (6,)
+        The rates alpha, beta, gamma and delta per year, and the populations h and l at the start,
+        in thousands of pelts.
+    years : ndarray, shape (n,), default 1900 to 1920
+        Times of the solution; the first is the start.
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        Logarithms of hare and lynx, NaN where the solver gave up.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_ensemble.gallery.lynx_hare import log_populations
+    >>> np.exp(log_populations([0.55, 0.028, 0.80, 0.024, 34, 5.9]))[-1].round(1)
+    array([24.7,  7.2])
+    """
+    alpha, beta, gamma, delta, hare, lynx = np.asarray(parameters, dtype=float).tolist()
+    n_slopes = 0
+
+    def slope(state: Array, time: float) -> tuple[float, float]:
+        nonlocal n_slopes
+        n_slopes += 1
+        if n_slopes > MAX_SLOPES:
+            raise _TooMuchWork
+        log_hare, log_lynx = state
+        return alpha - beta * math.exp(log_lynx), delta * math.exp(log_hare) - gamma
+
+    try:
+        start = math.log(hare), math.log(lynx)
+        return odeint(slope, start, years, rtol=1e-8, atol=1e-8, mxstep=MAX_SLOPES)
+    except (_TooMuchWork, ArithmeticError, ValueError):
+        return np.full((np.size(years), 2), np.nan)
+
+
+def _native_log_populations(parameters: TensorVariable, steps_per_year: int = 20) -> TensorVariable:
+    """Solve the same equations in PyTensor, by the classical Runge-Kutta method of fixed step."""
+    growth = pt.stack([parameters[0], -parameters[2]])
+    coupling = pt.stack([-parameters[1], parameters[3]])
+    h = 1 / steps_per_year
+
+    def slope(
+        state: TensorVariable, growth: TensorVariable, coupling: TensorVariable
+    ) -> TensorVariable:
+        return growth + coupling * pt.exp(state[::-1])
+
+    def step(
+        state: TensorVariable, growth: TensorVariable, coupling: TensorVariable
+    ) -> TensorVariable:
+        k1 = slope(state, growth, coupling)
+        k2 = slope(state + h / 2 * k1, growth, coupling)
+        k3 = slope(state + h / 2 * k2, growth, coupling)
+        k4 = slope(state + h * k3, growth, coupling)
+        return state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+    start = pt.log(parameters[4:])
+    path = pytensor.scan(
+        step,
+        outputs_info=start,
+        non_sequences=[growth, coupling],
+        n_steps=steps_per_year * (len(YEARS) - 1),
+        return_updates=False,
+    )
+    return pt.concatenate([start[None], path[steps_per_year - 1 :: steps_per_year]])
+
+
+def lynx_hare(native: bool = False) -> GalleryModel:
+    """Hares and lynxes in Canada, 1900 to 1920: eight parameters of a predator-prey model.
+
+    The pelts that the Hudson's Bay Company bought follow the Lotka-Volterra equations with
+    log-normal noise, of unknown scale for each species. Priors are those of the Stan case study.
+
+    Parameters
+    ----------
+    native : bool, default False
+        False: the equations are solved by SciPy, a black box without gradient. True: they are
+        solved in PyTensor, to 1e-4, so that NUTS can be used.
+
+    Returns
+    -------
+    GalleryModel
+        Parameters ``alpha`` (growth of hares, per year), ``beta`` (loss of hares per thousand
+        lynxes), ``gamma`` (death of lynxes), ``delta`` (growth of lynxes per thousand hares),
+        ``initial`` (populations in 1900, thousands), ``sigma`` (scales of the noise on the logs);
+        data ``pelts`` of shape (21, 2). The reference holds the moments of all of them, and of
+        their logarithms under the names of PyMC's unconstrained variables, such as
+        ``alpha_log__``.
+
+    References
+    ----------
+    .. [1] B. Carpenter, "Predator-prey population dynamics: the Lotka-Volterra model in Stan", Stan
+       case studies 5, 2018
+    .. [2] C. G. Hewitt, "The Conservation of the Wild Life of Canada", 1921
+
+    Examples
+    --------
+    >>> from pymc_ensemble import gallery
+    >>> model = gallery.lynx_hare()
+    >>> round(float(model.reference["alpha"].sel(statistic="mean")), 2)
+    0.55
+    """
+    forward = None if native else ForwardMap(log_populations, PELTS.shape)
+    solve = forward or _native_log_populations
+    with GalleryModel(
+        "Real data and a solver without derivatives: eight parameters, strong correlations, noise "
+        "scales unknown, and prior draws that are far from the posterior.",
+        forward=forward,
+        reference=lambda: stored_reference("lynx_hare"),
+        coords={"year": YEARS, "species": ["hare", "lynx"]},
+    ) as model:
+
+        def rate(name: str, mu: float, sigma: float) -> TensorVariable:
+            return pm.TruncatedNormal(name, mu, sigma, lower=0.0, default_transform=log_transform)
+
+        rates = [
+            rate("alpha", 1.0, 0.5),
+            rate("beta", 0.05, 0.05),
+            rate("gamma", 1.0, 0.5),
+            rate("delta", 0.05, 0.05),
+        ]
+        initial = pm.LogNormal("initial", np.log(10.0), 1.0, dims="species")
+        sigma = pm.LogNormal("sigma", -1.0, 1.0, dims="species")
+        mu = solve(pt.concatenate([pt.stack(rates), initial]))
+        pm.LogNormal("pelts", mu, sigma, observed=PELTS, dims=("year", "species"))
+    return model
