@@ -1,0 +1,181 @@
+"""Where ensembles start: positions from arrays, from named values, or from an earlier run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.graph.replace import graph_replace
+from xarray import DataTree
+
+from .diagnostics import to_ensemble
+
+
+@dataclass(frozen=True)
+class InitialEnsembles:
+    """Positions from which chains start.
+
+    Attributes
+    ----------
+    U : ndarray of shape (n_ensembles, J, d)
+        Positions in unconstrained coordinates.
+    burned_in : bool
+        Whether they are a sample of the posterior already, so that no burn-in is needed.
+    converged : bool
+        Whether the burn-in that they come from has passed its test.
+    """
+
+    U: np.ndarray
+    burned_in: bool = False
+    converged: bool = False
+
+    def for_chain(self, chain):
+        """Positions of chain number `chain`, shape (J, d); ensembles are dealt out in turn."""
+        return self.U[chain % len(self.U)]
+
+
+def initial_ensembles(given, model, coordinate_names):
+    """Positions in unconstrained coordinates from what a user may give as initial ensemble.
+
+    Parameters
+    ----------
+    given : array_like of shape (J, d), mapping of str to array_like, or DataTree
+        Positions in unconstrained coordinates; or values of shape (J, ...) by the name of a
+        variable (``"sigma"``, values as in the model) or of a value variable (``"sigma_log__"``,
+        unconstrained values); or the result of an earlier run.
+    model : pm.Model
+    coordinate_names : sequence of str
+        Names of the d unconstrained coordinates.
+
+    Returns
+    -------
+    InitialEnsembles
+
+    Raises
+    ------
+    ValueError
+        If names, shapes or values do not fit the model.
+    """
+    if isinstance(given, DataTree):
+        return _of_earlier_run(given, model, coordinate_names)
+    if isinstance(given, Mapping):
+        U = unconstrained(model, given)
+    else:
+        U = np.array(given, dtype=float)
+    d = len(coordinate_names)
+    if U.ndim != 2 or U.shape[1] != d:
+        raise ValueError(
+            f"initial_ensemble has shape {U.shape}, but the model has {d} unconstrained coordinates "
+            f"({_enumerate(coordinate_names)}). Give an array of shape (ensemble_size, {d}), or a "
+            "dict of values by variable name."
+        )
+    _require_finite(U, coordinate_names)
+    return InitialEnsembles(U[None])
+
+
+def _of_earlier_run(idata, model, coordinate_names):
+    ensembles = to_ensemble(idata)
+    last = ensembles["posterior"].dataset.isel(sweep=-1)
+    names = {rv.name for rv in model.free_RVs}
+    U = []
+    for chain in range(last.sizes["chain"]):
+        values = last.isel(chain=chain)
+        U.append(
+            unconstrained(
+                model,
+                {
+                    name: value.transpose("particle", ...).to_numpy()
+                    for name, value in values.data_vars.items()
+                    if name in names
+                },
+            )
+        )
+        _require_finite(U[-1], coordinate_names)
+    converged = bool(ensembles["sample_stats"]["converged"].all())
+    return InitialEnsembles(np.stack(U), burned_in=True, converged=converged)
+
+
+def _require_finite(U, coordinate_names):
+    bad = np.argwhere(~np.isfinite(U))
+    if len(bad):
+        member, coordinate = bad[0]
+        raise ValueError(
+            f"initial_ensemble is not finite in the unconstrained coordinate "
+            f"`{coordinate_names[coordinate]}` of member {member} ({len(bad)} such entries in all). "
+            "Give values inside the support of the variable."
+        )
+
+
+def unconstrained(model, given):
+    """Unconstrained coordinates of named values.
+
+    Parameters
+    ----------
+    model : pm.Model
+    given : mapping of str to array_like of shape (J, ...)
+        One entry for each free variable, under its own name (values as in the model) or the name
+        of its value variable (unconstrained values).
+
+    Returns
+    -------
+    ndarray of shape (J, d)
+        In the order of ``model.value_vars``.
+    """
+    given = {name: np.asarray(values) for name, values in given.items()}
+    free = {rv: model.rvs_to_values[rv] for rv in model.free_RVs}
+    known = {rv.name for rv in free} | {value.name for value in free.values()}
+    if unknown := sorted(set(given) - known):
+        raise ValueError(
+            f"initial_ensemble names {_enumerate(unknown)}, which the model does not have among its "
+            f"free variables: {_enumerate([rv.name for rv in free])}."
+        )
+    shapes = model.eval_rv_shapes()
+    names, inputs, in_model, coordinates = [], [], {}, {}
+    for rv, value in free.items():
+        name = value.name if value.name in given else rv.name
+        _require_shape(name, shapes[name], given)
+        x = value.type() if name == value.name else rv.type()
+        transform = model.rvs_to_transforms[rv]
+        in_model[rv] = coordinates[value] = x
+        if transform is not None:
+            parameters = graph_replace(rv.owner.inputs, in_model, strict=False)
+            if name == value.name:
+                in_model[rv] = transform.backward(x, *parameters)
+            else:
+                coordinates[value] = transform.forward(x, *parameters)
+        names.append(name)
+        inputs.append(x)
+
+    sizes = {name: len(given[name]) for name in names}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"initial_ensemble has entries of different length: {sizes}. "
+            "The first axis counts the members of the ensemble."
+        )
+    to_coordinates = pytensor.function(
+        inputs,
+        pt.concatenate([coordinates[value].ravel() for value in model.value_vars]),
+        mode="FAST_COMPILE",
+        on_unused_input="ignore",
+    )
+    columns = [given[name].astype(x.type.dtype) for name, x in zip(names, inputs, strict=True)]
+    return np.array([to_coordinates(*row) for row in zip(*columns, strict=True)], dtype=float)
+
+
+def _require_shape(name, shape, given):
+    expected = "(ensemble_size" + "".join(f", {n}" for n in shape) + ("," if not shape else "") + ")"
+    if name not in given:
+        raise ValueError(
+            f"initial_ensemble has no values for `{name}`. Give an entry of shape {expected} for "
+            "each free variable."
+        )
+    if given[name].ndim == 0 or given[name].shape[1:] != tuple(shape):
+        raise ValueError(
+            f"initial_ensemble has shape {given[name].shape} for `{name}`; expected {expected}."
+        )
+
+
+def _enumerate(names, limit=10):
+    quoted = [f"`{name}`" for name in names[:limit]]
+    return ", ".join(quoted) + (", ..." if len(names) > limit else "")
