@@ -58,6 +58,9 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
     >>> np.exp(log_populations([0.55, 0.028, 0.80, 0.024, 34, 5.9]))[-1].round(1)
     array([24.7,  7.2])
     """
+    failed = np.full((np.size(years), 2), np.nan)
+    if not np.isfinite(parameters).all():
+        return failed
     alpha, beta, gamma, delta, hare, lynx = np.asarray(parameters, dtype=float).tolist()
     n_slopes = 0
 
@@ -73,7 +76,7 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
         start = math.log(hare), math.log(lynx)
         return odeint(slope, start, years, rtol=1e-8, atol=1e-8, mxstep=MAX_SLOPES)
     except (_TooMuchWork, ArithmeticError, ValueError):
-        return np.full((np.size(years), 2), np.nan)
+        return failed
 
 
 def _native_log_populations(parameters: TensorVariable, steps_per_year: int = 20) -> TensorVariable:

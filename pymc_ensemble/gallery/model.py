@@ -12,7 +12,6 @@ import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 
 Array = NDArray[np.float64]
@@ -69,11 +68,6 @@ class _BlackBox(Op):
         return Apply(
             self, [parameters], [pt.tensor(dtype="float64", shape=self.forward.output_shape)]
         )
-
-    def infer_shape(
-        self, fgraph: FunctionGraph, node: Apply, input_shapes: list
-    ) -> list[tuple[Variable, ...]]:
-        return [tuple(pt.constant(n, dtype="int64") for n in self.forward.output_shape)]
 
     def perform(self, node: Apply, inputs: Sequence, outputs: list) -> None:
         outputs[0][0] = self.forward(inputs[0])
