@@ -1,0 +1,147 @@
+"""A batch of forward evaluations in which any member may fail."""
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+logger = logging.getLogger("pymc_ensemble")
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Forward outputs of a batch of points, with the members that failed.
+
+    Parameters
+    ----------
+    outputs : ndarray of shape (n, K)
+        One row of forward outputs per point; NaN in the rows that failed.
+    failed : ndarray of bool, shape (n,)
+        Whether the evaluation of the point failed.
+    errors : tuple of (int, str), default ()
+        Row and reason (a short traceback, or what was wrong with the outputs) of the failures
+        whose cause is known.
+    """
+
+    outputs: FloatArray
+    failed: NDArray[np.bool_]
+    errors: tuple[tuple[int, str], ...] = ()
+
+    @classmethod
+    def from_outputs(
+        cls, outputs: ArrayLike, errors: Sequence[tuple[int, str]] = ()
+    ) -> "Evaluations":
+        """Take outputs as they came: a row that is not finite is a failed row.
+
+        Parameters
+        ----------
+        outputs : array_like of shape (n, K)
+            Outputs of the forward map.
+        errors : sequence of (int, str), default ()
+            Rows that are already known to have failed, with the reason.
+
+        Returns
+        -------
+        Evaluations
+        """
+        outputs = np.array(outputs, dtype=np.float64)
+        reasons = dict(errors)
+        finite = np.isfinite(outputs)
+        failed = ~finite.all(axis=1)
+        failed[list(reasons)] = True
+        for row in np.flatnonzero(failed):
+            if row not in reasons:
+                bad = np.flatnonzero(~finite[row])
+                reasons[int(row)] = (
+                    f"{bad.size} of {outputs.shape[1]} forward outputs are not finite, "
+                    f"the first is output {bad[0]}: {outputs[row, bad[0]]}"
+                )
+        outputs[failed] = np.nan
+        return cls(outputs, failed, tuple(sorted(reasons.items())))
+
+
+def evaluate_rows(
+    function: Callable[[FloatArray], FloatArray], points: FloatArray, n_outputs: int
+) -> Evaluations:
+    """Call a function of one point for each row; a member that raises becomes a failed row.
+
+    Parameters
+    ----------
+    function : callable
+        Maps one point of shape (d,) to its outputs of shape (K,).
+    points : ndarray of shape (n, d)
+        The points.
+    n_outputs : int
+        Number K of outputs.
+
+    Returns
+    -------
+    Evaluations
+        `KeyboardInterrupt` and `SystemExit` pass through; every other exception is kept as the
+        reason of the failed row.
+    """
+    outputs = np.full((len(points), n_outputs), np.nan)
+    errors = []
+    for row, point in enumerate(points):
+        try:
+            result = np.asarray(function(point), dtype=np.float64)
+            if result.shape != (n_outputs,):
+                raise ValueError(
+                    f"the forward map returned outputs of shape {result.shape}, "
+                    f"expected ({n_outputs},)"
+                )
+            outputs[row] = result
+        except Exception as error:
+            errors.append((row, short_traceback(error)))
+    return Evaluations.from_outputs(outputs, errors)
+
+
+def evaluate_batch(
+    function: Callable[[FloatArray], ArrayLike], points: FloatArray, n_outputs: int
+) -> Evaluations:
+    """Call a function of many points; if it raises, find out which members are to blame.
+
+    Parameters
+    ----------
+    function : callable
+        Maps points of shape (n, d) to outputs of shape (n, K).
+    points : ndarray of shape (n, d)
+        The points.
+    n_outputs : int
+        Number K of outputs.
+
+    Returns
+    -------
+    Evaluations
+        After an exception the points are evaluated one by one.
+    """
+    try:
+        outputs = np.asarray(function(points), dtype=np.float64)
+        if outputs.shape == (len(points), n_outputs):
+            return Evaluations.from_outputs(outputs)
+    except Exception as error:
+        logger.debug("A batch failed, its members are evaluated one by one: %r", error)
+    return evaluate_rows(lambda point: np.asarray(function(point[None]))[0], points, n_outputs)
+
+
+def short_traceback(error: BaseException, frames: int = 3) -> str:
+    """Format the innermost frames of an exception, its causes left out.
+
+    Parameters
+    ----------
+    error : BaseException
+        The exception.
+    frames : int, default 3
+        How many frames to keep, counted from where the exception was raised.
+
+    Returns
+    -------
+    str
+    """
+    stack = traceback.extract_tb(error.__traceback__)[-frames:]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
+    return "".join([*lines, *traceback.format_exception_only(error)]).strip()

@@ -1,0 +1,329 @@
+"""What is sampled: forward map, loss and prior of an inverse problem."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike, NDArray
+from pytensor.graph.basic import Variable
+
+from pymc_ensemble.forward.evaluation import Evaluations
+from pymc_ensemble.problem.compiled import CompiledForward, CompiledLikelihood, CompiledPrior
+from pymc_ensemble.problem.extraction import extract
+from pymc_ensemble.problem.plain import (
+    FunctionForward,
+    FunctionLikelihood,
+    GaussianLikelihood,
+    as_prior,
+    whitening,
+)
+
+FloatArray = NDArray[np.float64]
+
+
+class InverseProblem:
+    """A forward map, a loss of its outputs and a prior, each for a whole ensemble at once.
+
+    The target is the density proportional to exp(-loss(G(u)) - prior_potential(u)) of the
+    unknowns u. Build it from a PyMC model with `from_model`, or from plain functions.
+
+    Parameters
+    ----------
+    forward : callable
+        The forward map G: one point of shape (d,) to outputs of shape (K,); if `vectorized`,
+        points of shape (n, d) to outputs of shape (n, K).
+    prior : (mean, covariance) or object
+        A Gaussian prior by its mean (d,) and its covariance (d, d) or variances (d,); or a frozen
+        SciPy distribution; or any object with ``sample(size, rng)`` and ``logpdf(points)``, and
+        ``grad_logpdf(points)`` if there is one.
+    data : array_like of shape (K,), optional
+        Observed values; needs `noise`.
+    noise : float, array_like or CholeskyNoise or LowRankNoise, optional
+        Gaussian noise of the data: a standard deviation, or one for each datum; a covariance
+        matrix (K, K); `CholeskyNoise` or `LowRankNoise`. Correlated noise is whitened: the outputs
+        of the problem are then those of `forward`, transformed such that their noise is white.
+    loss : callable, optional
+        Instead of `data` and `noise`: negative log likelihood of outputs, (n, K) to (n,).
+    loss_gradient : callable, optional
+        Its gradient by the outputs, (n, K) to (n, K). By default differences are taken.
+    curvature : callable, optional
+        Its expected second derivative by each output, (n, K) to (n, K), not negative. By default
+        the second derivative itself, where that is positive.
+    n_outputs : int, optional
+        Number K of outputs; needed with `loss`.
+    vectorized : bool, default False
+        Whether `forward` takes many points at once.
+    coordinate_names : sequence of str, optional
+        Names of the d unknowns, by default ``u[0]``, ``u[1]``, ...
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_ensemble import InverseProblem
+    >>> problem = InverseProblem(
+    ...     lambda u: np.array([u[0] + u[1], u[0] * u[1]]),
+    ...     prior=(np.zeros(2), np.eye(2)),
+    ...     data=[1.0, 0.2],
+    ...     noise=0.1,
+    ... )
+    >>> ensemble = problem.sample_prior(20, np.random.default_rng(1))
+    >>> problem.forward(ensemble).shape
+    (20, 2)
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[FloatArray], ArrayLike],
+        *,
+        prior: Any,
+        data: ArrayLike | None = None,
+        noise: Any = None,
+        loss: Callable[[FloatArray], ArrayLike] | None = None,
+        loss_gradient: Callable[[FloatArray], ArrayLike] | None = None,
+        curvature: Callable[[FloatArray], ArrayLike] | None = None,
+        n_outputs: int | None = None,
+        vectorized: bool = False,
+        coordinate_names: Sequence[str] | None = None,
+    ):
+        self._prior = as_prior(prior)
+        if (loss is None) == (data is None or noise is None):
+            raise TypeError("Give either `data` and `noise`, or `loss` and `n_outputs`.")
+        whiten = None
+        if loss is not None:
+            if n_outputs is None:
+                raise TypeError("`loss` needs `n_outputs`, the number of forward outputs.")
+            self._likelihood = FunctionLikelihood(loss, loss_gradient, curvature)
+        else:
+            data = np.array(data, dtype=np.float64, ndmin=1)
+            n_outputs = len(data)
+            whiten, scales = whitening(noise, n_outputs)
+            if whiten is None:
+                log_determinant = 2 * float(np.log(scales).sum())
+            else:
+                data, log_determinant = whiten(data[None])[0], whiten.log_determinant
+            self._likelihood = GaussianLikelihood(data, scales, log_determinant)
+        self._forward = FunctionForward(forward, n_outputs, vectorized, whiten)
+        if coordinate_names is None:
+            coordinate_names = [f"u[{i}]" for i in range(self._prior.dimension)]
+        self._set_names(coordinate_names)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: pm.Model | None = None,
+        vars: Sequence[Variable] | None = None,
+        *,
+        compile_kwargs: Mapping[str, Any] | None = None,
+    ) -> "InverseProblem":
+        """Take a PyMC model apart into forward map, loss and prior.
+
+        Parameters
+        ----------
+        model : pymc.Model, optional
+            The model, by default the one on the context stack.
+        vars : sequence of Variable, optional
+            The variables to sample, by default all. They must be all continuous variables.
+        compile_kwargs : dict, optional
+            Options of `pytensor.function` for the forward map, such as ``{"mode": "NUMBA"}``.
+
+        Returns
+        -------
+        InverseProblem
+
+        Raises
+        ------
+        ValueError
+            If the model has discrete free variables or no likelihood, if an observed variable does
+            not depend on the unknowns, or if `vars` leaves out variables.
+        NotImplementedError
+            If the likelihood cannot be evaluated as a function of forward outputs, or if the prior
+            has no gradient.
+
+        Notes
+        -----
+        The forward outputs are the parameters of the likelihood that depend on the unknowns, in
+        their natural form: rates and probabilities behind a log or logit link are taken as the
+        linear predictor, unknown scales as their logarithm, and the mean of a Gaussian vector of
+        known covariance is whitened. Nothing is evaluated at construction.
+
+        Examples
+        --------
+        >>> import numpy as np, pymc as pm
+        >>> from pymc_ensemble import InverseProblem
+        >>> with pm.Model():
+        ...     slope = pm.Normal("slope")
+        ...     sigma = pm.HalfNormal("sigma")
+        ...     y = pm.Normal("y", slope * np.arange(3.0), sigma, observed=[0.1, 0.9, 2.2])
+        ...     problem = InverseProblem.from_model()
+        >>> problem.coordinate_names
+        ('slope', 'sigma_log__')
+        >>> problem.n_outputs
+        4
+        """
+        extraction = extract(pm.modelcontext(model), vars)
+        problem = cls.__new__(cls)
+        problem._forward = CompiledForward(extraction, compile_kwargs)
+        problem._likelihood = CompiledLikelihood(extraction.terms)
+        problem._prior = CompiledPrior(extraction)
+        problem._set_names(extraction.coordinates.names)
+        return problem
+
+    def _set_names(self, names: Sequence[str]) -> None:
+        if len(names) != self.dimension:
+            raise ValueError(f"{len(names)} coordinate names for {self.dimension} unknowns.")
+        self.coordinate_names = tuple(names)
+
+    @property
+    def dimension(self) -> int:
+        """Number d of unknowns."""
+        return self._prior.dimension
+
+    @property
+    def n_outputs(self) -> int:
+        """Number K of forward outputs."""
+        return self._forward.n_outputs
+
+    @property
+    def quadratic_loss(self) -> bool:
+        """Whether the loss is quadratic in the outputs, with constant curvature."""
+        return self._likelihood.quadratic
+
+    @cached_property
+    def gaussian_prior(self) -> bool:
+        """Whether the prior potential is quadratic in the unknowns."""
+        return self._prior.gaussian
+
+    def evaluate(self, U: ArrayLike) -> Evaluations:
+        """Evaluate the forward map, once per member; a member may fail.
+
+        Parameters
+        ----------
+        U : array_like of shape (J, d)
+            Points.
+
+        Returns
+        -------
+        Evaluations
+            Outputs of shape (J, K), and which members failed and why.
+        """
+        return self._forward(_rows(U, self.dimension))
+
+    def forward(self, U: ArrayLike) -> FloatArray:
+        """Forward outputs of shape (J, K) at points of shape (J, d); NaN rows where it failed."""
+        return self.evaluate(U).outputs
+
+    def loss(self, Z: ArrayLike) -> FloatArray:
+        """Negative log likelihood of the outputs, all constants included.
+
+        Parameters
+        ----------
+        Z : array_like of shape (J, K)
+            Forward outputs.
+
+        Returns
+        -------
+        ndarray of shape (J,)
+            +inf for rows that are not finite and where the density is zero.
+        """
+        return _finite_rows(self._likelihood.loss, _rows(Z, self.n_outputs), np.inf)
+
+    def loss_gradient(self, Z: ArrayLike) -> FloatArray:
+        """Gradient of the loss by the outputs.
+
+        Parameters
+        ----------
+        Z : array_like of shape (J, K)
+            Forward outputs. They are clipped to the domain of the likelihood first.
+
+        Returns
+        -------
+        ndarray of shape (J, K)
+            NaN for rows that are not finite.
+        """
+        return _finite_rows(self._likelihood.gradient, _rows(Z, self.n_outputs), np.nan)
+
+    def curvature(self, Z: ArrayLike) -> FloatArray:
+        """Expected second derivative of the loss by each output (Fisher weights).
+
+        Parameters
+        ----------
+        Z : array_like of shape (J, K)
+            Forward outputs. They are clipped to the domain of the likelihood first.
+
+        Returns
+        -------
+        ndarray of shape (J, K)
+            Not negative; NaN for rows that are not finite.
+        """
+        return _finite_rows(self._likelihood.curvature, _rows(Z, self.n_outputs), np.nan)
+
+    def sample_prior(self, size: int, rng: np.random.Generator) -> FloatArray:
+        """Draw an ensemble from the prior.
+
+        Parameters
+        ----------
+        size : int
+            Number of members J.
+        rng : numpy.random.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        ndarray of shape (J, d)
+            In unconstrained coordinates.
+
+        Raises
+        ------
+        ValueError
+            If the prior is improper, or gives members that are not finite.
+        """
+        return self._prior.sample(size, rng)
+
+    def prior_potential(self, U: ArrayLike) -> FloatArray:
+        """Negative log prior density in unconstrained coordinates.
+
+        Parameters
+        ----------
+        U : array_like of shape (J, d)
+            Points.
+
+        Returns
+        -------
+        ndarray of shape (J,)
+            Jacobians of the transforms and potentials of the model included; +inf where the
+            density is zero or the point not finite.
+        """
+        return _finite_rows(self._prior.potential, _rows(U, self.dimension), np.inf)
+
+    def prior_gradient(self, U: ArrayLike) -> FloatArray:
+        """Gradient of the prior potential, shape (J, d), at points of shape (J, d)."""
+        return _finite_rows(self._prior.gradient, _rows(U, self.dimension), np.nan)
+
+    def prior_hessian(self, u: ArrayLike) -> FloatArray:
+        """Hessian of the prior potential, shape (d, d), at one point of shape (d,)."""
+        [u] = _rows(np.atleast_2d(np.asarray(u, dtype=np.float64)), self.dimension)
+        return self._prior.hessian(u)
+
+
+def _rows(values: ArrayLike, columns: int) -> FloatArray:
+    array = np.ascontiguousarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise ValueError(f"Expected an array of shape (n, {columns}), got {array.shape}.")
+    return array
+
+
+def _finite_rows(
+    function: Callable[[FloatArray], FloatArray], rows: FloatArray, otherwise: float
+) -> FloatArray:
+    """Apply a function to the finite rows; the others get a constant."""
+    finite = np.isfinite(rows).all(axis=1)
+    if finite.all():
+        return function(rows)
+    if not finite.any():
+        finite = slice(0, 0)
+    inside = function(rows[finite])
+    values = np.full((len(rows), *inside.shape[1:]), otherwise)
+    values[finite] = inside
+    return values

@@ -1,0 +1,359 @@
+"""Forward map, likelihood and prior from plain functions and arrays, without PyMC."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
+from scipy.stats import multivariate_normal
+
+from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
+
+FloatArray = NDArray[np.float64]
+DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 3)
+CURVATURE_FLOOR = 1e-8
+
+
+class Whitening(Protocol):
+    """A linear map that turns noise into independent standard normal noise."""
+
+    log_determinant: float
+
+    def __call__(self, outputs: FloatArray) -> FloatArray:
+        """Apply to rows of shape (n, K)."""
+
+
+@dataclass(frozen=True)
+class CholeskyNoise:
+    """Gaussian noise with covariance L L^T.
+
+    Parameters
+    ----------
+    factor : ndarray of shape (K, K)
+        Lower triangular Cholesky factor L of the covariance.
+    """
+
+    factor: FloatArray
+
+    @cached_property
+    def log_determinant(self) -> float:
+        """Log determinant of the covariance."""
+        return 2 * float(np.log(np.diag(self.factor)).sum())
+
+    def __call__(self, outputs: FloatArray) -> FloatArray:
+        """Solve L x = output for each row."""
+        return linalg.solve_triangular(self.factor, outputs.T, lower=True, check_finite=False).T
+
+
+@dataclass(frozen=True)
+class LowRankNoise:
+    """Gaussian noise with covariance diag(variances) + F F^T, never formed.
+
+    Parameters
+    ----------
+    variances : ndarray of shape (K,)
+        Variances of the independent part.
+    factor : ndarray of shape (K, r)
+        Factor F of the part of low rank.
+
+    Notes
+    -----
+    With the thin singular value decomposition D^(-1/2) F = Q S V^T the whitening is
+    (I + Q ((1 + S^2)^(-1/2) - I) Q^T) D^(-1/2), at a cost of O(K r) per row.
+    """
+
+    variances: FloatArray
+    factor: FloatArray
+
+    @cached_property
+    def _scaled_svd(self) -> tuple[FloatArray, FloatArray]:
+        scaled = self.factor / np.sqrt(self.variances)[:, None]
+        Q, S, _ = linalg.svd(scaled, full_matrices=False)
+        return Q, S
+
+    @cached_property
+    def log_determinant(self) -> float:
+        """Log determinant of the covariance."""
+        _, S = self._scaled_svd
+        return float(np.log(self.variances).sum() + np.log1p(S**2).sum())
+
+    def __call__(self, outputs: FloatArray) -> FloatArray:
+        """Whiten rows of outputs."""
+        Q, S = self._scaled_svd
+        scaled = outputs / np.sqrt(self.variances)
+        return scaled + (scaled @ Q) * (1 / np.sqrt(1 + S**2) - 1) @ Q.T
+
+
+def whitening(noise: Any, n_outputs: int) -> tuple[Whitening | None, FloatArray]:
+    """Interpret the noise argument.
+
+    Parameters
+    ----------
+    noise : float, array_like of shape (K,) or (K, K), CholeskyNoise or LowRankNoise
+        Standard deviation(s), covariance matrix, or a structured covariance.
+    n_outputs : int
+        Number K of outputs.
+
+    Returns
+    -------
+    whitening : callable or None
+        None for independent noise, whose outputs are left as they are.
+    scales : ndarray of shape (K,)
+        Standard deviations of the (whitened) outputs.
+    """
+    if isinstance(noise, CholeskyNoise | LowRankNoise):
+        return noise, np.ones(n_outputs)
+    noise = np.asarray(noise, dtype=np.float64)
+    if noise.ndim < 2:
+        if noise.ndim and noise.shape != (n_outputs,):
+            raise ValueError(f"`noise` has shape {noise.shape}, `data` has {n_outputs} entries.")
+        if not np.all(noise > 0):
+            raise ValueError("`noise` must hold positive standard deviations.")
+        return None, np.broadcast_to(noise, n_outputs).copy()
+    if noise.shape != (n_outputs, n_outputs):
+        raise ValueError(f"`noise` has shape {noise.shape}, `data` has {n_outputs} entries.")
+    try:
+        factor = linalg.cholesky(noise, lower=True)
+    except linalg.LinAlgError as error:
+        raise ValueError("`noise` is not a positive definite covariance matrix.") from error
+    return CholeskyNoise(factor), np.ones(n_outputs)
+
+
+class FunctionForward:
+    """A plain function as a forward map.
+
+    Parameters
+    ----------
+    function : callable
+        Maps one point (d,) to outputs (K,), or, if `vectorized`, points (n, d) to (n, K).
+    n_outputs : int
+        Number K of outputs.
+    vectorized : bool
+        Whether the function takes many points at once.
+    transform : callable, optional
+        Linear map applied to the rows of outputs (the whitening).
+    """
+
+    def __init__(
+        self,
+        function: Callable[[FloatArray], ArrayLike],
+        n_outputs: int,
+        vectorized: bool,
+        transform: Callable[[FloatArray], FloatArray] | None = None,
+    ):
+        self.function, self.n_outputs = function, n_outputs
+        self.vectorized, self.transform = vectorized, transform
+
+    def __call__(self, points: FloatArray) -> Evaluations:
+        if self.vectorized:
+            evaluations = evaluate_batch(self.function, points, self.n_outputs)
+        else:
+            evaluations = evaluate_rows(self.function, points, self.n_outputs)
+        if self.transform is None:
+            return evaluations
+        outputs = evaluations.outputs
+        good = ~evaluations.failed
+        outputs[good] = self.transform(outputs[good])
+        return evaluations
+
+
+class GaussianLikelihood:
+    """Loss of independent Gaussian noise."""
+
+    quadratic = True
+
+    def __init__(self, data: FloatArray, scales: FloatArray, log_determinant: float):
+        self.data, self.scales = data, scales
+        self.constant = 0.5 * (len(data) * np.log(2 * np.pi) + log_determinant)
+
+    def loss(self, Z: FloatArray) -> FloatArray:
+        """Negative log density, shape (J,)."""
+        return 0.5 * np.sum(((Z - self.data) / self.scales) ** 2, axis=1) + self.constant
+
+    def gradient(self, Z: FloatArray) -> FloatArray:
+        """Gradient, shape (J, K)."""
+        return (Z - self.data) / self.scales**2
+
+    def curvature(self, Z: FloatArray) -> FloatArray:
+        """Inverse variances, shape (J, K)."""
+        return np.tile(self.scales**-2.0, (len(Z), 1))
+
+
+class FunctionLikelihood:
+    """Any loss, from functions of rows of outputs."""
+
+    quadratic = False
+
+    def __init__(
+        self,
+        loss: Callable[[FloatArray], ArrayLike],
+        gradient: Callable[[FloatArray], ArrayLike] | None,
+        curvature: Callable[[FloatArray], ArrayLike] | None,
+    ):
+        self._loss, self._gradient, self._curvature = loss, gradient, curvature
+
+    def loss(self, Z: FloatArray) -> FloatArray:
+        """Loss, shape (J,)."""
+        return np.asarray(self._loss(Z), dtype=np.float64)
+
+    def gradient(self, Z: FloatArray) -> FloatArray:
+        """Gradient, shape (J, K)."""
+        if self._gradient is None:
+            return central_differences(self.loss, Z)
+        return np.asarray(self._gradient(Z), dtype=np.float64)
+
+    def curvature(self, Z: FloatArray) -> FloatArray:
+        """Curvature weights, shape (J, K)."""
+        if self._curvature is None:
+            return observed_curvature(self.gradient, Z)
+        return np.asarray(self._curvature(Z), dtype=np.float64)
+
+
+class GaussianPrior:
+    """Prior with given mean and covariance."""
+
+    gaussian = True
+
+    def __init__(self, mean: ArrayLike, covariance: ArrayLike):
+        self.mean = np.atleast_1d(np.asarray(mean, dtype=np.float64))
+        covariance = np.asarray(covariance, dtype=np.float64)
+        d = self.dimension = len(self.mean)
+        if covariance.ndim == 1:
+            covariance = np.diag(covariance)
+        if covariance.shape != (d, d):
+            raise ValueError(
+                f"the prior covariance has shape {covariance.shape}, the mean has {d} entries."
+            )
+        try:
+            self.factor = linalg.cholesky(covariance, lower=True)
+        except linalg.LinAlgError as error:
+            raise ValueError("the prior covariance is not positive definite.") from error
+        self.constant = 0.5 * d * np.log(2 * np.pi) + np.log(np.diag(self.factor)).sum()
+
+    def sample(self, size: int, rng: np.random.Generator) -> FloatArray:
+        """Draw members, shape (size, d)."""
+        return self.mean + rng.standard_normal((size, self.dimension)) @ self.factor.T
+
+    def potential(self, U: FloatArray) -> FloatArray:
+        """Negative log density, shape (J,)."""
+        whitened = linalg.solve_triangular(self.factor, (U - self.mean).T, lower=True)
+        return 0.5 * np.sum(whitened**2, axis=0) + self.constant
+
+    def gradient(self, U: FloatArray) -> FloatArray:
+        """Gradient of the potential, shape (J, d)."""
+        return linalg.cho_solve((self.factor, True), (U - self.mean).T).T
+
+    def hessian(self, u: FloatArray) -> FloatArray:
+        """Precision matrix, shape (d, d)."""
+        return linalg.cho_solve((self.factor, True), np.eye(len(u)))
+
+
+class DensityPrior:
+    """Prior from an object that samples and evaluates its log density.
+
+    Parameters
+    ----------
+    distribution : object
+        With ``logpdf(points)`` and a sampler: ``rvs(size=, random_state=)`` as the frozen
+        distributions of SciPy have it, or ``sample(size, rng)``. A method ``grad_logpdf(points)``
+        is used if there is one, otherwise differences are taken.
+    """
+
+    gaussian = False
+
+    def __init__(self, distribution: Any):
+        for method in (("logpdf",), ("sample", "rvs")):
+            if not any(callable(getattr(distribution, name, None)) for name in method):
+                raise TypeError(
+                    f"`prior` has no method {' or '.join(method)}. Give (mean, covariance), a "
+                    "frozen SciPy distribution, or an object with sample(size, rng) and "
+                    "logpdf(points)."
+                )
+        self.distribution = distribution
+        self.dimension = self.sample(2, np.random.default_rng(0)).shape[1]
+
+    def sample(self, size: int, rng: np.random.Generator) -> FloatArray:
+        """Draw members, shape (size, d)."""
+        if hasattr(self.distribution, "sample"):
+            draws = self.distribution.sample(size, rng)
+        else:
+            draws = self.distribution.rvs(size=size, random_state=rng)
+        return np.asarray(draws, dtype=np.float64).reshape(size, -1)
+
+    def potential(self, U: FloatArray) -> FloatArray:
+        """Negative log density, shape (J,)."""
+        density = np.asarray(self.distribution.logpdf(U), dtype=np.float64)
+        potential = -density.reshape(len(U), -1).sum(axis=1)
+        return np.where(np.isnan(potential), np.inf, potential)
+
+    def gradient(self, U: FloatArray) -> FloatArray:
+        """Gradient of the potential, shape (J, d)."""
+        if hasattr(self.distribution, "grad_logpdf"):
+            return -np.asarray(self.distribution.grad_logpdf(U), dtype=np.float64)
+        return central_differences(self.potential, U)
+
+    def hessian(self, u: FloatArray) -> FloatArray:
+        """Hessian of the potential at one point, shape (d, d), by differences."""
+        steps = np.diag(DIFFERENCE_STEP ** (3 / 4) * np.maximum(1, np.abs(u)))
+        upper, lower = self.gradient(u + steps), self.gradient(u - steps)
+        hessian = (upper - lower) / (2 * np.diag(steps)[:, None])
+        return (hessian + hessian.T) / 2
+
+
+def as_prior(prior: Any) -> GaussianPrior | DensityPrior:
+    """Interpret the prior argument: (mean, covariance), a distribution, or an object like one."""
+    if isinstance(prior, tuple | list) and len(prior) == 2:
+        return GaussianPrior(*prior)
+    if isinstance(prior, type(multivariate_normal([0.0]))):
+        return GaussianPrior(prior.mean, prior.cov)
+    return DensityPrior(prior)
+
+
+def central_differences(
+    function: Callable[[FloatArray], FloatArray], points: FloatArray
+) -> FloatArray:
+    """Gradient of a function of rows, by central differences.
+
+    Parameters
+    ----------
+    function : callable
+        Maps rows (n, d) to values (n,).
+    points : ndarray of shape (n, d)
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+    """
+    gradient = np.empty_like(points)
+    for k in range(points.shape[1]):
+        step = np.zeros_like(points)
+        step[:, k] = DIFFERENCE_STEP * np.maximum(1, np.abs(points[:, k]))
+        gradient[:, k] = (function(points + step) - function(points - step)) / (2 * step[:, k])
+    return gradient
+
+
+def observed_curvature(
+    gradient: Callable[[FloatArray], FloatArray], Z: FloatArray
+) -> FloatArray:
+    """Second derivatives of the loss by each output at the observed data, never below a floor.
+
+    Parameters
+    ----------
+    gradient : callable
+        Gradient of the loss, (n, K) to (n, K).
+    Z : ndarray of shape (n, K)
+
+    Returns
+    -------
+    ndarray of shape (n, K)
+    """
+    weights = np.empty_like(Z)
+    for k in range(Z.shape[1]):
+        step = np.zeros_like(Z)
+        step[:, k] = DIFFERENCE_STEP * np.maximum(1, np.abs(Z[:, k]))
+        difference = gradient(Z + step)[:, k] - gradient(Z - step)[:, k]
+        weights[:, k] = difference / (2 * step[:, k])
+    return np.maximum(np.nan_to_num(weights, nan=0.0), CURVATURE_FLOOR)

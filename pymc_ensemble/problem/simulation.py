@@ -1,0 +1,118 @@
+"""Draws from random graphs: prior ensembles, and simulated data sets."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytensor.tensor as pt
+from pymc.distributions.shape_utils import change_dist_size
+from pytensor.graph.basic import Variable
+from pytensor.graph.replace import graph_replace, vectorize_graph
+from pytensor.graph.traversal import ancestors, toposort
+from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.random.type import RandomType, random_generator_type
+from pytensor.tensor.random.utils import compute_batch_shape
+from pytensor.tensor.type_other import NoneTypeT
+from pytensor.tensor.variable import TensorVariable
+
+from pymc_ensemble.problem.batching import CHEAP_MODE, LazyFunction
+
+
+class Draws:
+    """Independent draws of a random graph, reproducible from a generator.
+
+    Parameters
+    ----------
+    graph : sequence of TensorVariable
+        Random expressions, drawn jointly.
+    inputs : sequence of TensorVariable, default ()
+        What the graph is given.
+    """
+
+    def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable] = ()):
+        n = pt.lscalar("n")
+        self._single = _Seeded(graph, inputs)
+        self._batch: _Seeded | None
+        try:
+            self._batch = _Seeded(replicated(graph, n), [n, *inputs])
+        except Exception:
+            # some distributions cannot be replicated; they are drawn one by one
+            self._batch = None
+
+    def __call__(
+        self, size: int, rng: np.random.Generator, *arguments: np.ndarray
+    ) -> list[np.ndarray]:
+        """Draw arrays with a leading dimension `size`."""
+        if self._batch is not None:
+            try:
+                draws = self._batch(rng, np.asarray(size), *arguments)
+                if all(len(draw) == size for draw in draws):
+                    return draws
+            except Exception:
+                self._batch = None
+        rows = [self._single(rng, *arguments) for _ in range(size)]
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+
+class _Seeded:
+    """A random graph as a function of seeds instead of generators shared with the model."""
+
+    def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable]):
+        shared = [
+            v for v in ancestors(graph) if v.owner is None and isinstance(v.type, RandomType)
+        ]
+        self._generators = {v: random_generator_type() for v in dict.fromkeys(shared)}
+        outputs = graph_replace(list(graph), self._generators, strict=False)
+        self._function = LazyFunction(
+            [*self._generators.values(), *inputs], outputs, {"mode": CHEAP_MODE}
+        )
+        self._n_generators = len(self._generators)
+
+    def __call__(self, rng: np.random.Generator, *arguments: np.ndarray) -> list[np.ndarray]:
+        seeds = rng.integers(2**63, size=self._n_generators)
+        return self._function(*map(np.random.default_rng, seeds), *arguments)
+
+
+def replicated(graph: Sequence[TensorVariable], n: TensorVariable) -> list[TensorVariable]:
+    """Give a random graph a leading dimension of independent draws.
+
+    Parameters
+    ----------
+    graph : sequence of TensorVariable
+        Random expressions.
+    n : TensorVariable
+        Number of draws.
+
+    Returns
+    -------
+    list of TensorVariable
+
+    Raises
+    ------
+    NotImplementedError
+        If a distribution without a vectorized random variable depends on another random variable.
+    """
+    copies: dict[Variable, Variable] = {}
+    for node in toposort(graph):
+        if not any(isinstance(v.type, RandomType) for v in node.inputs):
+            continue
+        if isinstance(node.op, RandomVariable):
+            copies[node.outputs[1]] = _replicated_variable(node, copies, n)
+        elif copies.keys().isdisjoint(ancestors(node.inputs)):
+            draw = node.default_output()
+            copies[draw] = change_dist_size(draw, (n,), expand=True)
+        else:
+            raise NotImplementedError(f"{node.op} cannot be drawn for many parameters at once.")
+    return vectorize_graph(list(graph), copies)
+
+
+def _replicated_variable(node, copies, n):
+    rng, size, *parameters = node.inputs
+    if copies:
+        parameters = vectorize_graph(parameters, copies)
+    fixed = isinstance(size.type, NoneTypeT)
+    original = node.op.dist_params(node)
+    batch_shape = (
+        compute_batch_shape(original, ndims_params=node.op.ndims_params) if fixed else size
+    )
+    new_size = pt.concatenate([n[None], batch_shape])
+    return node.op.make_node(rng, new_size, *parameters).outputs[1]
