@@ -143,17 +143,17 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a fifth of the draws")
+    parser.add_argument("--quick", action="store_true", help="a third of the draws")
     parser.add_argument("--seed", type=int, default=1900)
     parser.add_argument("--output", type=Path, default=Path("outputs/lynx_hare.png"))
     options = parser.parse_args()
-    draws = 800 if options.quick else 4000
+    draws = 500 if options.quick else 1500
 
     reference = pe.gallery.lynx_hare().reference
     print("Adjusted ensemble Kalman sampler: exact, as ensembles meet a Metropolis test.")
     idata, calls, seconds = run({"adjust": True}, draws, options.seed)
     print("Plain ensemble Kalman sampler: an approximation that needs no such test.")
-    plain, plain_calls, plain_seconds = run({}, draws // 4, options.seed)
+    plain, plain_calls, plain_seconds = run({}, draws, options.seed)
 
     print_table(comparison(idata, reference), comparison(plain, reference), reference)
     print(f"solutions of the equations: {calls} in {seconds:.0f} s (adjusted),", end=" ")

@@ -1,5 +1,13 @@
 """Ensemble Kalman samplers for PyMC models without gradients."""
 
+from pymc_ensemble import gallery
+from pymc_ensemble.diagnostics import to_ensemble
+from pymc_ensemble.problem import InverseProblem
+
 __version__ = "0.1.0.dev0"
 
-__all__: list[str] = []
+__all__ = [
+    "InverseProblem",
+    "gallery",
+    "to_ensemble",
+]
