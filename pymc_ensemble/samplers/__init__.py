@@ -1,0 +1,1 @@
+"""The dynamics, on arrays alone: ask-tell samplers that never call the forward map."""

@@ -1,0 +1,256 @@
+"""Rough and noisy forward maps: regression on a design that is wider than the posterior.
+
+A linear fit averages small-scale fluctuations of the forward map away, and the wider the points lie
+the better it knows the slope. So the forward map is evaluated on an inflated copy of the law that
+the ensemble believes in, and the particles move with the pooled fit alone. How far the design may
+reach is told by the curvature of the outputs on it.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import proposals
+from .ensemble import Ensemble, EnsembleFailure, Info, Snapshot
+from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
+from .tempering import plausible
+
+FIRST_INFLATION = 3.0
+SMALLEST_INFLATION = 1.5
+LARGEST_INFLATION = 8.0
+MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
+INFLATION_FACTOR = 1.5
+LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
+CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
+SURROGATE_STEPS = 5  # Metropolis steps on the fitted density per sweep; they evaluate nothing
+
+
+@dataclass(frozen=True)
+class DesignState:
+    """State of the sampler on an inflated design.
+
+    Attributes
+    ----------
+    ensemble : Ensemble
+        Particles with the outputs that the fit predicts for them.
+    law : GaussianLaw
+        Gaussian law of the pooled fit.
+    center, root : ndarray of shape (d,) and (d, d)
+        Mean and covariance factor of the law around which the design is laid.
+    inflation : float
+        Width of the design in posterior standard deviations.
+    points, outputs : tuple of ndarray
+        Design points and outputs, one entry a round; `widths` holds their inflation.
+    settled : int
+        Rounds since the width of the design was changed.
+    frozen : bool
+        Whether center and width are fixed.
+    """
+
+    ensemble: Ensemble
+    law: GaussianLaw
+    center: np.ndarray
+    root: np.ndarray
+    inflation: float = FIRST_INFLATION
+    widest: float = LARGEST_INFLATION
+    points: tuple = ()
+    outputs: tuple = ()
+    widths: tuple = ()
+    rounds: int = 0
+    settled: int = 0
+    frozen: bool = False
+    burned_in: bool = False
+    converged: bool = False
+
+
+@dataclass(frozen=True)
+class DesignRound:
+    """A pending round: the design, and the generator of the moves that follow it."""
+
+    points: np.ndarray
+    rng: np.random.Generator
+    origin: DesignState
+
+
+@dataclass(frozen=True)
+class InflatedDesign:
+    """Sample with a linear fit of a rough forward map.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    """
+
+    problem: object
+
+    def start(self, ensemble):
+        """State for an evaluated ensemble at the end of a burn-in."""
+        members = ensemble[ensemble.ok]
+        members = members[plausible(members.potential, members.U.shape[1])]
+        law = pooled_law(self.problem, members.U, members.Z)
+        anomalies = Anomalies.of(members.U)
+        return DesignState(self._predicted(law, ensemble.U), law, anomalies.mean, anomalies.L)
+
+    def ask(self, state, rng):
+        """Points of the next round, shape (J, d), and what `tell` needs."""
+        J, d = state.ensemble.U.shape
+        points = state.center + state.inflation * rng.standard_normal((J, d)) @ state.root.T
+        child = np.random.default_rng(rng.integers(2**63))
+        return points, DesignRound(points, child, state)
+
+    def tell(self, state, pending, evaluations):
+        """State after the round, and an account of it."""
+        state = pending.origin
+        ok = ~evaluations.failed & np.isfinite(evaluations.outputs).all(1)
+        d = pending.points.shape[1]
+        if not ok.any():
+            raise EnsembleFailure(f"All {len(ok)} evaluations of a round failed.")
+        state = replace(
+            state,
+            points=(*state.points, pending.points[ok]),
+            outputs=(*state.outputs, evaluations.outputs[ok]),
+            widths=(*state.widths, state.inflation),
+            rounds=state.rounds + 1,
+            settled=state.settled + 1,
+        )
+        if sum(len(p) for p in state.points) >= 2 * (d + 2):
+            law = pooled_law(self.problem, *self._window(state), at=state.law.mean)
+            state = replace(state, law=law)
+        state, snapshot = self._sweep(state, pending.rng)
+        if not state.frozen:
+            state = self._adapt(state, (~ok).mean())
+        phase = "sampling" if state.frozen else "burn-in"
+        message = f"design {state.inflation:.1f} posterior sd wide"
+        emitted = snapshot if state.frozen else None
+        return state, Info(phase, True, emitted, len(ok), int((~ok).sum()), message)
+
+    def freeze(self, state):
+        """Fix the design; later rounds only add to the fit."""
+        points, outputs = self._window(state)
+        return replace(
+            state, points=(points,), outputs=(outputs,), widths=(state.inflation,), frozen=True
+        )
+
+    def finish(self, state, snapshots, rng):
+        """Draw the sweeps of a block again with the fit that its last round has reached."""
+        redrawn = []
+        for _ in snapshots:
+            state, snapshot = self._sweep(state, rng)
+            redrawn.append(snapshot)
+        return redrawn
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _window(self, state):
+        """Points and outputs of the rounds that the fit may use."""
+        first = 0 if state.frozen else len(state.points) // 2
+        rounds = [k for k in range(first, len(state.points)) if state.widths[k] <= state.inflation]
+        return tuple(
+            np.concatenate([values[k] for k in rounds]) for values in (state.points, state.outputs)
+        )
+
+    def _predicted(self, law, U):
+        Z = law.map(U)
+        return Ensemble(U, Z, self.problem.loss(Z), self.problem.prior_potential(U))
+
+    def _sweep(self, state, rng):
+        """Metropolis steps on the posterior of the fitted map, which cost no evaluation."""
+        law = state.law
+        ensemble = self._predicted(law, state.ensemble.U)
+        acceptance = np.zeros(len(ensemble))
+        everyone = np.arange(len(ensemble))
+        for _ in range(SURROGATE_STEPS):
+            points, log_ratio = proposals.independence(law, ensemble.U, rng)
+            values = self._predicted(law, points)
+            alpha = proposals.acceptance(ensemble.potential, values.potential, log_ratio)
+            ensemble = ensemble.updated(everyone, values, rng.random(len(alpha)) < alpha)
+            acceptance += alpha / SURROGATE_STEPS
+        snapshot = Snapshot(
+            ensemble.U, -ensemble.potential, law.log_density(ensemble.U), acceptance, np.inf
+        )
+        return replace(state, ensemble=ensemble), snapshot
+
+    def _adapt(self, state, failed):
+        """Recenter the design, and widen it until the outputs are curved on it."""
+        d = len(state.center)
+        inverse = np.linalg.pinv(state.root)
+        shift = inverse @ (state.law.mean - state.center)
+        reach = state.inflation * np.sqrt(d) / max(np.linalg.norm(shift), np.finfo(float).tiny)
+        growth, V = np.linalg.eigh(inverse @ state.law.covariance @ inverse.T)
+        within = np.clip(growth, 1 / LARGEST_CHANGE**2, LARGEST_CHANGE**2)
+        state = replace(
+            state,
+            center=state.center + state.root @ shift * min(1.0, reach),
+            root=state.root @ (V * np.sqrt(within)),
+        )
+        if shift @ shift > 0.25 * d or (growth != within).any():
+            return replace(state, settled=0)
+        recent = slice(len(state.points) - state.settled, None)
+        points, outputs = (np.concatenate(v[recent]) for v in (state.points, state.outputs))
+        excess = curvature_excess(points, outputs)
+        if (excess > CURVED or failed > MANY_FAILURES) and state.inflation > SMALLEST_INFLATION:
+            narrower = max(SMALLEST_INFLATION, state.inflation / INFLATION_FACTOR)
+            return replace(state, inflation=narrower, widest=narrower, settled=0)
+        if state.settled >= 1 and state.inflation < state.widest and excess < 0.5 * CURVED:
+            wider = min(state.widest, state.inflation * INFLATION_FACTOR)
+            return replace(state, inflation=wider, settled=0)
+        done = state.settled >= 3
+        return replace(state, burned_in=done, converged=done)
+
+
+def pooled_law(problem, points, outputs, at=None):
+    """Gaussian law of a least-squares fit, linearized again at the law's own mean.
+
+    Parameters
+    ----------
+    points, outputs : ndarray of shape (n, d) and (n, K)
+        The pooled evaluations.
+    at : ndarray of shape (d,), optional
+        Where the loss and the prior are linearized first; by default the mean of the points.
+    """
+    anomalies = Anomalies.of(points)
+    fit = LinearMap.fit(anomalies, outputs)
+    at = anomalies.mean if at is None else at
+    for _ in range(5):
+        z = fit(at[None])
+        slope = fit.slope_without_noise(points, outputs, problem.curvature(z)[0])
+        local = LinearMap(replace(anomalies, mean=at), z[0], slope)
+        law = gaussian_law(problem, local, points + (at - anomalies.mean))
+        at = law.mean
+        if law.distance(np.zeros((1, anomalies.rank)))[0] < 1e-4:
+            break
+    return law
+
+
+def curvature_excess(points, outputs):
+    """Significance of quadratic terms in the outputs on the design, in standard errors.
+
+    The share of the variance that squares and products explain is compared with what they would
+    explain of white residuals.
+    """
+    n, d = points.shape
+    Q = Anomalies.of(points).Q * np.sqrt(n)
+    rows, columns = np.triu_indices(Q.shape[1])
+    linear = np.column_stack([np.ones(n), Q])
+    quadratic = Q[:, rows] * Q[:, columns]
+    q = quadratic.shape[1]
+    if n < 2 * (d + 1 + q):
+        quadratic = Q**2
+        q = quadratic.shape[1]
+    if n < 2 * (d + 1 + q):
+        return 0.0
+
+    def without(design, values):
+        return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+    residual = without(linear, outputs)
+    explained = residual - without(np.column_stack([linear, quadratic]), outputs)
+    left = residual - explained
+    dof = n - linear.shape[1] - q
+    noise = (left**2).sum(0) / dof
+    used = noise > 0
+    ratio = (explained[:, used] ** 2).sum(0) / (q * noise[used])
+    if not used.any():
+        return 0.0
+    K = used.sum()
+    return float((ratio.mean() - 1) / np.sqrt(2 / (q * K) + 2 / dof))

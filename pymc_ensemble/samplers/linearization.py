@@ -1,0 +1,277 @@
+"""Statistical linearization: the Gaussian law that an ensemble believes in."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
+SMALLEST_RATE = 1e-12
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """Weighted mean of an ensemble and a factor of its covariance, ``C = L L^T``.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (d,)
+    L, L_pinv : ndarray of shape (d, r) and (r, d)
+        Covariance factor of rank r and its pseudo-inverse.
+    Q : ndarray of shape (N, r)
+        Orthonormal columns: the members' normalized coordinates.
+    weights : ndarray of shape (N,)
+        Weights of the members, summing to one.
+    """
+
+    mean: np.ndarray
+    L: np.ndarray
+    L_pinv: np.ndarray
+    Q: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, U, weights=None):
+        """Anomalies of the particles `U`, shape (N, d), by a thin singular value decomposition."""
+        weights = np.full(len(U), 1 / len(U)) if weights is None else weights / weights.sum()
+        mean = weights @ U
+        E = np.sqrt(weights)[:, None] * (U - mean)
+        scale = np.sqrt((E**2).sum(0))
+        scale[scale == 0] = 1.0
+        Q, s, Wt = np.linalg.svd(E / scale, full_matrices=False)
+        keep = s > SINGULAR_VALUE_CUTOFF * s[0]
+        Q, s, W = Q[:, keep], s[keep], Wt[keep].T
+        return cls(mean, scale[:, None] * W * s, (W / s / scale[:, None]).T, Q, weights)
+
+    @property
+    def rank(self):
+        """Dimension of the span of the ensemble."""
+        return self.L.shape[1]
+
+    def project(self, values):
+        """Covariance of `values`, shape (N, k), with the normalized coordinates: ``(k, r)``."""
+        root = np.sqrt(self.weights)[:, None]
+        return (root * (values - self.weights @ values)).T @ self.Q
+
+    @cached_property
+    def frame(self):
+        """Rotation attached to the members, shape (r, r).
+
+        Singular vectors are defined up to a rotation that depends on the coordinates. The polar
+        factor of the first members' normalized coordinates turns along with them, so noise that
+        is multiplied by it moves every particle in the same way in any affine coordinates.
+        """
+        left, _, right = np.linalg.svd(self.Q[: self.rank])
+        return left @ right
+
+    @cached_property
+    def log_volume(self):
+        """Half the log determinant of the covariance within the span."""
+        return 0.5 * np.linalg.slogdet(self.L.T @ self.L)[1]
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """Affine fit of the forward outputs, ``z(u) = output_mean + slope L_pinv (u - mean)``.
+
+    Attributes
+    ----------
+    anomalies : Anomalies
+        Statistics of the ensemble whose coordinates ``x = L_pinv (u - mean)`` are used.
+    output_mean : ndarray of shape (K,)
+        Fitted outputs at the ensemble mean.
+    slope : ndarray of shape (K, r)
+        Fitted derivative of the outputs in the coordinates ``x``.
+    """
+
+    anomalies: Anomalies
+    output_mean: np.ndarray
+    slope: np.ndarray
+
+    @classmethod
+    def fit(cls, anomalies, Z):
+        """Least-squares fit to the outputs `Z`, shape (N, K), of the ensemble itself."""
+        return cls(anomalies, anomalies.weights @ Z, anomalies.project(Z))
+
+    def slope_without_noise(self, U, Z, curvature):
+        """Slope, shape (K, r), shrunk so that its information is right on average.
+
+        Fluctuations of a rough map enter the slope as noise, and the information matrix is
+        quadratic in the slope: without the correction the law gets too narrow, and a narrow
+        ensemble resolves the fluctuations that the fit is meant to average.
+
+        Parameters
+        ----------
+        U, Z : ndarray of shape (N, d) and (N, K)
+            The members behind the fit.
+        curvature : ndarray of shape (K,)
+            Curvature weights of the outputs.
+        """
+        weights = self.anomalies.weights
+        lost = (self.anomalies.rank + 1) / len(U)
+        residual = weights @ (Z - self(U)) ** 2 / max(1 - lost, lost)
+        noise = (curvature @ residual) * (weights @ weights)
+        information, V = np.linalg.eigh((self.slope.T * curvature) @ self.slope)
+        information = np.maximum(information, np.finfo(float).tiny)
+        shrink = np.sqrt(np.maximum(1 - noise / information, 0.0))
+        return self.slope @ (V * shrink) @ V.T
+
+    def coordinates(self, U):
+        """Normalized coordinates of `U`, shape (J, r)."""
+        return (U - self.anomalies.mean) @ self.anomalies.L_pinv.T
+
+    def particles(self, x):
+        """Particles with the normalized coordinates `x`, shape (J, d)."""
+        return self.anomalies.mean + x @ self.anomalies.L.T
+
+    def __call__(self, U):
+        """Fitted outputs at `U`, shape (J, K)."""
+        return self.output_mean + self.coordinates(U) @ self.slope.T
+
+
+@dataclass(frozen=True)
+class GaussianLaw:
+    """Gaussian approximation ``N(m, P^-1)`` of the posterior from a linearized forward map.
+
+    In the coordinates ``x`` of the linear map the law has precision ``H = R diag(rates) R^T`` and
+    the force ``force - H x``.
+
+    Attributes
+    ----------
+    map : LinearMap
+    rates : ndarray of shape (r,)
+        Eigenvalues of ``H``: relaxation rates of the preconditioned dynamics.
+    R : ndarray of shape (r, r)
+        Eigenvectors of ``H``.
+    force : ndarray of shape (r,)
+        Force at the ensemble mean.
+    """
+
+    map: LinearMap
+    rates: np.ndarray
+    R: np.ndarray
+    force: np.ndarray
+
+    @property
+    def anomalies(self):
+        """Statistics of the ensemble behind the law."""
+        return self.map.anomalies
+
+    @cached_property
+    def center(self):
+        """Coordinates of the mean of the law, shape (r,)."""
+        return self.R @ ((self.R.T @ self.force) / self.rates)
+
+    @property
+    def mean(self):
+        """Mean of the law, shape (d,)."""
+        return self.map.particles(self.center)
+
+    @property
+    def precision(self):
+        """Precision matrix of the law within the span of the ensemble, shape (d, d)."""
+        root = self.anomalies.L_pinv.T @ (self.R * np.sqrt(self.rates))
+        return root @ root.T
+
+    @property
+    def covariance(self):
+        """Covariance matrix of the law, shape (d, d)."""
+        root = self.anomalies.L @ (self.R / np.sqrt(self.rates))
+        return root @ root.T
+
+    def distance(self, x):
+        """Squared Mahalanobis distance ``|x - center|_H^2`` of coordinates `x`, shape (J,)."""
+        return ((x - self.center) @ self.R) ** 2 @ self.rates
+
+    def log_density(self, U):
+        """Normalized log density of `U` in unconstrained coordinates, shape (J,)."""
+        log_det = 0.5 * np.log(self.rates).sum() - self.anomalies.log_volume
+        r = self.anomalies.rank
+        return log_det - 0.5 * r * np.log(2 * np.pi) - 0.5 * self.distance(self.map.coordinates(U))
+
+    def noise(self, size, rng):
+        """Standard normal vectors along the eigenvectors of ``H``, shape (size, r)."""
+        return rng.standard_normal((size, self.anomalies.rank)) @ (self.anomalies.frame @ self.R)
+
+    def spread(self, xi):
+        """Turn standard noise `xi` into deviations from the center with covariance ``H^-1``."""
+        return (xi / np.sqrt(self.rates)) @ self.R.T
+
+    def relax(self, x, force, dt, xi):
+        """Exact Ornstein-Uhlenbeck transition over the time `dt` from `x` under `force`.
+
+        Parameters
+        ----------
+        x, force, xi : ndarray of shape (J, r)
+            Coordinates, force at them, and standard noise along the eigenvectors.
+        dt : float
+            Time step; ``inf`` gives independent draws.
+        """
+        pull = -np.expm1(-self.rates * dt) / self.rates
+        kick = np.sqrt(-np.expm1(-2 * self.rates * dt) / self.rates)
+        return x + ((force @ self.R) * pull + xi * kick) @ self.R.T
+
+    def linear_force(self, x):
+        """Force of the law itself at the coordinates `x`, shape (J, r)."""
+        return self.force - ((x @ self.R) * self.rates) @ self.R.T
+
+
+def prior_slope(problem, anomalies, U):
+    """Mean gradient of the prior potential and its regression slope, in normalized coordinates.
+
+    For a Gaussian prior the slope is the transformed prior precision. For any other prior it is
+    the ensemble average of the Hessian by Stein's identity; the indefinite part is dropped.
+
+    Returns
+    -------
+    gradient : ndarray of shape (r,)
+    slope : ndarray of shape (r, r)
+    """
+    gradients = problem.prior_gradient(U)
+    slope = anomalies.project(gradients @ anomalies.L)
+    slope = 0.5 * (slope + slope.T)
+    if not problem.gaussian_prior:
+        values, vectors = np.linalg.eigh(slope)
+        slope = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    return (anomalies.weights @ gradients) @ anomalies.L, slope
+
+
+def gaussian_law(problem, linear_map, U, exponent=1.0, curvature=None):
+    """Linearize the (tempered) posterior around the mean of an ensemble.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    linear_map : LinearMap
+        Fit of the forward map in the coordinates of the ensemble.
+    U : ndarray of shape (N, d)
+        The ensemble behind ``linear_map.anomalies``, for the slope of the prior gradient.
+    exponent : float, default 1.0
+        Inverse temperature of the loss.
+    curvature : ndarray of shape (K,), optional
+        Curvature weights of the outputs; by default those at the fitted output mean.
+    """
+    z = linear_map.output_mean[None]
+    weights = problem.curvature(z)[0] if curvature is None else curvature
+    prior_gradient, slope = prior_slope(problem, linear_map.anomalies, U)
+    A = linear_map.slope
+    H = exponent * (A.T * weights) @ A + slope
+    rates, R = np.linalg.eigh(H)
+    force = -(exponent * problem.loss_gradient(z)[0] @ A + prior_gradient)
+    return GaussianLaw(linear_map, np.maximum(rates, SMALLEST_RATE), R, force)
+
+
+def fit_law(problem, ensemble, weights=None, exponent=1.0, rough=False):
+    """Gaussian law of an evaluated ensemble; members that failed or have no weight are ignored.
+
+    With ``rough=True`` the slope is cleaned of the noise that a rough map puts into it.
+    """
+    used = ensemble.ok if weights is None else ensemble.ok & (weights > 0)
+    members = ensemble[used]
+    anomalies = Anomalies.of(members.U, None if weights is None else weights[used])
+    linear_map = LinearMap.fit(anomalies, members.Z)
+    if rough:
+        curvature = problem.curvature(linear_map.output_mean[None])[0]
+        slope = linear_map.slope_without_noise(members.U, members.Z, curvature)
+        linear_map = replace(linear_map, slope=slope)
+    return gaussian_law(problem, linear_map, members.U, exponent)

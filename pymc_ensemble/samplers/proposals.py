@@ -1,0 +1,54 @@
+"""Proposal kernels of the Metropolis tests, each one vectorized over the particles.
+
+Every function returns the proposed particles, shape (n, d), and the logarithm of the proposal ratio
+``log q(u | u') - log q(u' | u)``, shape (n,).
+"""
+
+import numpy as np
+
+DE_JITTER = 1e-5  # in ensemble standard deviations: makes the kernel irreducible
+DE_MODE_JUMP = 0.1  # probability of a full difference step, which connects modes
+
+
+def tail_degrees(dimension):
+    """Degrees of freedom of Student-t proposals: heavy tails, but not heavier than needed."""
+    return max(5, dimension)
+
+
+def independence(law, U, rng):
+    """Student-t draws around the center of `law`, independent of the present particles."""
+    nu, r = tail_degrees(U.shape[1]), law.anomalies.rank
+    tail = np.sqrt(rng.chisquare(nu, len(U)) / nu)[:, None]
+    proposed = law.center + law.spread(law.noise(len(U), rng) / tail)
+
+    def log_density(x):
+        return -0.5 * (nu + r) * np.log1p(law.distance(x) / nu)
+
+    x = law.map.coordinates(U)
+    return law.map.particles(proposed), log_density(x) - log_density(proposed)
+
+
+def autoregressive(law, U, correlation, rng):
+    """Gaussian moves that keep the share `correlation` of the present deviation from the center."""
+    x = law.map.coordinates(U)
+    noise = law.spread(law.noise(len(U), rng))
+    proposed = law.center + correlation * (x - law.center) + np.sqrt(1 - correlation**2) * noise
+    return law.map.particles(proposed), 0.5 * (law.distance(proposed) - law.distance(x))
+
+
+def differential_evolution(anomalies, U, partners, rng):
+    """Steps along differences of two `partners`, shape (n, d), that are not among the particles."""
+    n, d = U.shape
+    first = rng.integers(len(partners), size=n)
+    second = (first + rng.integers(1, len(partners), size=n)) % len(partners)
+    factor = np.where(rng.random(n) < DE_MODE_JUMP, 1.0, 2.38 / np.sqrt(2 * d))[:, None]
+    jitter = DE_JITTER * rng.standard_normal((n, anomalies.rank)) @ anomalies.frame
+    step = factor * (partners[first] - partners[second]) + jitter @ anomalies.L.T
+    return U + step, np.zeros(n)
+
+
+def acceptance(potential, proposed_potential, log_ratio):
+    """Metropolis acceptance probability; a failed proposal (infinite potential) is rejected."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        log_alpha = np.minimum(0.0, potential - proposed_potential + log_ratio)
+    return np.where(np.isfinite(proposed_potential), np.exp(log_alpha), 0.0)

@@ -1,0 +1,366 @@
+"""Tempered burn-in: from a wide prior, or any start, to the posterior.
+
+The posterior is approached through the laws ``exp(-b loss - prior)`` with a growing exponent b. In
+each stage the ensemble is resampled for the next exponent and moved by the Gaussian law that is
+fitted to it, with a Metropolis test when the forward map is deterministic.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from . import proposals
+from .ensemble import Ensemble, EnsembleFailure, Info
+from .linearization import Anomalies, GaussianLaw, LinearMap, fit_law, gaussian_law
+
+MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
+LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The tempering stage in progress."""
+
+    law: GaussianLaw
+    exponent: float
+    round: int = 0
+    renewed: float = 0.0
+    first_acceptance: float = np.nan
+
+
+@dataclass(frozen=True)
+class BurnInState:
+    """State of the burn-in.
+
+    Attributes
+    ----------
+    ensemble : Ensemble
+        Evaluated particles.
+    exponent : float
+        Inverse temperature b that the ensemble has reached.
+    fraction : float
+        Effective share of the ensemble that the next exponent must keep.
+    correlation : float
+        Autocorrelation of the Metropolis proposals; 0 stands for independent ones.
+    settled : int
+        Consecutive sweeps at b = 1 in which mean and covariance stood still.
+    """
+
+    ensemble: Ensemble
+    fraction: float
+    exponent: float = 0.0
+    correlation: float = 0.0
+    stages: int = 0
+    stage: Stage | None = None
+    try_linear: bool = True
+    reference: Anomalies | None = None
+    settled: int = 0
+    burned_in: bool = False
+    converged: bool = False
+
+
+@dataclass(frozen=True)
+class Move:
+    """A pending round: where the proposals go, and what decides on them."""
+
+    kind: Literal["linear", "metropolis", "relax"]
+    points: np.ndarray
+    log_ratio: np.ndarray
+    uniforms: np.ndarray
+    origin: BurnInState
+
+
+def normalized_weights(log_weights):
+    """Weights that sum to one, and their effective sample size."""
+    largest = log_weights.max()
+    weights = np.exp(log_weights - largest) if np.isfinite(largest) else np.ones(len(log_weights))
+    weights = weights / weights.sum()
+    return weights, 1 / (weights**2).sum()
+
+
+def next_exponent(loss, exponent, target):
+    """Largest exponent up to 1 at which the importance weights keep the effective size `target`."""
+
+    def effective_size(increment):
+        return normalized_weights(-increment * loss)[1]
+
+    if effective_size(1 - exponent) >= target:
+        return 1.0
+    low, high = -60.0, np.log(1 - exponent)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if effective_size(np.exp(middle)) >= target else (low, middle)
+    return exponent + np.exp(low)
+
+
+def systematic_resample(weights, size, uniform):
+    """Indices of a systematic resampling of `weights`, shifted by a `uniform` random number."""
+    levels = (uniform + np.arange(size)) / size
+    return np.minimum(np.searchsorted(np.cumsum(weights), levels), len(weights) - 1)
+
+
+def plausible(potential, dimension):
+    """Mask of the members that are not stuck in a far tail, from the spread of their potentials.
+
+    The spread term matters for rough maps, whose potentials scatter by more than a posterior's do.
+    """
+    low, middle = np.quantile(potential[np.isfinite(potential)], [0.1, 0.5])
+    return potential <= middle + 10 + 2 * dimension + 5 * (middle - low)
+
+
+def standstill(reference, anomalies):
+    """Whether mean and covariance changed by less than half a standard deviation."""
+    d = len(anomalies.mean)
+    shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
+    growth = 2 * (anomalies.log_volume - reference.log_volume)
+    return np.sqrt(shift @ shift / d) < 0.5 and abs(growth) < 0.5 * np.sqrt(d)
+
+
+@dataclass(frozen=True)
+class TemperedBurnIn:
+    """Bring an ensemble from the prior to the posterior.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+        What is sampled; only its loss and prior are called.
+    min_members : int
+        Members with a finite posterior density without which there is no statistics.
+    deterministic : bool, default True
+        Whether the forward map returns the same output for the same point and is not rough. If
+        not, moves are made without Metropolis test, which would lock in on lucky members.
+    finish : {"relax", "metropolis", "none"}, default "relax"
+        Moves at exponent one, until mean and covariance stand still: "relax" draws stuck members
+        back by Ornstein-Uhlenbeck sweeps, "metropolis" keeps separate modes apart; with "none" the
+        burn-in ends where the exponent reaches one.
+    max_stages : int, default 80
+        Stages after which the burn-in gives up.
+    """
+
+    problem: object
+    min_members: int
+    deterministic: bool = True
+    finish: Literal["relax", "metropolis", "none"] = "relax"
+    max_stages: int = 80
+
+    def start(self, ensemble):
+        """State for an evaluated ensemble."""
+        return BurnInState(ensemble, self._largest_fraction)
+
+    @property
+    def _largest_fraction(self):
+        """Effective share of the ensemble that a stage keeps.
+
+        Moves without a test forget the weights, and each of them brings in the noise of a rough
+        map: a few bold stages are better than many careful ones.
+        """
+        return 0.5 if self.deterministic else 0.1
+
+    # -- one round ------------------------------------------------------------------------------
+
+    def ask(self, state, rng):
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        ensemble = state.ensemble
+        self._require_members(ensemble)
+        if state.try_linear and self.deterministic and state.stages == 0:
+            law = linear_guess(self.problem, ensemble)
+            if law is not None:
+                points = law.map.particles(law.center + law.spread(law.noise(len(ensemble), rng)))
+                state = replace(state, stage=Stage(law, 1.0))
+                return self._pending(state, "linear", points, np.zeros(len(points)), rng)
+        if state.stage is None:
+            state = self._begin_stage(state, rng)
+        return self._move(state, rng)
+
+    def tell(self, state, pending, evaluations):
+        """State after the round, and an account of it."""
+        state = pending.origin
+        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
+        judge = self._judge_linear if pending.kind == "linear" else self._judge_move
+        state, complete, message = judge(state, pending, values)
+        if state.stages >= self.max_stages:
+            state = replace(state, burned_in=True)
+        n_failed = int(evaluations.failed.sum())
+        return state, Info("burn-in", complete, None, len(values), n_failed, message)
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _pending(self, state, kind, points, log_ratio, rng):
+        return points, Move(kind, points, log_ratio, rng.random(len(points)), state)
+
+    def _require_members(self, ensemble):
+        if ensemble.ok.sum() < self.min_members:
+            raise EnsembleFailure(
+                f"Only {ensemble.ok.sum()} of {len(ensemble)} ensemble members have a finite "
+                f"posterior density, but {self.min_members} are needed."
+            )
+
+    def _judge_linear(self, state, pending, values):
+        """Accept the draws of the linear guess if importance weights confirm them."""
+        law, J = state.stage.law, len(values)
+        log_weights = -values.potential - law.log_density(values.U)
+        log_weights = np.where(values.ok, log_weights, -np.inf)
+        weights, effective_size = normalized_weights(log_weights)
+        share = effective_size / max(values.ok.sum(), 1)
+        state = replace(state, stage=None, try_linear=False)
+        message = f"linear guess confirmed by {share:.0%} of the ensemble"
+        if share > 0.5 and values.ok.sum() >= self.min_members:
+            if share < 0.99 or not values.ok.all():
+                values = values[systematic_resample(weights, J, pending.uniforms[0])]
+            done = bool(share > 0.8)
+            state = replace(
+                state, ensemble=values, exponent=1.0, stages=1, burned_in=done, converged=done
+            )
+        return state, True, message
+
+    def _begin_stage(self, state, rng):
+        """Choose the exponent, fit the law, resample: steps 2 to 5 of a stage."""
+        ensemble, (J, d) = state.ensemble, state.ensemble.U.shape
+        ok = ensemble.ok
+        n_ok = ok.sum()
+        if state.exponent < 1:
+            loss = ensemble.loss[ok]
+            fitted = next_exponent(
+                loss, state.exponent, max(0.5 * n_ok, min(2 * (d + 2), 0.8 * n_ok))
+            )
+            exponent = max(
+                fitted, next_exponent(loss, state.exponent, max(state.fraction * n_ok, 1.5))
+            )
+            statistics, weights = np.zeros(J), np.zeros(J)
+            statistics[ok] = normalized_weights((state.exponent - fitted) * loss)[0]
+            weights[ok] = normalized_weights((state.exponent - exponent) * loss)[0]
+        else:
+            exponent = 1.0
+            kept = plausible(ensemble.potential, d)
+            statistics = weights = kept / kept.sum()
+        law = fit_law(self.problem, ensemble, statistics, exponent, rough=not self.deterministic)
+        if state.exponent < 1 or (weights == 0).any():
+            ensemble = ensemble[systematic_resample(weights, J, rng.random())]
+        return replace(
+            state,
+            ensemble=ensemble,
+            stage=Stage(law, exponent),
+            correlation=max(0.0, state.correlation - 0.25),
+        )
+
+    def _move(self, state, rng):
+        U, law = state.ensemble.U, state.stage.law
+        if self._relaxes(state):
+            x = law.map.coordinates(U)
+            moved = law.relax(x, law.linear_force(x), 1.0, law.noise(len(U), rng))
+            log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
+            return self._pending(state, "relax", law.map.particles(moved), log_ratio, rng)
+        if state.correlation == 0:
+            points, log_ratio = proposals.independence(law, U, rng)
+        else:
+            points, log_ratio = proposals.autoregressive(law, U, state.correlation, rng)
+        return self._pending(state, "metropolis", points, log_ratio, rng)
+
+    def _relaxes(self, state):
+        return not self.deterministic or (self.finish == "relax" and state.exponent == 1)
+
+    def _judge_move(self, state, pending, values):
+        stage, ensemble = state.stage, state.ensemble
+        alpha = proposals.acceptance(
+            stage.exponent * ensemble.loss + ensemble.prior,
+            stage.exponent * values.loss + values.prior,
+            pending.log_ratio,
+        )
+        relax = pending.kind == "relax"
+        accepted = values.ok if relax else pending.uniforms < alpha
+        ensemble = ensemble.updated(np.arange(len(accepted)), values, accepted)
+        rate = alpha[values.ok].mean() if values.ok.any() else 0.0
+        r = state.correlation
+        stage = replace(
+            stage,
+            round=stage.round + 1,
+            renewed=stage.renewed + rate * np.sqrt(1 - r**2),
+            first_acceptance=rate if stage.round == 0 else stage.first_acceptance,
+        )
+        complete = relax or stage.renewed >= MIXED or stage.round >= 5
+        if not complete:
+            if rate < 0.2:
+                r = 0.7 if r == 0 else min(0.98, (1 + r) / 2)
+            elif rate > 0.5:
+                r = max(0.0, r - 0.2)
+        state = replace(state, ensemble=ensemble, stage=stage, correlation=r)
+        message = f"tempering exponent {stage.exponent:.3g}, acceptance {rate:.2f}"
+        return (self._end_stage(state) if complete else state), complete, message
+
+    def _end_stage(self, state):
+        stage = state.stage
+        easy = stage.first_acceptance > 0.5 and stage.round == 1
+        largest = self._largest_fraction
+        fraction = max(0.02, 0.3 * state.fraction) if easy else min(largest, 2 * state.fraction)
+        state = replace(
+            state,
+            stage=None,
+            exponent=stage.exponent,
+            fraction=fraction,
+            stages=state.stages + 1,
+        )
+        if state.exponent < 1:
+            return state
+        if self.finish == "none":
+            return replace(state, burned_in=True, converged=True)
+        anomalies = Anomalies.of(
+            state.ensemble.U[plausible(state.ensemble.potential, len(stage.law.mean))]
+        )
+        hit = state.reference is not None and standstill(state.reference, anomalies)
+        settled = state.settled + 1 if hit else 0
+        done = settled >= 3
+        return replace(state, reference=anomalies, settled=settled, burned_in=done, converged=done)
+
+
+def linear_guess(problem, ensemble):
+    """Gaussian law of a problem whose forward map the ensemble shows to be linear, else None.
+
+    The fitted map replaces the forward map in Newton's method for the mode, so no evaluation is
+    spent on the way.
+    """
+    members = ensemble[ensemble.ok]
+    n, d = members.U.shape
+    if n < 2 * (d + 2):
+        return None
+    anomalies = Anomalies.of(members.U)
+    linear_map = LinearMap.fit(anomalies, members.Z)
+    residual = ((members.Z - linear_map(members.U)) ** 2).sum(0) / (n - d - 1)
+    law = newton_mode(problem, linear_map, members.U)
+    if (
+        law is None
+        or problem.curvature(law.map.output_mean[None])[0] @ residual > LINEAR_RESIDUAL * d
+    ):
+        return None
+    return law
+
+
+def newton_mode(problem, linear_map, U, max_iterations=50):
+    """Gaussian law at the posterior mode of a linear forward map, by damped Newton steps."""
+    x = np.zeros(linear_map.slope.shape[1])
+
+    def shifted(x):
+        anomalies = linear_map.anomalies
+        mean = linear_map.particles(x[None])[0]
+        return LinearMap(
+            replace(anomalies, mean=mean),
+            linear_map.output_mean + linear_map.slope @ x,
+            linear_map.slope,
+        )
+
+    def potential(x):
+        u = linear_map.particles(x[None])
+        return (problem.loss(linear_map(u)) + problem.prior_potential(u))[0]
+
+    current = potential(x)
+    for _ in range(max_iterations):
+        law = gaussian_law(problem, shifted(x), linear_map.particles(linear_map.coordinates(U) + x))
+        step, factor = law.center, 1.0
+        while not (proposed := potential(x + factor * step)) <= current + 1e-9 * abs(current):
+            factor /= 2
+            if factor < 1e-4:
+                return None
+        x, current = x + factor * step, proposed
+        if law.distance(np.zeros((1, len(x))))[0] < 1e-8 * len(x):
+            return law
+    return None
