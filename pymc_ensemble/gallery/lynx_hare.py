@@ -56,7 +56,7 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
     >>> import numpy as np
     >>> from pymc_ensemble.gallery.lynx_hare import log_populations
     >>> np.exp(log_populations([0.55, 0.028, 0.80, 0.024, 34, 5.9]))[-1].round(1)
-    array([24.7,  7.2])
+    array([30.2,  6. ])
     """
     failed = np.full((np.size(years), 2), np.nan)
     if not np.isfinite(parameters).all():
