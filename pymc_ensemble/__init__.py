@@ -3,10 +3,12 @@
 from pymc_ensemble import gallery
 from pymc_ensemble.diagnostics import to_ensemble
 from pymc_ensemble.problem import InverseProblem
+from pymc_ensemble.step_methods import EnsembleKalmanSampler
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "EnsembleKalmanSampler",
     "InverseProblem",
     "gallery",
     "to_ensemble",

@@ -79,7 +79,7 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
         return failed
 
 
-def _native_log_populations(parameters: TensorVariable, steps_per_year: int = 20) -> TensorVariable:
+def _native_log_populations(parameters: TensorVariable, steps_per_year: int = 10) -> TensorVariable:
     """Solve the same equations in PyTensor, by the classical Runge-Kutta method of fixed step."""
     growth = pt.stack([parameters[0], -parameters[2]])
     coupling = pt.stack([-parameters[1], parameters[3]])
@@ -120,7 +120,7 @@ def lynx_hare(native: bool = False) -> GalleryModel:
     ----------
     native : bool, default False
         False: the equations are solved by SciPy, a black box without gradient. True: they are
-        solved in PyTensor, to 1e-4, so that NUTS can be used.
+        solved in PyTensor, to 1e-5 in the logarithms, so that NUTS can be used.
 
     Returns
     -------

@@ -1,0 +1,50 @@
+"""The README's code runs as it stands, its commands are where the CI looks for them."""
+
+import functools
+import re
+from pathlib import Path
+
+import arviz as az
+import pymc as pm
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_code(monkeypatch, capsys):
+    """One session, block after block, with fewer draws than the default."""
+    short = {"draws": 300, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
+    monkeypatch.setattr(pm, "sample", functools.partial(pm.sample, **short))
+    session, results = {}, []
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), session)
+        results.append(session["idata"])
+    decay, bimodal = results
+    # The data were made with 1.3 and 0.8; five posterior sd, as the run is short.
+    for name, truth in [("amplitude", 1.3), ("rate", 0.8)]:
+        draws = decay.posterior[name]
+        assert float(draws.mean()) == pytest.approx(truth, abs=5 * float(draws.std()))
+    assert bimodal.posterior["u"].shape == (2, 300, 2)
+    n_evals = int(bimodal.sample_stats["n_evals"].max("draw").sum())
+    assert session["model"].forward.n_evaluations == n_evals
+    assert str(n_evals) in capsys.readouterr().out
+    assert float(az.rhat(decay.posterior.dataset)["rate"]) < 1.1
+
+
+def test_ci_finds_one_test_command():
+    section = README.split("## Run the tests\n")[1].split("\n## ")[0]
+    [command] = blocks("bash", section)
+    assert command.count("\n") == 1
+    assert command.startswith("python -m venv")
+    assert ".venv/bin/pytest" in command
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
