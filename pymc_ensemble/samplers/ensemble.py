@@ -1,8 +1,58 @@
 """The records that every sampler shares: evaluated particles, and what a round reports."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Problem(Protocol):
+    """What the samplers ask of an inverse problem; a few lines of NumPy can answer."""
+
+    @property
+    def dimension(self) -> int:
+        """Number d of parameters."""
+
+    @property
+    def quadratic_loss(self) -> bool:
+        """Whether the loss is quadratic in the outputs, with a constant curvature."""
+
+    @property
+    def gaussian_prior(self) -> bool:
+        """Whether the prior potential is quadratic."""
+
+    def sample_prior(self, size: int, rng: np.random.Generator) -> Array:
+        """Draw particles, shape (size, d)."""
+
+    def loss(self, Z: Array) -> Array:
+        """Negative log likelihood of the outputs, shape (J,)."""
+
+    def loss_gradient(self, Z: Array) -> Array:
+        """Gradient of the loss in the outputs, shape (J, K)."""
+
+    def curvature(self, Z: Array) -> Array:
+        """Fisher weight of every output, shape (J, K)."""
+
+    def prior_potential(self, U: Array) -> Array:
+        """Negative log prior density, shape (J,)."""
+
+    def prior_gradient(self, U: Array) -> Array:
+        """Gradient of the prior potential, shape (J, d)."""
+
+
+class Evaluations(Protocol):
+    """Forward outputs of one round and the members that failed."""
+
+    @property
+    def outputs(self) -> Array:
+        """Outputs, shape (n, K)."""
+
+    @property
+    def failed(self) -> Array:
+        """Mask of the failed members, shape (n,)."""
 
 
 class EnsembleFailure(RuntimeError):
@@ -25,40 +75,40 @@ class Ensemble:
         Prior potential, ``-log p(U)``.
     """
 
-    U: np.ndarray
-    Z: np.ndarray
-    loss: np.ndarray
-    prior: np.ndarray
+    U: Array
+    Z: Array
+    loss: Array
+    prior: Array
 
     @classmethod
-    def evaluated(cls, problem, U, evaluations):
+    def evaluated(cls, problem: Problem, U: Array, evaluations: Evaluations) -> "Ensemble":
         """Join particles with their forward evaluations; a failed member gets an infinite loss."""
         loss = np.where(evaluations.failed, np.inf, problem.loss(evaluations.outputs))
         prior = problem.prior_potential(U)
         loss, prior = (np.where(np.isnan(v), np.inf, v) for v in (loss, prior))
         return cls(np.array(U), np.array(evaluations.outputs), loss, prior)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.U)
 
     @property
-    def potential(self):
+    def potential(self) -> Array:
         """Negative log posterior density of every particle, shape (J,)."""
         return self.loss + self.prior
 
     @property
-    def ok(self):
+    def ok(self) -> Array:
         """Members with a finite posterior density, shape (J,)."""
         return np.isfinite(self.potential)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Array | slice) -> "Ensemble":
         return Ensemble(self.U[index], self.Z[index], self.loss[index], self.prior[index])
 
-    def updated(self, index, values, accepted):
+    def updated(self, index: Array, values: "Ensemble", accepted: Array) -> "Ensemble":
         """Copy in which the members ``index[accepted]`` are replaced by those of `values`."""
         target = index[accepted]
 
-        def update(old, new):
+        def update(old: Array, new: Array) -> Array:
             result = old.copy()
             result[target] = new[accepted]
             return result
@@ -90,10 +140,10 @@ class Snapshot:
         Time step of the dynamics; ``inf`` stands for independent moves.
     """
 
-    U: np.ndarray
-    lp: np.ndarray
-    log_q: np.ndarray
-    acceptance: np.ndarray
+    U: Array
+    lp: Array
+    log_q: Array
+    acceptance: Array
     step_size: float
 
 

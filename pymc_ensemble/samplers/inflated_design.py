@@ -6,12 +6,13 @@ the ensemble believes in, and the particles move with the pooled fit alone. How 
 reach is told by the curvature of the outputs on it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from . import proposals
-from .ensemble import Ensemble, EnsembleFailure, Info, Snapshot
+from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
 from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
 from .tempering import plausible
 
@@ -49,8 +50,8 @@ class DesignState:
 
     ensemble: Ensemble
     law: GaussianLaw
-    center: np.ndarray
-    root: np.ndarray
+    center: Array
+    root: Array
     inflation: float = FIRST_INFLATION
     widest: float = LARGEST_INFLATION
     points: tuple = ()
@@ -67,7 +68,7 @@ class DesignState:
 class DesignRound:
     """A pending round: the design, and the generator of the moves that follow it."""
 
-    points: np.ndarray
+    points: Array
     rng: np.random.Generator
     origin: DesignState
 
@@ -81,9 +82,9 @@ class InflatedDesign:
     problem : InverseProblem
     """
 
-    problem: object
+    problem: Problem
 
-    def start(self, ensemble):
+    def start(self, ensemble: Ensemble) -> DesignState:
         """State for an evaluated ensemble at the end of a burn-in."""
         members = ensemble[ensemble.ok]
         members = members[plausible(members.potential, members.U.shape[1])]
@@ -91,14 +92,16 @@ class InflatedDesign:
         anomalies = Anomalies.of(members.U)
         return DesignState(self._predicted(law, ensemble.U), law, anomalies.mean, anomalies.L)
 
-    def ask(self, state, rng):
+    def ask(self, state: DesignState, rng: np.random.Generator) -> tuple[Array, DesignRound]:
         """Points of the next round, shape (J, d), and what `tell` needs."""
         J, d = state.ensemble.U.shape
         points = state.center + state.inflation * rng.standard_normal((J, d)) @ state.root.T
         child = np.random.default_rng(rng.integers(2**63))
         return points, DesignRound(points, child, state)
 
-    def tell(self, state, pending, evaluations):
+    def tell(
+        self, state: DesignState, pending: DesignRound, evaluations: Evaluations
+    ) -> tuple[DesignState, Info]:
         """State after the round, and an account of it."""
         state = pending.origin
         ok = ~evaluations.failed & np.isfinite(evaluations.outputs).all(1)
@@ -124,14 +127,16 @@ class InflatedDesign:
         emitted = snapshot if state.frozen else None
         return state, Info(phase, True, emitted, len(ok), int((~ok).sum()), message)
 
-    def freeze(self, state):
+    def freeze(self, state: DesignState) -> DesignState:
         """Fix the design; later rounds only add to the fit."""
         points, outputs = self._window(state)
         return replace(
             state, points=(points,), outputs=(outputs,), widths=(state.inflation,), frozen=True
         )
 
-    def finish(self, state, snapshots, rng):
+    def finish(
+        self, state: DesignState, snapshots: Sequence[Snapshot], rng: np.random.Generator
+    ) -> list[Snapshot]:
         """Draw the sweeps of a block again with the fit that its last round has reached."""
         redrawn = []
         for _ in snapshots:
@@ -141,19 +146,18 @@ class InflatedDesign:
 
     # -- parts ----------------------------------------------------------------------------------
 
-    def _window(self, state):
+    def _window(self, state: DesignState) -> tuple[Array, Array]:
         """Points and outputs of the rounds that the fit may use."""
         first = 0 if state.frozen else len(state.points) // 2
         rounds = [k for k in range(first, len(state.points)) if state.widths[k] <= state.inflation]
-        return tuple(
-            np.concatenate([values[k] for k in rounds]) for values in (state.points, state.outputs)
-        )
+        points = np.concatenate([state.points[k] for k in rounds])
+        return points, np.concatenate([state.outputs[k] for k in rounds])
 
-    def _predicted(self, law, U):
+    def _predicted(self, law: GaussianLaw, U: Array) -> Ensemble:
         Z = law.map(U)
         return Ensemble(U, Z, self.problem.loss(Z), self.problem.prior_potential(U))
 
-    def _sweep(self, state, rng):
+    def _sweep(self, state: DesignState, rng: np.random.Generator) -> tuple[DesignState, Snapshot]:
         """Metropolis steps on the posterior of the fitted map, which cost no evaluation."""
         law = state.law
         ensemble = self._predicted(law, state.ensemble.U)
@@ -170,7 +174,7 @@ class InflatedDesign:
         )
         return replace(state, ensemble=ensemble), snapshot
 
-    def _adapt(self, state, failed):
+    def _adapt(self, state: DesignState, failed: float) -> DesignState:
         """Recenter the design, and widen it until the outputs are curved on it."""
         d = len(state.center)
         inverse = np.linalg.pinv(state.root)
@@ -198,7 +202,9 @@ class InflatedDesign:
         return replace(state, burned_in=done, converged=done)
 
 
-def pooled_law(problem, points, outputs, at=None):
+def pooled_law(
+    problem: Problem, points: Array, outputs: Array, at: Array | None = None
+) -> GaussianLaw:
     """Gaussian law of a least-squares fit, linearized again at the law's own mean.
 
     Parameters
@@ -222,7 +228,7 @@ def pooled_law(problem, points, outputs, at=None):
     return law
 
 
-def curvature_excess(points, outputs):
+def curvature_excess(points: Array, outputs: Array) -> float:
     """Significance of quadratic terms in the outputs on the design, in standard errors.
 
     The share of the variance that squares and products explain is compared with what they would
@@ -240,7 +246,7 @@ def curvature_excess(points, outputs):
     if n < 2 * (d + 1 + q):
         return 0.0
 
-    def without(design, values):
+    def without(design: Array, values: Array) -> Array:
         return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
 
     residual = without(linear, outputs)

@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+from .ensemble import Array, Ensemble, Problem
+
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
 SMALLEST_RATE = 1e-12
 
@@ -24,14 +26,14 @@ class Anomalies:
         Weights of the members, summing to one.
     """
 
-    mean: np.ndarray
-    L: np.ndarray
-    L_pinv: np.ndarray
-    Q: np.ndarray
-    weights: np.ndarray
+    mean: Array
+    L: Array
+    L_pinv: Array
+    Q: Array
+    weights: Array
 
     @classmethod
-    def of(cls, U, weights=None):
+    def of(cls, U: Array, weights: Array | None = None) -> "Anomalies":
         """Anomalies of the particles `U`, shape (N, d), by a thin singular value decomposition."""
         weights = np.full(len(U), 1 / len(U)) if weights is None else weights / weights.sum()
         mean = weights @ U
@@ -44,17 +46,17 @@ class Anomalies:
         return cls(mean, scale[:, None] * W * s, (W / s / scale[:, None]).T, Q, weights)
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         """Dimension of the span of the ensemble."""
         return self.L.shape[1]
 
-    def project(self, values):
+    def project(self, values: Array) -> Array:
         """Covariance of `values`, shape (N, k), with the normalized coordinates: ``(k, r)``."""
         root = np.sqrt(self.weights)[:, None]
         return (root * (values - self.weights @ values)).T @ self.Q
 
     @cached_property
-    def frame(self):
+    def frame(self) -> Array:
         """Rotation attached to the members, shape (r, r).
 
         Singular vectors are defined up to a rotation that depends on the coordinates. The polar
@@ -65,7 +67,7 @@ class Anomalies:
         return left @ right
 
     @cached_property
-    def log_volume(self):
+    def log_volume(self) -> float:
         """Half the log determinant of the covariance within the span."""
         return 0.5 * np.linalg.slogdet(self.L.T @ self.L)[1]
 
@@ -85,15 +87,15 @@ class LinearMap:
     """
 
     anomalies: Anomalies
-    output_mean: np.ndarray
-    slope: np.ndarray
+    output_mean: Array
+    slope: Array
 
     @classmethod
-    def fit(cls, anomalies, Z):
+    def fit(cls, anomalies: Anomalies, Z: Array) -> "LinearMap":
         """Least-squares fit to the outputs `Z`, shape (N, K), of the ensemble itself."""
         return cls(anomalies, anomalies.weights @ Z, anomalies.project(Z))
 
-    def slope_without_noise(self, U, Z, curvature):
+    def slope_without_noise(self, U: Array, Z: Array, curvature: Array) -> Array:
         """Slope, shape (K, r), shrunk so that its information is right on average.
 
         Fluctuations of a rough map enter the slope as noise, and the information matrix is
@@ -116,15 +118,15 @@ class LinearMap:
         shrink = np.sqrt(np.maximum(1 - noise / information, 0.0))
         return self.slope @ (V * shrink) @ V.T
 
-    def coordinates(self, U):
-        """Normalized coordinates of `U`, shape (J, r)."""
+    def coordinates(self, U: Array) -> Array:
+        """Map particles `U`, shape (J, d), to normalized coordinates, shape (J, r)."""
         return (U - self.anomalies.mean) @ self.anomalies.L_pinv.T
 
-    def particles(self, x):
+    def particles(self, x: Array) -> Array:
         """Particles with the normalized coordinates `x`, shape (J, d)."""
         return self.anomalies.mean + x @ self.anomalies.L.T
 
-    def __call__(self, U):
+    def __call__(self, U: Array) -> Array:
         """Fitted outputs at `U`, shape (J, K)."""
         return self.output_mean + self.coordinates(U) @ self.slope.T
 
@@ -148,56 +150,56 @@ class GaussianLaw:
     """
 
     map: LinearMap
-    rates: np.ndarray
-    R: np.ndarray
-    force: np.ndarray
+    rates: Array
+    R: Array
+    force: Array
 
     @property
-    def anomalies(self):
+    def anomalies(self) -> Anomalies:
         """Statistics of the ensemble behind the law."""
         return self.map.anomalies
 
     @cached_property
-    def center(self):
+    def center(self) -> Array:
         """Coordinates of the mean of the law, shape (r,)."""
         return self.R @ ((self.R.T @ self.force) / self.rates)
 
     @property
-    def mean(self):
+    def mean(self) -> Array:
         """Mean of the law, shape (d,)."""
         return self.map.particles(self.center)
 
     @property
-    def precision(self):
+    def precision(self) -> Array:
         """Precision matrix of the law within the span of the ensemble, shape (d, d)."""
         root = self.anomalies.L_pinv.T @ (self.R * np.sqrt(self.rates))
         return root @ root.T
 
     @property
-    def covariance(self):
+    def covariance(self) -> Array:
         """Covariance matrix of the law, shape (d, d)."""
         root = self.anomalies.L @ (self.R / np.sqrt(self.rates))
         return root @ root.T
 
-    def distance(self, x):
+    def distance(self, x: Array) -> Array:
         """Squared Mahalanobis distance ``|x - center|_H^2`` of coordinates `x`, shape (J,)."""
         return ((x - self.center) @ self.R) ** 2 @ self.rates
 
-    def log_density(self, U):
-        """Normalized log density of `U` in unconstrained coordinates, shape (J,)."""
+    def log_density(self, U: Array) -> Array:
+        """Evaluate the normalized log density at `U` in unconstrained coordinates, shape (J,)."""
         log_det = 0.5 * np.log(self.rates).sum() - self.anomalies.log_volume
         r = self.anomalies.rank
         return log_det - 0.5 * r * np.log(2 * np.pi) - 0.5 * self.distance(self.map.coordinates(U))
 
-    def noise(self, size, rng):
-        """Standard normal vectors along the eigenvectors of ``H``, shape (size, r)."""
+    def noise(self, size: int, rng: np.random.Generator) -> Array:
+        """Draw standard normal vectors along the eigenvectors of ``H``, shape (size, r)."""
         return rng.standard_normal((size, self.anomalies.rank)) @ (self.anomalies.frame @ self.R)
 
-    def spread(self, xi):
+    def spread(self, xi: Array) -> Array:
         """Turn standard noise `xi` into deviations from the center with covariance ``H^-1``."""
         return (xi / np.sqrt(self.rates)) @ self.R.T
 
-    def relax(self, x, force, dt, xi):
+    def relax(self, x: Array, force: Array, dt: float, xi: Array) -> Array:
         """Exact Ornstein-Uhlenbeck transition over the time `dt` from `x` under `force`.
 
         Parameters
@@ -211,12 +213,12 @@ class GaussianLaw:
         kick = np.sqrt(-np.expm1(-2 * self.rates * dt) / self.rates)
         return x + ((force @ self.R) * pull + xi * kick) @ self.R.T
 
-    def linear_force(self, x):
+    def linear_force(self, x: Array) -> Array:
         """Force of the law itself at the coordinates `x`, shape (J, r)."""
         return self.force - ((x @ self.R) * self.rates) @ self.R.T
 
 
-def prior_slope(problem, anomalies, U):
+def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array, Array]:
     """Mean gradient of the prior potential and its regression slope, in normalized coordinates.
 
     For a Gaussian prior the slope is the transformed prior precision. For any other prior it is
@@ -236,7 +238,13 @@ def prior_slope(problem, anomalies, U):
     return (anomalies.weights @ gradients) @ anomalies.L, slope
 
 
-def gaussian_law(problem, linear_map, U, exponent=1.0, curvature=None):
+def gaussian_law(
+    problem: Problem,
+    linear_map: LinearMap,
+    U: Array,
+    exponent: float = 1.0,
+    curvature: Array | None = None,
+) -> GaussianLaw:
     """Linearize the (tempered) posterior around the mean of an ensemble.
 
     Parameters
@@ -261,7 +269,13 @@ def gaussian_law(problem, linear_map, U, exponent=1.0, curvature=None):
     return GaussianLaw(linear_map, np.maximum(rates, SMALLEST_RATE), R, force)
 
 
-def fit_law(problem, ensemble, weights=None, exponent=1.0, rough=False):
+def fit_law(
+    problem: Problem,
+    ensemble: Ensemble,
+    weights: Array | None = None,
+    exponent: float = 1.0,
+    rough: bool = False,
+) -> GaussianLaw:
     """Gaussian law of an evaluated ensemble; members that failed or have no weight are ignored.
 
     With ``rough=True`` the slope is cleaned of the noise that a rough map puts into it.

@@ -6,29 +6,34 @@ Every function returns the proposed particles, shape (n, d), and the logarithm o
 
 import numpy as np
 
+from .ensemble import Array
+from .linearization import Anomalies, GaussianLaw
+
 DE_JITTER = 1e-5  # in ensemble standard deviations: makes the kernel irreducible
 DE_MODE_JUMP = 0.1  # probability of a full difference step, which connects modes
 
 
-def tail_degrees(dimension):
+def tail_degrees(dimension: int) -> int:
     """Degrees of freedom of Student-t proposals: heavy tails, but not heavier than needed."""
     return max(5, dimension)
 
 
-def independence(law, U, rng):
+def independence(law: GaussianLaw, U: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Student-t draws around the center of `law`, independent of the present particles."""
     nu, r = tail_degrees(U.shape[1]), law.anomalies.rank
     tail = np.sqrt(rng.chisquare(nu, len(U)) / nu)[:, None]
     proposed = law.center + law.spread(law.noise(len(U), rng) / tail)
 
-    def log_density(x):
+    def log_density(x: Array) -> Array:
         return -0.5 * (nu + r) * np.log1p(law.distance(x) / nu)
 
     x = law.map.coordinates(U)
     return law.map.particles(proposed), log_density(x) - log_density(proposed)
 
 
-def autoregressive(law, U, correlation, rng):
+def autoregressive(
+    law: GaussianLaw, U: Array, correlation: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
     """Gaussian moves that keep the share `correlation` of the present deviation from the center."""
     x = law.map.coordinates(U)
     noise = law.spread(law.noise(len(U), rng))
@@ -36,8 +41,10 @@ def autoregressive(law, U, correlation, rng):
     return law.map.particles(proposed), 0.5 * (law.distance(proposed) - law.distance(x))
 
 
-def differential_evolution(anomalies, U, partners, rng):
-    """Steps along differences of two `partners`, shape (n, d), that are not among the particles."""
+def differential_evolution(
+    anomalies: Anomalies, U: Array, partners: Array, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Step along the difference of two `partners`, shape (m, d), that stay where they are."""
     n, d = U.shape
     first = rng.integers(len(partners), size=n)
     second = (first + rng.integers(1, len(partners), size=n)) % len(partners)
@@ -47,7 +54,7 @@ def differential_evolution(anomalies, U, partners, rng):
     return U + step, np.zeros(n)
 
 
-def acceptance(potential, proposed_potential, log_ratio):
+def acceptance(potential: Array, proposed_potential: Array, log_ratio: Array) -> Array:
     """Metropolis acceptance probability; a failed proposal (infinite potential) is rejected."""
     with np.errstate(invalid="ignore", over="ignore"):
         log_alpha = np.minimum(0.0, potential - proposed_potential + log_ratio)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .ensemble import Ensemble, EnsembleFailure, Info
+from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem
 
 MAX_REDRAWS = 20
 
@@ -13,7 +13,7 @@ MAX_REDRAWS = 20
 class StartState:
     """Positions before, and the evaluated ensemble after the first rounds."""
 
-    U: np.ndarray
+    U: Array
     redraw: bool
     ensemble: Ensemble | None = None
     rounds: int = 0
@@ -26,8 +26,8 @@ class StartState:
 class StartRound:
     """A pending round: which members are evaluated where."""
 
-    index: np.ndarray
-    points: np.ndarray
+    index: Array
+    points: Array
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Start:
         Members that must have a finite posterior density in the end.
     """
 
-    problem: object
+    problem: Problem
     min_members: int
 
-    def start(self, U, redraw):
+    def start(self, U: Array, redraw: bool) -> StartState:
         """State for the positions `U`, shape (J, d); failed ones are drawn anew if `redraw`."""
         return StartState(np.array(U, dtype=float), redraw)
 
-    def ask(self, state, rng):
+    def ask(self, state: StartState, rng: np.random.Generator) -> tuple[Array, StartRound]:
         """Points of the next round, shape (n, d)."""
         if state.ensemble is None:
             return state.U, StartRound(np.arange(len(state.U)), state.U)
@@ -56,7 +56,9 @@ class Start:
         points = self.problem.sample_prior(len(failed), rng)
         return points, StartRound(failed, points)
 
-    def tell(self, state, pending, evaluations):
+    def tell(
+        self, state: StartState, pending: StartRound, evaluations: Evaluations
+    ) -> tuple[StartState, Info]:
         """State after the round, and an account of it."""
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
         ensemble = values
@@ -67,8 +69,8 @@ class Start:
         complete = bool(ensemble.ok.all()) or last
         if complete and ensemble.ok.sum() < self.min_members:
             raise EnsembleFailure(
-                f"Only {ensemble.ok.sum()} of {len(ensemble)} initial ensemble members have a finite "
-                f"posterior density, but {self.min_members} are needed."
+                f"Only {ensemble.ok.sum()} of {len(ensemble)} initial ensemble members have a "
+                f"finite posterior density, but {self.min_members} are needed."
             )
         state = replace(state, ensemble=ensemble, rounds=state.rounds + 1, complete=complete)
         n_failed = int((~values.ok).sum())

@@ -11,11 +11,15 @@ from typing import Literal
 import numpy as np
 
 from . import proposals
-from .ensemble import Ensemble, EnsembleFailure, Info
+from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem
 from .linearization import Anomalies, GaussianLaw, LinearMap, fit_law, gaussian_law
 
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
+
+
+Kind = Literal["linear", "metropolis", "relax"]
+Finish = Literal["relax", "metropolis", "none"]
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,15 @@ class BurnInState:
 class Move:
     """A pending round: where the proposals go, and what decides on them."""
 
-    kind: Literal["linear", "metropolis", "relax"]
-    points: np.ndarray
-    log_ratio: np.ndarray
-    uniforms: np.ndarray
+    kind: Kind
+    stage: Stage
+    points: Array
+    log_ratio: Array
+    uniforms: Array
     origin: BurnInState
 
 
-def normalized_weights(log_weights):
+def normalized_weights(log_weights: Array) -> tuple[Array, float]:
     """Weights that sum to one, and their effective sample size."""
     largest = log_weights.max()
     weights = np.exp(log_weights - largest) if np.isfinite(largest) else np.ones(len(log_weights))
@@ -79,10 +84,10 @@ def normalized_weights(log_weights):
     return weights, 1 / (weights**2).sum()
 
 
-def next_exponent(loss, exponent, target):
+def next_exponent(loss: Array, exponent: float, target: float) -> float:
     """Largest exponent up to 1 at which the importance weights keep the effective size `target`."""
 
-    def effective_size(increment):
+    def effective_size(increment: float) -> float:
         return normalized_weights(-increment * loss)[1]
 
     if effective_size(1 - exponent) >= target:
@@ -94,13 +99,13 @@ def next_exponent(loss, exponent, target):
     return exponent + np.exp(low)
 
 
-def systematic_resample(weights, size, uniform):
-    """Indices of a systematic resampling of `weights`, shifted by a `uniform` random number."""
+def systematic_resample(weights: Array, size: int, uniform: float) -> Array:
+    """Resample `weights` systematically, shifted by a `uniform` random number: indices."""
     levels = (uniform + np.arange(size)) / size
     return np.minimum(np.searchsorted(np.cumsum(weights), levels), len(weights) - 1)
 
 
-def plausible(potential, dimension):
+def plausible(potential: Array, dimension: int) -> Array:
     """Mask of the members that are not stuck in a far tail, from the spread of their potentials.
 
     The spread term matters for rough maps, whose potentials scatter by more than a posterior's do.
@@ -109,7 +114,7 @@ def plausible(potential, dimension):
     return potential <= middle + 10 + 2 * dimension + 5 * (middle - low)
 
 
-def standstill(reference, anomalies):
+def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
     """Whether mean and covariance changed by less than half a standard deviation."""
     d = len(anomalies.mean)
     shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
@@ -138,18 +143,18 @@ class TemperedBurnIn:
         Stages after which the burn-in gives up.
     """
 
-    problem: object
+    problem: Problem
     min_members: int
     deterministic: bool = True
-    finish: Literal["relax", "metropolis", "none"] = "relax"
+    finish: Finish = "relax"
     max_stages: int = 80
 
-    def start(self, ensemble):
+    def start(self, ensemble: Ensemble) -> BurnInState:
         """State for an evaluated ensemble."""
         return BurnInState(ensemble, self._largest_fraction)
 
     @property
-    def _largest_fraction(self):
+    def _largest_fraction(self) -> float:
         """Effective share of the ensemble that a stage keeps.
 
         Moves without a test forget the weights, and each of them brings in the noise of a rough
@@ -159,7 +164,7 @@ class TemperedBurnIn:
 
     # -- one round ------------------------------------------------------------------------------
 
-    def ask(self, state, rng):
+    def ask(self, state: BurnInState, rng: np.random.Generator) -> tuple[Array, Move]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
         ensemble = state.ensemble
         self._require_members(ensemble)
@@ -167,13 +172,17 @@ class TemperedBurnIn:
             law = linear_guess(self.problem, ensemble)
             if law is not None:
                 points = law.map.particles(law.center + law.spread(law.noise(len(ensemble), rng)))
-                state = replace(state, stage=Stage(law, 1.0))
-                return self._pending(state, "linear", points, np.zeros(len(points)), rng)
+                no_ratio = np.zeros(len(points))
+                return self._pending(state, Stage(law, 1.0), "linear", points, no_ratio, rng)
         if state.stage is None:
-            state = self._begin_stage(state, rng)
-        return self._move(state, rng)
+            state, stage = self._begin_stage(state, rng)
+        else:
+            stage = state.stage
+        return self._move(state, stage, rng)
 
-    def tell(self, state, pending, evaluations):
+    def tell(
+        self, state: BurnInState, pending: Move, evaluations: Evaluations
+    ) -> tuple[BurnInState, Info]:
         """State after the round, and an account of it."""
         state = pending.origin
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
@@ -186,24 +195,34 @@ class TemperedBurnIn:
 
     # -- parts ----------------------------------------------------------------------------------
 
-    def _pending(self, state, kind, points, log_ratio, rng):
-        return points, Move(kind, points, log_ratio, rng.random(len(points)), state)
+    def _pending(
+        self,
+        state: BurnInState,
+        stage: Stage,
+        kind: Kind,
+        points: Array,
+        log_ratio: Array,
+        rng: np.random.Generator,
+    ) -> tuple[Array, Move]:
+        return points, Move(kind, stage, points, log_ratio, rng.random(len(points)), state)
 
-    def _require_members(self, ensemble):
+    def _require_members(self, ensemble: Ensemble) -> None:
         if ensemble.ok.sum() < self.min_members:
             raise EnsembleFailure(
                 f"Only {ensemble.ok.sum()} of {len(ensemble)} ensemble members have a finite "
                 f"posterior density, but {self.min_members} are needed."
             )
 
-    def _judge_linear(self, state, pending, values):
+    def _judge_linear(
+        self, state: BurnInState, pending: Move, values: Ensemble
+    ) -> tuple[BurnInState, bool, str]:
         """Accept the draws of the linear guess if importance weights confirm them."""
-        law, J = state.stage.law, len(values)
+        law, J = pending.stage.law, len(values)
         log_weights = -values.potential - law.log_density(values.U)
         log_weights = np.where(values.ok, log_weights, -np.inf)
         weights, effective_size = normalized_weights(log_weights)
         share = effective_size / max(values.ok.sum(), 1)
-        state = replace(state, stage=None, try_linear=False)
+        state = replace(state, try_linear=False)
         message = f"linear guess confirmed by {share:.0%} of the ensemble"
         if share > 0.5 and values.ok.sum() >= self.min_members:
             if share < 0.99 or not values.ok.all():
@@ -214,7 +233,9 @@ class TemperedBurnIn:
             )
         return state, True, message
 
-    def _begin_stage(self, state, rng):
+    def _begin_stage(
+        self, state: BurnInState, rng: np.random.Generator
+    ) -> tuple[BurnInState, Stage]:
         """Choose the exponent, fit the law, resample: steps 2 to 5 of a stage."""
         ensemble, (J, d) = state.ensemble, state.ensemble.U.shape
         ok = ensemble.ok
@@ -237,31 +258,31 @@ class TemperedBurnIn:
         law = fit_law(self.problem, ensemble, statistics, exponent, rough=not self.deterministic)
         if state.exponent < 1 or (weights == 0).any():
             ensemble = ensemble[systematic_resample(weights, J, rng.random())]
-        return replace(
-            state,
-            ensemble=ensemble,
-            stage=Stage(law, exponent),
-            correlation=max(0.0, state.correlation - 0.25),
-        )
+        state = replace(state, ensemble=ensemble, correlation=max(0.0, state.correlation - 0.25))
+        return state, Stage(law, exponent)
 
-    def _move(self, state, rng):
-        U, law = state.ensemble.U, state.stage.law
+    def _move(
+        self, state: BurnInState, stage: Stage, rng: np.random.Generator
+    ) -> tuple[Array, Move]:
+        U, law = state.ensemble.U, stage.law
         if self._relaxes(state):
             x = law.map.coordinates(U)
             moved = law.relax(x, law.linear_force(x), 1.0, law.noise(len(U), rng))
             log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
-            return self._pending(state, "relax", law.map.particles(moved), log_ratio, rng)
+            return self._pending(state, stage, "relax", law.map.particles(moved), log_ratio, rng)
         if state.correlation == 0:
             points, log_ratio = proposals.independence(law, U, rng)
         else:
             points, log_ratio = proposals.autoregressive(law, U, state.correlation, rng)
-        return self._pending(state, "metropolis", points, log_ratio, rng)
+        return self._pending(state, stage, "metropolis", points, log_ratio, rng)
 
-    def _relaxes(self, state):
+    def _relaxes(self, state: BurnInState) -> bool:
         return not self.deterministic or (self.finish == "relax" and state.exponent == 1)
 
-    def _judge_move(self, state, pending, values):
-        stage, ensemble = state.stage, state.ensemble
+    def _judge_move(
+        self, state: BurnInState, pending: Move, values: Ensemble
+    ) -> tuple[BurnInState, bool, str]:
+        stage, ensemble = pending.stage, state.ensemble
         alpha = proposals.acceptance(
             stage.exponent * ensemble.loss + ensemble.prior,
             stage.exponent * values.loss + values.prior,
@@ -286,10 +307,11 @@ class TemperedBurnIn:
                 r = max(0.0, r - 0.2)
         state = replace(state, ensemble=ensemble, stage=stage, correlation=r)
         message = f"tempering exponent {stage.exponent:.3g}, acceptance {rate:.2f}"
-        return (self._end_stage(state) if complete else state), complete, message
+        if complete:
+            state = self._end_stage(state, stage)
+        return state, complete, message
 
-    def _end_stage(self, state):
-        stage = state.stage
+    def _end_stage(self, state: BurnInState, stage: Stage) -> BurnInState:
         easy = stage.first_acceptance > 0.5 and stage.round == 1
         largest = self._largest_fraction
         fraction = max(0.02, 0.3 * state.fraction) if easy else min(largest, 2 * state.fraction)
@@ -313,7 +335,7 @@ class TemperedBurnIn:
         return replace(state, reference=anomalies, settled=settled, burned_in=done, converged=done)
 
 
-def linear_guess(problem, ensemble):
+def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
     """Gaussian law of a problem whose forward map the ensemble shows to be linear, else None.
 
     The fitted map replaces the forward map in Newton's method for the mode, so no evaluation is
@@ -335,11 +357,13 @@ def linear_guess(problem, ensemble):
     return law
 
 
-def newton_mode(problem, linear_map, U, max_iterations=50):
+def newton_mode(
+    problem: Problem, linear_map: LinearMap, U: Array, max_iterations: int = 50
+) -> GaussianLaw | None:
     """Gaussian law at the posterior mode of a linear forward map, by damped Newton steps."""
     x = np.zeros(linear_map.slope.shape[1])
 
-    def shifted(x):
+    def shifted(x: Array) -> LinearMap:
         anomalies = linear_map.anomalies
         mean = linear_map.particles(x[None])[0]
         return LinearMap(
@@ -348,7 +372,7 @@ def newton_mode(problem, linear_map, U, max_iterations=50):
             linear_map.slope,
         )
 
-    def potential(x):
+    def potential(x: Array) -> float:
         u = linear_map.particles(x[None])
         return (problem.loss(linear_map(u)) + problem.prior_potential(u))[0]
 
