@@ -23,6 +23,7 @@ MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
 INFLATION_FACTOR = 1.5
 LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
 CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
+REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
 SURROGATE_STEPS = 5  # Metropolis steps on the fitted density per sweep; they evaluate nothing
 
 
@@ -44,6 +45,8 @@ class DesignState:
         Design points and outputs, one entry a round; `widths` holds their inflation.
     settled : int
         Rounds since the width of the design was changed.
+    n_fitted : int
+        Design points at the last fit.
     frozen : bool
         Whether center and width are fixed.
     """
@@ -59,9 +62,15 @@ class DesignState:
     widths: tuple = ()
     rounds: int = 0
     settled: int = 0
+    n_fitted: int = 0
     frozen: bool = False
     burned_in: bool = False
     converged: bool = False
+
+    @property
+    def n_points(self) -> int:
+        """Number of evaluated design points."""
+        return sum(len(points) for points in self.points)
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,8 @@ class InflatedDesign:
 
     def ask(self, state: DesignState, rng: np.random.Generator) -> tuple[Array, DesignRound]:
         """Points of the next round, shape (J, d), and what `tell` needs."""
-        J, d = state.ensemble.U.shape
-        points = state.center + state.inflation * rng.standard_normal((J, d)) @ state.root.T
+        J, rank = len(state.ensemble), state.root.shape[1]
+        points = state.center + state.inflation * rng.standard_normal((J, rank)) @ state.root.T
         child = np.random.default_rng(rng.integers(2**63))
         return points, DesignRound(points, child, state)
 
@@ -105,7 +114,6 @@ class InflatedDesign:
         """State after the round, and an account of it."""
         state = pending.origin
         ok = ~evaluations.failed & np.isfinite(evaluations.outputs).all(1)
-        d = pending.points.shape[1]
         if not ok.any():
             raise EnsembleFailure(f"All {len(ok)} evaluations of a round failed.")
         state = replace(
@@ -116,9 +124,8 @@ class InflatedDesign:
             rounds=state.rounds + 1,
             settled=state.settled + 1,
         )
-        if sum(len(p) for p in state.points) >= 2 * (d + 2):
-            law = pooled_law(self.problem, *self._window(state), at=state.law.mean)
-            state = replace(state, law=law)
+        if not state.frozen or state.n_points > REFIT * state.n_fitted:
+            state = self._refitted(state)
         state, snapshot = self._sweep(state, pending.rng)
         if not state.frozen:
             state = self._adapt(state, (~ok).mean())
@@ -129,6 +136,8 @@ class InflatedDesign:
 
     def freeze(self, state: DesignState) -> DesignState:
         """Fix the design; later rounds only add to the fit."""
+        if not state.points:
+            return replace(state, frozen=True)
         points, outputs = self._window(state)
         return replace(
             state, points=(points,), outputs=(outputs,), widths=(state.inflation,), frozen=True
@@ -138,7 +147,7 @@ class InflatedDesign:
         self, state: DesignState, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> list[Snapshot]:
         """Draw the sweeps of a block again with the fit that its last round has reached."""
-        redrawn = []
+        state, redrawn = self._refitted(state), []
         for _ in snapshots:
             state, snapshot = self._sweep(state, rng)
             redrawn.append(snapshot)
@@ -149,9 +158,18 @@ class InflatedDesign:
     def _window(self, state: DesignState) -> tuple[Array, Array]:
         """Points and outputs of the rounds that the fit may use."""
         first = 0 if state.frozen else len(state.points) // 2
-        rounds = [k for k in range(first, len(state.points)) if state.widths[k] <= state.inflation]
+        last = len(state.points) - 1
+        within = [k for k in range(first, last + 1) if state.widths[k] <= state.inflation]
+        rounds = within or [last]
         points = np.concatenate([state.points[k] for k in rounds])
         return points, np.concatenate([state.outputs[k] for k in rounds])
+
+    def _refitted(self, state: DesignState) -> DesignState:
+        """Fit the law to the pool, when that is large enough."""
+        if state.n_points < 2 * (len(state.center) + 2):
+            return state
+        law = pooled_law(self.problem, *self._window(state), at=state.law.mean)
+        return replace(state, law=law, n_fitted=state.n_points)
 
     def _predicted(self, law: GaussianLaw, U: Array) -> Ensemble:
         Z = law.map(U)
