@@ -28,19 +28,19 @@ class LazyFunction:
         Inputs; arguments must come as arrays of exactly their type.
     outputs : sequence of Variable
         Outputs.
-    compile_kwargs : dict
-        Options of `pytensor.function`, such as ``mode``.
+    compile_kwargs : dict, optional
+        Options of `pytensor.function`, such as ``mode``; cheap compilation by default.
     """
 
     def __init__(
         self,
         inputs: Sequence[Variable],
         outputs: Sequence[Variable],
-        compile_kwargs: Mapping[str, Any],
+        compile_kwargs: Mapping[str, Any] | None = None,
     ):
         self.inputs = list(inputs)
         self.outputs = list(outputs)
-        self.compile_kwargs = dict(compile_kwargs)
+        self.compile_kwargs = {"mode": CHEAP_MODE} if compile_kwargs is None else compile_kwargs
         self._compiled: Any = None
 
     def __call__(self, *arguments: Any) -> list[np.ndarray]:
@@ -57,33 +57,88 @@ class LazyFunction:
         return {**self.__dict__, "_compiled": None}
 
 
-def batched(
-    outputs: Sequence[TensorVariable], inputs: Sequence[TensorVariable]
+class BatchFunction:
+    """A function of one point, applied to all rows of a batch.
+
+    Parameters
+    ----------
+    inputs : sequence of TensorVariable
+        Inputs that get a leading batch dimension.
+    outputs : sequence of TensorVariable
+        Outputs, for one point.
+    constants : sequence of TensorVariable, default ()
+        Inputs that all points share; they are given after the others.
+    compile_kwargs : dict, optional
+        Options of `pytensor.function`; cheap compilation by default.
+
+    Notes
+    -----
+    Three ways are known. The graph is vectorized; if there are loops in it (`Scan`), which would
+    then be started anew for every point, a loop over the points is put around it instead; and if
+    that graph cannot be built or run, the compiled function of one point is called row by row.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[TensorVariable],
+        outputs: Sequence[TensorVariable],
+        constants: Sequence[TensorVariable] = (),
+        compile_kwargs: Mapping[str, Any] | None = None,
+    ):
+        self.one = LazyFunction([*inputs, *constants], outputs, compile_kwargs)
+        self._n_batched = len(inputs)
+        self._all: LazyFunction | None = None
+        try:
+            batch, results = vectorized(inputs, outputs)
+        except NotImplementedError:
+            return
+        self._all = LazyFunction([*batch, *constants], results, compile_kwargs)
+
+    def __call__(self, *arguments: np.ndarray) -> list[np.ndarray]:
+        n = len(arguments[0])
+        if n == 0:
+            return [np.empty((0, *(m or 0 for m in v.type.shape))) for v in self.one.outputs]
+        if self._all is not None:
+            try:
+                return self._all(*arguments)
+            except Exception:
+                results = self._rows(arguments, n)
+                self._all = None  # its fault, not that of the arguments
+                return results
+        return self._rows(arguments, n)
+
+    def _rows(self, arguments: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
+        batched, constants = arguments[: self._n_batched], arguments[self._n_batched :]
+        rows = [self.one(*(np.asarray(a[i]) for a in batched), *constants) for i in range(n)]
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+
+def vectorized(
+    inputs: Sequence[TensorVariable], outputs: Sequence[TensorVariable]
 ) -> tuple[list[TensorVariable], list[TensorVariable]]:
     """Turn a graph of one point into a graph of a batch of points.
 
     Parameters
     ----------
-    outputs : sequence of TensorVariable
-        Functions of the inputs.
     inputs : sequence of TensorVariable
         Root variables that get a leading batch dimension.
+    outputs : sequence of TensorVariable
+        Functions of the inputs.
 
     Returns
     -------
     inputs, outputs : list of TensorVariable
-        With a leading batch dimension. A loop (`Scan`) over the points goes outside of loops in the
-        graph: inside, it would start each of them anew for every point.
+        With a leading batch dimension.
+
+    Raises
+    ------
+    NotImplementedError
+        If the graph holds an operation that cannot be vectorized.
     """
-    batch = [
-        pt.tensor(v.name, dtype=v.type.dtype, shape=(None, *v.type.shape)) for v in inputs
-    ]
-    try:
-        results = vectorize_graph(list(outputs), dict(zip(inputs, batch, strict=True)))
-    except NotImplementedError:
-        return batch, _mapped(outputs, inputs, batch)
-    if _loops_inside(results, batch):
-        return batch, _mapped(outputs, inputs, batch)
+    batch = [pt.tensor(v.name, dtype=v.type.dtype, shape=(None, *v.type.shape)) for v in inputs]
+    results = vectorize_graph(list(outputs), dict(zip(inputs, batch, strict=True)))
+    if _restarts_loops(batch, results):
+        return batch, _mapped(inputs, outputs, batch)
     n = batch[0].shape[0]
     return batch, [
         result
@@ -98,7 +153,7 @@ def contains_loop(outputs: Sequence[Variable]) -> bool:
     return any(v.owner is not None and isinstance(v.owner.op, Scan) for v in ancestors(outputs))
 
 
-def _loops_inside(outputs: Sequence[Variable], inputs: Sequence[Variable]) -> bool:
+def _restarts_loops(inputs: Sequence[Variable], outputs: Sequence[Variable]) -> bool:
     return any(
         isinstance(node.op, Blockwise) and isinstance(node.op.core_op, Scan)
         for node in applys_between(inputs, outputs)
@@ -106,11 +161,11 @@ def _loops_inside(outputs: Sequence[Variable], inputs: Sequence[Variable]) -> bo
 
 
 def _mapped(
-    outputs: Sequence[TensorVariable],
     inputs: Sequence[TensorVariable],
+    outputs: Sequence[TensorVariable],
     batch: Sequence[TensorVariable],
 ) -> list[TensorVariable]:
-    """Apply the graph to one row after the other."""
+    """Apply the graph to one row after the other, in a loop."""
 
     def one(*rows: TensorVariable) -> list[TensorVariable]:
         return graph_replace(list(outputs), dict(zip(inputs, rows, strict=True)), strict=False)

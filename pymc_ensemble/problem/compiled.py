@@ -6,53 +6,60 @@ from typing import Any
 
 import numpy as np
 import pytensor
-import pytensor.tensor as pt
 from numpy.typing import NDArray
-from pytensor.graph.replace import graph_replace, vectorize_graph
+from pytensor.gradient import NullTypeGradError
+from pytensor.graph.replace import graph_replace
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.variable import TensorVariable
 
-from pymc_ensemble.forward.evaluation import Evaluations, evaluate_rows
-from pymc_ensemble.problem.batching import CHEAP_MODE, LazyFunction, batched, contains_loop
-from pymc_ensemble.problem.extraction import Extraction, Term, is_foreign
+from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
+from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
+from pymc_ensemble.problem.batching import BatchFunction, contains_loop
+from pymc_ensemble.problem.extraction import Extraction
+from pymc_ensemble.problem.frontier import is_foreign
+from pymc_ensemble.problem.plain import observed_curvature
 from pymc_ensemble.problem.simulation import Draws
+from pymc_ensemble.problem.terms import Term
 
 FloatArray = NDArray[np.float64]
 
-# out of the support the log density is minus infinity, not an error
-CORE_REWRITES = ("canonicalize", "stabilize", "local_check_parameter_to_ninf_switch")
 N_SIMULATIONS = 64
 SIMULATION_SEED = 20220512
-CURVATURE_FLOOR = 1e-8
+MAX_REDRAWS = 1000
 
 
 def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
-    """Stabilize graphs; values out of the support get the log density minus infinity."""
-    return rewrite_graph(list(graphs), include=CORE_REWRITES, clone=True)
+    """Stabilize graphs; out of the support the log density is minus infinity, not an error."""
+    rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
+    return rewrite_graph(list(graphs), include=rewrites, clone=True)
 
 
 class CompiledForward:
     """The forward map of a model.
 
     A graph of PyTensor alone is evaluated for all members at once. If it contains an operation from
-    outside, which may raise, the compiled function of one point is called member by member.
+    outside, which may fail, the compiled function of one point is called member by member.
     """
 
     def __init__(self, extraction: Extraction, compile_kwargs: Mapping[str, Any] | None):
-        root = extraction.coordinates.root
         outputs = [output for term in extraction.terms for output in term.outputs]
         self.shapes = [hole.type.shape for term in extraction.terms for hole in term.holes]
         self.n_outputs = sum(int(np.prod(shape)) for shape in self.shapes)
         self.foreign = any(v.owner and is_foreign(v.owner) for v in ancestors(outputs))
-        cheap = self.foreign or not contains_loop(outputs)
-        options = compile_kwargs or ({"mode": CHEAP_MODE} if cheap else {})
-        self._single = LazyFunction([root], outputs, options)
-        self._batch = None if self.foreign else LazyFunction(*batched(outputs, [root]), options)
+        if compile_kwargs is None and not self.foreign and contains_loop(outputs):
+            compile_kwargs = {}  # worth compiling for, in the mode that the user has set
+        root = extraction.coordinates.root
+        self._function = BatchFunction([root], outputs, compile_kwargs=compile_kwargs)
+
+    def __call__(self, points: FloatArray) -> Evaluations:
+        if self.foreign:
+            return evaluate_rows(self.one, points, self.n_outputs)
+        return evaluate_batch(self.all, points, self.n_outputs)
 
     def one(self, point: FloatArray) -> FloatArray:
         """Evaluate one point of shape (d,): outputs of shape (K,)."""
-        pieces = self._single(point)
+        pieces = self._function.one(point)
         for piece, shape in zip(pieces, self.shapes, strict=True):
             if piece.shape != shape:
                 raise ValueError(
@@ -60,15 +67,10 @@ class CompiledForward:
                 )
         return np.concatenate([piece.ravel() for piece in pieces])
 
-    def __call__(self, points: FloatArray) -> Evaluations:
-        if self._batch is not None:
-            try:
-                pieces = self._batch(points)
-                outputs = np.concatenate([p.reshape(len(points), -1) for p in pieces], axis=1)
-                return Evaluations.from_outputs(outputs)
-            except Exception:  # noqa: S110 one member spoils the batch: find out which
-                pass
-        return evaluate_rows(self.one, points, self.n_outputs)
+    def all(self, points: FloatArray) -> FloatArray:
+        """Evaluate points of shape (n, d): outputs of shape (n, K)."""
+        pieces = self._function(points)
+        return np.concatenate([piece.reshape(len(points), -1) for piece in pieces], axis=1)
 
 
 class CompiledLikelihood:
@@ -77,158 +79,150 @@ class CompiledLikelihood:
     def __init__(self, terms: Sequence[Term]):
         self.terms = list(terms)
         self.holes = [hole for term in terms for hole in term.holes]
-        self.sizes = [int(np.prod(hole.type.shape)) for hole in self.holes]
+        sizes = [int(np.prod(hole.type.shape)) for hole in self.holes]
         bounds = np.array([bound for term in terms for bound in term.bounds])
-        self.lower, self.upper = np.repeat(bounds, self.sizes, axis=0).T
+        self.lower, self.upper = np.repeat(bounds, sizes, axis=0).T
         self.quadratic = all(term.quadratic for term in terms)
+        self._ends = np.cumsum(sizes)[:-1]
 
-    def pieces(self, Z: FloatArray) -> list[FloatArray]:
-        """Split rows of outputs into the arrays behind each likelihood parameter."""
-        parts = np.split(Z, np.cumsum(self.sizes)[:-1], axis=1)
+        losses = simplified([given_data(term, term.loss) for term in terms])
+        for term, loss in zip(terms, losses, strict=True):
+            check_differentiable(loss, term.holes, f"the likelihood of `{term.name}`")
+        total = sum(losses[1:], start=losses[0])
+        gradients = pytensor.grad(total, self.holes, disconnected_inputs="ignore")
+        self._loss = BatchFunction(self.holes, [total])
+        self._gradient = BatchFunction(self.holes, gradients)
+
+    @cached_property
+    def _information(self) -> list["TermInformation"]:
+        return [TermInformation(term) for term in self.terms]
+
+    def _split(self, Z: FloatArray) -> list[FloatArray]:
         return [
             np.ascontiguousarray(part).reshape(len(Z), *hole.type.shape)
-            for part, hole in zip(parts, self.holes, strict=True)
+            for part, hole in zip(np.split(Z, self._ends, axis=1), self.holes, strict=True)
         ]
-
-    @cached_property
-    def _total(self) -> TensorVariable:
-        losses = [
-            graph_replace([term.loss], {term.observation: term.data}, strict=False)[0]
-            for term in self.terms
-        ]
-        return simplified([sum(losses[1:], start=losses[0])])[0]
-
-    @cached_property
-    def _loss(self) -> LazyFunction:
-        return LazyFunction(*batched([self._total], self.holes), {"mode": CHEAP_MODE})
-
-    @cached_property
-    def _gradient(self) -> LazyFunction:
-        gradients = pytensor.grad(self._total, self.holes, disconnected_inputs="ignore")
-        return LazyFunction(*batched(gradients, self.holes), {"mode": CHEAP_MODE})
-
-    @cached_property
-    def _simulations(self) -> list["SimulatedInformation | None"]:
-        return [
-            SimulatedInformation(term) if None in term.weights else None for term in self.terms
-        ]
-
-    @cached_property
-    def _weights(self) -> LazyFunction:
-        weights = [
-            pt.zeros_like(hole) if weight is None else weight
-            for term in self.terms
-            for hole, weight in zip(term.holes, term.weights, strict=True)
-        ]
-        return LazyFunction(*batched(simplified(weights), self.holes), {"mode": CHEAP_MODE})
-
-    def _joined(self, parts: Sequence[np.ndarray], rows: int) -> FloatArray:
-        return np.concatenate([part.reshape(rows, -1) for part in parts], axis=1)
 
     def loss(self, Z: FloatArray) -> FloatArray:
         """Loss of shape (J,)."""
-        [loss] = self._loss(*self.pieces(Z))
+        [loss] = self._loss(*self._split(Z))
         return np.where(np.isnan(loss), np.inf, loss)
 
     def gradient(self, Z: FloatArray) -> FloatArray:
         """Gradient of the loss, shape (J, K)."""
-        inside = np.clip(Z, self.lower, self.upper)
-        return self._joined(self._gradient(*self.pieces(inside)), len(Z))
+        return _joined(self._gradient(*self._split(np.clip(Z, self.lower, self.upper))), len(Z))
 
     def curvature(self, Z: FloatArray) -> FloatArray:
         """Curvature weights, shape (J, K)."""
-        inside = np.clip(Z, self.lower, self.upper)
-        pieces = self.pieces(inside)
-        weights = self._weights(*pieces)
-        start = 0
-        for term, simulation in zip(self.terms, self._simulations, strict=True):
-            stop = start + len(term.holes)
-            if simulation is not None:
-                simulated = simulation(pieces[start:stop])
-                for i, weight in enumerate(term.weights):
-                    if weight is None:
-                        weights[start + i] = simulated[i]
-            start = stop
-        return self._joined(weights, len(Z))
+        pieces = iter(self._split(np.clip(Z, self.lower, self.upper)))
+        weights = []
+        for term, information in zip(self.terms, self._information, strict=True):
+            weights += information([next(pieces) for _ in term.holes])
+        return _joined(weights, len(Z))
 
 
-class SimulatedInformation:
-    """Fisher weights without a closed form: mean squared gradients over simulated data sets.
+def _joined(parts: Sequence[np.ndarray], rows: int) -> FloatArray:
+    return np.concatenate([part.reshape(rows, -1) for part in parts], axis=1)
 
-    The data sets come from a fixed seed, so that the weights are a function of the outputs. A
-    likelihood that cannot be simulated falls back on the curvature at the observed data.
+
+def given_data(term: Term, graph: TensorVariable) -> TensorVariable:
+    """Put the observed values in their place."""
+    return graph_replace([graph], {term.observation: term.data}, strict=False)[0]
+
+
+class TermInformation:
+    """Fisher weights of the outputs of one likelihood term.
+
+    Those without a closed form are mean squared gradients over simulated data sets. These come
+    from a fixed seed, so that the weights are a function of the outputs. A likelihood that cannot
+    be simulated falls back on its curvature at the observed data.
     """
 
     def __init__(self, term: Term):
-        self.data = term.data
-        self.draw = Draws([term.variable], term.holes)
+        self.closed = [weight is not None for weight in term.weights]
+        weights = simplified([weight for weight in term.weights if weight is not None])
+        self._weights = BatchFunction(term.holes, weights)
+        if all(self.closed):
+            return
+        self._draw: Draws | None = Draws([term.variable], term.holes)
         [loss] = simplified([term.loss])
+        # a hole in place of the variable's own values sees the gradient by these
+        wrt = [term.observation if hole is term.data else hole for hole in term.holes]
+        gradients = pytensor.grad(loss, wrt, disconnected_inputs="ignore")
+        self._simulated = BatchFunction([term.observation], gradients, term.holes)
+        [loss] = simplified([given_data(term, term.loss)])
         gradients = pytensor.grad(loss, term.holes, disconnected_inputs="ignore")
-        [observations], gradients = batched(gradients, [term.observation])
-        self.gradient = LazyFunction(
-            [*term.holes, observations], gradients, {"mode": CHEAP_MODE}
-        )
+        self._observed = BatchFunction(term.holes, gradients)
+        self._shapes = [hole.type.shape for hole in term.holes]
 
     def __call__(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
-        rows = [self.one([piece[i] for piece in pieces]) for i in range(len(pieces[0]))]
-        return [np.stack(column) for column in zip(*rows, strict=True)]
+        """Weights of the shapes of the pieces of outputs."""
+        closed = iter(self._weights(*pieces)) if any(self.closed) else iter(())
+        if all(self.closed):
+            return list(closed)
+        other = self._without_closed_form(pieces)
+        return [
+            next(closed) if is_closed else weight
+            for is_closed, weight in zip(self.closed, other, strict=True)
+        ]
 
-    def one(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
-        """Weights at one row of outputs."""
-        [observations] = self.draw(N_SIMULATIONS, np.random.default_rng(SIMULATION_SEED), *pieces)
-        gradients = self.gradient(*pieces, observations)
-        return [np.mean(g**2, axis=0) for g in gradients]
+    def _without_closed_form(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
+        if self._draw is not None:
+            try:
+                rows = [self._squared_gradients(row) for row in zip(*pieces, strict=True)]
+                return [np.stack(column) for column in zip(*rows, strict=True)]
+            except Exception:
+                self._draw = None  # the likelihood cannot be simulated
+        ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])[:-1]
+
+        def split(Z: FloatArray) -> list[FloatArray]:
+            parts = zip(np.split(Z, ends, axis=1), self._shapes, strict=True)
+            return [np.ascontiguousarray(part).reshape(len(Z), *s) for part, s in parts]
+
+        def gradient(Z: FloatArray) -> FloatArray:
+            return _joined(self._observed(*split(Z)), len(Z))
+
+        return split(observed_curvature(gradient, _joined(pieces, len(pieces[0]))))
+
+    def _squared_gradients(self, row: Sequence[FloatArray]) -> list[FloatArray]:
+        rng = np.random.default_rng(SIMULATION_SEED)
+        [observations] = self._draw(N_SIMULATIONS, rng, *map(np.asarray, row))
+        gradients = self._simulated(observations, *map(np.asarray, row))
+        return [np.mean(np.nan_to_num(g) ** 2, axis=0) for g in gradients]
 
 
 class CompiledPrior:
     """Prior of a model: draws, potential, gradient and Hessian in unconstrained coordinates."""
 
     def __init__(self, extraction: Extraction):
-        self.root = extraction.coordinates.root
+        self.root = root = extraction.coordinates.root
         self.names = extraction.coordinates.names
         self.flat = extraction.flat
-        [self.graph] = simplified([-extraction.log_prior])
+        terms = extraction.log_prior
+        for name, graph in zip(terms, simplified(list(terms.values())), strict=True):
+            check_differentiable(graph, [root], f"`{name}`")
+        [potential] = simplified([-sum(terms.values())])
+        self._slope = pytensor.grad(potential, root, disconnected_inputs="ignore")
+        self._potential = BatchFunction([root], [potential])
+        self._gradient = BatchFunction([root], [self._slope])
         self._draws = Draws(extraction.prior_draws)
 
     @property
     def dimension(self) -> int:
+        """Number of coordinates."""
         return self.root.type.shape[0]
 
     @cached_property
     def gaussian(self) -> bool:
         """Whether the potential is quadratic: its gradient is affine between any two points."""
-        if self.flat:
-            return False
         rng = np.random.default_rng(SIMULATION_SEED)
-        center = np.zeros(self.dimension)
-        curvature = np.abs(np.diag(self.hessian(center)))
+        curvature = np.abs(np.diag(self.hessian(np.zeros(self.dimension))))
         if not (np.isfinite(curvature).all() and np.all(curvature > 0)):
             return False
-        scale = np.array([[1.0], [4.0]]).repeat(32, axis=0) / np.sqrt(curvature)
+        scale = np.repeat([[1.0], [4.0]], 32, axis=0) / np.sqrt(curvature)
         a, b = scale * rng.standard_normal((2, 64, self.dimension))
         ends, middle = self.gradient(a) + self.gradient(b), 2 * self.gradient((a + b) / 2)
-        tolerance = 1e-9 * np.max(np.abs(ends), axis=0, initial=1e-300)
-        return bool(np.all(np.abs(ends - middle) <= tolerance))
-
-    @cached_property
-    def _potential(self) -> LazyFunction:
-        return LazyFunction(*batched([self.graph], [self.root]), {"mode": CHEAP_MODE})
-
-    @cached_property
-    def _gradient(self) -> LazyFunction:
-        gradient = pytensor.grad(self.graph, self.root)
-        return LazyFunction(*batched([gradient], [self.root]), {"mode": CHEAP_MODE})
-
-    @cached_property
-    def _hessian(self) -> LazyFunction:
-        """Products of the Hessian at one point with the rows of a matrix."""
-        direction = pt.vector("direction", shape=self.root.type.shape)
-        directions = pt.matrix("directions", shape=(None, *self.root.type.shape))
-        slope = pytensor.grad(self.graph, self.root) @ direction
-        product = pytensor.grad(slope, self.root, disconnected_inputs="ignore")
-        [products] = vectorize_graph(simplified([product]), {direction: directions})
-        products = products + pt.zeros_like(directions)
-        return LazyFunction([self.root, directions], [products], {"mode": CHEAP_MODE})
+        return bool(np.all(np.abs(ends - middle) <= 1e-9 * np.max(np.abs(ends), axis=0)))
 
     def potential(self, U: FloatArray) -> FloatArray:
         """Potential of shape (J,)."""
@@ -240,9 +234,18 @@ class CompiledPrior:
         [gradient] = self._gradient(U)
         return gradient
 
+    @cached_property
+    def _hessian(self) -> BatchFunction:
+        """Products of the Hessian at one point with the rows of a matrix."""
+        direction = self.root.type("direction")
+        product = pytensor.grad(
+            self._slope @ direction, self.root, disconnected_inputs="ignore"
+        )
+        return BatchFunction([direction], simplified([product]), [self.root])
+
     def hessian(self, u: FloatArray) -> FloatArray:
         """Hessian of the potential at one point, shape (d, d)."""
-        [hessian] = self._hessian(u, np.eye(len(u)))
+        [hessian] = self._hessian(np.eye(len(u)), u)
         return (hessian + hessian.T) / 2
 
     def sample(self, size: int, rng: np.random.Generator) -> FloatArray:
@@ -250,9 +253,50 @@ class CompiledPrior:
         if self.flat:
             names = ", ".join(f"`{name}`" for name in self.flat)
             raise ValueError(
-                f"{names} cannot be drawn from the prior, which is improper (pm.Flat, "
-                "pm.HalfFlat). Pass the starting ensemble as `initial_ensemble=`, or give a proper "
-                "prior."
+                f"{names}: an improper prior (pm.Flat, pm.HalfFlat) cannot be drawn from. Hand over "
+                "the starting ensemble as `initial_ensemble=`, or give a proper prior."
             )
+        members = self._draw(size, rng)
+        # draws out of the support, such as unordered ones of an ordered variable, are drawn again:
+        # the law is the prior given its support
+        for _ in range(MAX_REDRAWS):
+            bad = ~np.isfinite(members).all(axis=1)
+            if not bad.any():
+                return members
+            fresh = self._draw(size, rng)
+            fresh = fresh[np.isfinite(fresh).all(axis=1)][: bad.sum()]
+            members[np.flatnonzero(bad)[: len(fresh)]] = fresh
+        column = np.flatnonzero(~np.isfinite(members[bad]).all(axis=0))[0]
+        raise ValueError(
+            f"Draws of `{self.names[column]}` from the prior are not finite in unconstrained "
+            "coordinates. Check its distribution and transform, or hand over the starting ensemble "
+            "as `initial_ensemble=`."
+        )
+
+    def _draw(self, size: int, rng: np.random.Generator) -> FloatArray:
         draws = self._draws(size, rng)
-        return np.concatenate([draw.reshape(size, -1) for draw in draws], axis=1, dtype=np.float64)
+        return np.concatenate([np.reshape(draw, (size, -1)) for draw in draws], axis=1, dtype=float)
+
+
+def check_differentiable(
+    graph: TensorVariable, wrt: Sequence[TensorVariable], what: str
+) -> None:
+    """Refuse a graph without a gradient.
+
+    Parameters
+    ----------
+    graph : TensorVariable
+        Scalar function.
+    wrt : sequence of TensorVariable
+        What it is to be differentiated by.
+    what : str
+        What the graph is, for the message.
+    """
+    try:
+        pytensor.grad(graph, wrt, disconnected_inputs="ignore")
+    except (NotImplementedError, NullTypeGradError) as error:
+        raise NotImplementedError(
+            f"The log density of {what} has no gradient ({error}). Only the forward map may do "
+            "without one, and it must reach the data through the parameters of a distribution with "
+            "`observed=`. Write the density in PyTensor, or give its operation a pullback."
+        ) from error

@@ -1,6 +1,6 @@
 """Step back from a likelihood parameter over its canonical link to the linear predictor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import reduce
@@ -215,13 +215,13 @@ def log_form(
         case ps.Exp():
             return inputs[0], None
         case ps.Mul():
-            return _product([(v, 1) for v in inputs], root)
+            return _product([(v, 1.0) for v in inputs], root)
         case ps.TrueDiv():
-            return _product([(inputs[0], 1), (inputs[1], -1)], root)
+            return _product([(inputs[0], 1.0), (inputs[1], -1.0)], root)
         case ps.Reciprocal():
-            return _product([(inputs[0], -1)], root)
+            return _product([(inputs[0], -1.0)], root)
         case ps.Sqr():
-            return _product([(inputs[0], 2)], root)
+            return _product([(inputs[0], 2.0)], root)
         case ps.Sqrt():
             return _product([(inputs[0], 0.5)], root)
         case ps.Pow() if not depends(inputs[1], root):
@@ -230,26 +230,24 @@ def log_form(
             return None
 
 
-def _product(terms: list, root: Variable):
+def _product(
+    terms: Sequence[tuple[TensorVariable, float | TensorVariable]], root: Variable
+) -> tuple[TensorVariable, TensorVariable | None] | None:
     """Collect powers of positive terms: exponents add up, data factors multiply."""
     exponents, factors = [], []
     for variable, power in terms:
         if not depends(variable, root):
-            factors.append(_power(variable, power))
+            factors.append(variable**power)
         elif (form := log_form(variable, root)) is None:
             return None
         else:
             exponent, factor = form
-            exponents.append(_scaled(exponent, power))
+            exponents.append(exponent if isinstance(power, float) and power == 1 else exponent * power)
             if factor is not None:
-                factors.append(_power(factor, power))
+                factors.append(factor**power)
     if not exponents:
         return None
     return reduce(add, exponents), reduce(mul, factors) if factors else None
-
-
-def _power(variable: TensorVariable, power):
-    return variable if isinstance(power, int) and power == 1 else variable**power
 
 
 def logit_form(variable: TensorVariable, root: Variable) -> TensorVariable | None:
@@ -277,6 +275,3 @@ def _is_one(variable: Variable) -> bool:
         variable = variable.owner.inputs[0]
     return isinstance(variable, Constant) and bool(np.all(variable.data == 1))
 
-
-def _scaled(exponent: TensorVariable, power):
-    return exponent if isinstance(power, int) and power == 1 else exponent * power

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytensor.tensor as pt
-from pymc.distributions.shape_utils import change_dist_size
+
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.graph.traversal import ancestors, toposort
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType, random_generator_type
-from pytensor.tensor.random.utils import compute_batch_shape
+
 from pytensor.tensor.type_other import NoneTypeT
 from pytensor.tensor.variable import TensorVariable
 
-from pymc_ensemble.problem.batching import CHEAP_MODE, LazyFunction
+from pymc_ensemble.problem._pymc import change_dist_size, compute_batch_shape
+from pymc_ensemble.problem.batching import LazyFunction
 
 
 class Draws:
@@ -62,9 +63,7 @@ class _Seeded:
         ]
         self._generators = {v: random_generator_type() for v in dict.fromkeys(shared)}
         outputs = graph_replace(list(graph), self._generators, strict=False)
-        self._function = LazyFunction(
-            [*self._generators.values(), *inputs], outputs, {"mode": CHEAP_MODE}
-        )
+        self._function = LazyFunction([*self._generators.values(), *inputs], outputs)
         self._n_generators = len(self._generators)
 
     def __call__(self, rng: np.random.Generator, *arguments: np.ndarray) -> list[np.ndarray]:

@@ -1,0 +1,28 @@
+"""Names of PyMC and PyTensor that are not documented for users, in one place.
+
+A test fails if one of them moves.
+"""
+
+from pymc.distributions.distribution import PartialObservedRV, SymbolicRandomVariable
+from pymc.distributions.shape_utils import change_dist_size
+from pymc.distributions.transforms import Ordered
+from pymc.logprob.basic import conditional_logp
+from pytensor.compile.ops import FromFunctionOp
+from pytensor.tensor.random.utils import compute_batch_shape
+
+# registered by pymc.logprob.utils: out of the support the log density is minus infinity
+PARAMETER_CHECKS_TO_INFINITY = "local_check_parameter_to_ninf_switch"
+# registered by pytensor.xtensor: labelled dimensions become axes
+LOWER_LABELS = "lower_xtensor"
+
+__all__ = [
+    "LOWER_LABELS",
+    "PARAMETER_CHECKS_TO_INFINITY",
+    "FromFunctionOp",
+    "Ordered",
+    "PartialObservedRV",
+    "SymbolicRandomVariable",
+    "change_dist_size",
+    "compute_batch_shape",
+    "conditional_logp",
+]

@@ -1,0 +1,231 @@
+"""The frontier of a likelihood: its inputs that depend on the unknowns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pymc as pm
+import pytensor.scalar as ps
+import pytensor.tensor as pt
+from pytensor.graph.basic import Apply, Constant, Variable, equal_computations
+from pytensor.graph.op import Op
+from pytensor.graph.replace import graph_replace
+from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.traversal import ancestors, walk
+from pytensor.tensor.elemwise import DimShuffle
+from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.random.type import RandomType
+from pytensor.tensor.variable import TensorVariable
+from pytensor.xtensor import as_xtensor
+from pytensor.xtensor.type import XTensorType
+
+from pymc_ensemble.problem._pymc import LOWER_LABELS, FromFunctionOp, SymbolicRandomVariable
+from pymc_ensemble.problem.curvature import FAMILIES, Family
+from pymc_ensemble.problem.links import Role, scalar_op
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """A likelihood and its inputs that depend on the unknowns.
+
+    Parameters
+    ----------
+    rv : TensorVariable
+        The random variable, without labelled dimensions.
+    inputs : dict of TensorVariable to Role
+        The inputs that depend on the unknowns, and what they are.
+    family : Family or None
+        The family of the random variable, if it is one of the table.
+    parameters : dict of str to TensorVariable
+        All parameters of the family by name.
+    sources : dict of TensorVariable to Variable
+        For a model with labelled dimensions, the labelled variable behind each root of `rv`.
+    """
+
+    rv: TensorVariable
+    inputs: dict[TensorVariable, Role]
+    family: Family | None
+    parameters: dict[str, TensorVariable]
+    sources: dict[TensorVariable, Variable]
+
+
+def find_frontier(
+    rv: Variable, free: Sequence[Variable], observed: dict[Variable, Variable]
+) -> Frontier:
+    """Find the inputs of a likelihood that depend on the unknowns.
+
+    Parameters
+    ----------
+    rv : Variable
+        The observed random variable.
+    free : sequence of Variable
+        The free random variables of the model.
+    observed : dict of Variable to Variable
+        The other observed variables and their values: to this likelihood they are data.
+
+    Returns
+    -------
+    Frontier
+    """
+    upstream = set(ancestors([rv]))
+    if observed := {k: v for k, v in observed.items() if k in upstream}:
+        [rv] = graph_replace([rv], observed)
+    sources: dict[TensorVariable, Variable] = {}
+    if is_labelled(rv):
+        cuts = {}
+        for v in likelihood_inputs(rv, free):
+            tensor = pt.tensor(dtype=v.type.dtype, shape=v.type.shape)
+            cuts[v] = as_xtensor(tensor, dims=v.type.dims) if is_labelled(v) else tensor
+            sources[tensor] = v
+        [rv] = unlabelled(graph_replace([rv], cuts))
+        free = list(sources)
+
+    found = likelihood_inputs(rv, free)
+    family = FAMILIES.get(type(rv.owner.op))
+    if family is None:
+        inputs = {v: role(users) for v, users in found.items()}
+        return Frontier(rv, inputs, None, {}, sources)
+    parameters = name_parameters(rv, family)
+    if "mu" in parameters and isinstance(rv.owner.op, pm.NegativeBinomial.rv_type):
+        roots = frozenset(free)
+        found = {
+            v: family.roles[name]
+            for name, v in parameters.items()
+            if not roots.isdisjoint(ancestors([v]))
+        }
+        return Frontier(rv, found, family, parameters, sources)
+    return Frontier(rv, {v: role(u) for v, u in found.items()}, family, parameters, sources)
+
+
+def likelihood_inputs(
+    rv: Variable, free: Sequence[Variable]
+) -> dict[Variable, list[tuple[Apply, int]]]:
+    """Walk to the inputs that depend on free variables, through random variables inside.
+
+    `Censored`, `Mixture` and the like take random variables as inputs; what is wanted are the
+    inputs of those.
+
+    Returns
+    -------
+    dict of Variable to list of (Apply, int)
+        The inputs in the order found, each with the nodes that use it and at which position.
+    """
+    roots = frozenset(free)
+    found: dict[Variable, list[tuple[Apply, int]]] = {}
+    visited = set()
+
+    def visit(node: Apply) -> None:
+        if node in visited:
+            return
+        visited.add(node)
+        for position, v in enumerate(node.inputs):
+            if isinstance(v.type, RandomType) or isinstance(v, Constant) or _is_size(node, v):
+                continue
+            if roots.isdisjoint(ancestors([v])):
+                continue
+            if v not in roots and _contains_random_variable(v, roots):
+                visit(v.owner)
+            else:
+                found.setdefault(v, []).append((node, position))
+
+    visit(rv.owner)
+    return found
+
+
+def _is_size(node: Apply, variable: Variable) -> bool:
+    op = node.op
+    has_size = isinstance(op, RandomVariable) or (
+        isinstance(op, SymbolicRandomVariable) and op.extended_signature is not None
+    )
+    return has_size and variable is op.size_param(node)
+
+
+def _contains_random_variable(variable: Variable, roots: frozenset[Variable]) -> bool:
+    upstream = walk([variable], lambda v: v.owner.inputs if v.owner and v not in roots else None)
+    return any(
+        isinstance(core_op(v), RandomVariable | SymbolicRandomVariable)
+        for v in upstream
+        if v.owner and v not in roots
+    )
+
+
+def role(users: Sequence[tuple[Apply, int]]) -> Role:
+    """What an input is to the random variables that use it."""
+    roles = set()
+    for node, position in users:
+        family = FAMILIES.get(type(node.op))
+        arguments = node.op.dist_params(node) if family is not None else []
+        names = dict(zip((id(v) for v in arguments), family.roles, strict=False)) if family else {}
+        name = names.get(id(node.inputs[position]))
+        roles.add(family.roles[name] if name is not None else Role.OTHER)
+    return roles.pop() if len(roles) == 1 else Role.OTHER
+
+
+def name_parameters(rv: TensorVariable, family: Family) -> dict[str, TensorVariable]:
+    """Parameters of a random variable by name, in the spelling that has orthogonal ones."""
+    node = rv.owner
+    parameters = dict(zip(family.roles, node.op.dist_params(node), strict=False))
+    if isinstance(node.op, pm.NegativeBinomial.rv_type):
+        return _mean_and_dispersion(**parameters) or parameters
+    return parameters
+
+
+def _mean_and_dispersion(
+    alpha: TensorVariable, p: TensorVariable
+) -> dict[str, TensorVariable] | None:
+    """Find mu in p = sigmoid(log(alpha) - log(mu)), as PyMC spells alpha / (mu + alpha)."""
+    difference = _argument(p, ps.Sigmoid)
+    if difference is None or not isinstance(scalar_op(difference), ps.Sub):
+        return None
+    log_alpha, log_mu = difference.owner.inputs
+    dispersion, mu = _argument(log_alpha, ps.Log), _argument(log_mu, ps.Log)
+    if mu is None:
+        return None
+    alpha = _without_dimshuffle(alpha)
+    if dispersion is not None:
+        same = dispersion is alpha or equal_computations([dispersion], [alpha])
+    else:
+        same = isinstance(alpha, Constant) and isinstance(
+            constant := _without_dimshuffle(log_alpha), Constant
+        ) and np.array_equal(np.log(alpha.data), constant.data)
+    return {"alpha": alpha, "mu": mu} if same else None
+
+
+def _argument(variable: TensorVariable, function: type[ps.ScalarOp]) -> TensorVariable | None:
+    variable = _without_dimshuffle(variable)
+    if not isinstance(scalar_op(variable), function):
+        return None
+    return _without_dimshuffle(variable.owner.inputs[0])
+
+
+def _without_dimshuffle(variable: TensorVariable) -> TensorVariable:
+    while variable.owner is not None and isinstance(variable.owner.op, DimShuffle):
+        variable = variable.owner.inputs[0]
+    return variable
+
+
+def is_labelled(variable: Variable) -> bool:
+    """Whether a variable has named dimensions."""
+    return isinstance(variable.type, XTensorType)
+
+
+def unlabelled(graphs: Sequence[Variable]) -> list[TensorVariable]:
+    """Lower graphs with named dimensions to plain tensors."""
+    if not any(is_labelled(v) for v in ancestors(graphs)):
+        return list(graphs)
+    tensors = [g.values if is_labelled(g) else g for g in graphs]
+    return rewrite_graph(tensors, include=(LOWER_LABELS, "canonicalize"), clone=True)
+
+
+def is_foreign(node: Apply) -> bool:
+    """Whether a node runs code from outside PyTensor and PyMC, which may fail at a point."""
+    module = type(node.op).__module__
+    return isinstance(node.op, FromFunctionOp) or not module.startswith(
+        ("pytensor.", "pymc.distributions", "pymc.logprob", "pymc.pytensorf", "pymc.math")
+    )
+
+
+def core_op(rv: Variable) -> Op:
+    """Operation of a random variable, labelled or not."""
+    op = rv.owner.op
+    return getattr(op, "core_op", op)

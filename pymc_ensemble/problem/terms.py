@@ -1,0 +1,328 @@
+"""The likelihood of one variable as a loss of forward outputs in natural form."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Variable
+from pytensor.graph.replace import graph_replace
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.variable import TensorVariable
+
+from pymc_ensemble.problem._pymc import PartialObservedRV, conditional_logp
+from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.curvature import Family
+from pymc_ensemble.problem.frontier import Frontier, is_foreign
+from pymc_ensemble.problem.links import Natural, Role, natural
+
+QUADRATIC = (pm.Normal.rv_type, pm.LogNormal.rv_type, pm.MvNormal.rv_type)
+TRANSLATIONS = (
+    pm.Normal.rv_type,
+    pm.MvNormal.rv_type,
+    pm.StudentT.rv_type,
+    pm.Laplace.rv_type,
+    pm.Cauchy.rv_type,
+    pm.Logistic.rv_type,
+    pm.Gumbel.rv_type,
+)
+
+
+@dataclass(frozen=True)
+class Term:
+    """The likelihood of one variable as a function of forward outputs.
+
+    Parameters
+    ----------
+    name : str
+        Name of the variable.
+    holes : list of TensorVariable
+        Variables in place of the forward outputs.
+    outputs : list of TensorVariable
+        The forward outputs as expressions of the unknowns, of the shapes of `holes`.
+    bounds : list of (float, float)
+        Domain of each output.
+    loss : TensorVariable
+        Scalar loss as a function of `holes` and `observation`.
+    observation, data : TensorVariable
+        A variable in place of the values of the variable, and these: data or one of the holes.
+    weights : list of TensorVariable or None
+        Fisher weights in closed form, of the shapes of `holes`.
+    variable : TensorVariable
+        The random variable given the holes, to simulate from.
+    quadratic : bool
+        Whether the loss is quadratic in the outputs with constant curvature.
+    """
+
+    name: str
+    holes: list[TensorVariable]
+    outputs: list[TensorVariable]
+    bounds: list[tuple[float, float]]
+    loss: TensorVariable
+    observation: TensorVariable
+    data: TensorVariable
+    weights: list[TensorVariable | None]
+    variable: TensorVariable
+    quadratic: bool
+
+
+@dataclass(frozen=True)
+class Site:
+    """A random variable with a likelihood, and what is known of it.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    frontier : Frontier
+        Its likelihood and the inputs of that which depend on the unknowns.
+    inputs : list of TensorVariable
+        These inputs as functions of the unknowns.
+    value : TensorVariable
+        Its values: data, or, if it is itself unknown, a function of the unknowns.
+    latent : bool
+        Whether it is itself unknown.
+    missing : TensorVariable, optional
+        The other values, if the variable is masked and both sides share one distribution.
+    shape_sources : dict of Variable to TensorVariable, default {}
+        Roots of the likelihood that may be left in it for their shape.
+    """
+
+    name: str
+    frontier: Frontier
+    inputs: list[TensorVariable]
+    value: TensorVariable
+    latent: bool = False
+    missing: TensorVariable | None = None
+    shape_sources: Mapping[Variable, TensorVariable] = field(default_factory=dict)
+
+
+def make_term(site: Site, root: TensorVariable) -> Term:
+    """Write a likelihood as a function of forward outputs in natural form.
+
+    Parameters
+    ----------
+    site : Site
+        The random variable.
+    root : TensorVariable
+        The vector of unknowns.
+
+    Returns
+    -------
+    Term
+        Where the variable is itself unknown, the outputs are its distance from its location, or,
+        in a family without one, its parameters and its values.
+    """
+    frontier, name = site.frontier, site.name
+    rv, family = frontier.rv, frontier.family
+    uses = Counter(frontier.parameters.values())
+    names = {v: k for k, v in frontier.parameters.items() if uses[v] == 1}
+    location = next((v for v, r in frontier.inputs.items() if r is Role.LOCATION), None)
+    translated = site.latent and location is not None and isinstance(rv.owner.op, TRANSLATIONS)
+
+    naturals = []
+    for (v, role), expression in zip(frontier.inputs.items(), site.inputs, strict=True):
+        if translated and v is location:
+            expression = expression - site.value
+        if _is_whitenable(frontier, v):
+            naturals.append(whitened(expression, frontier.parameters["cov"]))
+        else:
+            naturals.append(natural(expression, role, root))
+    if site.latent and not translated:
+        naturals.append(natural(site.value, Role.OTHER, root))
+    entangled = site.missing is not None and rv.owner.op.ndim_supp > 0
+    if entangled:
+        naturals.append(natural(site.missing, Role.OTHER, root))
+
+    holes = [
+        pt.tensor(f"{name}_{i}", dtype=n.output.type.dtype, shape=shape)
+        for i, n in enumerate(naturals)
+        for shape in [output_shape(n.output, root, site.value, name)]
+    ]
+    given = {
+        v: v.type.filter_variable(n.parameter(hole), allow_convert=True)
+        for v, n, hole in zip(frontier.inputs, naturals, holes, strict=False)
+    }
+    rv_given = _without_shapes(graph_replace([rv], given)[0], site, root)
+
+    data = site.value
+    if translated:
+        data = pt.zeros(output_shape(site.value, root, site.value, name), site.value.dtype)
+    elif site.latent:
+        data = holes[len(site.inputs)]
+    observation = data.type(name=f"{name}_observation")
+    missing = None
+    if entangled:
+        missing = holes[-1]
+    elif site.missing is not None:  # of no influence, as the entries are independent
+        missing = pt.zeros(output_shape(site.missing, root, site.missing, name))
+    loss = -log_density(rv_given, observation, missing, name).sum()
+
+    weights: list[TensorVariable | None] = [None] * len(holes)
+    if family is not None:
+        values = graph_replace(list(frontier.parameters.values()), given, strict=False)
+        parameters = dict(zip(frontier.parameters, values, strict=True))
+        for i, (v, n, hole) in enumerate(zip(frontier.inputs, naturals, holes, strict=False)):
+            weights[i] = fisher_weight(
+                rv.owner.op, family, names.get(v), n, hole, parameters, data
+            )
+    locations = all(role is Role.LOCATION for role in frontier.inputs.values())
+    return Term(
+        name=name,
+        holes=holes,
+        outputs=[n.output for n in naturals],
+        bounds=[n.bounds for n in naturals],
+        loss=loss,
+        observation=observation,
+        data=data,
+        weights=weights,
+        variable=rv_given,
+        quadratic=isinstance(rv.owner.op, QUADRATIC) and locations and None not in weights,
+    )
+
+
+def log_density(
+    rv: TensorVariable, value: TensorVariable, missing: TensorVariable | None, name: str
+) -> TensorVariable:
+    """Log density of a random variable, which may be one side of a masked one."""
+    try:
+        if not isinstance(rv.owner.op, PartialObservedRV):
+            return pm.logp(rv, value, warn_rvs=False)
+        other = missing.type()
+        values = {v: value if v is rv else other for v in rv.owner.outputs}
+        density = conditional_logp(values, warn_rvs=False)[value]
+        return graph_replace([density], {other: missing}, strict=False)[0]
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"`{name}` has no log density ({error}). Give its distribution a `logp`, or a `dist` "
+            "from which PyMC can derive one."
+        ) from error
+
+
+def _without_shapes(rv: TensorVariable, site: Site, root: TensorVariable) -> TensorVariable:
+    """Replace what is left of the unknowns, which is only their shape, by zeros."""
+    upstream = set(ancestors([rv]))
+    left = {
+        v: v.type.filter_variable(
+            pt.zeros(output_shape(source, root, site.value, site.name), dtype=v.type.dtype)
+        )
+        for v, source in site.shape_sources.items()
+        if v in upstream
+    }
+    return graph_replace([rv], left)[0]
+
+
+def fisher_weight(
+    op: RandomVariable,
+    family: Family,
+    name: str | None,
+    natural: Natural,
+    hole: TensorVariable,
+    parameters: Mapping[str, TensorVariable],
+    value: TensorVariable,
+) -> TensorVariable | None:
+    """Fisher information of a forward output, summed over all observations that it feeds.
+
+    Parameters
+    ----------
+    op : RandomVariable
+        The random variable.
+    family : Family
+        Its family.
+    name : str or None
+        Name of the parameter behind the output.
+    natural : Natural
+        How the parameter is computed from the output.
+    hole : TensorVariable
+        The variable in place of the output.
+    parameters : dict of str to TensorVariable
+        All parameters as functions of the holes.
+    value : TensorVariable
+        The values of the random variable, for their shape.
+
+    Returns
+    -------
+    TensorVariable or None
+        Of the shape of `hole`; None if the family has no closed form for the parameter.
+    """
+    information = family.fisher.get(name) if name is not None else None
+    if natural.whitens:
+        per_entry, core_ndim = pt.ones_like(hole), 1
+    elif information is not None:
+        per_entry = information(parameters) * natural.slope(parameters[name]) ** 2
+        core_ndim = dict(zip(family.roles, op.ndims_params, strict=False)).get(name, 0)
+    else:
+        return None
+    batch = tuple(value.shape)[: value.type.ndim - op.ndim_supp]
+    core = tuple(per_entry.shape)[per_entry.type.ndim - core_ndim :]
+    full = pt.broadcast_to(per_entry, (*batch, *core))
+    # the transpose of `spread` sums the entries' weights
+    constant = full.type()
+    weight = pytensor.grad((natural.spread(hole) * constant).sum(), hole)
+    return graph_replace([weight], {constant: full})[0]
+
+
+def _is_whitenable(frontier: Frontier, variable: TensorVariable) -> bool:
+    """Whether a variable is the mean of a Gaussian vector whose covariance is data."""
+    return (
+        isinstance(frontier.rv.owner.op, pm.MvNormal.rv_type)
+        and variable is frontier.parameters["mu"]
+        and list(frontier.inputs) == [variable]
+    )
+
+
+def whitened(mean: TensorVariable, covariance: TensorVariable) -> Natural:
+    """Output L^-1 mean of a Gaussian vector with the fixed covariance L L^T."""
+    factor = pt.linalg.cholesky(covariance)
+    if not any(isinstance(v, SharedVariable) for v in ancestors([factor])):
+        factor = pt.constant(factor.eval(mode=CHEAP_MODE))
+
+    def colored(hole: TensorVariable) -> TensorVariable:
+        return (factor @ hole[..., None])[..., 0]
+
+    output = pt.linalg.solve_triangular(factor, mean, lower=True, b_ndim=1)
+    return Natural(output, colored, lambda hole: hole, pt.ones_like, whitens=True)
+
+
+def output_shape(
+    output: TensorVariable, root: TensorVariable, value: TensorVariable, name: str
+) -> tuple[int, ...]:
+    """Shape of a forward output, without an evaluation of a foreign forward model.
+
+    Parameters
+    ----------
+    output : TensorVariable
+        The output.
+    root : TensorVariable
+        The vector of unknowns.
+    value : TensorVariable
+        The values of the random variable, with which the output is aligned if all else fails.
+    name : str
+        Name of the random variable.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ValueError
+        If the shape cannot be told.
+    """
+    if None not in output.type.shape:
+        return output.type.shape
+    function = pytensor.function([root], output.shape, on_unused_input="ignore", mode=CHEAP_MODE)
+    if not any(is_foreign(node) for node in function.maker.fgraph.apply_nodes):
+        return tuple(map(int, function(np.zeros(root.type.shape))))
+    if output.type.ndim == value.type.ndim:
+        known = value.shape.eval(mode=CHEAP_MODE) if None in value.type.shape else value.type.shape
+        return tuple(int(k if n is None else n) for n, k in zip(output.type.shape, known, strict=True))
+    raise ValueError(
+        f"The shape of the forward outputs behind `{name}` cannot be told before an evaluation. "
+        "Declare it with pytensor.tensor.specify_shape(output, shape)."
+    )
