@@ -4,13 +4,19 @@ They take the DataTree that `pymc.sample` returned, and need only its stats ``pa
 ``sweep``: which member of the ensemble a draw is, and in which sweep of the chain it was there.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 __all__ = ["ess", "to_ensemble"]
 
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
-def to_ensemble(idata):
+
+def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
     """Rearrange draws by the sweep and the particle that they are.
 
     Parameters
@@ -46,7 +52,7 @@ def to_ensemble(idata):
     array([[[0. , 1. ],
             [0.1, 1.1]]])
     """
-    stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else {}
+    stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else xr.Dataset()
     if not {"particle", "sweep"} <= set(stats):
         raise ValueError(
             "The result has no stats `particle` and `sweep`, so it does not come from an ensemble "
@@ -60,7 +66,7 @@ def to_ensemble(idata):
     n_draws = stats.sizes["draw"]
     indexer = xr.DataArray(draw, dims=("chain", "sweep", "particle"))
 
-    def rearranged(group):
+    def rearranged(group: xr.Dataset) -> xr.Dataset:
         if group.sizes.get("chain") != len(draw) or group.sizes.get("draw") != n_draws:
             return group
         chains = xr.DataArray(np.arange(len(draw)), dims="chain")
@@ -80,7 +86,7 @@ def to_ensemble(idata):
     )
 
 
-def ensemble_layout(sweep, particle):
+def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntArray, IntArray]:
     """Where the draws of an ensemble are that are complete in all chains.
 
     Parameters
@@ -113,7 +119,7 @@ def ensemble_layout(sweep, particle):
     return sweeps[:S], particles[chosen], draw[:, :S, chosen]
 
 
-def ess(idata, var_names=None):
+def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Dataset:
     """Effective sample size of posterior means, from the paths of the particles.
 
     Parameters
@@ -145,13 +151,11 @@ def ess(idata, var_names=None):
     """
     posterior = to_ensemble(idata)["posterior"].dataset
     if var_names is not None:
-        posterior = posterior[var_names]
-    return xr.apply_ufunc(
-        path_ess, posterior, input_core_dims=[["chain", "particle", "sweep"]]
-    )
+        posterior = posterior[list(var_names)]
+    return xr.apply_ufunc(path_ess, posterior, input_core_dims=[["chain", "particle", "sweep"]])
 
 
-def path_ess(paths):
+def path_ess(paths: FloatArray) -> FloatArray:
     """Effective sample size of the mean of particle paths.
 
     Parameters

@@ -1,15 +1,19 @@
 """Where ensembles start: positions from arrays, from named values, or from an earlier run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pymc as pm
 import pytensor
 import pytensor.tensor as pt
+from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.replace import graph_replace
 from xarray import DataTree
 
 from .diagnostics import to_ensemble
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,20 @@ class InitialEnsembles:
         Whether the burn-in that they come from has passed its test.
     """
 
-    U: np.ndarray
+    U: FloatArray
     burned_in: bool = False
     converged: bool = False
 
-    def for_chain(self, chain):
+    def for_chain(self, chain: int) -> FloatArray:
         """Positions of chain number `chain`, shape (J, d); ensembles are dealt out in turn."""
         return self.U[chain % len(self.U)]
 
 
-def initial_ensembles(given, model, coordinate_names):
+def initial_ensembles(
+    given: ArrayLike | Mapping[str, ArrayLike] | DataTree,
+    model: pm.Model,
+    coordinate_names: Sequence[str],
+) -> InitialEnsembles:
     """Positions in unconstrained coordinates from what a user may give as initial ensemble.
 
     Parameters
@@ -60,21 +68,22 @@ def initial_ensembles(given, model, coordinate_names):
     if isinstance(given, DataTree):
         return _of_earlier_run(given, model, coordinate_names)
     if isinstance(given, Mapping):
-        U = unconstrained(model, given)
-    else:
-        U = np.array(given, dtype=float)
+        given = unconstrained(model, given)
+    U = np.array(given, dtype=float)
     d = len(coordinate_names)
     if U.ndim != 2 or U.shape[1] != d:
         raise ValueError(
-            f"initial_ensemble has shape {U.shape}, but the model has {d} unconstrained coordinates "
-            f"({_enumerate(coordinate_names)}). Give an array of shape (ensemble_size, {d}), or a "
-            "dict of values by variable name."
+            f"initial_ensemble has shape {U.shape}, but the model has {d} unconstrained "
+            f"coordinates ({_enumerate(coordinate_names)}). Give an array of shape "
+            f"(ensemble_size, {d}), or a dict of values by variable name."
         )
     _require_finite(U, coordinate_names)
     return InitialEnsembles(U[None])
 
 
-def _of_earlier_run(idata, model, coordinate_names):
+def _of_earlier_run(
+    idata: DataTree, model: pm.Model, coordinate_names: Sequence[str]
+) -> InitialEnsembles:
     ensembles = to_ensemble(idata)
     last = ensembles["posterior"].dataset.isel(sweep=-1)
     names = {rv.name for rv in model.free_RVs}
@@ -85,7 +94,7 @@ def _of_earlier_run(idata, model, coordinate_names):
             unconstrained(
                 model,
                 {
-                    name: value.transpose("particle", ...).to_numpy()
+                    str(name): value.transpose("particle", ...).to_numpy()
                     for name, value in values.data_vars.items()
                     if name in names
                 },
@@ -96,18 +105,18 @@ def _of_earlier_run(idata, model, coordinate_names):
     return InitialEnsembles(np.stack(U), burned_in=True, converged=converged)
 
 
-def _require_finite(U, coordinate_names):
+def _require_finite(U: FloatArray, coordinate_names: Sequence[str]) -> None:
     bad = np.argwhere(~np.isfinite(U))
     if len(bad):
         member, coordinate = bad[0]
         raise ValueError(
             f"initial_ensemble is not finite in the unconstrained coordinate "
-            f"`{coordinate_names[coordinate]}` of member {member} ({len(bad)} such entries in all). "
-            "Give values inside the support of the variable."
+            f"`{coordinate_names[coordinate]}` of member {member} ({len(bad)} such entries in "
+            "all). Give values inside the support of the variable."
         )
 
 
-def unconstrained(model, given):
+def unconstrained(model: pm.Model, given: Mapping[str, ArrayLike]) -> FloatArray:
     """Unconstrained coordinates of named values.
 
     Parameters
@@ -122,19 +131,19 @@ def unconstrained(model, given):
     ndarray of shape (J, d)
         In the order of ``model.value_vars``.
     """
-    given = {name: np.asarray(values) for name, values in given.items()}
+    arrays = {name: np.asarray(values) for name, values in given.items()}
     free = {rv: model.rvs_to_values[rv] for rv in model.free_RVs}
     known = {rv.name for rv in free} | {value.name for value in free.values()}
-    if unknown := sorted(set(given) - known):
+    if unknown := sorted(set(arrays) - known):
         raise ValueError(
-            f"initial_ensemble names {_enumerate(unknown)}, which the model does not have among its "
-            f"free variables: {_enumerate([rv.name for rv in free])}."
+            f"initial_ensemble names {_enumerate(unknown)}, which the model does not have among "
+            f"its free variables: {_enumerate([rv.name for rv in free])}."
         )
     shapes = model.eval_rv_shapes()
     names, inputs, in_model, coordinates = [], [], {}, {}
     for rv, value in free.items():
-        name = value.name if value.name in given else rv.name
-        _require_shape(name, shapes[name], given)
+        name = value.name if value.name in arrays else rv.name
+        _require_shape(name, shapes[name], arrays)
         x = value.type() if name == value.name else rv.type()
         transform = model.rvs_to_transforms[rv]
         in_model[rv] = coordinates[value] = x
@@ -147,7 +156,7 @@ def unconstrained(model, given):
         names.append(name)
         inputs.append(x)
 
-    sizes = {name: len(given[name]) for name in names}
+    sizes = {name: len(arrays[name]) for name in names}
     if len(set(sizes.values())) > 1:
         raise ValueError(
             f"initial_ensemble has entries of different length: {sizes}. "
@@ -159,12 +168,14 @@ def unconstrained(model, given):
         mode="FAST_COMPILE",
         on_unused_input="ignore",
     )
-    columns = [given[name].astype(x.type.dtype) for name, x in zip(names, inputs, strict=True)]
+    columns = [arrays[name].astype(x.type.dtype) for name, x in zip(names, inputs, strict=True)]
     return np.array([to_coordinates(*row) for row in zip(*columns, strict=True)], dtype=float)
 
 
-def _require_shape(name, shape, given):
-    expected = "(ensemble_size" + "".join(f", {n}" for n in shape) + ("," if not shape else "") + ")"
+def _require_shape(name: str, shape: Sequence[int], given: Mapping[str, np.ndarray]) -> None:
+    expected = (
+        "(ensemble_size" + "".join(f", {n}" for n in shape) + ("," if not shape else "") + ")"
+    )
     if name not in given:
         raise ValueError(
             f"initial_ensemble has no values for `{name}`. Give an entry of shape {expected} for "
@@ -176,6 +187,6 @@ def _require_shape(name, shape, given):
         )
 
 
-def _enumerate(names, limit=10):
+def _enumerate(names: Sequence[str], limit: int = 10) -> str:
     quoted = [f"`{name}`" for name in names[:limit]]
     return ", ".join(quoted) + (", ..." if len(names) > limit else "")

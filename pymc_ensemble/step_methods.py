@@ -1,162 +1,49 @@
 """Step methods: ensembles of particles as draws of `pymc.sample`.
 
 One chain is one ensemble. Draws are handed out particle by particle over a block of sweeps, so that
-neighbouring draws are neighbours on the path of a particle.
+neighboring draws are neighbors on the path of a particle.
 """
 
-import logging
 import math
 import sys
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import length_hint
-from time import perf_counter
-from typing import Any, ClassVar
+from time import monotonic, perf_counter
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pymc as pm
-from pymc.blocking import DictToArrayBijection
+from numpy.typing import ArrayLike, NDArray
 from pymc.exceptions import SamplingError
-from pymc.step_methods.compound import (
-    BlockedStep,
-    Competence,
-    CompoundStep,
-    StepMethodState,
-)
+from pymc.step_methods.compound import BlockedStep, Competence, CompoundStep, StepMethodState
 from pymc.step_methods.state import dataclass_state
 from pymc.util import get_random_generator
+from pytensor.graph.basic import Variable
 from rich.progress import TextColumn
 from rich.table import Column
 from threadpoolctl import ThreadpoolController
+from xarray import DataTree
 
+from .draws import Block, LayoutVariable, Point, Stats, points_of, variable_layout
+from .forward.evaluation import Evaluations
 from .initial_ensemble import InitialEnsembles, initial_ensembles
+from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
+from .log import ProgressLog, adopt_handlers_of_pymc, logger
 from .problem import InverseProblem
 from .samplers.ensemble import EnsembleFailure, Info, Snapshot
 from .samplers.kalman import EnsembleKalman
 
 __all__ = ["EnsembleKalmanSampler"]
 
-logger = logging.getLogger("pymc_ensemble")
-
 BLOCK_BYTES = 2**28  # of sweeps that are computed before they are handed out
 SHORTEST_BLOCK = 5  # sweeps; shorter paths would let az.ess overlook correlation
-DRAWS_AT_ONCE = 512  # that become Python objects at a time
 
-
-@dataclass(frozen=True)
-class Variable:
-    """Where one variable lies in the vector of unconstrained coordinates."""
-
-    name: str
-    where: slice
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def values(self, U):
-        """List of the values in the rows of `U`, shape (n, d); each an array, scalars too."""
-        values = U[:, self.where].reshape(len(U), *self.shape).astype(self.dtype, copy=False)
-        return list(values) if self.shape else [values[i, ...] for i in range(len(U))]
-
-
-def variable_layout(point, names):
-    """Variables in the order of `point`; `names` tells the order of the coordinates."""
-    info = DictToArrayBijection.map({name: point[name] for name in names}).point_map_info
-    ends = np.cumsum([size for _, _, size, _ in info]).tolist()
-    variables = {
-        name: Variable(name, slice(end - size, end), shape, dtype)
-        for (name, shape, size, dtype), end in zip(info, ends, strict=True)
-    }
-    return [variables[name] for name in point if name in variables]
-
-
-def points_of(variables, U):
-    """List of dicts of values by variable name, one for each row of `U`."""
-    names = [variable.name for variable in variables]
-    columns = zip(*(variable.values(U) for variable in variables), strict=True)
-    return [dict(zip(names, values)) for values in columns]  # noqa: B905, called for each draw
-
-
-@dataclass(frozen=True)
-class Block:
-    """Complete sweeps that wait to be handed out as draws, particle by particle.
-
-    Attributes
-    ----------
-    U : ndarray of shape (J, S, d)
-        Paths of the particles over S sweeps.
-    lp, log_q, acceptance : ndarray of shape (J, S)
-        As in `Snapshot`.
-    step_size : list of float, length S
-    sweep, n_evals, n_failed : list of int, length S
-        Number of the sweep, and the chain's forward evaluations and failures up to it.
-    converged : bool
-        Whether the burn-in had passed its test.
-    """
-
-    U: np.ndarray
-    lp: np.ndarray
-    log_q: np.ndarray
-    acceptance: np.ndarray
-    step_size: list[float]
-    sweep: list[int]
-    n_evals: list[int]
-    n_failed: list[int]
-    converged: bool
-
-    @classmethod
-    def of(cls, snapshots, **shared):
-        """Join the snapshots of successive sweeps; `shared` holds the other attributes."""
-        paths = {
-            name: np.stack([getattr(snapshot, name) for snapshot in snapshots], axis=1)
-            for name in ("U", "lp", "log_q", "acceptance")
-        }
-        return cls(**paths, step_size=[float(s.step_size) for s in snapshots], **shared)
-
-    @property
-    def n_draws(self):
-        """Number of draws."""
-        return self.lp.size
-
-    def draws(self, variables, start):
-        """List of the draws from number `start` on, as `step` returns them; at most a few particles.
-
-        Python objects are made for some hundred draws at once: this is what a draw costs.
-        """
-        S = len(self.sweep)
-        first = start // S
-        particles = slice(first, first + max(1, DRAWS_AT_ONCE // S))
-        lp, log_q, acceptance = (
-            paths[particles].ravel().tolist() for paths in (self.lp, self.log_q, self.acceptance)
-        )
-        n = len(lp) // S
-        stats = [
-            {
-                "lp": lp,
-                "log_q": log_q,
-                "particle": particle,
-                "sweep": sweep,
-                "n_evals": n_evals,
-                "acceptance": acceptance,
-                "step_size": step_size,
-                "n_failed": n_failed,
-                "converged": self.converged,
-                "tune": False,
-            }
-            for lp, log_q, particle, sweep, n_evals, acceptance, step_size, n_failed in zip(
-                lp,
-                log_q,
-                [particle for particle in range(first, first + n) for _ in range(S)],
-                self.sweep * n,
-                self.n_evals * n,
-                acceptance,
-                self.step_size * n,
-                self.n_failed * n,
-                strict=True,
-            )
-        ]
-        points = points_of(variables, self.U[particles].reshape(n * S, -1))
-        return [(point, [stat]) for point, stat in zip(points, stats, strict=True)][start % S :]
+FloatArray = NDArray[np.float64]
+Named = Variable | str
 
 
 @dataclass
@@ -183,8 +70,8 @@ class Chain:
         How many draws were handed out: of this block, or in the tuning phase.
     sampling : bool
         Whether adaptation has ended.
-    interrupted : bool
-        Whether the chain ends when the block is exhausted.
+    interrupted : float or None
+        Time of the interrupt after which the chain ends with this block.
     """
 
     tune: int = 0
@@ -199,7 +86,7 @@ class Chain:
     block: Block | None = None
     position: int = 0
     sampling: bool = False
-    interrupted: bool = False
+    interrupted: float | None = None
 
 
 @dataclass_state
@@ -213,81 +100,14 @@ class EnsembleStepState(StepMethodState):
 
 @dataclass(frozen=True)
 class Binding:
-    """A step method's model, and all that was made from it."""
+    """The model of a step method, and all that was made from it."""
 
     model: pm.Model
-    variables: tuple
-    vars: list
+    variables: tuple[Variable, ...]
+    vars: list[Variable]
     problem: Any
     sampler: Any
     initial: InitialEnsembles | None
-
-
-class ProgressLog:
-    """Tells by the log how far a chain is, from time to time: one round may take minutes."""
-
-    def __init__(self, label):
-        self.label = label
-        self.started = self.last = perf_counter()
-        self.seconds = 0.0  # spent in forward evaluations
-        self.evaluations = 0
-
-    def tell(self, message, chain, evaluations_to_go=None):
-        """Log `message` with the state of `chain`, unless the last line is not old enough."""
-        now = perf_counter()
-        if now - self.last < min(60.0, max(2.0, 0.02 * (now - self.started))):
-            return
-        self.last = now
-        each = self.seconds / max(self.evaluations, 1)
-        text = f"{self.label}{message}; {chain.n_evals} evaluations"
-        if chain.n_failed:
-            text += f" ({chain.n_failed} failed)"
-        text += f", {each:.3g} s each"
-        if evaluations_to_go is not None:
-            text += f"; about {_duration(each * evaluations_to_go)} to go"
-        logger.info(text)
-
-
-def _names(vars):
-    """Names of variables that are given as one or several variables or names."""
-    several = vars if isinstance(vars, list | tuple) else [vars]
-    return [v if isinstance(v, str) else v.name for v in several]
-
-
-def _variables(model):
-    """What a posterior depends on: when it changes, a step has to be bound anew."""
-    return (*model.basic_RVs, *model.potentials)
-
-
-def _chain_number(rng):
-    """Number of the chain that `pymc.sample` spawned `rng` for; the same in every process."""
-    spawn_key = rng.bit_generator.seed_seq.spawn_key
-    return spawn_key[-1] if spawn_key else 0
-
-
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-def _adopt_handlers_of_pymc():
-    """Show the log where PyMC shows its own, unless logging was configured."""
-    if logger.level == logging.NOTSET and not logger.hasHandlers():
-        pymc_logger = logging.getLogger("pymc")
-        logger.setLevel(pymc_logger.level)
-        for handler in pymc_logger.handlers:
-            logger.addHandler(handler)
-
-
-@cache
-def _blas():
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _one_blas_thread():
-    """Limit linear algebra to one thread: matrices are small, and chains run side by side."""
-    return _blas().limit(limits=1)
 
 
 class EnsembleStep(BlockedStep):
@@ -300,16 +120,14 @@ class EnsembleStep(BlockedStep):
     vars : list of variables or names, optional
         Variables to sample. An ensemble owns all continuous variables of the model, so this can
         only repeat what is the default.
-    ensemble_size : int, optional
-        Number of particles J. The sampler's default depends on the number of parameters.
-    initial_ensemble : array_like, mapping or DataTree, optional
-        Where the particles start: positions of shape (J, d) in unconstrained coordinates; values of
-        shape (J, ...) by variable name; or the result of an earlier run, whose last ensembles are
-        continued without burn-in. By default they are drawn from the prior.
-    compile_kwargs : dict, optional
-        For the compilation of the model's functions, for example ``{"mode": "NUMBA"}``.
     options : dict
         Options of the sampler.
+    ensemble_size : int, optional
+        Number of particles J.
+    initial_ensemble : array_like, mapping or DataTree, optional
+        Where the particles start; see `initial_ensembles`. Drawn from the prior by default.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map.
     model : pm.Model, optional
         Model to sample. By default the one on the context stack, looked up when sampling starts.
     rng : Generator or seed, optional
@@ -320,12 +138,12 @@ class EnsembleStep(BlockedStep):
         An ensemble moves all its variables together, so True is the only choice.
     """
 
-    problem_class: ClassVar[type] = InverseProblem
-    sampler_class: ClassVar[type]
+    problem_class: ClassVar[Any] = InverseProblem
+    sampler_class: ClassVar[Any]
     default_blocked = True
-    default_tune_steps: int | None = 80
+    default_tune_steps = 80
     _state_class = EnsembleStepState
-    stats_dtypes_shapes = {  # noqa: RUF012
+    stats_dtypes_shapes: ClassVar[dict[str, tuple[Any, list[int]]]] = {
         "lp": (np.float64, []),
         "log_q": (np.float64, []),
         "particle": (np.int64, []),
@@ -338,25 +156,25 @@ class EnsembleStep(BlockedStep):
         "tune": (bool, []),
     }
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> "EnsembleStep":
         """Create a step without looking for a model: it is found when sampling starts."""
         return object.__new__(cls)
 
-    def __getnewargs_ex__(self):
+    def __getnewargs_ex__(self) -> tuple[tuple, dict]:
         return (), {}
 
     def __init__(
         self,
-        vars=None,
+        vars: Named | Sequence[Named] | None = None,
         *,
-        options,
-        ensemble_size=None,
-        initial_ensemble=None,
-        compile_kwargs=None,
-        model=None,
-        rng=None,
-        initial_point=None,
-        blocked=True,
+        options: Mapping[str, Any],
+        ensemble_size: int | None = None,
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        model: pm.Model | None = None,
+        rng: Any = None,
+        initial_point: Point | None = None,
+        blocked: bool = True,
     ):
         if not blocked:
             raise ValueError(
@@ -372,7 +190,7 @@ class EnsembleStep(BlockedStep):
         self._compile_kwargs = compile_kwargs
         self._options = options
         self._binding: Binding | None = None
-        self._progress = ProgressLog("")
+        self._progress = ProgressLog(0)
         model = pm.Model.get_context(error_if_none=False) if model is None else model
         if model is not None:
             self._bind(model)
@@ -380,7 +198,7 @@ class EnsembleStep(BlockedStep):
     # -- binding to a model ---------------------------------------------------------------------
 
     @property
-    def vars(self):
+    def vars(self) -> list[Variable]:
         """Value variables of the model that is being sampled.
 
         The model on the context stack counts, so a step may be built before its model, and used
@@ -388,26 +206,28 @@ class EnsembleStep(BlockedStep):
         with the step.
         """
         model = pm.Model.get_context(error_if_none=False)
-        if model is None and self._binding is None:
+        if model is not None:
+            bound = self._binding
+            if bound is None or bound.model is not model or bound.variables != _variables(model):
+                self._bind(model)
+        return self._bound.vars
+
+    @property
+    def _bound(self) -> Binding:
+        if self._binding is None:
             raise TypeError(
                 f"{type(self).__name__} has no model yet. Build it, or call `pm.sample`, inside "
                 "`with model:`, or pass `model=`."
             )
-        if model is not None and not self._is_bound_to(model):
-            self._bind(model)
-        return self._binding.vars
+        return self._binding
 
-    def _is_bound_to(self, model):
-        bound = self._binding
-        return bound is not None and bound.model is model and bound.variables == _variables(model)
-
-    def _bind(self, model):
+    def _bind(self, model: pm.Model) -> None:
         vars = self._owned_variables(model)
-        problem = self.problem_class.from_model(
-            model, vars, compile_kwargs=self._compile_kwargs
-        )
+        problem = self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
         initial, ensemble_size = None, self._ensemble_size
-        if self._initial_ensemble is not None:
+        if self._initial_ensemble is None:
+            problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
+        else:
             initial = initial_ensembles(self._initial_ensemble, model, problem.coordinate_names)
             given = initial.U.shape[1]
             if ensemble_size not in (None, given):
@@ -419,42 +239,41 @@ class EnsembleStep(BlockedStep):
         sampler = self.sampler_class(problem, ensemble_size=ensemble_size, **self._options)
         self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
 
-    def _owned_variables(self, model):
-        name = type(self).__name__
-        continuous = model.continuous_value_vars
+    def _owned_variables(self, model: pm.Model) -> list[Variable]:
+        """All variables of the model, if they are continuous and were not restricted."""
+        step = type(self).__name__
         if discrete := [model.values_to_rvs[v].name for v in model.discrete_value_vars]:
             raise ValueError(
-                f"`{discrete[0]}` is discrete; {name} moves continuous variables only, and all of "
+                f"`{discrete[0]}` is discrete; {step} moves continuous variables only, and all of "
                 "them at once, so it cannot share a model with another step method. Marginalize "
-                f"`{discrete[0]}` out of the model, or sample with `pm.sample()`'s own step methods."
+                f"`{discrete[0]}` out of the model, or use the step methods of `pm.sample()`."
             )
+        names = {v: model.values_to_rvs[v].name for v in model.continuous_value_vars}
         if self._names is None:
-            return continuous
-        by_name = {v.name: v for v in continuous}
-        by_name |= {model.values_to_rvs[v].name: v for v in continuous}
-        if unknown := [n for n in self._names if n not in by_name]:
+            return list(names)
+        chosen = set(self._names)
+        if unknown := chosen - {v.name for v in names} - set(names.values()):
             raise ValueError(
-                f"`{unknown[0]}` is not a continuous free variable of the model that is sampled. "
-                f"Those are {', '.join(f'`{model.values_to_rvs[v].name}`' for v in continuous)}; "
-                "leave out `vars` to sample them all."
+                f"`{min(unknown)}` is not a continuous free variable of the model that is sampled. "
+                f"Those are {', '.join(f'`{name}`' for name in names.values())}; leave out `vars` "
+                "to sample them all."
             )
-        chosen = {by_name[n] for n in self._names}
-        if left_out := [model.values_to_rvs[v].name for v in continuous if v not in chosen]:
+        if left_out := [name for v, name in names.items() if not {v.name, name} & chosen]:
             raise ValueError(
-                f"`vars` leaves out `{left_out[0]}`, but {name} has to own all continuous "
+                f"`vars` leaves out `{left_out[0]}`, but {step} has to own all continuous "
                 "variables: a move of the others would change the posterior under the whole "
                 "ensemble. Leave out `vars`, or fix the variable: "
-                f"`with pm.do(model, {{{left_out[0]!r}: value}}): pm.sample(step={name}())`."
+                f"`with pm.do(model, {{{left_out[0]!r}: value}}): pm.sample(step={step}())`."
             )
-        return continuous
+        return list(names)
 
     @property
-    def ensemble_size(self):
+    def ensemble_size(self) -> int:
         """Number of particles."""
-        return None if self._binding is None else self._binding.sampler.ensemble_size
+        return self._bound.sampler.size
 
     @property
-    def stats_dtypes(self):
+    def stats_dtypes(self) -> list[dict[str, type]]:
         """Names and types of the stats. `CompoundStep` asks for them first: it is refused here."""
         if sys._getframe(1).f_code is CompoundStep.__init__.__code__:
             raise ValueError(
@@ -465,56 +284,58 @@ class EnsembleStep(BlockedStep):
         return [{name: dtype for name, (dtype, _) in self.stats_dtypes_shapes.items()}]
 
     @staticmethod
-    def competence(var, has_grad):
-        """Never chosen by PyMC on its own."""
+    def competence(var: Variable, has_grad: bool) -> Competence:
+        """Tell PyMC never to choose this step method on its own."""
         return Competence.INCOMPATIBLE
 
-    def __getstate__(self):
-        return self.__dict__ | {"_chain": self.chain, "_queue": iter([]), "_layout": None}
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_chain": self.chain, "_queue": iter([]), "_layout": []}
 
     # -- life of a chain ------------------------------------------------------------------------
 
     @property
-    def chain(self):
+    def chain(self) -> Chain:
         """What the chain remembers. To set it is to go on from there."""
         return replace(self._chain, position=self._chain.position - length_hint(self._queue))
 
     @chain.setter
-    def chain(self, chain):
+    def chain(self, chain: Chain) -> None:
         self._chain = chain
-        self._queue = iter([])
-        self._layout = None
+        self._queue: Iterator[tuple[Point, list[Stats]]] = iter([])
+        self._layout: list[LayoutVariable] = []
 
-    def setup_chain(self, rng, tune, draws):
+    def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
         """Forget everything about the chain before."""
         super().setup_chain(rng, tune, draws)
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
-        self._progress = ProgressLog(f"Chain {_chain_number(self.rng)}: ")
-        _adopt_handlers_of_pymc()
+        self._progress = ProgressLog(_chain_number(self.rng))
+        adopt_handlers_of_pymc()
+        shield()
 
-    def step(self, point):
+    def step(self, point: Point) -> tuple[Point, list[Stats]]:
         """Next draw: a particle of the ensemble, at one of its sweeps."""
         for draw in self._queue:
             return draw
-        if self._layout is None:
-            self._layout = variable_layout(point, [v.name for v in self.vars])
+        if not self._layout:
+            self._layout = variable_layout(point, _names(self.vars))
         chain = self._chain
         if self.tune:
             chain.position += 1
             return self._tuning_draw(point)
         if chain.block is None or chain.position == chain.block.n_draws:
-            self._compute_block()
+            chain.block, chain.position = self._compute_block(), 0
         draws = chain.block.draws(self._layout, chain.position)
         chain.position += len(draws)
         self._queue = iter(draws)
         return next(self._queue)
 
-    def _tuning_draw(self, point):
+    def _tuning_draw(self, point: Point) -> tuple[Point, list[Stats]]:
         """Do one iteration of the burn-in, if it is not over; show one particle after the other."""
         chain = self._chain
         if chain.state is None or not chain.state.burned_in:
-            self._iterate()
+            with self._interrupts_end_the_run():
+                self._burn_in_once()
         stats = {
             "lp": math.nan,
             "log_q": math.nan,
@@ -530,66 +351,98 @@ class EnsembleStep(BlockedStep):
         ensemble = chain.state.ensemble
         usable = np.flatnonzero(np.isfinite(ensemble.potential))
         if not len(usable):  # nothing better is known yet than the point that came in
-            return {variable.name: point[variable.name] for variable in self._layout}, [stats]
+            return {name: value.copy() for name, value in point.items()}, [stats]
         particle = int(usable[chain.position % len(usable)])
         stats |= {"particle": particle, "lp": -float(ensemble.potential[particle])}
         return points_of(self._layout, ensemble.U[[particle]])[0], [stats]
 
-    def _compute_block(self):
-        """Advance the ensemble by a block of sweeps, and queue its draws."""
+    def _compute_block(self) -> Block:
+        """Advance the ensemble by a block of sweeps."""
         chain = self._chain
-        if chain.interrupted:
-            raise KeyboardInterrupt
+        if chain.interrupted is not None:
+            end_run(chain.interrupted)
         if not chain.sampling:
-            self._end_burn_in()
+            with self._interrupts_end_the_run():
+                self._end_burn_in()
         n_sweeps = self._sweeps_of_next_block()
         snapshots: list[Snapshot] = []
-        shared: dict[str, list[int]] = {"sweep": [], "n_evals": [], "n_failed": []}
+        counts: dict[str, list[int]] = {"sweep": [], "n_evals": [], "n_failed": []}
         try:
-            while len(snapshots) < n_sweeps:
-                snapshot = self._iterate(sweeps_to_go=n_sweeps - len(snapshots)).snapshot
-                if snapshot is None:  # an ensemble that went on from an earlier run is evaluated
-                    continue
-                snapshots.append(snapshot)
-                shared["sweep"].append(chain.sweeps)
-                shared["n_evals"].append(chain.n_evals)
-                shared["n_failed"].append(chain.n_failed)
-                chain.sweeps += 1
+            with interruptible():
+                while len(snapshots) < n_sweeps:
+                    snapshot = self._sweep(n_sweeps - len(snapshots))
+                    counts["sweep"].append(chain.sweeps)
+                    counts["n_evals"].append(chain.n_evals)
+                    counts["n_failed"].append(chain.n_failed)
+                    chain.sweeps += 1
+                    snapshots.append(snapshot)
         except KeyboardInterrupt:
-            if not snapshots:
-                raise
-            chain.interrupted = True
+            chain.interrupted = monotonic()
             logger.warning(
                 f"{self._progress.label}interrupted; the {len(snapshots)} sweeps that are complete "
-                f"become {len(snapshots) * self.ensemble_size} draws, then the chain ends."
+                f"become {len(snapshots) * self.ensemble_size} draws, then the chain ends. "
+                "Interrupt again to end it at once."
             )
-        snapshots = self._binding.sampler.finish(chain.state, snapshots, self.rng)
-        chain.block = Block.of(snapshots, converged=chain.converged, **shared)
-        chain.position = 0
+            if not snapshots:
+                end_run(chain.interrupted)
+        counts = {name: values[: len(snapshots)] for name, values in counts.items()}
+        snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
+        return Block.of(snapshots, converged=chain.converged, **counts)
 
-    def _sweeps_of_next_block(self):
+    def _sweeps_of_next_block(self) -> int:
         """As many sweeps as memory holds, in blocks of equal length."""
         to_go = math.ceil(self._chain.draws / self.ensemble_size) - self._chain.sweeps
         if to_go <= 0:  # more draws are asked for than were announced
             return SHORTEST_BLOCK
-        numbers_a_draw = self._binding.problem.dimension + len(self.stats_dtypes_shapes)
+        numbers_a_draw = self._bound.problem.dimension + len(self.stats_dtypes_shapes)
         fitting = BLOCK_BYTES // (8 * numbers_a_draw * self.ensemble_size)
         return math.ceil(to_go / max(1, to_go // max(SHORTEST_BLOCK, fitting)))
 
-    def _end_burn_in(self):
-        """Stop all adaptation; run the burn-in first if there were no calls for tuning."""
-        chain, sampler = self._chain, self._binding.sampler
+    @contextmanager
+    def _interrupts_end_the_run(self) -> Iterator[None]:
+        """In the burn-in, an interrupt leaves nothing to hand out."""
+        try:
+            with interruptible():
+                yield
+        except KeyboardInterrupt:
+            end_run(monotonic())
+
+    # -- iterations of the sampler ----------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Choose the positions from which the particles start."""
+        bound, chain = self._bound, self._chain
+        if bound.initial is None:
+            U = bound.problem.sample_prior(self.ensemble_size, self.rng)
+            chain.state = bound.sampler.start(U, redraw=True)
+        else:
+            U = bound.initial.for_chain(_chain_number(self.rng))
+            chain.state = bound.sampler.start(U, skip_burn_in=bound.initial.burned_in)
+
+    def _burn_in_once(self) -> None:
+        """Do one iteration of the burn-in."""
+        chain, initial = self._chain, self._bound.initial
         if chain.state is None:
             self._start()
-        if chain.tune == 0 and not chain.state.burned_in:
+        self._iterate(f"burn-in iteration {chain.iterations + 1}")
+        chain.iterations += 1
+        chain.converged = chain.state.converged
+        if initial is not None and initial.burned_in:
+            chain.converged = initial.converged
+
+    def _end_burn_in(self) -> None:
+        """Stop all adaptation; run the burn-in first if there were no calls for tuning."""
+        chain = self._chain
+        if chain.tune == 0:
             logger.info(f"{self._progress.label}tune=0: burn-in runs before the first draw.")
-            while not chain.state.burned_in and chain.iterations < self.default_tune_steps:
-                self._iterate()
+        while chain.state is None or (chain.tune == 0 and self._burn_in_goes_on()):
+            self._burn_in_once()
         if not chain.converged:
+            tuning_was_short = not chain.state.burned_in and self._burn_in_goes_on()
             remedy = (
-                "Use a larger ensemble_size, more informative priors or an initial_ensemble"
-                if chain.state.burned_in or chain.iterations >= self.default_tune_steps
-                else f"Give it more time: `pm.sample(tune={self.default_tune_steps})`"
+                f"Give it more time: `pm.sample(tune={self.default_tune_steps})`"
+                if tuning_was_short
+                else "Use a larger ensemble_size, more informative priors or an initial_ensemble"
             )
             warnings.warn(
                 f"The burn-in had not passed its test after {chain.iterations} iterations "
@@ -597,51 +450,41 @@ class EnsembleStep(BlockedStep):
                 f"is, and its draws carry `converged=False`. {remedy}.",
                 stacklevel=2,
             )
-        chain.state = sampler.freeze(chain.state)
+        chain.state = self._bound.sampler.freeze(chain.state)
         chain.sampling = True
 
-    # -- one iteration --------------------------------------------------------------------------
-
-    def _start(self):
-        bound, chain = self._binding, self._chain
-        if bound.initial is None:
-            U = bound.problem.sample_prior(self.ensemble_size, self.rng)
-            chain.state = bound.sampler.start(U)
-        else:
-            chain.state = bound.sampler.start(bound.initial.for_chain(_chain_number(self.rng)))
-
-    def _iterate(self, sweeps_to_go=None) -> Info:
-        """Evaluate rounds until an iteration of the sampler is complete."""
+    def _burn_in_goes_on(self) -> bool:
         chain = self._chain
-        if chain.state is None:
-            self._start()
-        complete = False
-        while not complete:
+        return not chain.state.burned_in and chain.iterations < self.default_tune_steps
+
+    def _sweep(self, sweeps_to_go: int) -> Snapshot:
+        """Advance the ensemble by one sweep."""
+        snapshot = None
+        while snapshot is None:
+            info = self._iterate(f"sweep {self._chain.sweeps + 1}", sweeps_to_go)
+            snapshot = info.snapshot
+        return snapshot
+
+    def _iterate(self, what: str, sweeps_to_go: int | None = None) -> Info:
+        """Evaluate rounds until an iteration of the sampler is complete."""
+        chain, to_go = self._chain, None
+        while True:
             info = self._round()
-            complete = info.complete
-            if sweeps_to_go is None:
-                self._progress.tell(f"burn-in iteration {chain.iterations + 1}, {info.message}", chain)
-            else:
-                self._progress.tell(
-                    f"sweep {chain.sweeps + 1}, {info.message}",
-                    chain,
-                    (sweeps_to_go - complete) * self.ensemble_size,
-                )
-        if sweeps_to_go is None:
-            chain.iterations += 1
-            chain.converged = chain.state.converged
-        return info
+            if sweeps_to_go is not None:
+                to_go = (sweeps_to_go - info.complete) * self.ensemble_size
+            self._progress.tell(f"{what}, {info.message}", chain.n_evals, chain.n_failed, to_go)
+            if info.complete:
+                return info
 
     def _round(self) -> Info:
         """Evaluate one batch of points, and let the sampler learn from it."""
-        chain, sampler, problem = self._chain, self._binding.sampler, self._binding.problem
+        chain, sampler, problem = self._chain, self._bound.sampler, self._bound.problem
         try:
             with _one_blas_thread():
                 points, pending = sampler.ask(chain.state, self.rng)
             started = perf_counter()
             evaluations = problem.evaluate(points)
-            self._progress.seconds += perf_counter() - started
-            self._progress.evaluations += len(points)
+            self._progress.count(len(points), perf_counter() - started)
             self._report_first_failure(points, evaluations)
             with _one_blas_thread():
                 chain.state, info = sampler.tell(chain.state, pending, evaluations)
@@ -651,7 +494,9 @@ class EnsembleStep(BlockedStep):
         chain.n_failed += info.n_failed
         return info
 
-    def _report_first_failure(self, points, evaluations):
+    # -- failures -------------------------------------------------------------------------------
+
+    def _report_first_failure(self, points: FloatArray, evaluations: Evaluations) -> None:
         chain = self._chain
         if chain.first_failure or not evaluations.failed.any():
             return
@@ -664,9 +509,9 @@ class EnsembleStep(BlockedStep):
             "`n_failed`, but not told."
         )
 
-    def _describe(self, u):
+    def _describe(self, u: FloatArray) -> str:
         """Parameters at the point `u`, shape (d,), by name and as in the model."""
-        model = self._binding.model
+        model = self._bound.model
         in_model = model.compile_fn(
             model.replace_rvs_by_values(model.free_RVs),
             inputs=model.value_vars,
@@ -680,51 +525,203 @@ class EnsembleStep(BlockedStep):
                 for rv, value in zip(model.free_RVs, in_model(point), strict=True)
             )
 
-    def _explain(self, failure):
+    def _explain(self, failure: EnsembleFailure) -> str:
+        """Say what failed, where, and what to try."""
         chain = self._chain
-        text = [str(failure), f"{chain.n_failed} of {chain.n_evals} forward evaluations had failed."]
         ensemble = None if chain.state is None else chain.state.ensemble
+        lines = [
+            str(failure),
+            f"Before, {chain.n_failed} of {chain.n_evals} forward evaluations had failed.",
+        ]
         if chain.first_failure:
-            text.append(f"The first failure was at {chain.first_failure}")
+            lines.append(f"The first failure was at {chain.first_failure}")
         elif ensemble is not None and not np.isfinite(ensemble.potential).all():
             member = int(np.flatnonzero(~np.isfinite(ensemble.potential))[0])
-            text.append(
+            lines.append(
                 "No forward evaluation failed, but the posterior density is not finite, for "
                 f"example at {self._describe(ensemble.U[member])}"
             )
-        text.append(
+        lines.append(
             "What to try: priors, or an `initial_ensemble`, that stay where the forward map works; "
             "a larger `ensemble_size`; or a forward map that returns a value instead of failing."
         )
-        return "\n".join(text)
+        return "\n".join(lines)
 
     # -- progress bar ---------------------------------------------------------------------------
 
     @staticmethod
-    def _progressbar_config(n_chains=1):
-        columns = [
-            TextColumn("{task.fields[sweep]}", table_column=Column("Sweep", ratio=1)),
-            TextColumn("{task.fields[n_evals]}", table_column=Column("Evaluations", ratio=1)),
-            TextColumn("{task.fields[acceptance]:0.2f}", table_column=Column("Acceptance", ratio=1)),
-        ]
-        stats = {
-            "sweep": [0] * n_chains,
-            "n_evals": [0] * n_chains,
-            "acceptance": [0.0] * n_chains,
+    def _progressbar_config(n_chains: int = 1) -> tuple[list[TextColumn], dict[str, list]]:
+        shown = {
+            "sweep": ("Sweep", "", 0),
+            "n_evals": ("Evaluations", "", 0),
+            "acceptance": ("Acceptance", ":0.2f", 0.0),
         }
-        return columns, stats
+        columns = [
+            TextColumn(f"{{task.fields[{stat}]{style}}}", table_column=Column(title, ratio=1))
+            for stat, (title, style, _) in shown.items()
+        ]
+        return columns, {stat: [initial] * n_chains for stat, (*_, initial) in shown.items()}
 
     @staticmethod
-    def _make_progressbar_update_functions():
-        def update_stats(stats):
+    def _make_progressbar_update_functions() -> tuple:
+        def update_stats(stats: Stats) -> Stats:
             return {
                 "sweep": stats["sweep"] + 1,
                 "n_evals": stats["n_evals"],
                 "acceptance": stats["acceptance"],
             }
 
+        pass_on_first_interrupt(owner=update_stats)  # PyMC keeps it as long as the run lasts
         return (update_stats,)
 
 
+def _names(vars: Named | Sequence[Named]) -> list[str]:
+    """Names of variables that are given as one or several variables or names."""
+    several = [vars] if isinstance(vars, Named) else vars
+    return [v if isinstance(v, str) else str(v.name) for v in several]
+
+
+def _variables(model: pm.Model) -> tuple[Variable, ...]:
+    """All that a posterior depends on: when it changes, a step has to be bound anew."""
+    return (*model.basic_RVs, *model.potentials)
+
+
+def _chain_number(rng: np.random.Generator) -> int:
+    """Find the chain that `pymc.sample` spawned `rng` for; the same in every process."""
+    spawn_key = rng.bit_generator.seed_seq.spawn_key  # type: ignore[attr-defined]
+    return spawn_key[-1] if spawn_key else 0
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _one_blas_thread() -> AbstractContextManager:
+    """Limit linear algebra to one thread: matrices are small, and chains run side by side."""
+    return _blas().limit(limits=1)
+
+
 class EnsembleKalmanSampler(EnsembleStep):
-    pass
+    """Ensemble Kalman sampler: needs no gradient of the forward map, and few evaluations of it.
+
+    Parameters
+    ----------
+    vars : list of variables or names, optional
+        Variables to sample. An ensemble owns all continuous variables of the model, so this can
+        only repeat what is the default.
+    ensemble_size : int, optional
+        Number of particles J, an even number. By default it grows with the number of parameters.
+    adjust : bool, default False
+        Whether to add a Metropolis test, which makes the sampler exact for every deterministic
+        forward map.
+    rough : bool, default False
+        Whether the forward map carries fluctuations that are to be averaged out. The target is then
+        the smooth posterior behind them.
+    scheme : {"exact", "paper"}, default "exact"
+        Time stepping: exact transitions of the linearized dynamics, or the published algorithm.
+    dt : float, optional
+        Time step of the dynamics. By default it is chosen by the sampler.
+    corrected : bool, default True
+        Whether ``scheme="paper"`` corrects for the finite size of the ensemble.
+    allow_subspace : bool, default False
+        Whether an ensemble too small to span all parameters may sample a subspace.
+    initial_ensemble : array_like, mapping or DataTree, optional
+        Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
+        of variable names to values of shape (J, ...); or the result of an earlier run, whose last
+        sweep is continued without burn-in, chain by chain. They are drawn from the prior by
+        default.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
+    model : pm.Model, optional
+        Model to sample. By default the one on the context stack when sampling starts.
+    rng : Generator or seed, optional
+        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+    initial_point : dict, optional
+        Not needed; PyMC passes it to all step methods.
+    blocked : bool, default True
+        An ensemble moves all its variables together, so True is the only choice.
+
+    Raises
+    ------
+    ValueError
+        If the model has discrete variables, if `vars` leaves out variables, if `initial_ensemble`
+        does not fit the model, or if an option has a value that the sampler does not know. With a
+        model on the context stack this happens at construction, else when sampling starts.
+
+    Notes
+    -----
+    One chain is one ensemble, and a sweep, which moves all J particles once, costs J evaluations:
+    ``draws=1000`` with ``ensemble_size=100`` are ten sweeps. Draws come particle by particle, so
+    that `arviz.ess` sees the correlation there is; `to_ensemble` puts them back into ensembles.
+    `tune` counts iterations of the burn-in, which ends by itself; what is left of it is free.
+
+    While sweeps are computed no draws come; the log of ``pymc_ensemble`` tells of the progress.
+    Ctrl-C ends the computation and turns the complete sweeps into draws.
+
+    References
+    ----------
+    .. [1] Garbuno-Inigo, A., Hoffmann, F., Li, W. and Stuart, A. M. (2020). Interacting Langevin
+       diffusions: gradient structure and ensemble Kalman sampler. SIAM Journal on Applied Dynamical
+       Systems, 19, 412-441. https://doi.org/10.1137/19M1251655
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> from pymc_ensemble import EnsembleKalmanSampler
+    >>> with pm.Model():
+    ...     rate = pm.LogNormal("rate")
+    ...     decay = pm.math.exp(-rate * np.arange(5))
+    ...     y = pm.Normal("y", decay, 0.1, observed=[1.0, 0.4, 0.1, 0.1, 0.0])
+    ...     idata = pm.sample(
+    ...         draws=200,
+    ...         chains=2,
+    ...         cores=1,
+    ...         step=EnsembleKalmanSampler(ensemble_size=20),
+    ...         random_seed=1,
+    ...         progressbar=False,
+    ...     )
+    >>> bool(idata["sample_stats"]["converged"].all())
+    True
+    """
+
+    name = "ensemble_kalman"
+    sampler_class = EnsembleKalman
+    default_tune_steps = 80  # stages after which the burn-in gives up
+
+    def __init__(
+        self,
+        vars: Named | Sequence[Named] | None = None,
+        *,
+        ensemble_size: int | None = None,
+        adjust: bool = False,
+        rough: bool = False,
+        scheme: Literal["exact", "paper"] = "exact",
+        dt: float | None = None,
+        corrected: bool = True,
+        allow_subspace: bool = False,
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        model: pm.Model | None = None,
+        rng: Any = None,
+        initial_point: Point | None = None,
+        blocked: bool = True,
+    ):
+        super().__init__(
+            vars,
+            options={
+                "adjust": adjust,
+                "rough": rough,
+                "scheme": scheme,
+                "dt": dt,
+                "corrected": corrected,
+                "allow_subspace": allow_subspace,
+            },
+            ensemble_size=ensemble_size,
+            initial_ensemble=initial_ensemble,
+            compile_kwargs=compile_kwargs,
+            model=model,
+            rng=rng,
+            initial_point=initial_point,
+            blocked=blocked,
+        )

@@ -67,12 +67,12 @@ class ToySampler:
 
     def __init__(self, problem, *, ensemble_size=None, correlation=0.0, burn_in=3):
         self.problem = problem
-        self.ensemble_size = 10 if ensemble_size is None else ensemble_size
+        self.size = 10 if ensemble_size is None else ensemble_size
         self.correlation = correlation
         self.burn_in = burn_in
 
-    def start(self, U, *, redraw=False, burned_in=False):
-        return ToyState(np.array(U), burned_in=burned_in, converged=burned_in)
+    def start(self, U, *, redraw=False, skip_burn_in=False):
+        return ToyState(np.array(U), burned_in=skip_burn_in, converged=skip_burn_in)
 
     def freeze(self, state):
         return replace(state, burned_in=True)

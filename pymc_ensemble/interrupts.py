@@ -1,0 +1,135 @@
+"""Ctrl-C while chains run in worker processes.
+
+PyMC's main process stops reading draws as soon as it is interrupted, so what the workers have
+computed but not yet handed out would be lost. Here the first interrupt is for the workers: they
+stop computing and hand out the sweeps that are complete, and the first one that has no more draws
+interrupts the main process. A second Ctrl-C ends the run at once.
+
+On Windows, and where the main process cannot install signal handlers (outside the main thread),
+the interrupt ends the run as PyMC does it, and draws that were not handed out are lost.
+"""
+
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import NoReturn
+
+SHORTEST_WAIT = 1.0  # seconds that a worker leaves the others to hand out their draws
+SAME_INTERRUPT = 0.5  # seconds in which interrupts of several processes count as one
+
+
+def in_worker() -> bool:
+    """Whether this is a process that PyMC started for one chain."""
+    return os.name == "posix" and multiprocessing.current_process().name.startswith("worker_chain_")
+
+
+def shield() -> None:
+    """Ignore interrupts in a worker, which ends when the main process tells it to."""
+    if in_worker():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let one interrupt of a worker through, as KeyboardInterrupt."""
+    if not in_worker():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        shield()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        from_forward_map = signal.getsignal(signal.SIGINT) is interrupt
+        shield()
+        if from_forward_map:
+            _interrupt_main_process()
+        raise
+    finally:
+        shield()
+
+
+def end_run(handing_out_since: float) -> NoReturn:
+    """End the run from a chain that has nothing more to hand out.
+
+    Parameters
+    ----------
+    handing_out_since : float
+        Time (`time.monotonic`) of the interrupt. A worker waits as long as it took to hand out its
+        own draws, for the sake of the others.
+
+    Raises
+    ------
+    KeyboardInterrupt
+    """
+    if in_worker():
+        time.sleep(max(SHORTEST_WAIT, time.monotonic() - handing_out_since))
+        _interrupt_main_process()
+        time.sleep(0.5)  # a worker that ends before the main process has reacted looks like a crash
+    raise KeyboardInterrupt
+
+
+def _interrupt_main_process() -> None:
+    main = multiprocessing.parent_process()
+    if main is not None and main.pid is not None:
+        os.kill(main.pid, signal.SIGINT)
+
+
+class PassOnFirstInterrupt:
+    """Handler of SIGINT for the main process: workers first, then the main process itself."""
+
+    def __init__(self) -> None:
+        self.previous = signal.getsignal(signal.SIGINT)
+        self.passed_on = -math.inf  # time of the first interrupt
+        self.over = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """Act on an interrupt: pass it on, then raise, then wait for the workers to end."""
+        workers = _workers()
+        if self.passed_on == -math.inf and workers:
+            self.passed_on = time.monotonic()
+            for worker in workers:
+                if worker.pid is not None:
+                    os.kill(worker.pid, signal.SIGINT)
+        elif not workers or (not self.over and time.monotonic() > self.passed_on + SAME_INTERRUPT):
+            self.over = True
+            signal.default_int_handler(signum, frame)
+
+    def remove(self) -> None:
+        """Put the previous handler back."""
+        current: object = signal.getsignal(signal.SIGINT)
+        if current is self and _is_main_thread():
+            signal.signal(signal.SIGINT, self.previous)
+
+
+def pass_on_first_interrupt(owner: object) -> None:
+    """Install the handler for as long as the object `owner` exists, if there are workers."""
+    if not _is_main_thread() or not _workers():
+        return
+    handler = PassOnFirstInterrupt()
+    if handler.previous is signal.default_int_handler:
+        signal.signal(signal.SIGINT, handler)
+        weakref.finalize(owner, handler.remove)
+
+
+def _workers() -> list[BaseProcess]:
+    if os.name != "posix":
+        return []
+    children = multiprocessing.active_children()
+    return [child for child in children if child.name.startswith("worker_chain_")]
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
