@@ -110,7 +110,10 @@ def plausible(potential: Array, dimension: int) -> Array:
 
     The spread term matters for rough maps, whose potentials scatter by more than a posterior's do.
     """
-    low, middle = np.quantile(potential[np.isfinite(potential)], [0.1, 0.5])
+    finite = np.isfinite(potential)
+    if not finite.any():
+        return finite
+    low, middle = np.quantile(potential[finite], [0.1, 0.5])
     return potential <= middle + 10 + 2 * dimension + 5 * (middle - low)
 
 
