@@ -265,10 +265,10 @@ def pointwise_force(
     largest = LARGEST_DEVIATION * np.sqrt(group.U.shape[1])
     size = np.linalg.norm(deviation, axis=1, keepdims=True)
     deviation = deviation * np.minimum(1.0, largest / np.maximum(size, np.finfo(float).tiny))
-    ok = partners.ok
+    used = plausible(partners.potential, partners.U.shape[1])  # those behind the law
     at_center = problem.curvature(law.map.output_mean[None])[0]
-    curvature = np.minimum(problem.curvature(partners.Z[ok]).mean(0), 3 * at_center)
-    softened = gaussian_law(problem, law.map, partners.U[ok], curvature=curvature)
+    curvature = np.minimum(problem.curvature(partners.Z[used]).mean(0), 3 * at_center)
+    softened = gaussian_law(problem, law.map, partners.U[used], curvature=curvature)
     return softened, linear + deviation
 
 
