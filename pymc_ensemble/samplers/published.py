@@ -63,8 +63,8 @@ class PublishedScheme:
                 f"Only {len(members)} of {len(ensemble)} ensemble members have a finite posterior "
                 f"density, but {self.min_members} are needed."
             )
-        J, d = members.U.shape
         law = fit_law(self.problem, members)
+        J, r = len(members), law.anomalies.rank
         A, L = law.map.slope, law.anomalies.L
         gradients = self.problem.loss_gradient(members.Z)
         dt = min(1 / (interaction_norm(members.Z, gradients) + 1e-8), self.largest_step)
@@ -72,9 +72,9 @@ class PublishedScheme:
         x = law.map.coordinates(members.U)
         drift = -gradients @ A - self.problem.prior_gradient(members.U) @ L
         if self.corrected:
-            drift = drift + (d + 1) / J * x
+            drift = drift + (r + 1) / J * x
         step = np.linalg.solve(np.eye(len(slope)) + dt * slope, dt * drift.T).T
-        noise = rng.standard_normal((J, law.anomalies.rank)) @ law.anomalies.frame
+        noise = rng.standard_normal((J, r)) @ law.anomalies.frame
         moved = x + step + np.sqrt(2 * dt) * noise
         points, log_ratio = ensemble.U.copy(), np.zeros(len(ensemble))
         points[ensemble.ok] = law.map.particles(moved)

@@ -213,10 +213,10 @@ class WholeRelaxation(Relaxation):
         partners: Ensemble,
         rng: np.random.Generator,
     ) -> tuple[Array, Array, Array]:
-        """Relax with the finite-ensemble correction ``((d + 1) / J) (u - mean)``."""
-        J, d = group.U.shape
+        """Relax with the finite-ensemble correction ``((r + 1) / J) (u - mean)`` of rank r."""
+        J, r = len(group), law.anomalies.rank
         x = law.map.coordinates(group.U)
-        force = law.linear_force(x) + (d + 1) / J * x
+        force = law.linear_force(x) + (r + 1) / J * x
         moved = law.relax(x, force, state.dt, law.noise(J, rng))
         log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
         return law.map.particles(moved), log_ratio, np.zeros(J, dtype=bool)
