@@ -5,16 +5,45 @@ from typing import Any
 
 import numpy as np
 import pytensor
+import pytensor.scalar as ps
 import pytensor.tensor as pt
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import graph_replace, vectorize_graph
+from pytensor.graph.rewriting.basic import in2out, node_rewriter
+from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors, applys_between
 from pytensor.scan.op import Scan
 from pytensor.tensor.blockwise import Blockwise
+from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.variable import TensorVariable
 
 # prior, loss and curvature are cheap and called once a round: not worth compiling for
 CHEAP_MODE = "FAST_COMPILE"
+
+
+@node_rewriter([Elemwise])
+def _numpy_function(fgraph: FunctionGraph, node: Apply) -> list[TensorVariable] | None:
+    """Spell a scalar function that NumPy and SciPy do not have by some that they have."""
+    x = node.inputs[0]
+    match node.op.scalar_op:
+        case ps.math.Softplus():
+            return [pt.maximum(x, 0.0) + pt.log1p(pt.exp(-pt.abs(x)))]
+        case ps.math.Log1mexp():
+            return [pt.switch(x < -np.log(2), pt.log1p(-pt.exp(x)), pt.log(-pt.expm1(x)))]
+        case ps.math.TriGamma():
+            return [pt.polygamma(1, x)]
+        case ps.Second():
+            shape = pt.broadcast_shape(*node.inputs)
+            return [pt.alloc(node.inputs[1].astype(node.outputs[0].dtype), *shape)]
+    return None
+
+
+def in_numpy_functions(outputs: Sequence[TensorVariable]) -> list[TensorVariable]:
+    """Rewrite scalar functions that Python would otherwise call entry by entry."""
+    return rewrite_graph(
+        list(outputs), include=(), custom_rewrite=in2out(_numpy_function), clone=True
+    )
 
 
 class LazyFunction:
@@ -45,8 +74,11 @@ class LazyFunction:
 
     def __call__(self, *arguments: Any) -> list[np.ndarray]:
         if self._compiled is None:
+            outputs = self.outputs
+            if self.compile_kwargs.get("mode") == CHEAP_MODE:
+                outputs = in_numpy_functions(outputs)
             self._compiled = pytensor.function(
-                self.inputs, self.outputs, on_unused_input="ignore", **self.compile_kwargs
+                self.inputs, outputs, on_unused_input="ignore", **self.compile_kwargs
             )
             self._compiled.trust_input = True
         # values outside the domain give NaN or inf, which are dealt with as such

@@ -1,5 +1,6 @@
 """Forward map, likelihood and prior of a PyMC model as functions of whole ensembles."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from pymc_ensemble.problem.simulation import Draws
 from pymc_ensemble.problem.terms import Term
 
 FloatArray = NDArray[np.float64]
+logger = logging.getLogger("pymc_ensemble")
 
 N_SIMULATIONS = 64
 SIMULATION_SEED = 20220512
@@ -33,6 +35,13 @@ def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
     """Stabilize graphs; out of the support the log density is minus infinity, not an error."""
     rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
     return rewrite_graph(list(graphs), include=rewrites, clone=True)
+
+
+def gradients(
+    graph: TensorVariable, wrt: Sequence[TensorVariable]
+) -> list[TensorVariable]:
+    """Gradients of a scalar graph; zero by what it does not depend on."""
+    return simplified(pytensor.grad(graph, list(wrt), disconnected_inputs="ignore"))
 
 
 class CompiledForward:
@@ -89,9 +98,8 @@ class CompiledLikelihood:
         for term, loss in zip(terms, losses, strict=True):
             check_differentiable(loss, term.holes, f"the likelihood of `{term.name}`")
         total = sum(losses[1:], start=losses[0])
-        gradients = pytensor.grad(total, self.holes, disconnected_inputs="ignore")
         self._loss = BatchFunction(self.holes, [total])
-        self._gradient = BatchFunction(self.holes, gradients)
+        self._gradient = BatchFunction(self.holes, gradients(total, self.holes))
 
     @cached_property
     def _information(self) -> list["TermInformation"]:
@@ -139,56 +147,54 @@ class TermInformation:
     """
 
     def __init__(self, term: Term):
-        self.closed = [weight is not None for weight in term.weights]
-        weights = simplified([weight for weight in term.weights if weight is not None])
-        self._weights = BatchFunction(term.holes, weights)
-        if all(self.closed):
+        closed = [weight for weight in term.weights if weight is not None]
+        self._closed = BatchFunction(term.holes, simplified(closed)) if closed else None
+        self._open = [i for i, weight in enumerate(term.weights) if weight is None]
+        if not self._open:
             return
         self._draw: Draws | None = Draws([term.variable], term.holes)
-        [loss] = simplified([term.loss])
+        wanted = [term.holes[i] for i in self._open]
         # a hole in place of the variable's own values sees the gradient by these
-        wrt = [term.observation if hole is term.data else hole for hole in term.holes]
-        gradients = pytensor.grad(loss, wrt, disconnected_inputs="ignore")
-        self._simulated = BatchFunction([term.observation], gradients, term.holes)
-        [loss] = simplified([given_data(term, term.loss)])
-        gradients = pytensor.grad(loss, term.holes, disconnected_inputs="ignore")
-        self._observed = BatchFunction(term.holes, gradients)
-        self._shapes = [hole.type.shape for hole in term.holes]
+        wrt = [term.observation if hole is term.data else hole for hole in wanted]
+        slopes = gradients(simplified([term.loss])[0], wrt)
+        self._simulated = BatchFunction([term.observation], slopes, term.holes)
+        slopes = gradients(simplified([given_data(term, term.loss)])[0], wanted)
+        self._observed = BatchFunction(term.holes, slopes)
 
     def __call__(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
         """Weights of the shapes of the pieces of outputs."""
-        closed = iter(self._weights(*pieces)) if any(self.closed) else iter(())
-        if all(self.closed):
-            return list(closed)
-        other = self._without_closed_form(pieces)
-        return [
-            next(closed) if is_closed else weight
-            for is_closed, weight in zip(self.closed, other, strict=True)
-        ]
+        weights = self._closed(*pieces) if self._closed is not None else []
+        if self._open:
+            for i, weight in zip(self._open, self._without_closed_form(pieces), strict=True):
+                weights.insert(i, weight)
+        return weights
 
     def _without_closed_form(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
         if self._draw is not None:
             try:
-                rows = [self._squared_gradients(row) for row in zip(*pieces, strict=True)]
+                rows = [self._mean_squared_slopes(row) for row in zip(*pieces, strict=True)]
                 return [np.stack(column) for column in zip(*rows, strict=True)]
-            except Exception:
-                self._draw = None  # the likelihood cannot be simulated
-        ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])[:-1]
+            except Exception as error:
+                logger.debug("The likelihood cannot be simulated: %r", error)
+                self._draw = None
+        return [self._observed_curvature(i, pieces) for i in range(len(self._open))]
 
-        def split(Z: FloatArray) -> list[FloatArray]:
-            parts = zip(np.split(Z, ends, axis=1), self._shapes, strict=True)
-            return [np.ascontiguousarray(part).reshape(len(Z), *s) for part, s in parts]
-
-        def gradient(Z: FloatArray) -> FloatArray:
-            return _joined(self._observed(*split(Z)), len(Z))
-
-        return split(observed_curvature(gradient, _joined(pieces, len(pieces[0]))))
-
-    def _squared_gradients(self, row: Sequence[FloatArray]) -> list[FloatArray]:
+    def _mean_squared_slopes(self, row: Sequence[FloatArray]) -> list[FloatArray]:
         rng = np.random.default_rng(SIMULATION_SEED)
         [observations] = self._draw(N_SIMULATIONS, rng, *map(np.asarray, row))
-        gradients = self._simulated(observations, *map(np.asarray, row))
-        return [np.mean(np.nan_to_num(g) ** 2, axis=0) for g in gradients]
+        slopes = self._simulated(observations, *map(np.asarray, row))
+        return [np.mean(np.nan_to_num(slope) ** 2, axis=0) for slope in slopes]
+
+    def _observed_curvature(self, i: int, pieces: Sequence[FloatArray]) -> FloatArray:
+        position = self._open[i]
+        shape = pieces[position].shape
+
+        def slope(Z: FloatArray) -> FloatArray:
+            arguments = list(pieces)
+            arguments[position] = Z.reshape(shape)
+            return self._observed(*arguments)[i].reshape(Z.shape)
+
+        return observed_curvature(slope, pieces[position].reshape(len(pieces[0]), -1)).reshape(shape)
 
 
 class CompiledPrior:
@@ -202,7 +208,7 @@ class CompiledPrior:
         for name, graph in zip(terms, simplified(list(terms.values())), strict=True):
             check_differentiable(graph, [root], f"`{name}`")
         [potential] = simplified([-sum(terms.values())])
-        self._slope = pytensor.grad(potential, root, disconnected_inputs="ignore")
+        [self._slope] = gradients(potential, [root])
         self._potential = BatchFunction([root], [potential])
         self._gradient = BatchFunction([root], [self._slope])
         self._draws = Draws(extraction.prior_draws)
@@ -238,10 +244,8 @@ class CompiledPrior:
     def _hessian(self) -> BatchFunction:
         """Products of the Hessian at one point with the rows of a matrix."""
         direction = self.root.type("direction")
-        product = pytensor.grad(
-            self._slope @ direction, self.root, disconnected_inputs="ignore"
-        )
-        return BatchFunction([direction], simplified([product]), [self.root])
+        product = gradients(self._slope @ direction, [self.root])
+        return BatchFunction([direction], product, [self.root])
 
     def hessian(self, u: FloatArray) -> FloatArray:
         """Hessian of the potential at one point, shape (d, d)."""
