@@ -69,7 +69,10 @@ class Anomalies:
     @cached_property
     def log_volume(self) -> float:
         """Half the log determinant of the covariance within the span."""
-        return 0.5 * np.linalg.slogdet(self.L.T @ self.L)[1]
+        if self.rank < len(self.mean):
+            return np.log(np.linalg.svd(self.L, compute_uv=False)).sum()
+        units = np.linalg.norm(self.L, axis=1)  # apart: in one matrix they would hide one another
+        return np.log(units).sum() + np.linalg.slogdet(self.L / units[:, None])[1]
 
 
 @dataclass(frozen=True)
