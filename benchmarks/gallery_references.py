@@ -97,7 +97,7 @@ def poisson_regression():
     return {"beta": moments}, source
 
 
-def lynx_hare(chains=4, draws=8000):
+def lynx_hare(chains=4, draws=15000):
     """Sample by NUTS, and store the logarithms beside the parameters themselves."""
     with gallery.lynx_hare(native=True):
         idata = pm.sample(
@@ -107,7 +107,7 @@ def lynx_hare(chains=4, draws=8000):
             cores=1,
             nuts_sampler="nutpie",
             random_seed=1900,
-            nuts={"target_accept": 0.9, "adaptation": "low_rank"},
+            nuts={"target_accept": 0.95, "adaptation": "low_rank"},
         )
     posterior = idata.posterior.to_dataset()
     logs = {f"{name}_log__": np.log(posterior[name]) for name in posterior.data_vars}
