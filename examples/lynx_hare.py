@@ -142,7 +142,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1900)
     parser.add_argument("--output", type=Path, default=Path("outputs/lynx_hare.png"))
     options = parser.parse_args()
-    draws = 500 if options.quick else 1500
+    draws = 500 if options.quick else 1800
 
     reference = pe.gallery.lynx_hare().reference
     print("Adjusted ensemble Kalman sampler: exact, as ensembles meet a Metropolis test.")
