@@ -75,10 +75,10 @@ class DesignState:
 
 @dataclass(frozen=True)
 class DesignRound:
-    """A pending round: the design, and the generator of the moves that follow it."""
+    """A pending round: the design, and the seed of the moves that follow it."""
 
     points: Array
-    rng: np.random.Generator
+    seed: int
     origin: DesignState
 
 
@@ -105,8 +105,7 @@ class InflatedDesign:
         """Points of the next round, shape (J, d), and what `tell` needs."""
         J, rank = len(state.ensemble), state.root.shape[1]
         points = state.center + state.inflation * rng.standard_normal((J, rank)) @ state.root.T
-        child = np.random.default_rng(rng.integers(2**63))
-        return points, DesignRound(points, child, state)
+        return points, DesignRound(points, int(rng.integers(2**63)), state)
 
     def tell(
         self, state: DesignState, pending: DesignRound, evaluations: Evaluations
@@ -126,7 +125,7 @@ class InflatedDesign:
         )
         if not state.frozen or state.n_points > REFIT * state.n_fitted:
             state = self._refitted(state)
-        state, snapshot = self._sweep(state, pending.rng)
+        state, snapshot = self._sweep(state, np.random.default_rng(pending.seed))
         if not state.frozen:
             state = self._adapt(state, (~ok).mean())
         phase = "sampling" if state.frozen else "burn-in"
