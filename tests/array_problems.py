@@ -1,0 +1,289 @@
+"""Small inverse problems on arrays, with exact facts about their posteriors, and loops to run them.
+
+They follow the protocol of ``pymc_ensemble.InverseProblem`` without being one: what the samplers
+need is tested here without PyMC.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_ensemble.forward.evaluation import Evaluations
+from pymc_ensemble.samplers.ensemble import Ensemble
+
+
+class GaussianProblem:
+    """Forward map with white noise of unit variance and the prior ``N(prior_mean, P0^-1)``."""
+
+    quadratic_loss = True
+    gaussian_prior = True
+    fails = None  # function of U: mask of the evaluations that fail
+
+    def __init__(self, forward_map, data, prior_mean, P0):
+        self.forward_map = forward_map
+        self.data = np.asarray(data, float)
+        self.prior_mean = np.asarray(prior_mean, float)
+        self.P0 = np.asarray(P0, float)
+        self.dimension = len(self.prior_mean)
+        self.n_evaluations = 0
+
+    def sample_prior(self, size, rng):
+        xi = rng.standard_normal((size, self.dimension))
+        return self.prior_mean + np.linalg.solve(np.linalg.cholesky(self.P0).T, xi.T).T
+
+    def evaluate(self, U):
+        self.n_evaluations += len(U)
+        with np.errstate(over="ignore", invalid="ignore"):
+            Z = np.array(self.forward_map(U))
+        if self.fails is not None:
+            Z[self.fails(U)] = np.nan
+        return Evaluations.from_outputs(Z)
+
+    def loss(self, Z):
+        with np.errstate(over="ignore"):
+            loss = self.pointwise_loss(Z).sum(1)
+        return np.where(np.isfinite(loss), loss, np.inf)
+
+    def pointwise_loss(self, Z):
+        return 0.5 * (Z - self.data) ** 2
+
+    def loss_gradient(self, Z):
+        return Z - self.data
+
+    def curvature(self, Z):
+        return np.ones_like(Z)
+
+    def prior_potential(self, U):
+        e = U - self.prior_mean
+        return 0.5 * (e * (e @ self.P0)).sum(1)
+
+    def prior_gradient(self, U):
+        return (U - self.prior_mean) @ self.P0
+
+    def failing(self, fails):
+        """This problem, with evaluations that fail where ``fails(U)`` says so."""
+        self.fails = fails
+        return self
+
+    def ensemble(self, U):
+        return Ensemble.evaluated(self, U, self.evaluate(U))
+
+    def transformed(self, B, c):
+        """The same problem in the coordinates ``B u + c``."""
+        inverse = np.linalg.inv(B)
+        forward_map, result = self.forward_map, object.__new__(type(self))
+        result.__dict__.update(self.__dict__)
+        GaussianProblem.__init__(
+            result,
+            lambda V: forward_map((V - c) @ inverse.T),
+            self.data,
+            B @ self.prior_mean + c,
+            inverse.T @ self.P0 @ inverse,
+        )
+        return result
+
+
+class LinearProblem(GaussianProblem):
+    """``G(u) = A u``: the posterior is Gaussian with a known mean and precision."""
+
+    def __init__(self, A, data, prior_mean, P0):
+        super().__init__(lambda U: U @ A.T, data, prior_mean, P0)
+        self.precision = A.T @ A + self.P0
+        self.covariance = np.linalg.inv(self.precision)
+        self.mean = self.covariance @ (A.T @ self.data + self.P0 @ self.prior_mean)
+        self.sd = np.sqrt(np.diag(self.covariance))
+
+    def sample_posterior(self, size, rng):
+        return rng.multivariate_normal(self.mean, self.covariance, size, method="cholesky")
+
+    def standardized(self, U):
+        """Coordinates in which the posterior is ``N(0, I)``."""
+        return (U - self.mean) @ np.linalg.cholesky(self.precision)
+
+
+class PoissonRegression(GaussianProblem):
+    """Counts with rates ``exp(X u)``; the outputs are the linear predictors ``X u``."""
+
+    quadratic_loss = False
+
+    def __init__(self):
+        rng = np.random.default_rng(5)
+        self.X = np.column_stack([np.ones(60), rng.standard_normal((60, 4))])
+        counts = rng.poisson(np.exp(self.X @ [0.5, 0.4, -0.5, 0.3, 0.2]))
+        super().__init__(lambda U: U @ self.X.T, counts, np.zeros(5), np.eye(5))
+        self.mean = np.array([0.3903, 0.2584, -0.5148, 0.4867, 0.2476])
+        self.sd = np.array([0.1183, 0.0889, 0.0992, 0.0903, 0.1030])
+
+    def pointwise_loss(self, Z):
+        return np.exp(Z) - self.data * Z
+
+    def loss_gradient(self, Z):
+        return np.exp(np.clip(Z, -30, 30)) - self.data
+
+    def curvature(self, Z):
+        return np.exp(np.clip(Z, -30, 30))
+
+
+def random_linear(d, seed=0):
+    """Well-conditioned linear problem with a correlated prior that is not centered."""
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((d, d)) / np.sqrt(d) + np.eye(d)
+    A = rng.standard_normal((d + 2, d))
+    return LinearProblem(A, rng.standard_normal(d + 2), rng.standard_normal(d), root.T @ root)
+
+
+def stiff_linear(d):
+    """Linear problem whose posterior precision has condition 50, outputs in twice the dimension."""
+    rng = np.random.default_rng(1000)
+    Q, _ = np.linalg.qr(rng.standard_normal((2 * d, d)))
+    W, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    A = Q * np.sqrt(np.logspace(0, 2, d)) @ W.T
+    data = A @ rng.standard_normal(d) + rng.standard_normal(2 * d)
+    return LinearProblem(A, data, np.zeros(d), np.eye(d))
+
+
+def oscillating(rough):
+    """``A u + sin(2 pi u / eps)`` with ``A = diag(-1, 2)``; the exact facts are for ``A u``."""
+    scale, A = np.sqrt(0.05), np.diag([-1.0, 2.0])
+    data = np.array([1.028114, 1.970460]) / scale
+    problem = LinearProblem(A / scale, data, np.zeros(2), np.eye(2) / 0.05)
+    if rough:
+        problem.forward_map = lambda U: (U @ A + np.sin(20 * np.pi * U)) / scale
+    return problem
+
+
+def decay(noise=0.05, prior_sd=1.0, roughness=0.0):
+    """Amplitude and rate (in logs) of an exponential decay seen at twelve times.
+
+    With `roughness` the outputs carry fast oscillations of so many noise sd; the exact facts are
+    those of the smooth map.
+    """
+    data = {
+        0.05: "1.152259 .857051 .682911 .495785 .342909 .296697 "
+        ".275178 .205603 .084077 .026611 .036576 .053118",
+        0.3: "1.183692 .824025 .843017 .522010 .208992 .387095 "
+        ".601178 .442373 -.091857 -.289744 -.119243 .063449",
+    }[noise]
+    t = np.linspace(0.2, 4, 12)
+
+    def smooth(U):
+        return np.exp(U[:, :1]) * np.exp(-np.exp(U[:, 1:]) * t) / noise
+
+    def rough(U):
+        return smooth(U) + roughness * np.sin(100 * np.pi * (U @ directions.T) + phases)
+
+    rng = np.random.default_rng(3)
+    phases, directions = 2 * np.pi * rng.random(12), rng.standard_normal((12, 2))
+    P0 = np.eye(2) / prior_sd**2
+    problem = GaussianProblem(smooth, np.array(data.split(), float) / noise, np.zeros(2), P0)
+    lower, upper = {0.05: ([-0.2, -0.9], [0.8, 0.5]), 0.3: ([-2.5, -5.0], [2.5, 3.5])}[noise]
+    integrate(problem, lower, upper)
+    if roughness:
+        problem.forward_map = rough
+    return problem
+
+
+def bimodal():
+    """``G(u) = (u1 - u2)^2``, data 2, prior N(0, I): two modes, mirror images at u1 = u2."""
+    problem = GaussianProblem(lambda U: (U[:, :1] - U[:, 1:]) ** 2, [2.0], np.zeros(2), np.eye(2))
+    problem.mean, problem.sd = np.zeros(2), np.full(2, 0.93050566)
+    return problem
+
+
+def sample_bimodal(size, rng):
+    """Exact draws of the bimodal posterior: u1 + u2 is normal, u1 - u2 by inversion."""
+    v = np.linspace(-6, 6, 20001)
+    cdf = np.cumsum(np.exp(-(v**2) / 4 - 0.5 * (v**2 - 2) ** 2))
+    v = np.interp(rng.random(size), cdf / cdf[-1], v + 0.5 * (v[1] - v[0]))
+    s = np.sqrt(2) * rng.standard_normal(size)
+    return np.column_stack([s + v, s - v]) / 2
+
+
+def integrate(problem, lower, upper, n=301):
+    """Posterior mean and sd in two dimensions by quadrature."""
+    axes = [np.linspace(a, b, n) for a, b in zip(lower, upper, strict=True)]
+    U = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    V = problem.loss(problem.forward_map(U)) + problem.prior_potential(U)
+    w = np.exp(V.min() - V)
+    w /= w.sum()
+    problem.mean = w @ U
+    problem.sd = np.sqrt(w @ (U - problem.mean) ** 2)
+
+
+def errors(problem, U):
+    """Root mean squares over the coordinates of the errors of mean and sd, in posterior sd."""
+    U = U.reshape(-1, problem.dimension)
+    mean, sd = (U.mean(0) - problem.mean) / problem.sd, U.std(0) / problem.sd - 1
+    return np.sqrt((mean**2).mean()), np.sqrt((sd**2).mean())
+
+
+@dataclass
+class FixedNoise:
+    """Generator whose normal numbers are given; everything else is random."""
+
+    normal: float | np.ndarray
+    seed: int = 0
+
+    def __post_init__(self):
+        self.rng = np.random.default_rng(self.seed)
+
+    def standard_normal(self, size):
+        return np.broadcast_to(self.normal, size)
+
+    def __getattr__(self, name):
+        return getattr(self.rng, name)
+
+
+def step(part, problem, state, rng):
+    """One round of evaluations."""
+    points, pending = part.ask(state, rng)
+    return part.tell(state, pending, problem.evaluate(points))
+
+
+def sweeps(kernel, problem, state, n, rng):
+    """Advance a sampling kernel by `n` sweeps; returns the state and the snapshots."""
+    snapshots = []
+    while len(snapshots) < n:
+        state, info = step(kernel, problem, state, rng)
+        if info.snapshot is not None:
+            snapshots.append(info.snapshot)
+    return state, snapshots
+
+
+def burn_in(part, problem, state, rng):
+    """Run until the part says that it has burned in; returns the state and the reports."""
+    reports = []
+    while not state.burned_in:
+        state, info = step(part, problem, state, rng)
+        reports.append(info)
+    return state, reports
+
+
+def run(sampler, problem, rng, *, max_evaluations=None, n_sweeps=None, U=None, max_rounds=500):
+    """A whole run from the prior (or from `U`): state and draws, shape (sweeps, J, d)."""
+    redraw, problem.n_evaluations = U is None, 0
+    U = problem.sample_prior(sampler.size, rng) if U is None else U
+    state = sampler.start(U, redraw=redraw)
+    for _ in range(max_rounds):
+        if state.burned_in:
+            break
+        state, _ = step(sampler, problem, state, rng)
+    state, snapshots = sampler.freeze(state), []
+
+    def goes_on():
+        if n_sweeps is not None:
+            return len(snapshots) < n_sweeps
+        return problem.n_evaluations + sampler.size <= max_evaluations
+
+    while goes_on():
+        state, more = sweeps(sampler, problem, state, 1, rng)
+        snapshots += more
+    snapshots = sampler.finish(state, snapshots, rng)
+    return state, np.array([snapshot.U for snapshot in snapshots])
+
+
+def within(samples, expected, standard_errors=4.0):
+    """Whether the mean over independent replicas, axis 0, is the expected one up to Monte Carlo."""
+    samples = np.asarray(samples)
+    error = samples.std(0, ddof=1) / np.sqrt(len(samples))
+    return bool((np.abs(samples.mean(0) - expected) <= standard_errors * error).all())
