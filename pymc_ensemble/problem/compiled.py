@@ -37,9 +37,7 @@ def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
     return rewrite_graph(list(graphs), include=rewrites, clone=True)
 
 
-def gradients(
-    graph: TensorVariable, wrt: Sequence[TensorVariable]
-) -> list[TensorVariable]:
+def gradients(graph: TensorVariable, wrt: Sequence[TensorVariable]) -> list[TensorVariable]:
     """Gradients of a scalar graph; zero by what it does not depend on."""
     return simplified(pytensor.grad(graph, list(wrt), disconnected_inputs="ignore"))
 
@@ -62,6 +60,7 @@ class CompiledForward:
         self._function = BatchFunction([root], outputs, compile_kwargs=compile_kwargs)
 
     def __call__(self, points: FloatArray) -> Evaluations:
+        """Evaluate points of shape (n, d), each once."""
         if self.foreign:
             return evaluate_rows(self.one, points, self.n_outputs)
         return evaluate_batch(self.all, points, self.n_outputs)
@@ -194,7 +193,9 @@ class TermInformation:
             arguments[position] = Z.reshape(shape)
             return self._observed(*arguments)[i].reshape(Z.shape)
 
-        return observed_curvature(slope, pieces[position].reshape(len(pieces[0]), -1)).reshape(shape)
+        return observed_curvature(slope, pieces[position].reshape(len(pieces[0]), -1)).reshape(
+            shape
+        )
 
 
 class CompiledPrior:
@@ -257,8 +258,8 @@ class CompiledPrior:
         if self.flat:
             names = ", ".join(f"`{name}`" for name in self.flat)
             raise ValueError(
-                f"{names}: an improper prior (pm.Flat, pm.HalfFlat) cannot be drawn from. Hand over "
-                "the starting ensemble as `initial_ensemble=`, or give a proper prior."
+                f"{names}: an improper prior (pm.Flat, pm.HalfFlat) cannot be drawn from. Hand "
+                "over the starting ensemble as `initial_ensemble=`, or give a proper prior."
             )
         members = self._draw(size, rng)
         # draws out of the support, such as unordered ones of an ordered variable, are drawn again:
@@ -282,9 +283,7 @@ class CompiledPrior:
         return np.concatenate([np.reshape(draw, (size, -1)) for draw in draws], axis=1, dtype=float)
 
 
-def check_differentiable(
-    graph: TensorVariable, wrt: Sequence[TensorVariable], what: str
-) -> None:
+def check_differentiable(graph: TensorVariable, wrt: Sequence[TensorVariable], what: str) -> None:
     """Refuse a graph without a gradient.
 
     Parameters

@@ -7,7 +7,6 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from pytensor.graph.op import Op
-
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem.links import Role
@@ -99,9 +98,7 @@ FAMILIES: dict[type[Op], Family] = {
     pm.Beta.rv_type: Family(
         {"alpha": Role.SCALE, "beta": Role.SCALE},
         {
-            name: lambda p, name=name: (
-                pt.tri_gamma(p[name]) - pt.tri_gamma(p["alpha"] + p["beta"])
-            )
+            name: lambda p, name=name: pt.tri_gamma(p[name]) - pt.tri_gamma(p["alpha"] + p["beta"])
             for name in ("alpha", "beta")
         },
     ),

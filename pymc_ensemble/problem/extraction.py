@@ -180,9 +180,7 @@ def join_coordinates(model: Model) -> Coordinates:
     return Coordinates(root, values, shapes)
 
 
-def as_functions_of(
-    coordinates: Coordinates, graphs: Sequence[Variable]
-) -> list[TensorVariable]:
+def as_functions_of(coordinates: Coordinates, graphs: Sequence[Variable]) -> list[TensorVariable]:
     """Rewrite graphs of value variables as graphs of the vector of unknowns, without labels."""
     return unlabelled(graph_replace(list(graphs), coordinates.values, strict=False))
 
@@ -190,9 +188,7 @@ def as_functions_of(
 # --- likelihood -----------------------------------------------------------------------------------
 
 
-def extract_terms(
-    model: Model, coordinates: Coordinates, latent: Sequence[Variable]
-) -> list[Term]:
+def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Variable]) -> list[Term]:
     """Find the likelihood terms of all observed variables, and of unknown ones that have one."""
     data = {rv: model.rvs_to_values[rv] for rv in model.observed_RVs}
     variables = [*model.observed_RVs, *latent]

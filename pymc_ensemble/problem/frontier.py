@@ -150,7 +150,7 @@ def _contains_random_variable(variable: Variable, roots: frozenset[Variable]) ->
 
 
 def role(users: Sequence[tuple[Apply, int]]) -> Role:
-    """What an input is to the random variables that use it."""
+    """Tell what an input is to the random variables that use it."""
     roles = set()
     for node, position in users:
         family = FAMILIES.get(type(node.op))
@@ -185,9 +185,11 @@ def _mean_and_dispersion(
     if dispersion is not None:
         same = dispersion is alpha or equal_computations([dispersion], [alpha])
     else:
-        same = isinstance(alpha, Constant) and isinstance(
-            constant := _without_dimshuffle(log_alpha), Constant
-        ) and np.array_equal(np.log(alpha.data), constant.data)
+        same = (
+            isinstance(alpha, Constant)
+            and isinstance(constant := _without_dimshuffle(log_alpha), Constant)
+            and np.array_equal(np.log(alpha.data), constant.data)
+        )
     return {"alpha": alpha, "mu": mu} if same else None
 
 

@@ -245,7 +245,7 @@ class InverseProblem:
         return _finite_rows(self._likelihood.gradient, _rows(Z, self.n_outputs), np.nan)
 
     def curvature(self, Z: ArrayLike) -> FloatArray:
-        """Expected second derivative of the loss by each output (Fisher weights).
+        """Fisher weights: the expected second derivative of the loss by each output.
 
         Parameters
         ----------

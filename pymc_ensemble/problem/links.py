@@ -242,7 +242,9 @@ def _product(
             return None
         else:
             exponent, factor = form
-            exponents.append(exponent if isinstance(power, float) and power == 1 else exponent * power)
+            exponents.append(
+                exponent if isinstance(power, float) and power == 1 else exponent * power
+            )
             if factor is not None:
                 factors.append(factor**power)
     if not exponents:
@@ -274,4 +276,3 @@ def _is_one(variable: Variable) -> bool:
     while variable.owner is not None and isinstance(variable.owner.op, DimShuffle):
         variable = variable.owner.inputs[0]
     return isinstance(variable, Constant) and bool(np.all(variable.data == 1))
-

@@ -148,6 +148,7 @@ class FunctionForward:
         self.vectorized, self.transform = vectorized, transform
 
     def __call__(self, points: FloatArray) -> Evaluations:
+        """Evaluate points of shape (n, d), each once."""
         if self.vectorized:
             evaluations = evaluate_batch(self.function, points, self.n_outputs)
         else:
@@ -335,9 +336,7 @@ def central_differences(
     return gradient
 
 
-def observed_curvature(
-    gradient: Callable[[FloatArray], FloatArray], Z: FloatArray
-) -> FloatArray:
+def observed_curvature(gradient: Callable[[FloatArray], FloatArray], Z: FloatArray) -> FloatArray:
     """Second derivatives of the loss by each output at the observed data, never below a floor.
 
     Parameters

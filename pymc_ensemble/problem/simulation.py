@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytensor.tensor as pt
-
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.graph.traversal import ancestors, toposort
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType, random_generator_type
-
 from pytensor.tensor.type_other import NoneTypeT
 from pytensor.tensor.variable import TensorVariable
 
@@ -58,9 +56,7 @@ class _Seeded:
     """A random graph as a function of seeds instead of generators shared with the model."""
 
     def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable]):
-        shared = [
-            v for v in ancestors(graph) if v.owner is None and isinstance(v.type, RandomType)
-        ]
+        shared = [v for v in ancestors(graph) if v.owner is None and isinstance(v.type, RandomType)]
         self._generators = {v: random_generator_type() for v in dict.fromkeys(shared)}
         outputs = graph_replace(list(graph), self._generators, strict=False)
         self._function = LazyFunction([*self._generators.values(), *inputs], outputs)

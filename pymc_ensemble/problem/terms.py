@@ -1,7 +1,7 @@
 """The likelihood of one variable as a loss of forward outputs in natural form."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,10 +139,12 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     if entangled:
         naturals.append(natural(site.missing, Role.OTHER, root))
 
+    masked = isinstance(rv.owner.op, PartialObservedRV)
+    aligned = rv.owner.inputs[1] if masked else site.value
     holes = [
         pt.tensor(f"{name}_{i}", dtype=n.output.type.dtype, shape=shape)
         for i, n in enumerate(naturals)
-        for shape in [output_shape(n.output, root, site.value, name)]
+        for shape in [output_shape(n.output, root, aligned, name)]
     ]
     given = {
         v: v.type.filter_variable(n.parameter(hole), allow_convert=True)
@@ -168,9 +170,7 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         values = graph_replace(list(frontier.parameters.values()), given, strict=False)
         parameters = dict(zip(frontier.parameters, values, strict=True))
         for i, (v, n, hole) in enumerate(zip(frontier.inputs, naturals, holes, strict=False)):
-            weights[i] = fisher_weight(
-                rv.owner.op, family, names.get(v), n, hole, parameters, data
-            )
+            weights[i] = fisher_weight(rv.owner.op, family, names.get(v), n, hole, parameters, data)
     locations = all(role is Role.LOCATION for role in frontier.inputs.values())
     return Term(
         name=name,
@@ -301,7 +301,7 @@ def output_shape(
     root : TensorVariable
         The vector of unknowns.
     value : TensorVariable
-        The values of the random variable, with which the output is aligned if all else fails.
+        Values of the random variable, with which the output is aligned if all else fails.
     name : str
         Name of the random variable.
 
@@ -321,7 +321,9 @@ def output_shape(
         return tuple(map(int, function(np.zeros(root.type.shape))))
     if output.type.ndim == value.type.ndim:
         known = value.shape.eval(mode=CHEAP_MODE) if None in value.type.shape else value.type.shape
-        return tuple(int(k if n is None else n) for n, k in zip(output.type.shape, known, strict=True))
+        return tuple(
+            int(k if n is None else n) for n, k in zip(output.type.shape, known, strict=True)
+        )
     raise ValueError(
         f"The shape of the forward outputs behind `{name}` cannot be told before an evaluation. "
         "Declare it with pytensor.tensor.specify_shape(output, shape)."
