@@ -221,6 +221,12 @@ class GaussianLaw:
         return self.force - ((x @ self.R) * self.rates) @ self.R.T
 
 
+def moment_law(linear_map: LinearMap) -> GaussianLaw:
+    """Gaussian law with the moments of the ensemble behind a linear map."""
+    r = linear_map.anomalies.rank
+    return GaussianLaw(linear_map, np.ones(r), np.eye(r), np.zeros(r))
+
+
 def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array, Array]:
     """Mean gradient of the prior potential and its regression slope, in normalized coordinates.
 

@@ -4,13 +4,15 @@ Every function returns the proposed particles, shape (n, d), and the logarithm o
 ``log q(u | u') - log q(u' | u)``, shape (n,).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .ensemble import Array
 from .linearization import Anomalies, GaussianLaw
 
 DE_JITTER = 1e-5  # in ensemble standard deviations: makes the kernel irreducible
-DE_MODE_JUMP = 0.1  # probability of a full difference step, which connects modes
+DE_MODE_JUMP = 0.3  # probability of a full difference step, which connects modes
 
 
 def tail_degrees(dimension: int) -> int:
@@ -18,17 +20,34 @@ def tail_degrees(dimension: int) -> int:
     return max(5, dimension)
 
 
-def independence(law: GaussianLaw, U: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Student-t draws around the center of `law`, independent of the present particles."""
-    nu, r = tail_degrees(U.shape[1]), law.anomalies.rank
-    tail = np.sqrt(rng.chisquare(nu, len(U)) / nu)[:, None]
-    proposed = law.center + law.spread(law.noise(len(U), rng) / tail)
+def independence(
+    laws: Sequence[GaussianLaw], U: Array, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Draw from a mixture of Student-t laws, independent of the present particles.
+
+    Parameters
+    ----------
+    laws : sequence of GaussianLaw
+        Centers and scales of the components, which have equal weights, in the same coordinates.
+    U : ndarray of shape (n, d)
+        Present particles.
+    rng : numpy.random.Generator
+    """
+    n, (linear_map, r) = len(U), (laws[0].map, laws[0].anomalies.rank)
+    nu = tail_degrees(U.shape[1])
+    tail = np.sqrt(rng.chisquare(nu, n) / nu)[:, None]
+    draws = [law.center + law.spread(law.noise(n, rng) / tail) for law in laws]
+    proposed = np.choose(rng.integers(len(laws), size=n)[:, None], draws)
 
     def log_density(x: Array) -> Array:
-        return -0.5 * (nu + r) * np.log1p(law.distance(x) / nu)
+        logs = [
+            0.5 * np.log(law.rates).sum() - 0.5 * (nu + r) * np.log1p(law.distance(x) / nu)
+            for law in laws
+        ]
+        return np.logaddexp.reduce(logs)
 
-    x = law.map.coordinates(U)
-    return law.map.particles(proposed), log_density(x) - log_density(proposed)
+    x = linear_map.coordinates(U)
+    return linear_map.particles(proposed), log_density(x) - log_density(proposed)
 
 
 def autoregressive(

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import proposals
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
-from .linearization import GaussianLaw, fit_law, gaussian_law
+from .linearization import GaussianLaw, fit_law, gaussian_law, moment_law
 from .tempering import plausible
 
 RELATIVE_EXTRA_VARIANCE = 0.1  # that the pointwise force may add: bounds its time step
@@ -226,8 +226,8 @@ class WholeRelaxation(Relaxation):
 class MixtureMetropolis(SplitSweeps):
     """Metropolis-adjusted moves: exact for every deterministic forward map.
 
-    Independence proposals from the law of the other half do the work where the posterior is nearly
-    Gaussian; differential evolution does where it is not.
+    Independence proposals from the law of the other half, and from one with its moments, do the
+    work where the posterior is nearly Gaussian; differential evolution does where it is not.
     """
 
     def propose(
@@ -239,8 +239,8 @@ class MixtureMetropolis(SplitSweeps):
         rng: np.random.Generator,
     ) -> tuple[Array, Array, Array]:
         """Propose for each particle of `group` by a kernel that is drawn at random."""
-        U = group.U
-        points, log_ratio = proposals.independence(law, U, rng)
+        U, laws = group.U, (law, moment_law(law.map))
+        points, log_ratio = proposals.independence(laws, U, rng)
         evolved, _ = proposals.differential_evolution(law.anomalies, U, partners.U, rng)
         independent = rng.random(len(U)) < INDEPENDENT_SHARE
         points = np.where(independent[:, None], points, evolved)

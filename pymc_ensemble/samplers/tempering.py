@@ -274,7 +274,7 @@ class TemperedBurnIn:
             log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
             return self._pending(state, stage, "relax", law.map.particles(moved), log_ratio, rng)
         if state.correlation == 0:
-            points, log_ratio = proposals.independence(law, U, rng)
+            points, log_ratio = proposals.independence((law,), U, rng)
         else:
             points, log_ratio = proposals.autoregressive(law, U, state.correlation, rng)
         return self._pending(state, stage, "metropolis", points, log_ratio, rng)
