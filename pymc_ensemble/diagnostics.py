@@ -29,9 +29,9 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
     DataTree
         Every group with the dimensions ``(chain, draw)`` (posterior, sample_stats,
         log_likelihood, ...) with ``(chain, sweep, particle)`` in their place; the other groups as
-        they are, without those of the tuning phase. Only complete particles are kept: where draws
-        do not fill the last sweeps, or chains were interrupted, the largest rectangle of leading
-        sweeps and particles that all chains have.
+        they are, without those of the tuning phase. Only particles with a complete path in all
+        chains are kept. The path is shortened where that would cost more than half of the draws, as
+        after an interrupt.
 
     Raises
     ------
@@ -64,17 +64,18 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
         stats["particle"].transpose("chain", "draw").to_numpy(),
     )
     n_draws = stats.sizes["draw"]
+    chains = xr.DataArray(np.arange(len(draw)), dims="chain")
     indexer = xr.DataArray(draw, dims=("chain", "sweep", "particle"))
 
     def rearranged(group: xr.Dataset) -> xr.Dataset:
         if group.sizes.get("chain") != len(draw) or group.sizes.get("draw") != n_draws:
             return group
-        chains = xr.DataArray(np.arange(len(draw)), dims="chain")
-        picked = group.drop_vars("draw", errors="ignore").isel(chain=chains, draw=indexer)
+        group = group.drop_vars(["draw", "sweep", "particle"], errors="ignore")
+        picked = group.isel(chain=chains, draw=indexer, missing_dims="ignore")
         if "chain" in group.coords:
             picked = picked.assign_coords(chain=group["chain"])
         picked = picked.assign_coords(sweep=sweeps, particle=particles)
-        return picked.transpose("chain", "sweep", "particle", ...)
+        return picked.transpose("chain", "sweep", "particle", ..., missing_dims="ignore")
 
     return xr.DataTree.from_dict(
         {
@@ -101,7 +102,7 @@ def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntA
     particles : ndarray of shape (J,)
         Labels of the particles that all chains have in all these sweeps.
     draw : ndarray of int, shape (n_chains, S, J)
-        Number of the draw. S and J are chosen such that as many draws as possible are kept.
+        Number of the draw. S is the largest number that costs at most half of the draws.
     """
     sweeps, sweep_index = np.unique(sweep, return_inverse=True)
     particles, particle_index = np.unique(particle, return_inverse=True)
@@ -114,7 +115,7 @@ def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntA
     # complete[s, j]: all chains have particle j in each of the sweeps 0, ..., s
     complete = np.logical_and.accumulate((draw >= 0).all(axis=0), axis=0)
     kept = complete.sum(axis=1) * np.arange(1, len(sweeps) + 1)
-    S = int(kept.argmax()) + 1 if kept.size else 0
+    S = int(np.flatnonzero(kept > kept.max() / 2).max(initial=-1)) + 1
     chosen = complete[S - 1] if S else np.zeros(len(particles), dtype=bool)
     return sweeps[:S], particles[chosen], draw[:, :S, chosen]
 

@@ -39,8 +39,10 @@ from .samplers.kalman import EnsembleKalman
 
 __all__ = ["EnsembleKalmanSampler"]
 
-BLOCK_BYTES = 2**28  # of sweeps that are computed before they are handed out
-SHORTEST_BLOCK = 5  # sweeps; shorter paths would let az.ess overlook correlation
+# Sweeps are handed out in blocks. A block is the whole run if it takes less memory than this, else
+# no shorter than so many sweeps: az.ess does not see the correlation between blocks.
+BLOCK_BYTES = 2**30
+SHORTEST_BLOCK = 5
 
 FloatArray = NDArray[np.float64]
 Named = Variable | str

@@ -24,7 +24,9 @@ class ToyProblem:
     def __init__(self, model, vars, hook):
         point = model.initial_point()
         self.coordinate_names = tuple(
-            f"{v.name}[{i}]" for v in vars for i in range(np.size(point[v.name]))
+            v.name if point[v.name].ndim == 0 else f"{v.name}[{i}]"
+            for v in vars
+            for i in range(point[v.name].size)
         )
         self.dimension = len(self.coordinate_names)
         self.hook = hook

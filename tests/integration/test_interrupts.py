@@ -1,0 +1,131 @@
+"""Ctrl-C, with real signals: what was computed comes back as draws."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pymc_ensemble import interrupts
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+SCRIPT = """
+import signal, sys, time
+import pymc as pm
+from toys import ToyStep, gaussian_model
+
+class Slow:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, U):
+        self.calls += 1
+        if self.calls == 12:  # after the burn-in (5) and three sweeps of two rounds each
+            print("computing", flush=True)
+        if self.calls > 11:
+            time.sleep(0.02)
+        return U
+
+if __name__ == "__main__":
+    cores, mp_ctx = int(sys.argv[1]), sys.argv[2]
+    with gaussian_model():
+        idata = pm.sample(
+            draws=100_000, tune=10, chains=cores, cores=cores, mp_ctx=mp_ctx,
+            step=ToyStep(hook=Slow()), random_seed=1,
+            progressbar=False, compute_convergence_checks=False,
+        )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    sizes = idata.posterior.sizes
+    print("returned", sizes["chain"], sizes["draw"], int(idata.sample_stats.sweep.max()) + 1)
+"""
+
+
+def run_and_interrupt(tmp_path, cores, mp_ctx, whom):
+    """Lines that the script printed, interrupted once all its chains are computing."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(cores), mp_ctx],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(cores):
+            assert process.stdout.readline() == "computing\n", process.stderr.read()
+        time.sleep(0.5)
+        whom(process.pid, signal.SIGINT)
+        return process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("cores", "mp_ctx", "whom"),
+    [
+        (1, "fork", os.kill),
+        pytest.param(2, "fork", os.killpg, marks=pytest.mark.slow),  # as a terminal does it
+        pytest.param(2, "forkserver", os.kill, marks=pytest.mark.slow),  # as `kill` does it
+    ],
+)
+def test_complete_sweeps_come_back(tmp_path, cores, mp_ctx, whom):
+    out, errors = run_and_interrupt(tmp_path, cores, mp_ctx, whom)
+    assert "interrupted; the" in errors
+    word, chains, draws, sweeps = out.split()
+    assert (word, int(chains)) == ("returned", cores)
+    assert int(sweeps) >= 3
+    # all of the block, but for chains that have a few sweeps less
+    assert int(draws) >= 0.5 * 10 * int(sweeps)
+
+
+def test_handler_comes_and_goes(monkeypatch):
+    """It is there as long as its owner, only if there are workers, and it does not pile up."""
+    before = signal.getsignal(signal.SIGINT)
+
+    class Owner:
+        pass
+
+    owner = Owner()
+    interrupts.pass_on_first_interrupt(owner)
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(interrupts, "_workers", lambda: [None])
+    interrupts.pass_on_first_interrupt(owner)
+    installed = signal.getsignal(signal.SIGINT)
+    assert isinstance(installed, interrupts.PassOnFirstInterrupt)
+    interrupts.pass_on_first_interrupt(Owner())
+    assert signal.getsignal(signal.SIGINT) is installed
+    del owner
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_handler_without_workers_raises(monkeypatch):
+    handler = interrupts.PassOnFirstInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        handler(signal.SIGINT, None)
+
+
+def test_handler_passes_the_first_interrupt_on(monkeypatch):
+    class Worker:
+        pid = 12345
+
+    sent, clock = [], iter([10.0, 10.1, 11.0, 11.0, 11.0])
+    monkeypatch.setattr(interrupts, "_workers", lambda: [Worker])
+    monkeypatch.setattr(interrupts.os, "kill", lambda *signal: sent.append(signal))
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: next(clock))
+    handler = interrupts.PassOnFirstInterrupt()
+    handler(signal.SIGINT, None)
+    assert sent == [(12345, signal.SIGINT)]
+    handler(signal.SIGINT, None)  # the same interrupt, as another process has seen it
+    with pytest.raises(KeyboardInterrupt):
+        handler(signal.SIGINT, None)
+    handler(signal.SIGINT, None)  # a worker that has run out of draws meanwhile
+    assert len(sent) == 1
