@@ -21,7 +21,7 @@ def law(problem):
 def test_ratio_of_independent_proposals_is_that_of_student_t_densities(problem, law):
     rng, d = np.random.default_rng(1), problem.dimension
     U = rng.standard_normal((20, d))
-    points, log_ratio = proposals.independence(law, U, rng)
+    points, log_ratio = proposals.independence((law,), U, rng)
     q = multivariate_t(law.mean, law.covariance, df=max(5, d))
     np.testing.assert_allclose(log_ratio, q.logpdf(U) - q.logpdf(points), atol=1e-8)
 
@@ -29,7 +29,7 @@ def test_ratio_of_independent_proposals_is_that_of_student_t_densities(problem, 
 def test_independent_proposals_follow_the_student_t_law(problem, law):
     """|u - m|^2_P / d of a t vector follows F(d, nu)."""
     d = problem.dimension
-    points, _ = proposals.independence(law, np.zeros((4000, d)), np.random.default_rng(2))
+    points, _ = proposals.independence((law,), np.zeros((4000, d)), np.random.default_rng(2))
     distance = law.distance(law.map.coordinates(points))
     assert kstest(distance / d, f(d, max(5, d)).cdf).pvalue > 0.001
 
