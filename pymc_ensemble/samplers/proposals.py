@@ -12,7 +12,7 @@ from .ensemble import Array
 from .linearization import Anomalies, GaussianLaw
 
 DE_JITTER = 1e-5  # in ensemble standard deviations: makes the kernel irreducible
-DE_MODE_JUMP = 0.3  # probability of a full difference step, which connects modes
+DE_MODE_JUMP = 0.1  # probability of a full difference step, which connects modes
 
 
 def tail_degrees(dimension: int) -> int:
