@@ -1,5 +1,6 @@
 """From symbolic functions of one point to compiled functions of a batch of points."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,19 +73,27 @@ class LazyFunction:
         self.compile_kwargs = {"mode": CHEAP_MODE} if compile_kwargs is None else compile_kwargs
         self._compiled: Any = None
 
-    def __call__(self, *arguments: Any) -> list[np.ndarray]:
-        """Evaluate the outputs."""
+    def compile(self) -> Any:
+        """Return the compiled function, compiling it if that has not been done."""
         if self._compiled is None:
             outputs = self.outputs
             if self.compile_kwargs.get("mode") == CHEAP_MODE:
                 outputs = in_numpy_functions(outputs)
-            self._compiled = pytensor.function(
-                self.inputs, outputs, on_unused_input="ignore", **self.compile_kwargs
-            )
+            with warnings.catch_warnings():
+                # the inside of a loop may be compiled in C; slow BLAS does not matter there
+                warnings.filterwarnings("ignore", "PyTensor could not link to a BLAS")
+                self._compiled = pytensor.function(
+                    self.inputs, outputs, on_unused_input="ignore", **self.compile_kwargs
+                )
             self._compiled.trust_input = True
+        return self._compiled
+
+    def __call__(self, *arguments: Any) -> list[np.ndarray]:
+        """Evaluate the outputs."""
+        function = self.compile()
         # values outside the domain give NaN or inf, which are dealt with as such
         with np.errstate(all="ignore"):
-            return self._compiled(*arguments)
+            return function(*arguments)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": None}

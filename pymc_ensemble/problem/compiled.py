@@ -61,6 +61,7 @@ class CompiledForward:
 
     def __call__(self, points: FloatArray) -> Evaluations:
         """Evaluate points of shape (n, d), each once."""
+        self._function.one.compile()  # what fails here is no failure of a member
         if self.foreign:
             return evaluate_rows(self.one, points, self.n_outputs)
         return evaluate_batch(self.all, points, self.n_outputs)
@@ -279,7 +280,13 @@ class CompiledPrior:
         )
 
     def _draw(self, size: int, rng: np.random.Generator) -> FloatArray:
-        draws = self._draws(size, rng)
+        try:
+            draws = self._draws(size, rng)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"The prior cannot be drawn from: {error} Hand over the starting ensemble as "
+                "`initial_ensemble=`."
+            ) from error
         return np.concatenate([np.reshape(draw, (size, -1)) for draw in draws], axis=1, dtype=float)
 
 

@@ -9,6 +9,7 @@ from operator import add, mul
 import numpy as np
 import pytensor.scalar as ps
 import pytensor.tensor as pt
+from pytensor.compile.ops import ViewOp
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import walk
@@ -155,7 +156,15 @@ def is_layout(variable: Variable, root: Variable) -> int | None:
         return None
     op, inputs = variable.owner.op, variable.owner.inputs
     match op:
-        case DimShuffle() | Alloc() | Reshape() | JoinDims() | SplitDims() | SpecifyShape():
+        case (
+            DimShuffle()
+            | Alloc()
+            | Reshape()
+            | JoinDims()
+            | SplitDims()
+            | SpecifyShape()
+            | ViewOp()
+        ):
             position = 0
         case Subtensor() | AdvancedSubtensor() | Elemwise(scalar_op=ps.Identity() | ps.Cast()):
             position = 0

@@ -281,7 +281,10 @@ class DensityPrior:
         if hasattr(self.distribution, "sample"):
             draws = self.distribution.sample(size, rng)
         else:
-            draws = self.distribution.rvs(size=size, random_state=rng)
+            shape: Any = size
+            if hasattr(self.distribution, "support"):  # independent coordinates
+                shape = (size, np.size(self.distribution.support()[0]))
+            draws = self.distribution.rvs(size=shape, random_state=rng)
         return np.asarray(draws, dtype=np.float64).reshape(size, -1)
 
     def potential(self, U: FloatArray) -> FloatArray:

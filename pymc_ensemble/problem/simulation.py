@@ -1,5 +1,6 @@
 """Draws from random graphs: prior ensembles, and simulated data sets."""
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem._pymc import change_dist_size, compute_batch_shape
 from pymc_ensemble.problem.batching import LazyFunction
+from pymc_ensemble.problem.frontier import is_foreign
 
 
 class Draws:
@@ -31,16 +33,17 @@ class Draws:
         n = pt.lscalar("n")
         self._single = _Seeded(graph, inputs)
         self._batch: _Seeded | None
-        try:
+        self._batch = None
+        if any(v.owner and is_foreign(v.owner) for v in ancestors(graph)):
+            return
+        # some distributions cannot be replicated; they are drawn one by one
+        with contextlib.suppress(Exception):
             self._batch = _Seeded(replicated(graph, n), [n, *inputs])
-        except Exception:
-            # some distributions cannot be replicated; they are drawn one by one
-            self._batch = None
 
     def __call__(
         self, size: int, rng: np.random.Generator, *arguments: np.ndarray
     ) -> list[np.ndarray]:
-        """Draw arrays with a leading dimension `size`."""
+        """Draw arrays with a leading dimension `size`; NaN where a draw failed."""
         if self._batch is not None:
             try:
                 draws = self._batch(rng, np.asarray(size), *arguments)
@@ -48,8 +51,18 @@ class Draws:
                     return draws
             except Exception:
                 self._batch = None
-        rows = [self._single(rng, *arguments) for _ in range(size)]
-        return [np.stack(column) for column in zip(*rows, strict=True)]
+        rows: list[list[np.ndarray] | None] = []
+        for _ in range(size):
+            try:
+                rows.append(self._single(rng, *arguments))
+            except Exception as error:  # a forward model inside may fail for one member
+                failure = error
+                rows.append(None)
+        good = next((row for row in rows if row is not None), None)
+        if good is None:
+            raise failure
+        failed = [np.full_like(draw, np.nan, dtype=float) for draw in good]
+        return [np.stack(column) for column in zip(*(row or failed for row in rows), strict=True)]
 
 
 class _Seeded:

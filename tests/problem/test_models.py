@@ -1,0 +1,96 @@
+"""Every kind of model: the density that PyMC has, and gradients that differences confirm."""
+
+import cloudpickle
+import numpy as np
+import pytest
+from pymc.blocking import DictToArrayBijection, RaveledVars
+
+from pymc_ensemble.problem import InverseProblem
+
+STEP = 1e-5
+
+
+def differences(function, points):
+    """Central differences of a function of rows, by every column."""
+    steps = STEP * np.eye(points.shape[1])
+    return np.stack(
+        [(function(points + e) - function(points - e)) / (2 * STEP) for e in steps], axis=1
+    )
+
+
+def log_density(model, points):
+    """The log density of the model, one point at a time."""
+    density = model.compile_logp()
+    start = {name: np.asarray(value) for name, value in model.initial_point().items()}
+    info = DictToArrayBijection.map(start).point_map_info
+    return np.array([density(DictToArrayBijection.rmap(RaveledVars(u, info))) for u in points])
+
+
+def test_agrees_with_the_model(any_model, calls):
+    model = any_model
+    problem = InverseProblem.from_model(model)
+    assert not calls
+    U = problem.sample_prior(4, np.random.default_rng(1))
+    assert U.shape == (4, problem.dimension) == (4, len(problem.coordinate_names))
+    assert problem.coordinate_names == names(model)
+
+    calls.clear()
+    evaluations = problem.evaluate(U)
+    assert len(calls) in (0, 4)
+    Z = evaluations.outputs
+    assert Z.shape == (4, problem.n_outputs)
+    assert not evaluations.failed.any()
+    potential = problem.loss(Z) + problem.prior_potential(U)
+    np.testing.assert_allclose(-potential, log_density(model, U), rtol=1e-9, atol=1e-8)
+
+    calls.clear()
+    # finite differences of the potentials lose half the digits: errors of order STEP^2 and
+    # eps * potential / STEP
+    tolerance = {"rtol": 1e-5, "atol": 1e-7 * (1 + np.abs(problem.loss(Z)).max())}
+    np.testing.assert_allclose(problem.loss_gradient(Z), differences(problem.loss, Z), **tolerance)
+    np.testing.assert_allclose(
+        problem.prior_gradient(U),
+        differences(problem.prior_potential, U),
+        rtol=1e-5,
+        atol=1e-7 * (1 + np.abs(problem.prior_potential(U)).max()),
+    )
+    hessian = problem.prior_hessian(U[0])
+    np.testing.assert_array_equal(hessian, hessian.T)
+    scale = 1 + np.abs(problem.prior_gradient(U)).max()
+    np.testing.assert_allclose(
+        hessian,
+        differences(problem.prior_gradient, U[:1])[0],
+        rtol=1e-5,
+        atol=1e-7 * scale,
+    )
+    curvature = problem.curvature(Z)
+    assert curvature.shape == Z.shape
+    assert np.all(curvature >= 0)
+    assert not calls
+
+
+def names(model):
+    point = model.initial_point()
+    return tuple(
+        name + (f"[{','.join(map(str, index))}]" if np.ndim(value) else "")
+        for name, value in point.items()
+        for index in np.ndindex(np.shape(value))
+    )
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "foreign_missing", "dims_counts", "scan"])
+def test_survives_pickling_after_use(make_model, name):
+    problem = InverseProblem.from_model(make_model(name))
+    U = problem.sample_prior(3, np.random.default_rng(1))
+    Z = problem.forward(U)
+    expected = problem.loss(Z), problem.prior_gradient(U), problem.curvature(Z)
+    clone = cloudpickle.loads(cloudpickle.dumps(problem))
+    np.testing.assert_array_equal(clone.forward(U), Z)
+    for one, other in zip(
+        (clone.loss(Z), clone.prior_gradient(U), clone.curvature(Z)), expected, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(
+        clone.sample_prior(3, np.random.default_rng(1)),
+        problem.sample_prior(3, np.random.default_rng(1)),
+    )

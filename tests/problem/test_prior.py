@@ -1,0 +1,130 @@
+"""Draws from the prior: reproducible, and of the right law."""
+
+import warnings
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import pytest
+from pymc.distributions import transforms
+from scipy import stats
+
+from pymc_ensemble.problem import InverseProblem, _pymc
+
+Y = np.array([0.3, -0.2, 0.5])
+J = 4000
+
+
+def draws(define, size=J, seed=1):
+    with warnings.catch_warnings(action="ignore"), pm.Model():
+        define()
+        problem = InverseProblem.from_model()
+    sample = problem.sample_prior(size, np.random.default_rng(seed))
+    assert np.isfinite(sample).all()
+    return sample
+
+
+def has_law(sample, law):
+    """Kolmogorov-Smirnov test that a right sample fails once in a million."""
+    return stats.kstest(sample, law.cdf).pvalue > 1e-6
+
+
+def hierarchy():
+    spread = pm.HalfNormal("spread", 2.0)
+    effect = pm.Normal("effect", 5.0, spread, shape=2, initval=[100.0, 100.0])
+    pm.Normal("y", effect[0], 1.0, observed=np.ma.masked_array(Y, [1, 0, 0]))
+
+
+def test_hierarchy_with_a_missing_value():
+    log_spread, first, second, missing = draws(hierarchy).T
+    spread = np.exp(log_spread)
+    assert has_law(spread, stats.halfnorm(scale=2))
+    # residuals given the parents are standard normal, and independent of each other
+    residuals = [(first - 5) / spread, (second - 5) / spread, missing - first]
+    for residual in residuals:
+        assert has_law(residual, stats.norm())
+    correlations = np.corrcoef([log_spread, *residuals])[np.triu_indices(4, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(J)
+
+
+def test_same_seed_same_draws():
+    np.testing.assert_array_equal(draws(hierarchy, 10, 3), draws(hierarchy, 10, 3))
+    assert not np.any(draws(hierarchy, 10, 3) == draws(hierarchy, 10, 4))
+
+
+def test_generator_moves_on_and_the_model_is_left_alone():
+    with warnings.catch_warnings(action="ignore"), pm.Model() as model:
+        hierarchy()
+    problem = InverseProblem.from_model(model)
+    before = pm.draw(model["spread"], random_seed=1)
+    rng = np.random.default_rng(1)
+    first, second = problem.sample_prior(5, rng), problem.sample_prior(5, rng)
+    assert not np.any(first == second)
+    assert pm.draw(model["spread"], random_seed=1) == before
+
+
+def test_transforms():
+    def define():
+        p = pm.Uniform("p", 2, 5)
+        w = pm.Dirichlet("w", [1.0, 2.0, 3.0])
+        pm.Normal("y", p * w, 1.0, observed=Y)
+
+    sample = draws(define)
+    assert has_law(stats.logistic.cdf(sample[:, 0]), stats.uniform())
+    with pm.Model() as model:
+        define()
+    backward = model.rvs_to_transforms[model["w"]].backward
+    w = backward(pt.constant(sample[:, 1:])).eval(mode="FAST_COMPILE")
+    assert has_law(w[:, 2], stats.beta(3, 3))
+
+
+def test_lkj_covariance():
+    def define():
+        deviation = pm.Exponential.dist(1.0, shape=2)
+        chol, _, _ = pm.LKJCholeskyCov("L", n=2, eta=2.0, sd_dist=deviation)
+        pm.MvNormal("y", pm.Normal("a", shape=2), chol=chol, observed=Y[:2])
+
+    sample = draws(define, 600)
+    assert has_law(np.exp(sample[:, 0]), stats.expon())
+
+
+def test_ordered_variables_are_drawn_in_order():
+    """Independent variables of one law, given their order, are order statistics."""
+
+    def exchangeable():
+        a = pm.Normal("a", shape=3, transform=transforms.ordered, initval=[-1, 0, 1])
+        pm.Normal("y", a, 1.0, observed=Y)
+
+    sample = draws(exchangeable)
+    first = sample[:, 0]
+    a = np.cumsum(np.column_stack([first, np.exp(sample[:, 1:])]), axis=1)
+    # the law of the largest of three
+    assert stats.kstest(a[:, 2], lambda x: stats.norm.cdf(x) ** 3).pvalue > 1e-6
+
+    def distinct():
+        a = pm.Normal("a", [0.0, 0.5], 1.0, transform=transforms.ordered, initval=[-1, 1])
+        pm.Normal("y", a[0], 1.0, observed=Y)
+
+    sample = draws(distinct)
+    difference = np.exp(sample[:, 1])
+    assert has_law(difference, stats.truncnorm(-0.5 / np.sqrt(2), np.inf, 0.5, np.sqrt(2)))
+
+
+def test_draws_out_of_reach_are_refused():
+    def define():
+        positive = transforms.Interval(0, None)
+        a = pm.Normal("a", -30, 1, transform=positive, default_transform=None, initval=1.0)
+        pm.Normal("y", a, 1.0, observed=Y)
+
+    with pytest.raises(ValueError, match=r"`a_interval__`.*initial_ensemble="):
+        draws(define, 3)
+
+
+def test_private_names_are_where_they_were():
+    for name in _pymc.__all__:
+        assert getattr(_pymc, name) is not None
+    from pytensor.compile import optdb
+
+    names = set(optdb["canonicalize"]._names)
+    assert _pymc.PARAMETER_CHECKS_TO_INFINITY in names
+    assert _pymc.LOWER_LABELS in set(optdb._names)

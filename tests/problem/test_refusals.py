@@ -1,0 +1,185 @@
+"""What cannot be sampled is refused by name, with a remedy, before any forward evaluation."""
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+import pytest
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+
+from pymc_ensemble.problem import InverseProblem
+
+Y = np.array([0.3, -0.2, 0.5])
+
+
+class BlackBox(Op):
+    """Doubles a vector; counts its calls and has no gradient."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def make_node(self, u):
+        u = pt.as_tensor_variable(u)
+        return Apply(self, [u], [u.type()])
+
+    def perform(self, node, inputs, outputs):
+        self.calls += 1
+        outputs[0][0] = 2 * inputs[0]
+
+
+def refused(define, error, *words, vars=None):
+    box = BlackBox()
+    with pm.Model() as model:
+        define(box)
+    names = vars and [model[name] for name in vars]
+    with pytest.raises(error) as caught:
+        InverseProblem.from_model(model, names)
+    for word in words:
+        assert word in str(caught.value)
+    assert box.calls == 0
+
+
+def test_discrete_variable():
+    def define(box):
+        k = pm.Poisson("k", 3)
+        pm.Normal("y", box(pm.Normal("a", shape=3)) + k, 1, observed=Y)
+
+    refused(define, ValueError, "`k`", "discrete", "Marginalize")
+
+
+def test_no_likelihood():
+    refused(lambda box: pm.Normal("a"), ValueError, "no observed variable", "observed=")
+
+
+def test_nothing_unknown():
+    refused(lambda box: pm.Normal("y", observed=Y), ValueError, "no free variable")
+
+
+def test_observation_without_unknowns():
+    def define(box):
+        pm.Normal("y", box(pm.Normal("a", shape=3)), 1, observed=Y)
+        pm.Normal("calibration", 0, 1, observed=Y)
+
+    refused(define, ValueError, "`calibration`", "does not depend")
+
+
+def test_observation_of_observation():
+    def define(box):
+        y = pm.Normal("y", box(pm.Normal("a", shape=3)), 1, observed=Y)
+        pm.Normal("copy", y, 1, observed=Y)
+
+    refused(define, ValueError, "`copy`", "does not depend")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyMC's own
+def test_simulator():
+    def simulate(rng, a, size=None):
+        return rng.normal(a, size=size)
+
+    def define(box):
+        pm.Simulator("sim", simulate, pm.Normal("a"), observed=Y)
+
+    refused(define, NotImplementedError, "`sim`", "forward")
+
+
+def test_variables_left_out():
+    def define(box):
+        a, b = pm.Normal("a", shape=3), pm.Normal("b", shape=2)
+        pm.Normal("y", box(a) + b.sum(), 1, observed=Y)
+
+    refused(define, ValueError, "`b`", "vars", "pm.do", vars=["a"])
+
+
+def test_all_variables_named():
+    with pm.Model() as model:
+        a, s = pm.Normal("a"), pm.HalfNormal("s")
+        pm.Normal("y", a, s, observed=Y)
+    by_name = InverseProblem.from_model(model, [s, a])
+    by_value = InverseProblem.from_model(model, model.value_vars)
+    assert by_name.coordinate_names == by_value.coordinate_names == ("a", "s_log__")
+
+
+def test_potential_without_gradient():
+    def define(box):
+        a = pm.Normal("a", shape=3)
+        pm.Potential("penalty", -box(a).sum())
+        pm.Normal("y", a, 1, observed=Y)
+
+    refused(define, NotImplementedError, "`penalty`", "no gradient", "observed=")
+
+
+def test_prior_without_gradient():
+    def define(box):
+        def logp(value):
+            return -(box(value) ** 2)
+
+        pm.CustomDist("a", logp=logp, shape=3)
+        pm.Normal("y", pm.Normal("b"), 1, observed=Y)
+
+    refused(define, NotImplementedError, "`a`", "no gradient")
+
+
+def test_likelihood_without_gradient():
+    def define(box):
+        def logp(value, mu):
+            return -((value - box(mu)) ** 2)
+
+        pm.CustomDist("y", pm.Normal("a", shape=3), logp=logp, observed=Y)
+
+    refused(define, NotImplementedError, "`y`", "no gradient", "distribution")
+
+
+def test_distribution_without_density():
+    def random(mu, rng=None, size=None):
+        return rng.normal(mu, size=size)
+
+    def define(box):
+        pm.CustomDist("y", box(pm.Normal("a", shape=3)), random=random, observed=Y)
+
+    refused(define, NotImplementedError, "`y`", "logp")
+
+
+def test_flat_prior_is_refused_when_drawn_from():
+    with pm.Model():
+        pm.Normal("y", pm.Flat("a") * Y, pm.HalfFlat("s"), observed=Y)
+        problem = InverseProblem.from_model()
+    U = np.array([[1.0, 0.0]])
+    assert np.isfinite(problem.loss(problem.forward(U)) + problem.prior_potential(U)).all()
+    assert not problem.gaussian_prior
+    with pytest.raises(ValueError, match=r"`a`, `s`.*initial_ensemble="):
+        problem.sample_prior(5, np.random.default_rng(1))
+
+
+def test_prior_that_cannot_be_drawn_from():
+    def logp(value):
+        return -(value**2)
+
+    with pm.Model():
+        pm.Normal("y", pm.CustomDist("a", logp=logp), 1, observed=Y)
+        problem = InverseProblem.from_model()
+    with pytest.raises(ValueError, match=r"initial_ensemble="):
+        problem.sample_prior(5, np.random.default_rng(1))
+
+
+def test_shape_that_cannot_be_told():
+    @pytensor.wrap_py(itypes=[pt.dvector], otypes=[pt.dvector])
+    def hidden(u):
+        raise AssertionError("evaluated at construction")
+
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=2)
+        pm.Mixture("y", pt.ones(2) / 2, pm.Normal.dist(hidden(u)[None, :], 1), observed=Y[:, None])
+    with pytest.raises(ValueError, match="specify_shape"):
+        InverseProblem.from_model(model)
+
+
+def test_wrong_shapes():
+    with pm.Model():
+        pm.Normal("y", pm.Normal("a", shape=3), 1, observed=Y)
+        problem = InverseProblem.from_model()
+    for function in (problem.forward, problem.loss, problem.prior_gradient):
+        with pytest.raises(ValueError, match=r"\(n, 3\), got \(2, 4\)"):
+            function(np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"\(n, 3\)"):
+        problem.loss(np.zeros(3))
