@@ -60,10 +60,14 @@ class Anomalies:
         """Rotation attached to the members, shape (r, r).
 
         Singular vectors are defined up to a rotation that depends on the coordinates. The polar
-        factor of the first members' normalized coordinates turns along with them, so noise that
-        is multiplied by it moves every particle in the same way in any affine coordinates.
+        factor of a few cosine waves over the members, seen in normalized coordinates, turns along
+        with them, so noise that is multiplied by it moves every particle in the same way in any
+        affine coordinates. (The coordinates of single members would not do: copies of one
+        another leave the factor undetermined.)
         """
-        left, _, right = np.linalg.svd(self.Q[: self.rank])
+        N = len(self.Q)
+        waves = np.cos(np.pi / N * np.outer(np.arange(1, self.rank + 1), np.arange(N) + 0.5))
+        left, _, right = np.linalg.svd(waves @ self.Q)
         return left @ right
 
     @cached_property
