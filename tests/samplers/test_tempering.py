@@ -184,6 +184,20 @@ def test_both_modes_survive_the_metropolis_finish(seed):
     assert abs(np.abs(U[:, 0] - U[:, 1]).mean() - 1.120759) < 0.25
 
 
+def test_stages_resample_for_their_exponent():
+    """Member i appears J w_i times, rounded up or down, with w_i ~ exp(-b loss_i)."""
+    problem, rng = decay(), np.random.default_rng(7)
+    part = TemperedBurnIn(problem, 4)
+    state = from_prior(part, problem, 100, rng)
+    _, pending = part.ask(state, rng)
+    weights, effective = normalized_weights(-pending.stage.exponent * state.ensemble.loss)
+    assert effective == pytest.approx(50)
+    resampled = pending.origin.ensemble
+    counts = (resampled.U[:, None] == state.ensemble.U).all(2).sum(0)
+    assert (np.abs(counts - 100 * weights) < 1).all()
+    np.testing.assert_array_equal(resampled.Z, problem.forward_map(resampled.U))
+
+
 def test_metropolis_stage_at_exponent_one_keeps_the_posterior():
     """From exact draws, with the law fitted to the ensemble itself: a bias of order 1 / J = .002,
     and a Monte Carlo sd of .006 on the mean of |u1 - u2|."""
