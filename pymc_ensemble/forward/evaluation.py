@@ -65,7 +65,7 @@ class Evaluations:
 
 
 def evaluate_rows(
-    function: Callable[[FloatArray], FloatArray], points: FloatArray, n_outputs: int
+    function: Callable[[FloatArray], ArrayLike], points: FloatArray, n_outputs: int
 ) -> Evaluations:
     """Call a function of one point for each row; a member that raises becomes a failed row.
 

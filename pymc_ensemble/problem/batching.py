@@ -6,45 +6,45 @@ from typing import Any
 
 import numpy as np
 import pytensor
-import pytensor.scalar as ps
+import pytensor.scalar.basic as ps
+import pytensor.scalar.math as psm
 import pytensor.tensor as pt
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
-from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors, applys_between
 from pytensor.scan.op import Scan
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.variable import TensorVariable
 
+from pymc_ensemble.problem.graphs import rewritten
+
 # prior, loss and curvature are cheap and called once a round: not worth compiling for
 CHEAP_MODE = "FAST_COMPILE"
 
 
 @node_rewriter([Elemwise])
-def _numpy_function(fgraph: FunctionGraph, node: Apply) -> list[TensorVariable] | None:
+def _numpy_function(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
     """Spell a scalar function that NumPy and SciPy do not have by some that they have."""
     x = node.inputs[0]
     match node.op.scalar_op:
-        case ps.math.Softplus():
+        case psm.Softplus():
             return [pt.maximum(x, 0.0) + pt.log1p(pt.exp(-pt.abs(x)))]
-        case ps.math.Log1mexp():
+        case psm.Log1mexp():
             return [pt.switch(x < -np.log(2), pt.log1p(-pt.exp(x)), pt.log(-pt.expm1(x)))]
-        case ps.math.TriGamma():
+        case psm.TriGamma():
             return [pt.polygamma(1, x)]
         case ps.Second():
-            shape = pt.broadcast_shape(*node.inputs)
-            return [pt.alloc(node.inputs[1].astype(node.outputs[0].dtype), *shape)]
+            value = pt.cast(node.inputs[1], node.outputs[0].type.dtype)
+            return [pt.alloc(value, *pt.broadcast_shape(*node.inputs))]
     return None
 
 
-def in_numpy_functions(outputs: Sequence[TensorVariable]) -> list[TensorVariable]:
+def in_numpy_functions(outputs: Sequence[Variable]) -> list[Variable]:
     """Rewrite scalar functions that Python would otherwise call entry by entry."""
-    return rewrite_graph(
-        list(outputs), include=(), custom_rewrite=in2out(_numpy_function), clone=True
-    )
+    return rewritten(outputs, (), custom_rewrite=in2out(_numpy_function))
 
 
 class LazyFunction:
@@ -179,7 +179,7 @@ def vectorized(
         If the graph holds an operation that cannot be vectorized, or a loop.
     """
     batch = [pt.tensor(v.name, dtype=v.type.dtype, shape=(None, *v.type.shape)) for v in inputs]
-    results = vectorize_graph(list(outputs), dict(zip(inputs, batch, strict=True)))
+    results: list[Any] = vectorize_graph(list(outputs), dict(zip(inputs, batch, strict=True)))
     if any(
         isinstance(node.op, Blockwise) and isinstance(node.op.core_op, Scan)
         for node in applys_between(batch, results)

@@ -6,11 +6,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pytensor
 from numpy.typing import NDArray
 from pytensor.gradient import NullTypeGradError
-from pytensor.graph.replace import graph_replace
-from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.variable import TensorVariable
 
@@ -19,6 +16,7 @@ from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
 from pymc_ensemble.problem.batching import BatchFunction, contains_loop
 from pymc_ensemble.problem.extraction import Extraction
 from pymc_ensemble.problem.frontier import is_foreign
+from pymc_ensemble.problem.graphs import gradient, rewritten, substitute
 from pymc_ensemble.problem.plain import observed_curvature
 from pymc_ensemble.problem.simulation import Draws
 from pymc_ensemble.problem.terms import Term
@@ -34,12 +32,12 @@ MAX_REDRAWS = 1000
 def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
     """Stabilize graphs; out of the support the log density is minus infinity, not an error."""
     rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
-    return rewrite_graph(list(graphs), include=rewrites, clone=True)
+    return rewritten(graphs, rewrites)
 
 
 def gradients(graph: TensorVariable, wrt: Sequence[TensorVariable]) -> list[TensorVariable]:
     """Gradients of a scalar graph; zero by what it does not depend on."""
-    return simplified(pytensor.grad(graph, list(wrt), disconnected_inputs="ignore"))
+    return simplified(gradient(graph, wrt))
 
 
 class CompiledForward:
@@ -135,7 +133,7 @@ def _joined(parts: Sequence[np.ndarray], rows: int) -> FloatArray:
 
 def given_data(term: Term, graph: TensorVariable) -> TensorVariable:
     """Put the observed values in their place."""
-    return graph_replace([graph], {term.observation: term.data}, strict=False)[0]
+    return substitute([graph], {term.observation: term.data})[0]
 
 
 class TermInformation:
@@ -303,7 +301,7 @@ def check_differentiable(graph: TensorVariable, wrt: Sequence[TensorVariable], w
         What the graph is, for the message.
     """
     try:
-        pytensor.grad(graph, wrt, disconnected_inputs="ignore")
+        gradient(graph, wrt)
     except (NotImplementedError, NullTypeGradError) as error:
         raise NotImplementedError(
             f"The log density of {what} has no gradient ({error}). Only the forward map may do "

@@ -13,7 +13,6 @@ import pymc as pm
 import pytensor.tensor as pt
 from pymc.model import Model
 from pytensor.graph.basic import Variable
-from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import walk
 from pytensor.tensor.variable import TensorVariable
 from pytensor.xtensor import as_xtensor
@@ -26,6 +25,7 @@ from pymc_ensemble.problem.frontier import (
     is_labelled,
     unlabelled,
 )
+from pymc_ensemble.problem.graphs import substitute
 from pymc_ensemble.problem.terms import Site, Term, make_term
 
 
@@ -182,7 +182,7 @@ def join_coordinates(model: Model) -> Coordinates:
 
 def as_functions_of(coordinates: Coordinates, graphs: Sequence[Variable]) -> list[TensorVariable]:
     """Rewrite graphs of value variables as graphs of the vector of unknowns, without labels."""
-    return unlabelled(graph_replace(list(graphs), coordinates.values, strict=False))
+    return unlabelled(substitute(graphs, coordinates.values))
 
 
 # --- likelihood -----------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Varia
     for rv, frontier in zip(variables, frontiers, strict=True):
         if frontier.sources:
             sources = {root: expressions[v] for root, v in frontier.sources.items()}
-            inputs = graph_replace(list(frontier.inputs), sources, strict=False)
+            inputs = substitute(list(frontier.inputs), sources)
         else:
             sources = {v: expressions[v] for v in model.free_RVs}
             inputs = [expressions[v] for v in frontier.inputs]
@@ -279,7 +279,7 @@ def prior_draws(model: Model) -> list[TensorVariable]:
             continue
         draw = pt.sort(rv, axis=-1) if _is_exchangeable(rv, transform) else rv
         draws.append(transform.forward(draw, *rv.owner.inputs))
-    return unlabelled(graph_replace(draws, observed, strict=False))
+    return unlabelled(substitute(draws, observed))
 
 
 def _is_exchangeable(rv: Variable, transform) -> bool:

@@ -9,8 +9,6 @@ import pytensor.scalar as ps
 import pytensor.tensor as pt
 from pytensor.graph.basic import Apply, Constant, Variable, equal_computations
 from pytensor.graph.op import Op
-from pytensor.graph.replace import graph_replace
-from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import ancestors, walk
 from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.random.op import RandomVariable
@@ -21,6 +19,7 @@ from pytensor.xtensor.type import XTensorType
 
 from pymc_ensemble.problem._pymc import LOWER_LABELS, FromFunctionOp, SymbolicRandomVariable
 from pymc_ensemble.problem.curvature import FAMILIES, Family
+from pymc_ensemble.problem.graphs import rewritten, substitute
 from pymc_ensemble.problem.links import Role, scalar_op
 
 
@@ -69,7 +68,7 @@ def find_frontier(
     """
     upstream = set(ancestors([rv]))
     if observed := {k: v for k, v in observed.items() if k in upstream}:
-        [rv] = graph_replace([rv], observed)
+        [rv] = substitute([rv], observed)
     sources: dict[TensorVariable, Variable] = {}
     if is_labelled(rv):
         cuts = {}
@@ -77,7 +76,7 @@ def find_frontier(
             tensor = pt.tensor(dtype=v.type.dtype, shape=v.type.shape)
             cuts[v] = as_xtensor(tensor, dims=v.type.dims) if is_labelled(v) else tensor
             sources[tensor] = v
-        [rv] = unlabelled(graph_replace([rv], cuts))
+        [rv] = unlabelled(substitute([rv], cuts))
         free = list(sources)
 
     found = likelihood_inputs(rv, free)
@@ -216,7 +215,7 @@ def unlabelled(graphs: Sequence[Variable]) -> list[TensorVariable]:
     if not any(is_labelled(v) for v in ancestors(graphs)):
         return list(graphs)
     tensors = [g.values if is_labelled(g) else g for g in graphs]
-    return rewrite_graph(tensors, include=(LOWER_LABELS, "canonicalize"), clone=True)
+    return rewritten(tensors, (LOWER_LABELS, "canonicalize"))
 
 
 def is_foreign(node: Apply) -> bool:

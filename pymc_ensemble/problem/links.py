@@ -11,7 +11,6 @@ import pytensor.scalar as ps
 import pytensor.tensor as pt
 from pytensor.compile.ops import ViewOp
 from pytensor.graph.basic import Constant, Variable
-from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import walk
 from pytensor.tensor.basic import Alloc
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
@@ -20,6 +19,8 @@ from pytensor.tensor.shape import Reshape, SpecifyShape
 from pytensor.tensor.special import Softmax
 from pytensor.tensor.subtensor import AdvancedSubtensor, Subtensor
 from pytensor.tensor.variable import TensorVariable
+
+from pymc_ensemble.problem.graphs import substitute
 
 RATE_FLOOR = 1e-6
 PREDICTOR_LIMIT = 30.0
@@ -92,7 +93,7 @@ def natural(parameter: TensorVariable, role: Role, root: TensorVariable) -> Natu
     core = strip_layout(parameter, root) if role is not Role.LOCATION else parameter
 
     def layout(inner: TensorVariable) -> TensorVariable:
-        return graph_replace(parameter, {core: inner}) if core is not parameter else inner
+        return substitute([parameter], {core: inner})[0] if core is not parameter else inner
 
     match role:
         case Role.SCALE | Role.RATE:

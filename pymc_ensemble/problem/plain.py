@@ -20,9 +20,11 @@ CURVATURE_FLOOR = 1e-8
 class Whitening(Protocol):
     """A linear map that turns noise into independent standard normal noise."""
 
-    log_determinant: float
+    @property
+    def log_determinant(self) -> float:
+        """Log determinant of the covariance of the noise."""
 
-    def __call__(self, outputs: FloatArray) -> FloatArray:
+    def __call__(self, outputs: FloatArray, /) -> FloatArray:
         """Apply to rows of shape (n, K)."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
-from pytensor.graph.replace import graph_replace, vectorize_graph
+from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import ancestors, toposort
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType, random_generator_type
@@ -16,6 +16,7 @@ from pytensor.tensor.variable import TensorVariable
 from pymc_ensemble.problem._pymc import change_dist_size, compute_batch_shape
 from pymc_ensemble.problem.batching import LazyFunction
 from pymc_ensemble.problem.frontier import is_foreign
+from pymc_ensemble.problem.graphs import substitute
 
 
 class Draws:
@@ -71,7 +72,7 @@ class _Seeded:
     def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable]):
         shared = [v for v in ancestors(graph) if v.owner is None and isinstance(v.type, RandomType)]
         self._generators = {v: random_generator_type() for v in dict.fromkeys(shared)}
-        outputs = graph_replace(list(graph), self._generators, strict=False)
+        outputs = substitute(graph, self._generators)
         self._function = LazyFunction([*self._generators.values(), *inputs], outputs)
         self._n_generators = len(self._generators)
 

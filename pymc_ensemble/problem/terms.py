@@ -10,7 +10,6 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
-from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.variable import TensorVariable
@@ -19,6 +18,7 @@ from pymc_ensemble.problem._pymc import PartialObservedRV, conditional_logp
 from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.curvature import Family
 from pymc_ensemble.problem.frontier import Frontier, is_foreign
+from pymc_ensemble.problem.graphs import gradient, substitute
 from pymc_ensemble.problem.links import Natural, Role, natural
 
 QUADRATIC = (pm.Normal.rv_type, pm.LogNormal.rv_type, pm.MvNormal.rv_type)
@@ -150,7 +150,7 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         v: v.type.filter_variable(n.parameter(hole), allow_convert=True)
         for v, n, hole in zip(frontier.inputs, naturals, holes, strict=False)
     }
-    rv_given = _without_shapes(graph_replace([rv], given)[0], site, root)
+    rv_given = _without_shapes(substitute([rv], given)[0], site, root)
 
     data = site.value
     if translated:
@@ -167,7 +167,7 @@ def make_term(site: Site, root: TensorVariable) -> Term:
 
     weights: list[TensorVariable | None] = [None] * len(holes)
     if family is not None:
-        values = graph_replace(list(frontier.parameters.values()), given, strict=False)
+        values = substitute(list(frontier.parameters.values()), given)
         parameters = dict(zip(frontier.parameters, values, strict=True))
         for i, (v, n, hole) in enumerate(zip(frontier.inputs, naturals, holes, strict=False)):
             weights[i] = fisher_weight(rv.owner.op, family, names.get(v), n, hole, parameters, data)
@@ -196,7 +196,7 @@ def log_density(
         other = missing.type()
         values = {v: value if v is rv else other for v in rv.owner.outputs}
         density = conditional_logp(values, warn_rvs=False)[value]
-        return graph_replace([density], {other: missing}, strict=False)[0]
+        return substitute([density], {other: missing})[0]
     except NotImplementedError as error:
         raise NotImplementedError(
             f"`{name}` has no log density ({error}). Give its distribution a `logp`, or a `dist` "
@@ -214,7 +214,7 @@ def _without_shapes(rv: TensorVariable, site: Site, root: TensorVariable) -> Ten
         for v, source in site.shape_sources.items()
         if v in upstream
     }
-    return graph_replace([rv], left)[0]
+    return substitute([rv], left)[0]
 
 
 def fisher_weight(
@@ -263,8 +263,8 @@ def fisher_weight(
     full = pt.broadcast_to(per_entry, (*batch, *core))
     # the transpose of `spread` sums the entries' weights
     constant = full.type()
-    weight = pytensor.grad((natural.spread(hole) * constant).sum(), hole)
-    return graph_replace([weight], {constant: full})[0]
+    [weight] = gradient((natural.spread(hole) * constant).sum(), [hole])
+    return substitute([weight], {constant: full})[0]
 
 
 def _is_whitenable(frontier: Frontier, variable: TensorVariable) -> bool:
