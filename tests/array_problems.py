@@ -250,10 +250,11 @@ def sweeps(kernel, problem, state, n, rng):
     return state, snapshots
 
 
-def burn_in(part, problem, state, rng):
+def burn_in(part, problem, state, rng, max_rounds=500):
     """Run until the part says that it has burned in; returns the state and the reports."""
     reports = []
     while not state.burned_in:
+        assert len(reports) < max_rounds, "the burn-in does not end"
         state, info = step(part, problem, state, rng)
         reports.append(info)
     return state, reports
