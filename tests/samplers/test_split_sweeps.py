@@ -211,6 +211,25 @@ def test_pointwise_force_is_the_gradient_for_linear_outputs():
     np.testing.assert_allclose(force, -gradient @ law.anomalies.L, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("distance", [0.3, 300.0])
+def test_pointwise_force_uses_each_output_within_bounds(distance):
+    """-(slope^T grad loss(z_i) + L^T grad V0(u_i)), but at most 2 sqrt(d) off the linear force."""
+    problem, rng = decay(), np.random.default_rng(10)
+    U = problem.mean + 2 * problem.sd * rng.standard_normal((30, 2))
+    partners = problem.ensemble(U)
+    group = problem.ensemble(problem.mean + distance * problem.sd * np.array([[1.0, -1], [0, 1]]))
+    law = fit_law(problem, partners)
+    _, force = pointwise_force(problem, law, group, partners)
+    slope = (partners.Z - partners.Z.mean(0)).T @ law.anomalies.Q / np.sqrt(30)
+    gradient = problem.loss_gradient(group.Z) @ slope
+    own = -gradient - problem.prior_gradient(group.U) @ law.anomalies.L
+    linear = law.linear_force(law.map.coordinates(group.U))
+    size = np.linalg.norm(own - linear, axis=1, keepdims=True)
+    assert (size > 2 * np.sqrt(2)).all() == (distance == 300.0)
+    expected = linear + (own - linear) * np.minimum(1, 2 * np.sqrt(2) / size)
+    np.testing.assert_allclose(force, expected, rtol=1e-8)
+
+
 def test_pointwise_force_is_chosen_where_the_loss_is_to_blame():
     rng = np.random.default_rng(7)
     problem = PoissonRegression()
