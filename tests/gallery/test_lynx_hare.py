@@ -102,6 +102,6 @@ def test_reference_agrees_with_the_case_study():
     assert mean["sigma"].values == pytest.approx([0.25, 0.25], abs=0.01)
     for moments in reference.data_vars.values():
         _, sd, mcse_mean, mcse_sd = moments.values
-        assert (mcse_mean < 0.02 * sd).all()
-        assert (mcse_sd < 0.03 * sd).all()
+        assert (mcse_mean < 0.008 * sd).all()
+        assert (mcse_sd < 0.012 * sd).all()
     assert {"alpha_log__", "initial_log__", "sigma_log__"} <= set(reference.data_vars)
