@@ -215,7 +215,7 @@ def test_pointwise_force_is_the_gradient_for_linear_outputs():
 def test_pointwise_force_uses_each_output_within_bounds(distance):
     """-(slope^T grad loss(z_i) + L^T grad V0(u_i)), but at most 2 sqrt(d) off the linear force."""
     problem, rng = decay(), np.random.default_rng(10)
-    U = problem.mean + 2 * problem.sd * rng.standard_normal((30, 2))
+    U = problem.mean + problem.sd * rng.standard_normal((30, 2))
     partners = problem.ensemble(U)
     group = problem.ensemble(problem.mean + distance * problem.sd * np.array([[1.0, -1], [0, 1]]))
     law = fit_law(problem, partners)
