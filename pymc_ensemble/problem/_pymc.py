@@ -5,7 +5,7 @@ A test fails if one of them moves.
 
 from pymc.distributions.distribution import PartialObservedRV, SymbolicRandomVariable
 from pymc.distributions.shape_utils import change_dist_size
-from pymc.distributions.transforms import Ordered
+from pymc.distributions.transforms import Ordered, Transform
 from pymc.logprob.basic import conditional_logp
 from pytensor.compile.ops import FromFunctionOp
 from pytensor.tensor.random.utils import compute_batch_shape
@@ -22,6 +22,7 @@ __all__ = [
     "Ordered",
     "PartialObservedRV",
     "SymbolicRandomVariable",
+    "Transform",
     "change_dist_size",
     "compute_batch_shape",
     "conditional_logp",

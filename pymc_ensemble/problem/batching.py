@@ -38,7 +38,8 @@ def _numpy_function(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None
             return [pt.polygamma(1, x)]
         case ps.Second():
             value = pt.cast(node.inputs[1], node.outputs[0].type.dtype)
-            return [pt.alloc(value, *pt.broadcast_shape(*node.inputs))]
+            filled: Any = pt.alloc(value, *pt.broadcast_shape(*node.inputs))
+            return [filled]
     return None
 
 

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class CompiledLikelihood:
         losses = simplified([given_data(term, term.loss) for term in terms])
         for term, loss in zip(terms, losses, strict=True):
             check_differentiable(loss, term.holes, f"the likelihood of `{term.name}`")
-        total = sum(losses[1:], start=losses[0])
+        total = reduce(add, losses)
         self._loss = BatchFunction(self.holes, [total])
         self._gradient = BatchFunction(self.holes, gradients(total, self.holes))
 
@@ -120,6 +121,8 @@ class CompiledLikelihood:
 
     def curvature(self, Z: FloatArray) -> FloatArray:
         """Curvature weights, shape (J, K)."""
+        if len(Z) == 0:
+            return np.empty_like(Z)
         pieces = iter(self._split(np.clip(Z, self.lower, self.upper)))
         weights = []
         for term, information in zip(self.terms, self._information, strict=True):
@@ -179,6 +182,7 @@ class TermInformation:
 
     def _mean_squared_slopes(self, row: Sequence[FloatArray]) -> list[FloatArray]:
         rng = np.random.default_rng(SIMULATION_SEED)
+        assert self._draw is not None
         [observations] = self._draw(N_SIMULATIONS, rng, *map(np.asarray, row))
         slopes = self._simulated(observations, *map(np.asarray, row))
         return [np.mean(np.nan_to_num(slope) ** 2, axis=0) for slope in slopes]
@@ -207,7 +211,7 @@ class CompiledPrior:
         terms = extraction.log_prior
         for name, graph in zip(terms, simplified(list(terms.values())), strict=True):
             check_differentiable(graph, [root], f"`{name}`")
-        [potential] = simplified([-sum(terms.values())])
+        [potential] = simplified([-reduce(add, terms.values())])
         [self._slope] = gradients(potential, [root])
         self._potential = BatchFunction([root], [potential])
         self._gradient = BatchFunction([root], [self._slope])

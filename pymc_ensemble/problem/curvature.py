@@ -26,8 +26,6 @@ class Family:
     fisher : dict of str to callable, default {}
         For each parameter with a closed form, the diagonal entry of the Fisher information of one
         observation, a function of the dictionary of all parameters.
-    recover : callable, optional
-        Finds the parameters of the user's spelling behind the inputs of the random variable.
     """
 
     roles: Mapping[str, Role]
@@ -98,8 +96,8 @@ FAMILIES: dict[type[Op], Family] = {
     pm.Beta.rv_type: Family(
         {"alpha": Role.SCALE, "beta": Role.SCALE},
         {
-            name: lambda p, name=name: pt.tri_gamma(p[name]) - pt.tri_gamma(p["alpha"] + p["beta"])
-            for name in ("alpha", "beta")
+            "alpha": lambda p: pt.tri_gamma(p["alpha"]) - pt.tri_gamma(p["alpha"] + p["beta"]),
+            "beta": lambda p: pt.tri_gamma(p["beta"]) - pt.tri_gamma(p["alpha"] + p["beta"]),
         },
     ),
     pm.Weibull.rv_type: Family(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 from pymc.model import Model
 from pytensor.graph.basic import Variable
@@ -17,7 +18,8 @@ from pytensor.graph.traversal import walk
 from pytensor.tensor.variable import TensorVariable
 from pytensor.xtensor import as_xtensor
 
-from pymc_ensemble.problem._pymc import Ordered, PartialObservedRV
+from pymc_ensemble.problem._pymc import Ordered, PartialObservedRV, Transform
+from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.frontier import (
     core_op,
     find_frontier,
@@ -165,7 +167,8 @@ def is_behind_forward_model(rv: Variable, model: Model) -> bool:
 def join_coordinates(model: Model) -> Coordinates:
     """Write all value variables as pieces of one vector."""
     if any(None in v.type.shape for v in model.value_vars):
-        known = model.eval_rv_shapes()
+        with pytensor.config.change_flags(mode=CHEAP_MODE):
+            known = model.eval_rv_shapes()
         shapes = {v.name: tuple(map(int, known[v.name])) for v in model.value_vars}
     else:
         shapes = {v.name: tuple(v.type.shape) for v in model.value_vars}
@@ -282,7 +285,7 @@ def prior_draws(model: Model) -> list[TensorVariable]:
     return unlabelled(substitute(draws, observed))
 
 
-def _is_exchangeable(rv: Variable, transform) -> bool:
+def _is_exchangeable(rv: Variable, transform: Transform) -> bool:
     if not isinstance(transform, Ordered) or rv.owner.op.ndim_supp > 0:
         return False
     return all(p.type.ndim == 0 or p.type.shape[-1] == 1 for p in rv.owner.op.dist_params(rv.owner))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -48,9 +49,7 @@ class Frontier:
     sources: dict[TensorVariable, Variable]
 
 
-def find_frontier(
-    rv: Variable, free: Sequence[Variable], observed: dict[Variable, Variable]
-) -> Frontier:
+def find_frontier(rv: Any, free: Sequence[Any], observed: dict[Variable, Variable]) -> Frontier:
     """Find the inputs of a likelihood that depend on the unknowns.
 
     Parameters
@@ -79,26 +78,21 @@ def find_frontier(
         [rv] = unlabelled(substitute([rv], cuts))
         free = list(sources)
 
-    found = likelihood_inputs(rv, free)
+    roles = {v: role(users) for v, users in likelihood_inputs(rv, free).items()}
     family = FAMILIES.get(type(rv.owner.op))
-    if family is None:
-        inputs = {v: role(users) for v, users in found.items()}
-        return Frontier(rv, inputs, None, {}, sources)
-    parameters = name_parameters(rv, family)
-    if "mu" in parameters and isinstance(rv.owner.op, pm.NegativeBinomial.rv_type):
+    parameters = name_parameters(rv, family) if family is not None else {}
+    if family is not None and isinstance(rv.owner.op, pm.NegativeBinomial.rv_type):
+        # its mean is not an input of the random variable
         roots = frozenset(free)
-        found = {
+        roles = {
             v: family.roles[name]
             for name, v in parameters.items()
             if not roots.isdisjoint(ancestors([v]))
         }
-        return Frontier(rv, found, family, parameters, sources)
-    return Frontier(rv, {v: role(u) for v, u in found.items()}, family, parameters, sources)
+    return Frontier(rv, roles, family, parameters, sources)
 
 
-def likelihood_inputs(
-    rv: Variable, free: Sequence[Variable]
-) -> dict[Variable, list[tuple[Apply, int]]]:
+def likelihood_inputs(rv: Variable, free: Sequence[Variable]) -> dict[Any, list[tuple[Apply, int]]]:
     """Walk to the inputs that depend on free variables, through random variables inside.
 
     `Censored`, `Mixture` and the like take random variables as inputs; what is wanted are the
@@ -152,11 +146,13 @@ def role(users: Sequence[tuple[Apply, int]]) -> Role:
     """Tell what an input is to the random variables that use it."""
     roles = set()
     for node, position in users:
-        family = FAMILIES.get(type(node.op))
-        arguments = node.op.dist_params(node) if family is not None else []
-        names = dict(zip((id(v) for v in arguments), family.roles, strict=False)) if family else {}
-        name = names.get(id(node.inputs[position]))
-        roles.add(family.roles[name] if name is not None else Role.OTHER)
+        found = Role.OTHER
+        if (family := FAMILIES.get(type(node.op))) is not None:
+            parameters = node.op.dist_params(node)
+            for parameter, known in zip(parameters, family.roles.values(), strict=False):
+                if parameter is node.inputs[position]:
+                    found = known
+        roles.add(found)
     return roles.pop() if len(roles) == 1 else Role.OTHER
 
 
@@ -210,7 +206,7 @@ def is_labelled(variable: Variable) -> bool:
     return isinstance(variable.type, XTensorType)
 
 
-def unlabelled(graphs: Sequence[Variable]) -> list[TensorVariable]:
+def unlabelled(graphs: Sequence[Any]) -> list[Any]:
     """Lower graphs with named dimensions to plain tensors."""
     if not any(is_labelled(v) for v in ancestors(graphs)):
         return list(graphs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pymc as pm
@@ -16,11 +16,60 @@ from pymc_ensemble.problem.plain import (
     FunctionForward,
     FunctionLikelihood,
     GaussianLikelihood,
+    Whitening,
     as_prior,
     whitening,
 )
 
 FloatArray = NDArray[np.float64]
+
+
+class ForwardMap(Protocol):
+    """Evaluates points (n, d)."""
+
+    n_outputs: int
+
+    def __call__(self, points: FloatArray, /) -> Evaluations:
+        """Evaluate the forward map."""
+
+
+class Likelihood(Protocol):
+    """Loss of rows of outputs (J, K)."""
+
+    quadratic: bool
+
+    def loss(self, Z: FloatArray, /) -> FloatArray:
+        """Loss, shape (J,)."""
+
+    def gradient(self, Z: FloatArray, /) -> FloatArray:
+        """Gradient, shape (J, K)."""
+
+    def curvature(self, Z: FloatArray, /) -> FloatArray:
+        """Weights, shape (J, K)."""
+
+
+class Prior(Protocol):
+    """Prior of rows of coordinates (J, d)."""
+
+    @property
+    def dimension(self) -> int:
+        """Number d of coordinates."""
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the potential is quadratic."""
+
+    def sample(self, size: int, rng: np.random.Generator, /) -> FloatArray:
+        """Draws, shape (size, d)."""
+
+    def potential(self, U: FloatArray, /) -> FloatArray:
+        """Potential, shape (J,)."""
+
+    def gradient(self, U: FloatArray, /) -> FloatArray:
+        """Gradient, shape (J, d)."""
+
+    def hessian(self, u: FloatArray, /) -> FloatArray:
+        """Hessian at one point, shape (d, d)."""
 
 
 class InverseProblem:
@@ -87,27 +136,24 @@ class InverseProblem:
         vectorized: bool = False,
         coordinate_names: Sequence[str] | None = None,
     ):
-        self._prior = as_prior(prior)
         if (loss is None) == (data is None or noise is None):
             raise TypeError("Give either `data` and `noise`, or `loss` and `n_outputs`.")
-        whiten = None
+        whiten: Whitening | None = None
+        likelihood: Likelihood
         if loss is not None:
             if n_outputs is None:
                 raise TypeError("`loss` needs `n_outputs`, the number of forward outputs.")
-            self._likelihood = FunctionLikelihood(loss, loss_gradient, curvature)
+            likelihood = FunctionLikelihood(loss, loss_gradient, curvature)
         else:
-            data = np.array(data, dtype=np.float64, ndmin=1)
-            n_outputs = len(data)
+            values = np.array(data, dtype=np.float64, ndmin=1)
+            n_outputs = len(values)
             whiten, scales = whitening(noise, n_outputs)
-            if whiten is None:
-                log_determinant = 2 * float(np.log(scales).sum())
-            else:
-                data, log_determinant = whiten(data[None])[0], whiten.log_determinant
-            self._likelihood = GaussianLikelihood(data, scales, log_determinant)
-        self._forward = FunctionForward(forward, n_outputs, vectorized, whiten)
-        if coordinate_names is None:
-            coordinate_names = [f"u[{i}]" for i in range(self._prior.dimension)]
-        self._set_names(coordinate_names)
+            log_determinant = 2 * float(np.log(scales).sum())
+            if whiten is not None:
+                values, log_determinant = whiten(values[None])[0], whiten.log_determinant
+            likelihood = GaussianLikelihood(values, scales, log_determinant)
+        forward_map = FunctionForward(forward, n_outputs, vectorized, whiten)
+        self._set_parts(forward_map, likelihood, as_prior(prior), coordinate_names)
 
     @classmethod
     def from_model(
@@ -164,15 +210,26 @@ class InverseProblem:
         """
         extraction = extract(pm.modelcontext(model), vars)
         problem = cls.__new__(cls)
-        problem._forward = CompiledForward(extraction, compile_kwargs)
-        problem._likelihood = CompiledLikelihood(extraction.terms)
-        problem._prior = CompiledPrior(extraction)
-        problem._set_names(extraction.coordinates.names)
+        problem._set_parts(
+            CompiledForward(extraction, compile_kwargs),
+            CompiledLikelihood(extraction.terms),
+            CompiledPrior(extraction),
+            extraction.coordinates.names,
+        )
         return problem
 
-    def _set_names(self, names: Sequence[str]) -> None:
-        if len(names) != self.dimension:
-            raise ValueError(f"{len(names)} coordinate names for {self.dimension} unknowns.")
+    def _set_parts(
+        self,
+        forward: ForwardMap,
+        likelihood: Likelihood,
+        prior: Prior,
+        names: Sequence[str] | None,
+    ) -> None:
+        self._forward, self._likelihood, self._prior = forward, likelihood, prior
+        if names is None:
+            names = [f"u[{i}]" for i in range(prior.dimension)]
+        if len(names) != prior.dimension:
+            raise ValueError(f"{len(names)} coordinate names for {prior.dimension} unknowns.")
         self.coordinate_names = tuple(names)
 
     @property
@@ -303,8 +360,8 @@ class InverseProblem:
 
     def prior_hessian(self, u: ArrayLike) -> FloatArray:
         """Hessian of the prior potential, shape (d, d), at one point of shape (d,)."""
-        [u] = _rows(np.atleast_2d(np.asarray(u, dtype=np.float64)), self.dimension)
-        return self._prior.hessian(u)
+        [point] = _rows(np.atleast_2d(np.asarray(u, dtype=np.float64)), self.dimension)
+        return self._prior.hessian(point)
 
 
 def _rows(values: ArrayLike, columns: int) -> FloatArray:
@@ -321,8 +378,6 @@ def _finite_rows(
     finite = np.isfinite(rows).all(axis=1)
     if finite.all():
         return function(rows)
-    if not finite.any():
-        finite = slice(0, 0)
     inside = function(rows[finite])
     values = np.full((len(rows), *inside.shape[1:]), otherwise)
     values[finite] = inside

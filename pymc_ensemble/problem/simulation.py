@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import ancestors, toposort
 from pytensor.tensor.random.op import RandomVariable
@@ -81,7 +82,7 @@ class _Seeded:
         return self._function(*map(np.random.default_rng, seeds), *arguments)
 
 
-def replicated(graph: Sequence[TensorVariable], n: TensorVariable) -> list[TensorVariable]:
+def replicated(graph: Sequence[TensorVariable], n: TensorVariable) -> list[Any]:
     """Give a random graph a leading dimension of independent draws.
 
     Parameters
@@ -114,7 +115,9 @@ def replicated(graph: Sequence[TensorVariable], n: TensorVariable) -> list[Tenso
     return vectorize_graph(list(graph), copies)
 
 
-def _replicated_variable(node, copies, n):
+def _replicated_variable(
+    node: Apply, copies: dict[Variable, Variable], n: TensorVariable
+) -> Variable:
     rng, size, *parameters = node.inputs
     if copies:
         parameters = vectorize_graph(parameters, copies)

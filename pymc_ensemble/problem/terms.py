@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.variable import TensorVariable
@@ -99,7 +99,7 @@ class Site:
     value: TensorVariable
     latent: bool = False
     missing: TensorVariable | None = None
-    shape_sources: Mapping[Variable, TensorVariable] = field(default_factory=dict)
+    shape_sources: Mapping[Any, TensorVariable] = field(default_factory=dict)
 
 
 def make_term(site: Site, root: TensorVariable) -> Term:
@@ -135,8 +135,9 @@ def make_term(site: Site, root: TensorVariable) -> Term:
             naturals.append(natural(expression, role, root))
     if site.latent and not translated:
         naturals.append(natural(site.value, Role.OTHER, root))
+    # both sides of a mask that cuts through vectors are entangled
     entangled = site.missing is not None and rv.owner.op.ndim_supp > 0
-    if entangled:
+    if site.missing is not None and entangled:
         naturals.append(natural(site.missing, Role.OTHER, root))
 
     masked = isinstance(rv.owner.op, PartialObservedRV)
@@ -191,7 +192,7 @@ def log_density(
 ) -> TensorVariable:
     """Log density of a random variable, which may be one side of a masked one."""
     try:
-        if not isinstance(rv.owner.op, PartialObservedRV):
+        if missing is None:
             return pm.logp(rv, value, warn_rvs=False)
         other = missing.type()
         values = {v: value if v is rv else other for v in rv.owner.outputs}
@@ -253,7 +254,7 @@ def fisher_weight(
     information = family.fisher.get(name) if name is not None else None
     if natural.whitens:
         per_entry, core_ndim = pt.ones_like(hole), 1
-    elif information is not None:
+    elif name is not None and information is not None:
         per_entry = information(parameters) * natural.slope(parameters[name]) ** 2
         core_ndim = dict(zip(family.roles, op.ndims_params, strict=False)).get(name, 0)
     else:

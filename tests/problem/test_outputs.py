@@ -229,6 +229,10 @@ def test_outputs_beyond_the_domain():
     np.testing.assert_allclose(problem.loss_gradient(Z)[0], np.exp(30) - COUNTS)
     np.testing.assert_allclose(problem.curvature(Z)[1], np.exp(-30))
     assert np.isnan(problem.loss_gradient(Z)[2]).all()
+    # no usable rows at all
+    assert np.isnan(problem.curvature(Z[2:])).all()
+    assert problem.loss(Z[:0]).shape == (0,)
+    assert problem.curvature(Z[:0]).shape == problem.forward(Z[:0, :1]).shape == (0, 5)
 
 
 def test_identity_links_are_clipped_in_gradients_only():
