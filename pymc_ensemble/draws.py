@@ -1,6 +1,6 @@
 """Sweeps of an ensemble as draws: one particle after the other, each with its whole path."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,21 @@ FloatArray = NDArray[np.float64]
 Point = dict[str, np.ndarray]
 Stats = dict[str, Any]
 
-DRAWS_AT_ONCE = 512  # that become Python objects at a time
+Draw = tuple[Point, list[Stats]]
+
+STATS: dict[str, type] = {
+    "lp": np.float64,
+    "log_q": np.float64,
+    "particle": np.int64,
+    "sweep": np.int64,
+    "n_evals": np.int64,
+    "acceptance": np.float64,
+    "step_size": np.float64,
+    "n_failed": np.int64,
+    "converged": bool,
+}
+
+DRAWS_AT_ONCE = 64  # become Python objects together: many enough for speed, few enough for a cache
 
 
 @dataclass(frozen=True)
@@ -56,55 +70,50 @@ class Block:
 
     Attributes
     ----------
-    U : ndarray of shape (J, S, d)
-        Paths of the particles over S sweeps.
-    lp, log_q, acceptance : ndarray of shape (J, S)
-        As in `Snapshot`.
-    step_size : list of float, length S
-    sweep, n_evals, n_failed : list of int, length S
-        Number of the sweep, and the chain's forward evaluations and failures up to it.
-    converged : bool
-        Whether the burn-in had passed its test.
+    U : ndarray of shape (n, d)
+        The draws: the paths of all J particles over S sweeps, one after the other; n = J S.
+    stats : dict of str to ndarray of shape (n,)
+        Stats of the draws.
     """
 
     U: FloatArray
-    lp: FloatArray
-    log_q: FloatArray
-    acceptance: FloatArray
-    step_size: list[float]
-    sweep: list[int]
-    n_evals: list[int]
-    n_failed: list[int]
-    converged: bool
+    stats: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, snapshots: Sequence[Snapshot], **shared: Any) -> "Block":
-        """Join the snapshots of successive sweeps; `shared` holds the other attributes."""
-        paths: dict[str, Any] = {
-            name: np.stack([getattr(snapshot, name) for snapshot in snapshots], axis=1)
-            for name in ("U", "lp", "log_q", "acceptance")
+    def of(
+        cls, snapshots: Sequence[Snapshot], shared: Mapping[str, Sequence[int | float | bool]]
+    ) -> "Block":
+        """Join the snapshots of S sweeps.
+
+        Parameters
+        ----------
+        snapshots : sequence of Snapshot
+        shared : dict of str to sequence of length S
+            Stats that all particles have in common in a sweep.
+        """
+        S, J = len(snapshots), len(snapshots[0].U)
+        U = np.stack([snapshot.U for snapshot in snapshots], axis=1)
+        stats = {
+            name: np.stack([getattr(snapshot, name) for snapshot in snapshots], axis=1).ravel()
+            for name in ("lp", "log_q", "acceptance")
         }
-        return cls(**paths, step_size=[float(s.step_size) for s in snapshots], **shared)
+        stats["particle"] = np.repeat(np.arange(J), S)
+        stats |= {name: np.tile(values, J) for name, values in shared.items()}
+        return cls(U.reshape(J * S, -1), stats)
 
     @property
     def n_draws(self) -> int:
         """Number of draws."""
-        return self.lp.size
+        return len(self.U)
 
-    def draws(
-        self, variables: Sequence[LayoutVariable], start: int
-    ) -> list[tuple[Point, list[Stats]]]:
-        """Draws from number `start` on, as `step` returns them; at most those of a few particles.
+    def draws(self, variables: Sequence[LayoutVariable], start: int) -> list[Draw]:
+        """Draws from number `start` on, as `step` returns them; at most `DRAWS_AT_ONCE`.
 
-        Python objects are made for some hundred draws at once: this is what a draw costs.
+        All the cost of handing out a draw is here, so the dicts are written out.
         """
-        S = len(self.sweep)
-        first = start // S
-        particles = slice(first, first + max(1, DRAWS_AT_ONCE // S))
-        lp, log_q, acceptance = (
-            paths[particles].ravel().tolist() for paths in (self.lp, self.log_q, self.acceptance)
-        )
-        n = len(lp) // S
+        some = slice(start, start + DRAWS_AT_ONCE)
+        points = points_of(variables, self.U[some])
+        columns = (self.stats[name][some].tolist() for name in STATS)
         stats = [
             {
                 "lp": lp,
@@ -115,20 +124,19 @@ class Block:
                 "acceptance": acceptance,
                 "step_size": step_size,
                 "n_failed": n_failed,
-                "converged": self.converged,
+                "converged": converged,
                 "tune": False,
             }
-            for lp, log_q, particle, sweep, n_evals, acceptance, step_size, n_failed in zip(
+            for (
                 lp,
                 log_q,
-                [particle for particle in range(first, first + n) for _ in range(S)],
-                self.sweep * n,
-                self.n_evals * n,
+                particle,
+                sweep,
+                n_evals,
                 acceptance,
-                self.step_size * n,
-                self.n_failed * n,
-                strict=True,
-            )
+                step_size,
+                n_failed,
+                converged,
+            ) in zip(*columns, strict=True)
         ]
-        points = points_of(variables, self.U[particles].reshape(n * S, -1))
-        return [(point, [stat]) for point, stat in zip(points, stats, strict=True)][start % S :]
+        return [(point, [stat]) for point, stat in zip(points, stats, strict=True)]

@@ -28,7 +28,7 @@ from rich.table import Column
 from threadpoolctl import ThreadpoolController
 from xarray import DataTree
 
-from .draws import Block, LayoutVariable, Point, Stats, points_of, variable_layout
+from .draws import STATS, Block, Draw, LayoutVariable, Point, Stats, points_of, variable_layout
 from .forward.evaluation import Evaluations
 from .initial_ensemble import InitialEnsembles, initial_ensembles
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
@@ -146,16 +146,7 @@ class EnsembleStep(BlockedStep):
     default_tune_steps = 80
     _state_class = EnsembleStepState
     stats_dtypes_shapes: ClassVar[dict[str, tuple[Any, list[int]]]] = {
-        "lp": (np.float64, []),
-        "log_q": (np.float64, []),
-        "particle": (np.int64, []),
-        "sweep": (np.int64, []),
-        "n_evals": (np.int64, []),
-        "acceptance": (np.float64, []),
-        "step_size": (np.float64, []),
-        "n_failed": (np.int64, []),
-        "converged": (bool, []),
-        "tune": (bool, []),
+        name: (dtype, []) for name, dtype in [*STATS.items(), ("tune", bool)]
     }
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "EnsembleStep":
@@ -218,8 +209,8 @@ class EnsembleStep(BlockedStep):
     def _bound(self) -> Binding:
         if self._binding is None:
             raise TypeError(
-                f"{type(self).__name__} has no model yet. Build it, or call `pm.sample`, inside "
-                "`with model:`, or pass `model=`."
+                f"{type(self).__name__} has no model yet. Call `pm.sample` inside `with model:`, "
+                f"or build the step with `{type(self).__name__}(model=model)`."
             )
         return self._binding
 
@@ -303,7 +294,7 @@ class EnsembleStep(BlockedStep):
     @chain.setter
     def chain(self, chain: Chain) -> None:
         self._chain = chain
-        self._queue: Iterator[tuple[Point, list[Stats]]] = iter([])
+        self._queue: Iterator[Draw] = iter([])
         self._layout: list[LayoutVariable] = []
 
     def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
@@ -315,7 +306,7 @@ class EnsembleStep(BlockedStep):
         adopt_handlers_of_pymc()
         shield()
 
-    def step(self, point: Point) -> tuple[Point, list[Stats]]:
+    def step(self, point: Point) -> Draw:
         """Next draw: a particle of the ensemble, at one of its sweeps."""
         for draw in self._queue:
             return draw
@@ -332,7 +323,7 @@ class EnsembleStep(BlockedStep):
         self._queue = iter(draws)
         return next(self._queue)
 
-    def _tuning_draw(self, point: Point) -> tuple[Point, list[Stats]]:
+    def _tuning_draw(self, point: Point) -> Draw:
         """Do one iteration of the burn-in, if it is not over; show one particle after the other."""
         chain = self._chain
         if chain.state is None or not chain.state.burned_in:
@@ -368,14 +359,18 @@ class EnsembleStep(BlockedStep):
                 self._end_burn_in()
         n_sweeps = self._sweeps_of_next_block()
         snapshots: list[Snapshot] = []
-        counts: dict[str, list[int]] = {"sweep": [], "n_evals": [], "n_failed": []}
+        counts: list[dict[str, int]] = []
         try:
             with interruptible():
                 while len(snapshots) < n_sweeps:
                     snapshot = self._sweep(n_sweeps - len(snapshots))
-                    counts["sweep"].append(chain.sweeps)
-                    counts["n_evals"].append(chain.n_evals)
-                    counts["n_failed"].append(chain.n_failed)
+                    counts.append(
+                        {
+                            "sweep": chain.sweeps,
+                            "n_evals": chain.n_evals,
+                            "n_failed": chain.n_failed,
+                        }
+                    )
                     chain.sweeps += 1
                     snapshots.append(snapshot)
         except KeyboardInterrupt:
@@ -387,9 +382,14 @@ class EnsembleStep(BlockedStep):
             )
             if not snapshots:
                 end_run(chain.interrupted)
-        counts = {name: values[: len(snapshots)] for name, values in counts.items()}
         snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
-        return Block.of(snapshots, converged=chain.converged, **counts)
+        shared: dict[str, list] = {
+            name: [count[name] for count in counts[: len(snapshots)]]
+            for name in ("sweep", "n_evals", "n_failed")
+        }
+        shared["step_size"] = [float(snapshot.step_size) for snapshot in snapshots]
+        shared["converged"] = [chain.converged] * len(snapshots)
+        return Block.of(snapshots, shared)
 
     def _sweeps_of_next_block(self) -> int:
         """As many sweeps as memory holds, in blocks of equal length."""
@@ -487,13 +487,13 @@ class EnsembleStep(BlockedStep):
             started = perf_counter()
             evaluations = problem.evaluate(points)
             self._progress.count(len(points), perf_counter() - started)
+            chain.n_evals += len(points)
+            chain.n_failed += int(evaluations.failed.sum())
             self._report_first_failure(points, evaluations)
             with _one_blas_thread():
                 chain.state, info = sampler.tell(chain.state, pending, evaluations)
         except EnsembleFailure as failure:
             raise SamplingError(self._explain(failure)) from failure
-        chain.n_evals += info.n_evaluations
-        chain.n_failed += info.n_failed
         return info
 
     # -- failures -------------------------------------------------------------------------------
@@ -507,8 +507,8 @@ class EnsembleStep(BlockedStep):
         chain.first_failure = f"{self._describe(points[row])}\n{reason}"
         logger.warning(
             f"{self._progress.label}a forward evaluation failed, at {chain.first_failure}\n"
-            "Its particle stays where it was. Later failures of this chain are counted in the stat "
-            "`n_failed`, but not told."
+            "Its particle stays where it was, or is drawn anew if this was its start. Later "
+            "failures of this chain are counted in the stat `n_failed`, but not told."
         )
 
     def _describe(self, u: FloatArray) -> str:
@@ -533,7 +533,7 @@ class EnsembleStep(BlockedStep):
         ensemble = None if chain.state is None else chain.state.ensemble
         lines = [
             str(failure),
-            f"Before, {chain.n_failed} of {chain.n_evals} forward evaluations had failed.",
+            f"{chain.n_failed} of {chain.n_evals} forward evaluations failed in this chain.",
         ]
         if chain.first_failure:
             lines.append(f"The first failure was at {chain.first_failure}")

@@ -370,6 +370,7 @@ def test_too_many_failures_end_the_run():
         sample(gaussian_model(), ToyStep(hook=always_fails))
     message = str(error.value)
     assert "All 10 members failed" in message
+    assert "10 of 10 forward evaluations failed" in message
     assert "The first failure was at x=[" in message
     assert "not finite" in message
     assert "initial_ensemble" in message

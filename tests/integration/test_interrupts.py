@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,13 +59,16 @@ def run_and_interrupt(tmp_path, cores, mp_ctx, whom):
         env=environment,
         start_new_session=True,
     )
+    watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
     try:
         for _ in range(cores):
-            assert process.stdout.readline() == "computing\n", process.stderr.read()
+            assert process.stdout.readline() == "computing\n", process.communicate()[1]
         time.sleep(0.5)
         whom(process.pid, signal.SIGINT)
-        return process.communicate(timeout=30)
+        return process.communicate()
     finally:
+        watchdog.cancel()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -81,9 +85,10 @@ def test_complete_sweeps_come_back(tmp_path, cores, mp_ctx, whom):
     out, errors = run_and_interrupt(tmp_path, cores, mp_ctx, whom)
     assert "interrupted; the" in errors
     word, chains, draws, sweeps = out.split()
-    assert (word, int(chains)) == ("returned", cores)
+    assert word == "returned"
     assert int(sweeps) >= 3
-    # all of the block, but for chains that have a few sweeps less
+    # PyMC drops a chain or cuts the others, whatever keeps more draws
+    assert 1 <= int(chains) <= cores
     assert int(draws) >= 0.5 * 10 * int(sweeps)
 
 
