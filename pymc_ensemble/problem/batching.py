@@ -1,6 +1,6 @@
 """From symbolic functions of one point to compiled functions of a batch of points."""
 
-import warnings
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,20 +73,18 @@ class LazyFunction:
         self.outputs = list(outputs)
         self.compile_kwargs = {"mode": CHEAP_MODE} if compile_kwargs is None else compile_kwargs
         self._compiled: Any = None
+        self._warm = False
 
     def compile(self) -> Any:
         """Return the compiled function, compiling it if that has not been done."""
         if self._compiled is None:
-            outputs = self.outputs
-            if self.compile_kwargs.get("mode") == CHEAP_MODE:
-                outputs = in_numpy_functions(outputs)
-            with warnings.catch_warnings():
-                # the inside of a loop may be compiled in C; slow BLAS does not matter there
-                warnings.filterwarnings("ignore", "PyTensor could not link to a BLAS")
+            outputs = in_numpy_functions(self.outputs) if self._cheap else self.outputs
+            with self._without_c_compiler():
                 self._compiled = pytensor.function(
                     self.inputs, outputs, on_unused_input="ignore", **self.compile_kwargs
                 )
             self._compiled.trust_input = True
+            self._warm = False
         return self._compiled
 
     def __call__(self, *arguments: Any) -> list[np.ndarray]:
@@ -94,7 +92,22 @@ class LazyFunction:
         function = self.compile()
         # values outside the domain give NaN or inf, which are dealt with as such
         with np.errstate(all="ignore"):
-            return function(*arguments)
+            if self._warm:
+                return function(*arguments)
+            with self._without_c_compiler():
+                outputs = function(*arguments)
+        self._warm = True
+        return outputs
+
+    @property
+    def _cheap(self) -> bool:
+        return self.compile_kwargs.get("mode") == CHEAP_MODE
+
+    def _without_c_compiler(self) -> contextlib.AbstractContextManager[None]:
+        """Keep operations with inner graphs from compiling these in C, which takes seconds."""
+        if self._cheap:
+            return pytensor.config.change_flags(cxx="")
+        return contextlib.nullcontext()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": None}

@@ -17,7 +17,7 @@ from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
 from pymc_ensemble.problem.batching import BatchFunction, contains_loop
 from pymc_ensemble.problem.extraction import Extraction
 from pymc_ensemble.problem.frontier import is_foreign
-from pymc_ensemble.problem.graphs import gradient, rewritten, substitute
+from pymc_ensemble.problem.graphs import gradient, inlined, rewritten, substitute
 from pymc_ensemble.problem.plain import observed_curvature
 from pymc_ensemble.problem.simulation import Draws
 from pymc_ensemble.problem.terms import Term
@@ -33,7 +33,7 @@ MAX_REDRAWS = 1000
 def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
     """Stabilize graphs; out of the support the log density is minus infinity, not an error."""
     rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
-    return rewritten(graphs, rewrites)
+    return inlined(rewritten(inlined(graphs), rewrites))
 
 
 def gradients(graph: TensorVariable, wrt: Sequence[TensorVariable]) -> list[TensorVariable]:

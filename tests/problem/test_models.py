@@ -26,6 +26,8 @@ def log_density(model, points):
     return np.array([density(DictToArrayBijection.rmap(RaveledVars(u, info))) for u in points])
 
 
+# PyMC's own initial point may compile the inside of a loop in C
+@pytest.mark.filterwarnings("ignore:PyTensor could not link to a BLAS")
 def test_agrees_with_the_model(any_model, calls):
     model = any_model
     problem = InverseProblem.from_model(model)
