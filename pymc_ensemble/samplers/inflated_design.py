@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
 from .tempering import plausible
 
@@ -113,8 +113,8 @@ class InflatedDesign:
         """State after the round, and an account of it."""
         state = pending.origin
         ok = ~evaluations.failed & np.isfinite(evaluations.outputs).all(1)
-        if not ok.any():
-            raise EnsembleFailure(f"All {len(ok)} evaluations of a round failed.")
+        if not ok.any():  # nothing to learn
+            return state, Info("burn-in", False, None, len(ok), len(ok), "all evaluations failed")
         state = replace(
             state,
             points=(*state.points, pending.points[ok]),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .ensemble import Array, Evaluations, Info, Problem, Snapshot
+from .ensemble import Array, EnsembleFailure, Evaluations, Info, Problem, Snapshot
 from .inflated_design import InflatedDesign
 from .published import PublishedScheme
 from .split_sweeps import MixtureMetropolis, Relaxation, WholeRelaxation, pointwise_step
@@ -21,6 +21,7 @@ from .tempering import Finish, TemperedBurnIn
 
 DEFAULT_STEP = 2.0
 SMALL_ENSEMBLE_STEP = 0.1  # largest step without split halves
+SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
 LONGEST_SETTLING = 10  # sweeps in which the pointwise dynamics forget the linearized burn-in
 STANDSTILLS = 3  # consecutive sweeps without change that end the burn-in of the published scheme
 
@@ -40,6 +41,8 @@ class KalmanState:
         Sweeps that the sampling kernel still needs to settle.
     converged : bool
         Whether the burn-in passed its test.
+    failed_in_a_row : int
+        Forward evaluations since the last one that did not fail.
     """
 
     phase: Literal["start", "burn-in", "settling", "sampling"]
@@ -47,6 +50,7 @@ class KalmanState:
     skip_burn_in: bool = False
     remaining: int = 0
     converged: bool = False
+    failed_in_a_row: int = 0
 
     @property
     def ensemble(self) -> Any:
@@ -223,7 +227,10 @@ class EnsembleKalman:
         phase = "burn-in" if state.phase == "settling" else info.phase
         if state.phase != "sampling":
             info = replace(info, phase=phase, snapshot=None)
-        state = replace(state, inner=inner)
+        in_a_row = state.failed_in_a_row + info.n_evaluations if evaluations.failed.all() else 0
+        if in_a_row >= self.size:
+            raise EnsembleFailure(f"All of the last {in_a_row} forward evaluations have failed.")
+        state = replace(state, inner=inner, failed_in_a_row=in_a_row)
         if info.complete:
             state = self._proceed(state)
         return state, info
@@ -253,7 +260,7 @@ class EnsembleKalman:
         if state.phase == "start":
             if not inner.complete:
                 return state
-            if state.skip_burn_in or self.scheme == "paper":
+            if state.skip_burn_in or self.scheme == "paper" or not self.splits:
                 return self._settle(replace(state, converged=state.skip_burn_in))
             return replace(state, phase="burn-in", inner=self._burn_in.start(inner.ensemble))
         if state.phase == "burn-in":
@@ -270,6 +277,7 @@ class EnsembleKalman:
             else:
                 state = replace(state, remaining=state.remaining - 1)
                 done = state.remaining <= 0
+                state = replace(state, converged=state.converged or (done and not self.splits))
             return self.freeze(state) if done else state
         return state
 
@@ -289,8 +297,11 @@ class EnsembleKalman:
                 pointwise, largest = pointwise_step(self.problem, ensemble)
                 dt = min(dt, largest) if pointwise else dt
             inner = self._kernel.start(ensemble, dt, pointwise)
-            if pointwise and not state.skip_burn_in:
-                remaining = min(LONGEST_SETTLING, int(np.ceil(2 / dt)))
+            if not state.skip_burn_in:
+                if not self.splits:  # resampled, a small ensemble would lose directions
+                    remaining = int(np.ceil(SMALL_ENSEMBLE_BURN_IN / dt))
+                elif pointwise:
+                    remaining = min(LONGEST_SETTLING, int(np.ceil(2 / dt)))
         state = replace(state, phase="settling", inner=inner, remaining=remaining)
         return state if remaining else self.freeze(state)
 

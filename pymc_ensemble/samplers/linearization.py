@@ -9,6 +9,7 @@ from .ensemble import Array, Ensemble, Problem
 
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
 SMALLEST_RATE = 1e-12
+SMALLEST_CONCAVE_RATE = 0.05  # without a Gaussian prior: no law is far wider than its ensemble
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,8 @@ def gaussian_law(
     H = exponent * (A.T * weights) @ A + slope
     rates, R = np.linalg.eigh(H)
     force = -(exponent * problem.loss_gradient(z)[0] @ A + prior_gradient)
-    return GaussianLaw(linear_map, np.maximum(rates, SMALLEST_RATE), R, force)
+    smallest = SMALLEST_RATE if problem.gaussian_prior else SMALLEST_CONCAVE_RATE
+    return GaussianLaw(linear_map, np.maximum(rates, smallest), R, force)
 
 
 def fit_law(

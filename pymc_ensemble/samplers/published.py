@@ -87,8 +87,6 @@ class PublishedScheme:
         """State after the round, and an account of it."""
         state = pending.origin
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        if not values.ok.any():
-            raise EnsembleFailure(f"All {len(values)} evaluations of a round failed.")
         alpha = proposals.acceptance(state.ensemble.potential, values.potential, pending.log_ratio)
         ensemble = state.ensemble.updated(np.arange(len(values)), values, values.ok)
         snapshot = Snapshot(
@@ -99,7 +97,8 @@ class PublishedScheme:
             pending.dt,
         )
         anomalies = Anomalies.of(ensemble.U[ensemble.ok])
-        hit = state.reference is not None and standstill(state.reference, anomalies)
+        moved = values.ok.any()
+        hit = moved and state.reference is not None and standstill(state.reference, anomalies)
         state = PublishedState(
             ensemble, state.sweeps + 1, anomalies, state.settled + 1 if hit else 0
         )

@@ -10,8 +10,8 @@ import numpy as np
 
 from . import proposals
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
-from .linearization import GaussianLaw, fit_law, gaussian_law, moment_law
-from .tempering import plausible
+from .linearization import SMALLEST_RATE, GaussianLaw, fit_law, moment_law
+from .tempering import plausible, plausible_limit
 
 RELATIVE_EXTRA_VARIANCE = 0.1  # that the pointwise force may add: bounds its time step
 LARGEST_DEVIATION = 2.0  # of the pointwise from the linear force, per root of the dimension
@@ -58,6 +58,7 @@ class GroupMove:
     law: GaussianLaw
     log_ratio: Array
     tested: Array
+    limit: float
     uniforms: Array
     origin: SweepState
 
@@ -99,14 +100,17 @@ class SplitSweeps(ABC):
         partners = state.ensemble[others]
         used = plausible(partners.potential, partners.U.shape[1])
         if used.sum() < self.min_members:
+            used = partners.ok
+        if used.sum() < self.min_members:
             raise EnsembleFailure(
-                f"Only {used.sum()} of {len(partners)} members have a plausible posterior density, "
+                f"Only {used.sum()} of {len(partners)} members have a finite posterior density, "
                 f"but {self.min_members} are needed."
             )
         law = fit_law(self.problem, partners, used.astype(float))
         points, log_ratio, tested = self.propose(state, law, state.ensemble[index], partners, rng)
+        limit = plausible_limit(partners.potential, partners.U.shape[1])
         uniforms = rng.random(len(index))
-        return points, GroupMove(index, points, law, log_ratio, tested, uniforms, state)
+        return points, GroupMove(index, points, law, log_ratio, tested, limit, uniforms, state)
 
     @abstractmethod
     def propose(
@@ -147,12 +151,13 @@ class SplitSweeps(ABC):
         """State after the round, and an account of it."""
         state, index = pending.origin, pending.index
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        if not values.ok.any():
-            raise EnsembleFailure(f"All {len(values)} evaluations of a round failed.")
         alpha = proposals.acceptance(
             state.ensemble.potential[index], values.potential, pending.log_ratio
         )
-        accepted = values.ok & (~pending.tested | (pending.uniforms < alpha))
+        plausible_or_tested = np.where(
+            pending.tested, pending.uniforms < alpha, values.potential <= pending.limit
+        )
+        accepted = values.ok & plausible_or_tested
         ensemble = state.ensemble.updated(index, values, accepted)
         log_q, acceptance = state.log_q.copy(), state.acceptance.copy()
         log_q[index] = pending.law.log_density(ensemble.U[index])
@@ -191,7 +196,7 @@ class Relaxation(SplitSweeps):
         x = law.map.coordinates(group.U)
         force = law.linear_force(x)
         if state.pointwise:
-            law, force = pointwise_force(self.problem, law, group, partners)
+            force = pointwise_force(self.problem, law, group)
         moved = law.relax(x, force, state.dt, law.noise(len(x), rng))
         log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
         return law.map.particles(moved), log_ratio, np.zeros(len(x), dtype=bool)
@@ -247,29 +252,18 @@ class MixtureMetropolis(SplitSweeps):
         return points, np.where(independent, log_ratio, 0.0), np.ones(len(U), dtype=bool)
 
 
-def pointwise_force(
-    problem: Problem, law: GaussianLaw, group: Ensemble, partners: Ensemble
-) -> tuple[GaussianLaw, Array]:
-    """Force from each particle's own output, as the continuous-time dynamics have it.
+def pointwise_force(problem: Problem, law: GaussianLaw, group: Ensemble) -> Array:
+    """Force from each particle's own output, shape (n, r), as the continuous-time dynamics have it.
 
-    Returns
-    -------
-    law : GaussianLaw
-        The law with the mean curvature of the partners, which rules the relaxation.
-    force : ndarray of shape (n, r)
+    Where it deviates from the force of the linear law by far, it is shortened.
     """
-    x = law.map.coordinates(group.U)
-    linear, A, L = law.linear_force(x), law.map.slope, law.anomalies.L
-    own = -(problem.loss_gradient(group.Z) @ A + problem.prior_gradient(group.U) @ L)
-    deviation = own - linear
+    linear = law.linear_force(law.map.coordinates(group.U))
+    likelihood = problem.loss_gradient(group.Z) @ law.map.slope
+    prior = problem.prior_gradient(group.U) @ law.anomalies.L
+    deviation = -(likelihood + prior) - linear
     largest = LARGEST_DEVIATION * np.sqrt(group.U.shape[1])
     size = np.linalg.norm(deviation, axis=1, keepdims=True)
-    deviation = deviation * np.minimum(1.0, largest / np.maximum(size, np.finfo(float).tiny))
-    used = plausible(partners.potential, partners.U.shape[1])  # those behind the law
-    at_center = problem.curvature(law.map.output_mean[None])[0]
-    curvature = np.minimum(problem.curvature(partners.Z[used]).mean(0), 3 * at_center)
-    softened = gaussian_law(problem, law.map, partners.U[used], curvature=curvature)
-    return softened, linear + deviation
+    return linear + deviation * np.minimum(1.0, largest / np.maximum(size, SMALLEST_RATE))
 
 
 def pointwise_step(problem: Problem, ensemble: Ensemble) -> tuple[bool, float]:
@@ -286,7 +280,7 @@ def pointwise_step(problem: Problem, ensemble: Ensemble) -> tuple[bool, float]:
     """
     members = ensemble[ensemble.ok]
     law = fit_law(problem, members, plausible(members.potential, members.U.shape[1]).astype(float))
-    _, force = pointwise_force(problem, law, members, members)
+    force = pointwise_force(problem, law, members)
     deviation = force - law.linear_force(law.map.coordinates(members.U))
     d = members.U.shape[1]
     spread = ((deviation - deviation.mean(0)) ** 2).sum(1).mean()

@@ -73,5 +73,5 @@ class Start:
                 f"finite posterior density, but {self.min_members} are needed."
             )
         state = replace(state, ensemble=ensemble, rounds=state.rounds + 1, complete=complete)
-        n_failed = int((~values.ok).sum())
+        n_failed = int(evaluations.failed.sum())
         return state, Info("start", complete, None, len(values), n_failed, "initial ensemble")

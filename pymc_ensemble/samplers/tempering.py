@@ -105,16 +105,21 @@ def systematic_resample(weights: Array, size: int, uniform: float) -> Array:
     return np.minimum(np.searchsorted(np.cumsum(weights), levels), len(weights) - 1)
 
 
-def plausible(potential: Array, dimension: int) -> Array:
-    """Mask of the members that are not stuck in a far tail, from the spread of their potentials.
+def plausible_limit(potential: Array, dimension: int) -> float:
+    """Potential beyond which a member must be stuck in a far tail, from the spread of all.
 
     The spread term matters for rough maps, whose potentials scatter by more than a posterior's do.
     """
     finite = np.isfinite(potential)
     if not finite.any():
-        return finite
+        return -np.inf
     low, middle = np.quantile(potential[finite], [0.1, 0.5])
-    return potential <= middle + 10 + 2 * dimension + 5 * (middle - low)
+    return float(middle + 10 + 2 * dimension + 5 * (middle - low))
+
+
+def plausible(potential: Array, dimension: int) -> Array:
+    """Mask of the members within the `plausible_limit`."""
+    return potential <= plausible_limit(potential, dimension)
 
 
 def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
@@ -292,7 +297,12 @@ class TemperedBurnIn:
             pending.log_ratio,
         )
         relax = pending.kind == "relax"
-        accepted = values.ok if relax else pending.uniforms < alpha
+        accepted = pending.uniforms < alpha
+        if relax:
+            accepted = values.ok
+            if self.deterministic:  # where the law is too wide, its draws end up anywhere
+                limit = plausible_limit(ensemble.potential, ensemble.U.shape[1])
+                accepted = values.potential <= limit
         ensemble = ensemble.updated(np.arange(len(accepted)), values, accepted)
         rate = alpha[values.ok].mean() if values.ok.any() else 0.0
         r = state.correlation
@@ -311,10 +321,10 @@ class TemperedBurnIn:
         state = replace(state, ensemble=ensemble, stage=stage, correlation=r)
         message = f"tempering exponent {stage.exponent:.3g}, acceptance {rate:.2f}"
         if complete:
-            state = self._end_stage(state, stage)
+            state = self._end_stage(state, stage, moved=bool(accepted.any()))
         return state, complete, message
 
-    def _end_stage(self, state: BurnInState, stage: Stage) -> BurnInState:
+    def _end_stage(self, state: BurnInState, stage: Stage, moved: bool) -> BurnInState:
         easy = stage.first_acceptance > 0.5 and stage.round == 1
         largest = self._largest_fraction
         fraction = max(0.02, 0.3 * state.fraction) if easy else min(largest, 2 * state.fraction)
@@ -329,10 +339,10 @@ class TemperedBurnIn:
             return state
         if self.finish == "none":
             return replace(state, burned_in=True, converged=True)
-        anomalies = Anomalies.of(
-            state.ensemble.U[plausible(state.ensemble.potential, len(stage.law.mean))]
-        )
-        hit = state.reference is not None and standstill(state.reference, anomalies)
+        ensemble = state.ensemble
+        kept = plausible(ensemble.potential, ensemble.U.shape[1])
+        anomalies = Anomalies.of(ensemble.U[kept])
+        hit = moved and state.reference is not None and standstill(state.reference, anomalies)
         settled = state.settled + 1 if hit else 0
         done = settled >= 3
         return replace(state, reference=anomalies, settled=settled, burned_in=done, converged=done)
