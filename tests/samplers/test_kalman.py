@@ -273,6 +273,19 @@ def test_a_model_that_always_fails(options):
         step(sampler, problem, sampler.start(U), np.random.default_rng(13))
 
 
+@schemes
+def test_a_model_that_fails_from_the_second_round_on(options):
+    problem, rng = decay(), np.random.default_rng(15)
+    sampler = sampler_for(problem, options)
+    state, _ = step(sampler, problem, sampler.start(problem.sample_prior(sampler.size, rng)), rng)
+    problem.failing(lambda U: np.ones(len(U), bool))
+    evaluations = 0
+    with pytest.raises(EnsembleFailure, match="have failed"):
+        while evaluations <= 2 * sampler.size:
+            state, info = step(sampler, problem, state, rng)
+            evaluations += info.n_evaluations
+
+
 # -- options --------------------------------------------------------------------------------------
 
 
@@ -316,6 +329,15 @@ def test_ensembles_too_small_for_halves(J):
         _, U = run(sampler, problem, rng, n_sweeps=150, U=problem.sample_posterior(J, rng))
         variances.append((problem.standardized(U.reshape(-1, 5)) ** 2).mean())
     assert abs(np.mean(variances) - 1) < 0.3
+
+
+@pytest.mark.parametrize(("d", "J"), [(5, 7), (12, 14), (12, 18)])
+def test_small_ensembles_keep_their_directions_from_the_prior_on(d, J):
+    for seed in range(5):
+        problem = random_linear(d)
+        sampler = EnsembleKalman(problem, ensemble_size=J)
+        _, U = run(sampler, problem, np.random.default_rng(seed), n_sweeps=10)
+        assert np.linalg.matrix_rank(U[-1] - U[-1].mean(0)) == d
 
 
 @pytest.mark.parametrize("options", [{}, {"scheme": "paper", "dt": 0.05}])
