@@ -166,7 +166,11 @@ class BatchFunction:
 
     def _rows(self, arguments: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
         batched, constants = arguments[: self._n_batched], arguments[self._n_batched :]
-        rows = [self.one(*(np.asarray(a[i]) for a in batched), *constants) for i in range(n)]
+        points = [[np.asarray(argument[i]) for argument in batched] for i in range(n)]
+        rows = [self.one(*points[0], *constants)]
+        function = self.one.compile()
+        with np.errstate(all="ignore"):
+            rows += [function(*point, *constants) for point in points[1:]]
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
