@@ -15,7 +15,7 @@ from pymc_ensemble import interrupts
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 SCRIPT = """
-import signal, sys, time
+import os, signal, sys, time
 import pymc as pm
 from toys import ToyStep, gaussian_model
 
@@ -26,7 +26,7 @@ class Slow:
     def __call__(self, U):
         self.calls += 1
         if self.calls == 12:  # after the burn-in (5) and three sweeps of two rounds each
-            print("computing", flush=True)
+            os.write(1, b"computing\\n")  # in one piece, while print may be torn by the others
         if self.calls > 11:
             time.sleep(0.02)
         return U
@@ -52,14 +52,14 @@ def run_and_interrupt(tmp_path, cores, mp_ctx, whom):
     tests = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
     process = subprocess.Popen(
-        [sys.executable, str(script), str(cores), mp_ctx],
+        [sys.executable, "-X", "faulthandler", str(script), str(cores), mp_ctx],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
         start_new_session=True,
     )
-    watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGABRT))
     watchdog.start()
     try:
         for _ in range(cores):
