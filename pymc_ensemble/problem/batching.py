@@ -11,7 +11,6 @@ import pytensor.scalar.math as psm
 import pytensor.tensor as pt
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
 from pytensor.graph.traversal import ancestors, applys_between
 from pytensor.scan.op import Scan
@@ -20,6 +19,7 @@ from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem.graphs import rewritten
+from pymc_ensemble.problem.loops import spread, vectorize_with_loops
 
 # prior, loss and curvature are cheap and called once a round: not worth compiling for
 CHEAP_MODE = "FAST_COMPILE"
@@ -129,9 +129,9 @@ class BatchFunction:
 
     Notes
     -----
-    The graph is vectorized where that pays. A loop in it (`Scan`) would be started anew for every
-    point, at about four times the price of calling the compiled function of one point row by row,
-    which is what is done then, and where the vectorized graph cannot be built or run.
+    The graph is vectorized, and a loop in it (`Scan`) advances all points together. Where the
+    vectorized graph cannot be built or run, the compiled function of one point is called row by
+    row.
     """
 
     def __init__(
@@ -194,22 +194,17 @@ def vectorized(
     Raises
     ------
     NotImplementedError
-        If the graph holds an operation that cannot be vectorized, or a loop.
+        If the graph holds an operation, or a loop, that cannot be vectorized.
     """
     batch = [pt.tensor(v.name, dtype=v.type.dtype, shape=(None, *v.type.shape)) for v in inputs]
-    results: list[Any] = vectorize_graph(list(outputs), dict(zip(inputs, batch, strict=True)))
+    n = batch[0].shape[0]
+    results = vectorize_with_loops(outputs, dict(zip(inputs, batch, strict=True)), n)
     if any(
         isinstance(node.op, Blockwise) and isinstance(node.op.core_op, Scan)
         for node in applys_between(batch, results)
     ):
         raise NotImplementedError("The loops in the graph would be started anew for each point.")
-    n = batch[0].shape[0]
-    return batch, [
-        result
-        if result.type.ndim > output.type.ndim
-        else pt.broadcast_to(result, (n, *tuple(result.shape)))
-        for result, output in zip(results, outputs, strict=True)
-    ]
+    return batch, [spread(result, one, n) for result, one in zip(results, outputs, strict=True)]
 
 
 def contains_loop(outputs: Sequence[Variable]) -> bool:

@@ -279,11 +279,14 @@ def test_a_model_that_fails_from_the_second_round_on(options):
     sampler = sampler_for(problem, options)
     state, _ = step(sampler, problem, sampler.start(problem.sample_prior(sampler.size, rng)), rng)
     problem.failing(lambda U: np.ones(len(U), bool))
-    evaluations = 0
+
+    def go_on():
+        nonlocal state
+        for _ in range(2 * sampler.size):
+            state, _ = step(sampler, problem, state, rng)
+
     with pytest.raises(EnsembleFailure, match="have failed"):
-        while evaluations <= 2 * sampler.size:
-            state, info = step(sampler, problem, state, rng)
-            evaluations += info.n_evaluations
+        go_on()
 
 
 # -- options --------------------------------------------------------------------------------------
