@@ -18,6 +18,7 @@ from pymc.step_methods.compound import BlockedStep
 from threadpoolctl import threadpool_limits
 
 import pymc_ensemble as pe
+from pymc_ensemble.draws import NO_STATS
 from pymc_ensemble.samplers.kalman import EnsembleKalman
 
 ENSEMBLE_SIZE, DIMENSION, OUTPUTS = 1000, 10, 100
@@ -79,19 +80,7 @@ class TrivialStep(BlockedStep):
     def step(self, point):
         """Copy the point."""
         values = {name: point[name].copy() for name in self.names}
-        stats = {
-            "lp": -1.0,
-            "log_q": -1.0,
-            "particle": 1,
-            "sweep": 1,
-            "n_evals": 1,
-            "acceptance": 0.5,
-            "step_size": 1.0,
-            "n_failed": 0,
-            "converged": True,
-            "tune": False,
-        }
-        return values, [stats]
+        return values, [NO_STATS.copy()]
 
 
 class TimedStep(pe.EnsembleKalmanSampler):

@@ -1,5 +1,6 @@
 """Sweeps of an ensemble as draws: one particle after the other, each with its whole path."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ Stats = dict[str, Any]
 
 Draw = tuple[Point, list[Stats]]
 
+# Names and types of the stats, in the order in which they are recorded
 STATS: dict[str, type] = {
     "lp": np.float64,
     "log_q": np.float64,
@@ -26,7 +28,10 @@ STATS: dict[str, type] = {
     "step_size": np.float64,
     "n_failed": np.int64,
     "converged": bool,
+    "tune": bool,
 }
+UNKNOWN: dict[type, Any] = {np.float64: math.nan, np.int64: -1, bool: False}
+NO_STATS: Stats = {name: UNKNOWN[dtype] for name, dtype in STATS.items()}
 
 DRAWS_AT_ONCE = 64  # become Python objects together: many enough for speed, few enough for a cache
 
@@ -97,8 +102,8 @@ class Block:
             name: np.stack([getattr(snapshot, name) for snapshot in snapshots], axis=1).ravel()
             for name in ("lp", "log_q", "acceptance")
         }
-        stats["particle"] = np.repeat(np.arange(J), S)
         stats |= {name: np.tile(values, J) for name, values in shared.items()}
+        stats |= {"particle": np.repeat(np.arange(J), S), "tune": np.zeros(J * S, dtype=bool)}
         return cls(U.reshape(J * S, -1), stats)
 
     @property
@@ -107,36 +112,9 @@ class Block:
         return len(self.U)
 
     def draws(self, variables: Sequence[LayoutVariable], start: int) -> list[Draw]:
-        """Draws from number `start` on, as `step` returns them; at most `DRAWS_AT_ONCE`.
-
-        All the cost of handing out a draw is here, so the dicts are written out.
-        """
+        """Draws from number `start` on, as `step` returns them; at most `DRAWS_AT_ONCE`."""
         some = slice(start, start + DRAWS_AT_ONCE)
+        rows = zip(*(self.stats[name][some].tolist() for name in STATS), strict=True)
+        stats = [dict(zip(STATS, row)) for row in rows]  # noqa: B905, called for each draw
         points = points_of(variables, self.U[some])
-        columns = (self.stats[name][some].tolist() for name in STATS)
-        stats = [
-            {
-                "lp": lp,
-                "log_q": log_q,
-                "particle": particle,
-                "sweep": sweep,
-                "n_evals": n_evals,
-                "acceptance": acceptance,
-                "step_size": step_size,
-                "n_failed": n_failed,
-                "converged": converged,
-                "tune": False,
-            }
-            for (
-                lp,
-                log_q,
-                particle,
-                sweep,
-                n_evals,
-                acceptance,
-                step_size,
-                n_failed,
-                converged,
-            ) in zip(*columns, strict=True)
-        ]
         return [(point, [stat]) for point, stat in zip(points, stats, strict=True)]

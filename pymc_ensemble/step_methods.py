@@ -5,7 +5,6 @@ neighboring draws are neighbors on the path of a particle.
 """
 
 import math
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +18,7 @@ import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
 from pymc.exceptions import SamplingError
-from pymc.step_methods.compound import BlockedStep, Competence, CompoundStep, StepMethodState
+from pymc.step_methods.compound import BlockedStep, Competence, StepMethodState
 from pymc.step_methods.state import dataclass_state
 from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
@@ -28,7 +27,17 @@ from rich.table import Column
 from threadpoolctl import ThreadpoolController
 from xarray import DataTree
 
-from .draws import STATS, Block, Draw, LayoutVariable, Point, Stats, points_of, variable_layout
+from .draws import (
+    NO_STATS,
+    STATS,
+    Block,
+    Draw,
+    LayoutVariable,
+    Point,
+    Stats,
+    points_of,
+    variable_layout,
+)
 from .forward.evaluation import Evaluations
 from .initial_ensemble import InitialEnsembles, initial_ensembles
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
@@ -146,8 +155,9 @@ class EnsembleStep(BlockedStep):
     default_tune_steps = 80
     _state_class = EnsembleStepState
     stats_dtypes_shapes: ClassVar[dict[str, tuple[Any, list[int]]]] = {
-        name: (dtype, []) for name, dtype in [*STATS.items(), ("tune", bool)]
+        name: (dtype, []) for name, dtype in STATS.items()
     }
+    stats_dtypes: ClassVar[list[dict[str, type]]] = [STATS]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "EnsembleStep":
         """Create a step without looking for a model: it is found when sampling starts."""
@@ -265,17 +275,6 @@ class EnsembleStep(BlockedStep):
         """Number of particles."""
         return self._bound.sampler.size
 
-    @property
-    def stats_dtypes(self) -> list[dict[str, type]]:
-        """Names and types of the stats. `CompoundStep` asks for them first: it is refused here."""
-        if sys._getframe(1).f_code is CompoundStep.__init__.__code__:
-            raise ValueError(
-                f"{type(self).__name__} cannot be combined with other step methods: a move of the "
-                "others would change the posterior under the whole ensemble. It samples all "
-                f"variables itself: `pm.sample(step={type(self).__name__}())`."
-            )
-        return [{name: dtype for name, (dtype, _) in self.stats_dtypes_shapes.items()}]
-
     @staticmethod
     def competence(var: Variable, has_grad: bool) -> Competence:
         """Tell PyMC never to choose this step method on its own."""
@@ -329,14 +328,8 @@ class EnsembleStep(BlockedStep):
         if chain.state is None or not chain.state.burned_in:
             with self._interrupts_end_the_run():
                 self._burn_in_once()
-        stats = {
-            "lp": math.nan,
-            "log_q": math.nan,
-            "particle": -1,
-            "sweep": -1,
+        stats = NO_STATS | {
             "n_evals": chain.n_evals,
-            "acceptance": math.nan,
-            "step_size": math.nan,
             "n_failed": chain.n_failed,
             "converged": chain.converged,
             "tune": True,
@@ -396,7 +389,7 @@ class EnsembleStep(BlockedStep):
         to_go = math.ceil(self._chain.draws / self.ensemble_size) - self._chain.sweeps
         if to_go <= 0:  # more draws are asked for than were announced
             return SHORTEST_BLOCK
-        numbers_a_draw = self._bound.problem.dimension + len(self.stats_dtypes_shapes)
+        numbers_a_draw = self._bound.problem.dimension + len(STATS)
         fitting = BLOCK_BYTES // (8 * numbers_a_draw * self.ensemble_size)
         return math.ceil(to_go / max(1, to_go // max(SHORTEST_BLOCK, fitting)))
 

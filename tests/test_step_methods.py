@@ -11,7 +11,6 @@ import numpy as np
 import pymc as pm
 import pytest
 from pymc.exceptions import SamplingError
-from pymc.step_methods import CompoundStep
 from toys import ToyState, ToyStep, gaussian_model
 
 from pymc_ensemble import log, step_methods
@@ -320,17 +319,6 @@ def test_subset_of_variables_is_refused():
             ToyStep(["a", "b", "y"])
         for complete in ([a, b], [b, a], ["a", "b_log__"]):
             assert [v.name for v in ToyStep(complete).vars] == ["a", "b_log__"]
-
-
-def test_other_step_methods_beside_it_are_refused():
-    with gaussian_model() as model, pytest.raises(ValueError, match="cannot be combined"):
-        CompoundStep([ToyStep(), pm.Metropolis([model["x"]])])
-    hook = CountCalls()
-    with model:
-        steps = [ToyStep(hook=hook), pm.Metropolis([model["x"]])]
-    with pytest.raises(ValueError, match="cannot be combined"):
-        sample(model, steps)
-    assert hook.calls == 0
 
 
 def test_unblocked_is_refused():
