@@ -101,6 +101,15 @@ class Ensemble:
         """Members with a finite posterior density, shape (J,)."""
         return np.isfinite(self.potential)
 
+    def require(self, n: int) -> None:
+        """Raise `EnsembleFailure` unless `n` members have a finite posterior density."""
+        n_ok = int(self.ok.sum())
+        if n_ok < n:
+            raise EnsembleFailure(
+                f"Only {n_ok} of {len(self)} ensemble members have a finite posterior density, "
+                f"but {n} are needed."
+            )
+
     def __getitem__(self, index: Array | slice) -> "Ensemble":
         return Ensemble(self.U[index], self.Z[index], self.loss[index], self.prior[index])
 

@@ -60,7 +60,6 @@ class DesignState:
     points: tuple = ()
     outputs: tuple = ()
     widths: tuple = ()
-    rounds: int = 0
     settled: int = 0
     n_fitted: int = 0
     frozen: bool = False
@@ -120,7 +119,6 @@ class InflatedDesign:
             points=(*state.points, pending.points[ok]),
             outputs=(*state.outputs, evaluations.outputs[ok]),
             widths=(*state.widths, state.inflation),
-            rounds=state.rounds + 1,
             settled=state.settled + 1,
         )
         if not state.frozen or state.n_points > REFIT * state.n_fitted:

@@ -8,12 +8,14 @@ forward map. This module chains the parts: first evaluation, burn-in, sampling k
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 
-from .ensemble import Array, EnsembleFailure, Evaluations, Info, Problem, Snapshot
+from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
 from .inflated_design import InflatedDesign
+from .linearization import Anomalies
 from .published import PublishedScheme
 from .split_sweeps import MixtureMetropolis, Relaxation, WholeRelaxation, pointwise_step
 from .start import Start
@@ -140,8 +142,11 @@ class EnsembleKalman:
         if self.dt is not None and (self.adjust or self.rough):
             option = "adjust" if self.adjust else "rough"
             raise ValueError(f"dt has no meaning with {option}=True; leave it out.")
-        J, d = self.size, self.problem.dimension
-        if int(J) != J or J < 2:
+        if not self.corrected and self.scheme != "paper":
+            raise ValueError('corrected=False is an option of scheme="paper" only; leave it out.')
+        J: Any = self.size
+        d = self.problem.dimension
+        if not isinstance(J, Integral) or J < 2:
             raise ValueError(f"ensemble_size must be an integer of at least 2, not {J}.")
         if d + 1 >= J and not self.allow_subspace:
             raise ValueError(
@@ -171,7 +176,8 @@ class EnsembleKalman:
     @property
     def min_members(self) -> int:
         """Members without which there is no statistics."""
-        return 3 if self.allow_subspace else self.problem.dimension + 2
+        d = self.problem.dimension
+        return 3 if self.size <= d + 1 else d + 2
 
     # -- the parts at work ----------------------------------------------------------------------
 
@@ -216,13 +222,53 @@ class EnsembleKalman:
         return KalmanState("start", self._start.start(U, redraw), skip_burn_in)
 
     def ask(self, state: KalmanState, rng: np.random.Generator) -> tuple[Array, Any]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Choose the points of the next round.
+
+        Parameters
+        ----------
+        state : KalmanState
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        points : ndarray of shape (n, d)
+            Where the forward map is to be evaluated, all in one batch.
+        pending : object
+            What `tell` needs to judge the evaluations; it can be pickled.
+
+        Raises
+        ------
+        EnsembleFailure
+            If too few members have a finite posterior density.
+        """
         return self._part(state.phase).ask(state.inner, rng)
 
     def tell(
         self, state: KalmanState, pending: Any, evaluations: Evaluations
     ) -> tuple[KalmanState, Info]:
-        """State after the round, and an account of it."""
+        """Learn from the evaluations of a round.
+
+        Parameters
+        ----------
+        state : KalmanState
+            The state that was asked.
+        pending : object
+            What `ask` returned beside the points.
+        evaluations : Evaluations
+            ``outputs`` of shape (n, K) and the mask ``failed`` of shape (n,).
+
+        Returns
+        -------
+        state : KalmanState
+        info : Info
+            What the round did; its ``snapshot`` is set when a sweep is complete.
+
+        Raises
+        ------
+        EnsembleFailure
+            If as many evaluations as there are particles have failed in a row, or if the initial
+            ensemble does not span the parameter space.
+        """
         inner, info = self._part(state.phase).tell(state.inner, pending, evaluations)
         phase = "burn-in" if state.phase == "settling" else info.phase
         if state.phase != "sampling":
@@ -260,6 +306,7 @@ class EnsembleKalman:
         if state.phase == "start":
             if not inner.complete:
                 return state
+            self._require_span(inner.ensemble)
             if state.skip_burn_in or self.scheme == "paper" or not self.splits:
                 return self._settle(replace(state, converged=state.skip_burn_in))
             return replace(state, phase="burn-in", inner=self._burn_in.start(inner.ensemble))
@@ -280,6 +327,17 @@ class EnsembleKalman:
                 state = replace(state, converged=state.converged or (done and not self.splits))
             return self.freeze(state) if done else state
         return state
+
+    def _require_span(self, ensemble: Ensemble) -> None:
+        """Refuse an ensemble without spread in some direction: it would never get any."""
+        d = self.problem.dimension
+        rank = Anomalies.of(ensemble.U[ensemble.ok]).rank
+        if rank < d and not self.allow_subspace:
+            raise EnsembleFailure(
+                f"The initial ensemble spans {rank} of {d} dimensions, and the particles would "
+                "never leave them. Spread it out in all of them, for example by adding noise, or "
+                "use allow_subspace=True to sample in the span only."
+            )
 
     def _settle(self, state: KalmanState) -> KalmanState:
         """Hand the ensemble to the sampling kernel."""

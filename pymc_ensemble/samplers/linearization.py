@@ -8,6 +8,7 @@ import numpy as np
 from .ensemble import Array, Ensemble, Problem
 
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
+ROUNDING = 1e-14  # relative spread of a coordinate that is none
 SMALLEST_RATE = 1e-12
 SMALLEST_CONCAVE_RATE = 0.05  # without a Gaussian prior: no law is far wider than its ensemble
 
@@ -40,7 +41,8 @@ class Anomalies:
         mean = weights @ U
         E = np.sqrt(weights)[:, None] * (U - mean)
         scale = np.sqrt((E**2).sum(0))
-        scale[scale == 0] = 1.0
+        constant = scale <= ROUNDING * np.abs(mean)
+        E[:, constant], scale[constant] = 0.0, 1.0
         Q, s, Wt = np.linalg.svd(E / scale, full_matrices=False)
         keep = s > SINGULAR_VALUE_CUTOFF * s[0]
         Q, s, W = Q[:, keep], s[keep], Wt[keep].T
@@ -253,11 +255,7 @@ def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array
 
 
 def gaussian_law(
-    problem: Problem,
-    linear_map: LinearMap,
-    U: Array,
-    exponent: float = 1.0,
-    curvature: Array | None = None,
+    problem: Problem, linear_map: LinearMap, U: Array, exponent: float = 1.0
 ) -> GaussianLaw:
     """Linearize the (tempered) posterior around the mean of an ensemble.
 
@@ -270,11 +268,9 @@ def gaussian_law(
         The ensemble behind ``linear_map.anomalies``, for the slope of the prior gradient.
     exponent : float, default 1.0
         Inverse temperature of the loss.
-    curvature : ndarray of shape (K,), optional
-        Curvature weights of the outputs; by default those at the fitted output mean.
     """
     z = linear_map.output_mean[None]
-    weights = problem.curvature(z)[0] if curvature is None else curvature
+    weights = problem.curvature(z)[0]
     prior_gradient, slope = prior_slope(problem, linear_map.anomalies, U)
     A = linear_map.slope
     H = exponent * (A.T * weights) @ A + slope

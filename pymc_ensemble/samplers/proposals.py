@@ -50,6 +50,18 @@ def independence(
     return linear_map.particles(proposed), log_density(x) - log_density(proposed)
 
 
+def relaxation(
+    law: GaussianLaw, U: Array, force: Array, dt: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Move by the exact Ornstein-Uhlenbeck transition of `law` over the time `dt`.
+
+    With the force of the law itself, shape (n, r), the proposal is reversible for the law.
+    """
+    x = law.map.coordinates(U)
+    moved = law.relax(x, force, dt, law.noise(len(U), rng))
+    return law.map.particles(moved), 0.5 * (law.distance(moved) - law.distance(x))
+
+
 def autoregressive(
     law: GaussianLaw, U: Array, correlation: float, rng: np.random.Generator
 ) -> tuple[Array, Array]:

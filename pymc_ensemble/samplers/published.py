@@ -1,11 +1,11 @@
-"""The published ensemble Kalman sampler, unchanged: the baseline of every comparison."""
+"""The published ensemble Kalman sampler: the baseline of every comparison."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from .linearization import Anomalies, GaussianLaw, fit_law, prior_slope
 from .tempering import standstill
 
@@ -57,12 +57,8 @@ class PublishedScheme:
     def ask(self, state: PublishedState, rng: np.random.Generator) -> tuple[Array, PublishedMove]:
         """Points of the next round, shape (J, d), and what `tell` needs to judge them."""
         ensemble = state.ensemble
+        ensemble.require(self.min_members)
         members = ensemble[ensemble.ok]
-        if len(members) < self.min_members:
-            raise EnsembleFailure(
-                f"Only {len(members)} of {len(ensemble)} ensemble members have a finite posterior "
-                f"density, but {self.min_members} are needed."
-            )
         law = fit_law(self.problem, members)
         J, r = len(members), law.anomalies.rank
         A, L = law.map.slope, law.anomalies.L

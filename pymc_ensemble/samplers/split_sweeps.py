@@ -5,11 +5,12 @@ A new sampler is one small class with one method that proposes moves.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from .linearization import SMALLEST_RATE, GaussianLaw, fit_law, moment_law
 from .tempering import plausible, plausible_limit
 
@@ -35,8 +36,6 @@ class SweepState:
         Time step.
     pointwise : bool
         Whether the force uses each particle's own output.
-    sweeps : int
-        Completed sweeps.
     """
 
     ensemble: Ensemble
@@ -46,7 +45,6 @@ class SweepState:
     others: tuple = ()
     log_q: Array = field(default_factory=lambda: np.empty(0))
     acceptance: Array = field(default_factory=lambda: np.empty(0))
-    sweeps: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class GroupMove:
     points: Array
     law: GaussianLaw
     log_ratio: Array
-    tested: Array
     limit: float
     uniforms: Array
     origin: SweepState
@@ -76,6 +73,9 @@ class SplitSweeps(ABC):
     min_members : int
         Plausible members of a half without which there is no statistics.
     """
+
+    tested: ClassVar[bool] = False
+    """Whether a Metropolis test decides on the moves."""
 
     problem: Problem
     min_members: int
@@ -100,17 +100,13 @@ class SplitSweeps(ABC):
         partners = state.ensemble[others]
         used = plausible(partners.potential, partners.U.shape[1])
         if used.sum() < self.min_members:
+            partners.require(self.min_members)
             used = partners.ok
-        if used.sum() < self.min_members:
-            raise EnsembleFailure(
-                f"Only {used.sum()} of {len(partners)} members have a finite posterior density, "
-                f"but {self.min_members} are needed."
-            )
         law = fit_law(self.problem, partners, used.astype(float))
-        points, log_ratio, tested = self.propose(state, law, state.ensemble[index], partners, rng)
+        points, log_ratio = self.propose(state, law, state.ensemble[index], partners, rng)
         limit = plausible_limit(partners.potential, partners.U.shape[1])
         uniforms = rng.random(len(index))
-        return points, GroupMove(index, points, law, log_ratio, tested, limit, uniforms, state)
+        return points, GroupMove(index, points, law, log_ratio, limit, uniforms, state)
 
     @abstractmethod
     def propose(
@@ -120,7 +116,7 @@ class SplitSweeps(ABC):
         group: Ensemble,
         partners: Ensemble,
         rng: np.random.Generator,
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array]:
         """Propose a move for every particle of `group`.
 
         Parameters
@@ -137,8 +133,6 @@ class SplitSweeps(ABC):
         points : ndarray of shape (n, d)
         log_ratio : ndarray of shape (n,)
             Logarithm of the proposal ratio, ``log q(u | u') - log q(u' | u)``.
-        tested : ndarray of bool, shape (n,)
-            Whether a Metropolis test decides on the move.
         """
 
     def split(self, order: Array) -> tuple[Array, ...]:
@@ -154,10 +148,9 @@ class SplitSweeps(ABC):
         alpha = proposals.acceptance(
             state.ensemble.potential[index], values.potential, pending.log_ratio
         )
-        plausible_or_tested = np.where(
-            pending.tested, pending.uniforms < alpha, values.potential <= pending.limit
-        )
-        accepted = values.ok & plausible_or_tested
+        accepted = values.ok & (values.potential <= pending.limit)
+        if self.tested:
+            accepted = pending.uniforms < alpha
         ensemble = state.ensemble.updated(index, values, accepted)
         log_q, acceptance = state.log_q.copy(), state.acceptance.copy()
         log_q[index] = pending.law.log_density(ensemble.U[index])
@@ -172,7 +165,6 @@ class SplitSweeps(ABC):
         )
         snapshot = None
         if not state.groups:
-            state = replace(state, sweeps=state.sweeps + 1)
             snapshot = Snapshot(ensemble.U, -ensemble.potential, log_q, acceptance, state.dt)
         n_failed = int(evaluations.failed.sum())
         message = f"acceptance {np.nanmean(acceptance):.2f}"
@@ -191,15 +183,12 @@ class Relaxation(SplitSweeps):
         group: Ensemble,
         partners: Ensemble,
         rng: np.random.Generator,
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array]:
         """Relax `group` towards the law of its partners over the time ``state.dt``."""
-        x = law.map.coordinates(group.U)
-        force = law.linear_force(x)
+        force = law.linear_force(law.map.coordinates(group.U))
         if state.pointwise:
             force = pointwise_force(self.problem, law, group)
-        moved = law.relax(x, force, state.dt, law.noise(len(x), rng))
-        log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
-        return law.map.particles(moved), log_ratio, np.zeros(len(x), dtype=bool)
+        return proposals.relaxation(law, group.U, force, state.dt, rng)
 
 
 @dataclass(frozen=True)
@@ -217,14 +206,12 @@ class WholeRelaxation(Relaxation):
         group: Ensemble,
         partners: Ensemble,
         rng: np.random.Generator,
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array]:
         """Relax with the finite-ensemble correction ``((r + 1) / J) (u - mean)`` of rank r."""
         J, r = len(group), law.anomalies.rank
         x = law.map.coordinates(group.U)
         force = law.linear_force(x) + (r + 1) / J * x
-        moved = law.relax(x, force, state.dt, law.noise(J, rng))
-        log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
-        return law.map.particles(moved), log_ratio, np.zeros(J, dtype=bool)
+        return proposals.relaxation(law, group.U, force, state.dt, rng)
 
 
 @dataclass(frozen=True)
@@ -235,6 +222,8 @@ class MixtureMetropolis(SplitSweeps):
     work where the posterior is nearly Gaussian; differential evolution does where it is not.
     """
 
+    tested: ClassVar[bool] = True
+
     def propose(
         self,
         state: SweepState,
@@ -242,14 +231,16 @@ class MixtureMetropolis(SplitSweeps):
         group: Ensemble,
         partners: Ensemble,
         rng: np.random.Generator,
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array]:
         """Propose for each particle of `group` by a kernel that is drawn at random."""
         U, laws = group.U, (law, moment_law(law.map))
+        evolved, no_ratio = proposals.differential_evolution(law.anomalies, U, partners.U, rng)
+        if law.anomalies.rank < U.shape[1]:  # independent draws would stay in the partners' span
+            return evolved, no_ratio
         points, log_ratio = proposals.independence(laws, U, rng)
-        evolved, _ = proposals.differential_evolution(law.anomalies, U, partners.U, rng)
         independent = rng.random(len(U)) < INDEPENDENT_SHARE
         points = np.where(independent[:, None], points, evolved)
-        return points, np.where(independent, log_ratio, 0.0), np.ones(len(U), dtype=bool)
+        return points, np.where(independent, log_ratio, no_ratio)
 
 
 def pointwise_force(problem: Problem, law: GaussianLaw, group: Ensemble) -> Array:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 
 MAX_REDRAWS = 20
 
@@ -67,11 +67,8 @@ class Start:
             ensemble = state.ensemble.updated(pending.index, values, everyone)
         last = not state.redraw or state.rounds >= MAX_REDRAWS
         complete = bool(ensemble.ok.all()) or last
-        if complete and ensemble.ok.sum() < self.min_members:
-            raise EnsembleFailure(
-                f"Only {ensemble.ok.sum()} of {len(ensemble)} initial ensemble members have a "
-                f"finite posterior density, but {self.min_members} are needed."
-            )
+        if complete:
+            ensemble.require(self.min_members)
         state = replace(state, ensemble=ensemble, rounds=state.rounds + 1, complete=complete)
         n_failed = int(evaluations.failed.sum())
         return state, Info("start", complete, None, len(values), n_failed, "initial ensemble")

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linearization import Anomalies, GaussianLaw, LinearMap, fit_law, gaussian_law
 
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
@@ -175,7 +175,7 @@ class TemperedBurnIn:
     def ask(self, state: BurnInState, rng: np.random.Generator) -> tuple[Array, Move]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
         ensemble = state.ensemble
-        self._require_members(ensemble)
+        ensemble.require(self.min_members)
         if state.try_linear and self.deterministic and state.stages == 0:
             law = linear_guess(self.problem, ensemble)
             if law is not None:
@@ -214,13 +214,6 @@ class TemperedBurnIn:
     ) -> tuple[Array, Move]:
         return points, Move(kind, stage, points, log_ratio, rng.random(len(points)), state)
 
-    def _require_members(self, ensemble: Ensemble) -> None:
-        if ensemble.ok.sum() < self.min_members:
-            raise EnsembleFailure(
-                f"Only {ensemble.ok.sum()} of {len(ensemble)} ensemble members have a finite "
-                f"posterior density, but {self.min_members} are needed."
-            )
-
     def _judge_linear(
         self, state: BurnInState, pending: Move, values: Ensemble
     ) -> tuple[BurnInState, bool, str]:
@@ -244,7 +237,7 @@ class TemperedBurnIn:
     def _begin_stage(
         self, state: BurnInState, rng: np.random.Generator
     ) -> tuple[BurnInState, Stage]:
-        """Choose the exponent, fit the law, resample: steps 2 to 5 of a stage."""
+        """Choose the next exponent, fit the law for it, and resample the ensemble."""
         ensemble, (J, d) = state.ensemble, state.ensemble.U.shape
         ok = ensemble.ok
         n_ok = ok.sum()
@@ -274,10 +267,9 @@ class TemperedBurnIn:
     ) -> tuple[Array, Move]:
         U, law = state.ensemble.U, stage.law
         if self._relaxes(state):
-            x = law.map.coordinates(U)
-            moved = law.relax(x, law.linear_force(x), 1.0, law.noise(len(U), rng))
-            log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
-            return self._pending(state, stage, "relax", law.map.particles(moved), log_ratio, rng)
+            force = law.linear_force(law.map.coordinates(U))
+            points, log_ratio = proposals.relaxation(law, U, force, 1.0, rng)
+            return self._pending(state, stage, "relax", points, log_ratio, rng)
         if state.correlation == 0:
             points, log_ratio = proposals.independence((law,), U, rng)
         else:

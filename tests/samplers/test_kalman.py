@@ -297,6 +297,8 @@ def test_a_model_that_fails_from_the_second_round_on(options):
     [
         ({"scheme": "euler"}, '"exact" or "paper"'),
         ({"adjust": True, "rough": True}, "Use rough=True alone .* or adjust=True alone"),
+        ({"corrected": False}, 'scheme="paper" only'),
+        ({"ensemble_size": 20.0}, "must be an integer"),
         ({"scheme": "paper", "adjust": True}, 'adjust=True needs scheme="exact"'),
         ({"scheme": "paper", "rough": True}, 'rough=True needs scheme="exact"'),
         ({"dt": 0.0}, "dt must be positive"),
@@ -355,6 +357,18 @@ def test_ensembles_in_a_subspace_stay_in_it(options):
     outside = (U - U0.mean(0)) - (U - U0.mean(0)) @ span.T @ span
     np.testing.assert_allclose(outside, 0, atol=1e-8)
     assert np.linalg.matrix_rank(U[-1] - U[-1].mean(0)) == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"adjust": True}, {"scheme": "paper"}])
+def test_a_start_without_spread_is_refused(options):
+    problem, rng = random_linear(3), np.random.default_rng(17)
+    U = problem.sample_prior(40, rng)
+    U[:, 1] = 0.5
+    sampler = EnsembleKalman(problem, ensemble_size=40, **options)
+    with pytest.raises(EnsembleFailure, match="spans 2 of 3 dimensions"):
+        step(sampler, problem, sampler.start(U), rng)
+    sampler = EnsembleKalman(problem, ensemble_size=40, allow_subspace=True, **options)
+    step(sampler, problem, sampler.start(U), rng)
 
 
 def test_rough_map():

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from array_problems import PoissonRegression, random_linear, within
@@ -8,10 +6,8 @@ from scipy.stats import multivariate_normal
 
 from pymc_ensemble.samplers.linearization import (
     Anomalies,
-    GaussianLaw,
     LinearMap,
     fit_law,
-    gaussian_law,
     prior_slope,
 )
 
@@ -155,18 +151,6 @@ def test_indefinite_part_of_a_prior_slope_is_dropped():
     _, slope = prior_slope(Saddle(), anomalies, signs)
     P0 = anomalies.L_pinv.T @ slope @ anomalies.L_pinv
     np.testing.assert_allclose(P0, np.diag([2.0, 0.0]), atol=1e-12)
-
-
-def test_given_curvature_replaces_that_at_the_mean():
-    problem, rng = random_linear(3), np.random.default_rng(9)
-    U = rng.standard_normal((9, 3))
-    anomalies = Anomalies.of(U)
-    linear_map = LinearMap.fit(anomalies, problem.forward_map(U))
-    h = rng.random(5)
-    law = gaussian_law(problem, linear_map, U, curvature=h)
-    A = linear_map.slope @ anomalies.L_pinv
-    np.testing.assert_allclose(law.precision, (A.T * h) @ A + problem.P0, rtol=1e-9)
-    assert isinstance(replace(law, rates=law.rates), GaussianLaw)
 
 
 @pytest.mark.parametrize(("N", "weighted"), [(10, False), (24, True)])
