@@ -351,37 +351,31 @@ class EnsembleStep(BlockedStep):
             with self._interrupts_end_the_run():
                 self._end_burn_in()
         n_sweeps = self._sweeps_of_next_block()
-        snapshots: list[Snapshot] = []
-        counts: list[dict[str, int]] = []
+        done: list[tuple[Snapshot, int, int, int]] = []  # with sweep, n_evals and n_failed
         try:
             with interruptible():
-                while len(snapshots) < n_sweeps:
-                    snapshot = self._sweep(n_sweeps - len(snapshots))
-                    counts.append(
-                        {
-                            "sweep": chain.sweeps,
-                            "n_evals": chain.n_evals,
-                            "n_failed": chain.n_failed,
-                        }
-                    )
+                while len(done) < n_sweeps:
+                    snapshot = self._sweep(n_sweeps - len(done))
+                    done.append((snapshot, chain.sweeps, chain.n_evals, chain.n_failed))
                     chain.sweeps += 1
-                    snapshots.append(snapshot)
         except KeyboardInterrupt:
             chain.interrupted = monotonic()
             logger.warning(
-                f"{self._progress.label}interrupted; the {len(snapshots)} sweeps that are complete "
-                f"become {len(snapshots) * self.ensemble_size} draws, then the chain ends. "
+                f"{self._progress.label}interrupted; the {len(done)} sweeps that are complete "
+                f"become {len(done) * self.ensemble_size} draws, then the chain ends. "
                 "Interrupt again to end it at once."
             )
-            if not snapshots:
+            if not done:
                 end_run(chain.interrupted)
+        snapshots, sweep, n_evals, n_failed = zip(*done, strict=True)
         snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
-        shared: dict[str, list] = {
-            name: [count[name] for count in counts[: len(snapshots)]]
-            for name in ("sweep", "n_evals", "n_failed")
+        shared = {
+            "sweep": sweep,
+            "n_evals": n_evals,
+            "n_failed": n_failed,
+            "step_size": [float(snapshot.step_size) for snapshot in snapshots],
+            "converged": [chain.converged] * len(snapshots),
         }
-        shared["step_size"] = [float(snapshot.step_size) for snapshot in snapshots]
-        shared["converged"] = [chain.converged] * len(snapshots)
         return Block.of(snapshots, shared)
 
     def _sweeps_of_next_block(self) -> int:
