@@ -52,13 +52,7 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
     array([[[0. , 1. ],
             [0.1, 1.1]]])
     """
-    stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else xr.Dataset()
-    if not {"particle", "sweep"} <= set(stats):
-        raise ValueError(
-            "The result has no stats `particle` and `sweep`, so it does not come from an ensemble "
-            "step method. Sample with one, for example "
-            "`pm.sample(step=pymc_ensemble.EnsembleKalmanSampler())`."
-        )
+    stats = ensemble_stats(idata)
     sweeps, particles, draw = ensemble_layout(
         stats["sweep"].transpose("chain", "draw").to_numpy(),
         stats["particle"].transpose("chain", "draw").to_numpy(),
@@ -85,6 +79,18 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
         },
         name=idata.name,
     )
+
+
+def ensemble_stats(idata: xr.DataTree) -> xr.Dataset:
+    """Stats of a run, if it comes from an ensemble step method; else a ValueError."""
+    stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else xr.Dataset()
+    if not {"particle", "sweep"} <= set(stats):
+        raise ValueError(
+            "The result has no stats `particle` and `sweep`, so it does not come from an ensemble "
+            "step method. Sample with one, for example "
+            "`pm.sample(step=pymc_ensemble.EnsembleKalmanSampler())`."
+        )
+    return stats
 
 
 def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntArray, IntArray]:

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.replace import graph_replace
 from xarray import DataTree
 
-from .diagnostics import to_ensemble
+from .diagnostics import ensemble_stats
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def initial_ensembles(
     given : array_like of shape (J, d), mapping of str to array_like, or DataTree
         Positions in unconstrained coordinates; or values of shape (J, ...) by the name of a
         variable (``"sigma"``, values as in the model) or of a value variable (``"sigma_log__"``,
-        unconstrained values); or the result of an earlier run.
+        unconstrained values); or the result of an earlier run, whose size is kept: where its last
+        sweep is not complete, draws of earlier sweeps fill it up.
     model : pm.Model
     coordinate_names : sequence of str
         Names of the d unconstrained coordinates.
@@ -63,7 +65,7 @@ def initial_ensembles(
     Raises
     ------
     ValueError
-        If names, shapes or values do not fit the model.
+        If names, shapes or values do not fit the model, or an earlier run has too few draws.
     """
     if isinstance(given, DataTree):
         return _of_earlier_run(given, model, coordinate_names)
@@ -84,25 +86,93 @@ def initial_ensembles(
 def _of_earlier_run(
     idata: DataTree, model: pm.Model, coordinate_names: Sequence[str]
 ) -> InitialEnsembles:
-    ensembles = to_ensemble(idata)
-    last = ensembles["posterior"].dataset.isel(sweep=-1)
+    stats = ensemble_stats(idata)
+    sweep, particle, n_evals = (
+        stats[name].transpose("chain", "draw").to_numpy()
+        for name in ("sweep", "particle", "n_evals")
+    )
     names = {rv.name for rv in model.free_RVs}
+    posterior = idata["posterior"].dataset
+    values = {
+        str(name): value.transpose("chain", "draw", ...).to_numpy()
+        for name, value in posterior.data_vars.items()
+        if name in names
+    }
     U = []
-    for chain in range(last.sizes["chain"]):
-        values = last.isel(chain=chain)
-        U.append(
-            unconstrained(
-                model,
-                {
-                    str(name): value.transpose("particle", ...).to_numpy()
-                    for name, value in values.data_vars.items()
-                    if name in names
-                },
-            )
-        )
+    for chain, draws in enumerate(last_draws(sweep, particle, n_evals)):
+        U.append(unconstrained(model, {name: v[chain, draws] for name, v in values.items()}))
         _require_finite(U[-1], coordinate_names)
-    converged = bool(ensembles["sample_stats"]["converged"].all())
-    return InitialEnsembles(np.stack(U), burned_in=True, converged=converged)
+    return InitialEnsembles(np.stack(U), burned_in=True, converged=bool(stats["converged"].all()))
+
+
+def last_draws(sweep: IntArray, particle: IntArray, n_evals: IntArray) -> IntArray:
+    """Draws that make up an ensemble of full size at the end of each chain.
+
+    Parameters
+    ----------
+    sweep, particle, n_evals : ndarray of int, shape (n_chains, n_draws)
+        Stats of the draws.
+
+    Returns
+    -------
+    ndarray of int, shape (n_chains, J)
+        Numbers of the draws of the last sweep; where it is not complete, of the sweeps before. The
+        size J is what a sweep has cost in evaluations, or all draws of a run with one sweep only.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than J draws in a chain.
+    """
+    costs = []
+    for sweeps, evaluations in zip(sweep, n_evals, strict=True):
+        _, first = np.unique(sweeps, return_index=True)
+        costs += np.diff(evaluations[first]).tolist()
+    J, n_draws = max(min(costs, default=sweep.shape[1]), int(particle.max()) + 1), sweep.shape[1]
+    if n_draws < J:
+        raise ValueError(
+            f"The earlier run has {n_draws} draws in a chain, but its ensembles have {J} "
+            f"particles, so there is not one complete ensemble to go on from. Continue a run with "
+            f"at least {J} draws in each chain."
+        )
+    return np.lexsort((particle, -sweep), axis=-1)[:, :J]
+
+
+def require_spread(U: FloatArray, coordinate_names: Sequence[str]) -> None:
+    """Refuse ensembles whose particles cannot reach all of the parameter space.
+
+    Parameters
+    ----------
+    U : ndarray of shape (n_ensembles, J, d)
+        Positions in unconstrained coordinates.
+    coordinate_names : sequence of str
+        Names of the d coordinates.
+
+    Raises
+    ------
+    ValueError
+        If the members agree in a coordinate, or differ only along a subspace.
+    """
+    remedy = (
+        "Particles move only where members differ: spread them out, for example by adding noise, "
+        "or sample in their span only, with allow_subspace=True."
+    )
+    for members in U:
+        anomalies = members - members.mean(axis=0)
+        size, spread = np.abs(members).max(axis=0), anomalies.std(axis=0)
+        rounding = 4 * len(members) * np.finfo(float).eps
+        if (constant := spread <= rounding * size).any():
+            name = coordinate_names[int(np.argmax(constant))]
+            raise ValueError(
+                f"initial_ensemble does not vary in the unconstrained coordinate `{name}`. {remedy}"
+            )
+        tolerance = rounding * (size / spread).max()
+        rank = np.linalg.matrix_rank(anomalies / spread, tol=tolerance)
+        if rank < len(coordinate_names):
+            raise ValueError(
+                f"The members of initial_ensemble lie in a subspace of dimension {rank}, but the "
+                f"model has {len(coordinate_names)} unconstrained coordinates. {remedy}"
+            )
 
 
 def _require_finite(U: FloatArray, coordinate_names: Sequence[str]) -> None:

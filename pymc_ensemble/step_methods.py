@@ -39,7 +39,7 @@ from .draws import (
     variable_layout,
 )
 from .forward.evaluation import Evaluations
-from .initial_ensemble import InitialEnsembles, initial_ensembles
+from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
 from .log import ProgressLog, adopt_handlers_of_pymc, logger
 from .problem import InverseProblem
@@ -240,6 +240,8 @@ class EnsembleStep(BlockedStep):
                 )
             ensemble_size = given
         sampler = self.sampler_class(problem, ensemble_size=ensemble_size, **self._options)
+        if initial is not None and not self._options.get("allow_subspace"):
+            require_spread(initial.U, problem.coordinate_names)
         self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
 
     def _owned_variables(self, model: pm.Model) -> list[Variable]:

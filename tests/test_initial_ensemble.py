@@ -95,6 +95,36 @@ def test_wrong_ensembles_are_refused_by_name(given, message):
     assert hook.calls == 0
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda U: U * [1, 0, 1] + 0.1, r"does not vary.*`x\[1\]`.*noise.*allow_subspace=True"),
+        (lambda U: U * [1, 1, 1e-17] + 3.0, r"does not vary.*`x\[2\]`"),
+        (lambda U: 5.0 + U[:, [0, 1, 0]], r"subspace of dimension 2.*3 .*noise.*allow_subspace"),
+        (lambda U: U @ [[1, 0, 0.3], [0, 1e-4, 0.1], [0, 0, 0]], "subspace of dimension 2"),
+        (lambda U: U[:1] + U[:, :1], "subspace of dimension 1"),
+    ],
+)
+def test_ensembles_without_spread_are_refused(spoil, message):
+    U = np.random.default_rng(2).normal(size=(16, 3))
+    hook = CountCalls()
+    with pytest.raises(ValueError, match=message):
+        sample(gaussian_model(3), ToyStep(initial_ensemble=spoil(U), hook=hook))
+    assert hook.calls == 0
+    with gaussian_model(3):
+        step = pe.EnsembleKalmanSampler(initial_ensemble=spoil(U), allow_subspace=True)
+    assert step.ensemble_size == 16
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_narrow_ensembles_are_accepted(scale):
+    """Neither units nor strong correlations make a subspace."""
+    U = np.random.default_rng(2).normal(size=(16, 3)) * [1, 1e-6, 1e6]
+    U[:, 1] += U[:, 0]  # correlation 1 - 5e-13
+    with gaussian_model(3):
+        assert ToyStep(initial_ensemble=scale * U).ensemble_size == 16
+
+
 def test_contradicting_ensemble_sizes_are_refused():
     with gaussian_model(), pytest.raises(ValueError, match="16 members, but ensemble_size is 20"):
         ToyStep(initial_ensemble=np.ones((16, 2)), ensemble_size=20)
@@ -140,20 +170,46 @@ def test_unconverged_run_stays_marked():
     assert not second.sample_stats.converged.any()
 
 
+@pytest.mark.parametrize("draws", [991, 1000, 1040])
+def test_continued_run_keeps_its_size(draws):
+    """104 particles do not divide 1000 draws; earlier sweeps fill up what the last one lacks."""
+    model = gaussian_model()
+    first = sample(model, ToyStep(ensemble_size=104), draws=draws, chains=2)
+    with model:
+        step = ToyStep(initial_ensemble=first)
+    assert step.ensemble_size == 104
+    x, sweep = first.posterior["x"].to_numpy(), first.sample_stats["sweep"].to_numpy()
+    for chain in range(2):
+        start = step._bound.initial.for_chain(chain)
+        assert len(np.unique(start, axis=0)) == 104
+        n_last = (sweep[chain] == 9).sum()
+        assert (n_last == 104) == (draws == 1040)
+        np.testing.assert_array_equal(start[:n_last], x[chain, sweep[chain] == 9])
+        before = x[chain, sweep[chain] == 8]
+        np.testing.assert_array_equal(start[n_last:], before[: 104 - n_last])
+
+
+def test_run_without_a_complete_ensemble_is_not_continued():
+    """An interrupted chain shortens the others, of which a few particles are left then."""
+    first = sample(gaussian_model(), draws=40).isel(draw=slice(0, 8))
+    with gaussian_model(), pytest.raises(ValueError, match=r"8 draws .* 10 particles.*at least 10"):
+        ToyStep(initial_ensemble=first)
+
+
 def test_run_is_continued_from_a_file(tmp_path):
-    """Back to unconstrained coordinates; incomplete particles are left out."""
+    """Back to unconstrained coordinates."""
     model = varied_model()
-    first = sample(model, ToyStep(ensemble_size=30), draws=3 * 25 + 1)
+    first = sample(model, ToyStep(ensemble_size=30), draws=3 * 30)
     first.to_netcdf(tmp_path / "first.nc", engine="h5netcdf")
     names = [str(i) for i in range(11)]
     with xr.open_datatree(tmp_path / "first.nc", engine="h5netcdf") as loaded:
         start = initial_ensembles(loaded, model, names)
     assert start.burned_in
-    assert start.U.shape == (1, 25, 11)
+    assert start.U.shape == (1, 30, 11)
     last = to_ensemble(first)["posterior"].isel(chain=0, sweep=-1)
     again = model.compile_fn(model.replace_rvs_by_values(model.free_RVs), inputs=model.value_vars)
     info = {name: value.shape for name, value in model.initial_point().items()}
-    for particle in (0, 24):
+    for particle in (0, 29):
         parts = np.split(
             start.U[0, particle], np.cumsum([np.prod(s, dtype=int) for s in info.values()])[:-1]
         )
