@@ -602,26 +602,29 @@ class EnsembleKalmanSampler(EnsembleStep):
         Variables to sample. An ensemble owns all continuous variables of the model, so this can
         only repeat what is the default.
     ensemble_size : int, optional
-        Number of particles J, an even number. By default it grows with the number of parameters.
+        Number of particles J; by default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
     adjust : bool, default False
         Whether to add a Metropolis test, which makes the sampler exact for every deterministic
         forward map.
     rough : bool, default False
-        Whether the forward map carries fluctuations that are to be averaged out. The target is then
-        the smooth posterior behind them.
+        Whether the forward map carries fluctuations that are to be averaged out [3]_. The target is
+        then the smooth posterior behind them.
     scheme : {"exact", "paper"}, default "exact"
-        Time stepping: exact transitions of the linearized dynamics, or the published algorithm.
+        Time stepping: exact transitions of the linearized dynamics, or the published
+        algorithm [1]_.
     dt : float, optional
-        Time step of the dynamics. By default it is chosen by the sampler.
+        Time step of the dynamics, by default 2, and 0.1 for ensembles too small to be split; less
+        where the sampler has to. With ``scheme="paper"`` a bound of the adaptive step, by default
+        none.
     corrected : bool, default True
-        Whether ``scheme="paper"`` corrects for the finite size of the ensemble.
+        Whether ``scheme="paper"`` has the correction for the finite size of the ensemble [2]_.
     allow_subspace : bool, default False
-        Whether an ensemble too small to span all parameters may sample a subspace.
+        Whether an ensemble that does not span all parameters may sample a subspace.
     initial_ensemble : array_like, mapping or DataTree, optional
         Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
         of variable names to values of shape (J, ...); or the result of an earlier run, whose last
-        sweep is continued without burn-in, chain by chain. They are drawn from the prior by
-        default.
+        sweep is continued without burn-in, chain by chain, with as many particles. They are drawn
+        from the prior by default.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
     model : pm.Model, optional
@@ -639,6 +642,8 @@ class EnsembleKalmanSampler(EnsembleStep):
         If the model has discrete variables, if `vars` leaves out variables, if `initial_ensemble`
         does not fit the model, or if an option has a value that the sampler does not know. With a
         model on the context stack this happens at construction, else when sampling starts.
+    SamplingError
+        If so many forward evaluations fail that the ensemble cannot go on.
 
     Notes
     -----
@@ -655,6 +660,12 @@ class EnsembleKalmanSampler(EnsembleStep):
     .. [1] Garbuno-Inigo, A., Hoffmann, F., Li, W. and Stuart, A. M. (2020). Interacting Langevin
        diffusions: gradient structure and ensemble Kalman sampler. SIAM Journal on Applied Dynamical
        Systems, 19, 412-441. https://doi.org/10.1137/19M1251655
+    .. [2] Garbuno-Inigo, A., Nüsken, N. and Reich, S. (2020). Affine invariant interacting Langevin
+       dynamics for Bayesian inference. SIAM Journal on Applied Dynamical Systems, 19, 1633-1658.
+       https://doi.org/10.1137/19M1304891
+    .. [3] Dunbar, O. R. A., Duncan, A. B., Stuart, A. M. and Wolfram, M.-T. (2022). Ensemble
+       inference methods for models with noisy and expensive likelihoods. SIAM Journal on Applied
+       Dynamical Systems, 21. https://doi.org/10.1137/21M1410853
 
     Examples
     --------

@@ -9,7 +9,7 @@ import pymc as pm
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language, text=README):
@@ -17,22 +17,23 @@ def blocks(language, text=README):
 
 
 def test_code(monkeypatch, capsys):
-    """One session, block after block, with fewer draws than the default."""
-    short = {"draws": 300, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
+    """One session, block after block, with fewer draws than the default, on two cores."""
+    short = {"draws": 300, "chains": 2, "cores": 2, "random_seed": 1, "progressbar": False}
     monkeypatch.setattr(pm, "sample", functools.partial(pm.sample, **short))
     session, results = {}, []
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), session)
         results.append(session["idata"])
     decay, bimodal = results
-    # The data were made with 1.3 and 0.8; five posterior sd, as the run is short.
-    for name, truth in [("amplitude", 1.3), ("rate", 0.8)]:
+    # Moments by quadrature on a grid; of 600 adjusted draws 100 or more count as independent.
+    for name, mean, sd in [("amplitude", 1.3189, 0.0446), ("rate", 0.7926, 0.0378)]:
         draws = decay.posterior[name]
-        assert float(draws.mean()) == pytest.approx(truth, abs=5 * float(draws.std()))
+        assert float(draws.mean()) == pytest.approx(mean, abs=0.5 * sd)
+        assert float(draws.std()) == pytest.approx(sd, rel=0.4)
     assert bimodal.posterior["u"].shape == (2, 300, 2)
     n_evals = int(bimodal.sample_stats["n_evals"].max("draw").sum())
-    assert session["model"].forward.n_evaluations == n_evals
-    assert str(n_evals) in capsys.readouterr().out
+    assert f"\n{n_evals} evaluations\n" in capsys.readouterr().out
+    assert n_evals > 2 * 300
     assert float(az.rhat(decay.posterior.dataset)["rate"]) < 1.1
 
 
