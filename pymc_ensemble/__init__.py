@@ -1,7 +1,7 @@
 """Ensemble Kalman samplers for PyMC models without gradients."""
 
 from pymc_ensemble import gallery
-from pymc_ensemble.diagnostics import to_ensemble
+from pymc_ensemble.diagnostics import ess, to_ensemble
 from pymc_ensemble.problem import InverseProblem
 from pymc_ensemble.step_methods import EnsembleKalmanSampler
 
@@ -10,6 +10,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "EnsembleKalmanSampler",
     "InverseProblem",
+    "ess",
     "gallery",
     "to_ensemble",
 ]

@@ -155,6 +155,27 @@ def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Datase
     ----------
     .. [1] Geyer, C. J. (1992). Practical Markov chain Monte Carlo. Statistical Science, 7,
        473-483. https://doi.org/10.1214/ss/1177011137
+
+    Examples
+    --------
+    Fifty particles that stay where they are for ten sweeps are fifty draws, and not five hundred.
+
+    >>> import numpy as np, xarray as xr
+    >>> draws = {
+    ...     "posterior": {"x": np.random.default_rng(1).normal(size=(1, 50)).repeat(10, axis=1)},
+    ...     "sample_stats": {
+    ...         "particle": np.repeat(np.arange(50), 10)[None],
+    ...         "sweep": np.tile(np.arange(10), 50)[None],
+    ...     },
+    ... }
+    >>> idata = xr.DataTree.from_dict(
+    ...     {
+    ...         group: xr.Dataset({name: (("chain", "draw"), x) for name, x in values.items()})
+    ...         for group, values in draws.items()
+    ...     }
+    ... )
+    >>> round(float(ess(idata)["x"]))
+    50
     """
     posterior = to_ensemble(idata)["posterior"].dataset
     if var_names is not None:
