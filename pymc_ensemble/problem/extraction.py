@@ -121,7 +121,7 @@ def check_model(model: Model, vars: Sequence[Variable] | None) -> None:
             raise NotImplementedError(
                 f"`{rv.name}` is a pm.Simulator, whose likelihood is itself random. Make its "
                 "simulator the forward map of an ordinary likelihood, such as pm.Normal or "
-                "pm.MvNormal (see pe.forward_model)."
+                "pm.MvNormal (see pytensor.wrap_py)."
             )
     if vars is not None:
         given = {model.rvs_to_values.get(v, v) for v in vars}
