@@ -142,7 +142,8 @@ def stored_reference(problem: str) -> Reference:
 
     ``benchmarks/gallery_references.py`` computes and stores them.
     """
-    entry = json.loads(files(__package__).joinpath("data", "references.json").read_text())[problem]
+    stored = files(__package__).joinpath("data", "references.json")
+    entry = json.loads(stored.read_text(encoding="utf-8"))[problem]
     return entry["moments"], entry["source"]
 
 
