@@ -96,10 +96,12 @@ class InverseProblem:
     loss : callable, optional
         Instead of `data` and `noise`: negative log likelihood of outputs, (n, K) to (n,).
     loss_gradient : callable, optional
-        Its gradient by the outputs, (n, K) to (n, K). By default differences are taken.
+        Its gradient by the outputs, (n, K) to (n, K). By default central differences are taken,
+        from 2 K calls of `loss` for all rows together.
     curvature : callable, optional
         Its expected second derivative by each output, (n, K) to (n, K), not negative. By default
-        the second derivative itself, where that is positive.
+        the second derivative itself, where that is positive, by differences: 2 K calls of
+        `loss_gradient` for all rows together or, without that, 2 K + 1 calls of `loss`.
     n_outputs : int, optional
         Number K of outputs; needed with `loss`.
     vectorized : bool, default False

@@ -14,6 +14,7 @@ from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evalua
 
 FloatArray = NDArray[np.float64]
 DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 3)
+SECOND_DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 4)
 CURVATURE_FLOOR = 1e-8
 
 
@@ -210,9 +211,11 @@ class FunctionLikelihood:
 
     def curvature(self, Z: FloatArray) -> FloatArray:
         """Curvature weights, shape (J, K)."""
-        if self._curvature is None:
+        if self._curvature is not None:
+            return np.asarray(self._curvature(Z), dtype=np.float64)
+        if self._gradient is not None:
             return observed_curvature(self.gradient, Z)
-        return np.asarray(self._curvature(Z), dtype=np.float64)
+        return floored(second_differences(self.loss, Z))
 
 
 class GaussianPrior:
@@ -341,6 +344,32 @@ def central_differences(
     return gradient
 
 
+def second_differences(
+    function: Callable[[FloatArray], FloatArray], points: FloatArray
+) -> FloatArray:
+    """Second derivatives of a function of rows by each entry, from 2 K + 1 calls.
+
+    Parameters
+    ----------
+    function : callable
+        Maps rows (n, K) to values (n,).
+    points : ndarray of shape (n, K)
+
+    Returns
+    -------
+    ndarray of shape (n, K)
+    """
+    second = np.empty_like(points)
+    middle = function(points)
+    for k in range(points.shape[1]):
+        step = np.zeros_like(points)
+        step[:, k] = SECOND_DIFFERENCE_STEP * np.maximum(1, np.abs(points[:, k]))
+        ends = function(points + step) + function(points - step)
+        with np.errstate(invalid="ignore"):  # where the function is infinite
+            second[:, k] = (ends - 2 * middle) / step[:, k] ** 2
+    return second
+
+
 def observed_curvature(gradient: Callable[[FloatArray], FloatArray], Z: FloatArray) -> FloatArray:
     """Second derivatives of the loss by each output at the observed data, never below a floor.
 
@@ -360,4 +389,9 @@ def observed_curvature(gradient: Callable[[FloatArray], FloatArray], Z: FloatArr
         step[:, k] = DIFFERENCE_STEP * np.maximum(1, np.abs(Z[:, k]))
         difference = gradient(Z + step)[:, k] - gradient(Z - step)[:, k]
         weights[:, k] = difference / (2 * step[:, k])
-    return np.maximum(np.nan_to_num(weights, nan=0.0), CURVATURE_FLOOR)
+    return floored(weights)
+
+
+def floored(weights: FloatArray) -> FloatArray:
+    """Curvature weights, with a floor for those that are negative or not finite."""
+    return np.maximum(np.where(np.isfinite(weights), weights, 0.0), CURVATURE_FLOOR)

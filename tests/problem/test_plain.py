@@ -126,6 +126,39 @@ def test_any_loss():
     assert not exact.quadratic_loss
 
 
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_curvature_by_differences_takes_few_calls(with_gradient):
+    calls = []
+
+    def loss(Z):
+        calls.append(Z)
+        return np.sum(np.exp(Z), axis=1)
+
+    def gradient(Z):
+        calls.append(Z)
+        return np.exp(Z)
+
+    problem = InverseProblem(
+        line,
+        prior=(np.zeros(2), np.ones(2)),
+        loss=loss,
+        loss_gradient=gradient if with_gradient else None,
+        n_outputs=5,
+    )
+    Z = np.random.default_rng(4).uniform(-1, 1, (7, 5))
+    # second differences of step h: h^2 / 12 of truncation, 4 eps / h^2 of rounding; h^2 = 1.5e-8
+    np.testing.assert_allclose(problem.curvature(Z), np.exp(Z), atol=1e-6)
+    assert len(calls) == (10 if with_gradient else 11)
+
+
+def test_curvature_where_the_loss_is_infinite_next_door():
+    def loss(Z):
+        return np.where(Z[:, 0] < 0, np.inf, Z[:, 0] ** 2)
+
+    problem = InverseProblem(line, prior=(np.zeros(2), np.ones(2)), loss=loss, n_outputs=1)
+    np.testing.assert_allclose(problem.curvature([[0.0], [1.0]]), [[1e-8], [2.0]], rtol=1e-6)
+
+
 def test_vectorized_forward_and_failures():
     def many(points):
         if np.any(points > 10):
