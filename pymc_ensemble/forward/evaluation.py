@@ -120,7 +120,8 @@ def evaluate_batch(
         After an exception the points are evaluated one by one.
     """
     try:
-        outputs = np.asarray(function(points), dtype=np.float64)
+        # a copy: a function that fails may have written into its argument
+        outputs = np.asarray(function(points.copy()), dtype=np.float64)
         if outputs.shape == (len(points), n_outputs):
             return Evaluations.from_outputs(outputs)
     except Exception as error:

@@ -267,7 +267,8 @@ class InverseProblem:
         Evaluations
             Outputs of shape (J, K), and which members failed and why.
         """
-        return self._forward(_rows(U, self.dimension))
+        # a copy: what a function does to its argument is no concern of the caller
+        return self._forward(_rows(U, self.dimension).copy())
 
     def forward(self, U: ArrayLike) -> FloatArray:
         """Forward outputs of shape (J, K) at points of shape (J, d); NaN rows where it failed."""

@@ -48,6 +48,17 @@ def test_batch_finds_the_culprit():
     assert evaluations.failed.all()
 
 
+def test_batch_that_spoils_its_points_before_it_fails():
+    def function(points):
+        points += 1
+        if len(points) > 1:
+            raise ValueError("one by one, please")
+        return points
+
+    evaluations = evaluate_batch(function, POINTS.copy(), 2)
+    np.testing.assert_array_equal(evaluations.outputs, POINTS + 1)
+
+
 @pytest.mark.parametrize("evaluate", [evaluate_rows, evaluate_batch])
 def test_interrupts_pass(evaluate):
     def function(points):

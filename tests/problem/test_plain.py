@@ -178,6 +178,21 @@ def test_vectorized_forward_and_failures():
     np.testing.assert_array_equal(problem.loss(evaluations.outputs) == np.inf, evaluations.failed)
 
 
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_forward_that_writes_into_its_argument(vectorized):
+    def careless(u):
+        u *= 2
+        return u @ DESIGN.T / 2
+
+    problem = InverseProblem(
+        careless, prior=(np.zeros(2), np.eye(2)), data=DATA, noise=0.3, vectorized=vectorized
+    )
+    points = U.copy()
+    Z = problem.forward(points)
+    np.testing.assert_array_equal(points, U)
+    np.testing.assert_allclose(Z, U @ DESIGN.T)
+
+
 def test_wrong_use():
     with pytest.raises(TypeError, match="`data` and `noise`, or `loss`"):
         InverseProblem(line, prior=(np.zeros(2), np.eye(2)), data=DATA)
