@@ -105,9 +105,20 @@ class InverseProblem:
     n_outputs : int, optional
         Number K of outputs; needed with `loss`.
     vectorized : bool, default False
-        Whether `forward` takes many points at once.
+        Whether `forward` takes many points at once. If it raises, its points are evaluated once
+        more, one by one, to find out which of them failed. To spare that, return rows of NaN for
+        the points that fail.
     coordinate_names : sequence of str, optional
         Names of the d unknowns, by default ``u[0]``, ``u[1]``, ...
+
+    Raises
+    ------
+    TypeError
+        If neither `data` with `noise` nor `loss` with `n_outputs` is given, or both, or if `prior`
+        has no way to sample or no log density.
+    ValueError
+        If the shapes do not fit, a standard deviation is not positive, a covariance is not positive
+        definite, or the number of names is not that of the unknowns.
 
     Examples
     --------
@@ -271,7 +282,23 @@ class InverseProblem:
         return self._forward(_rows(U, self.dimension).copy())
 
     def forward(self, U: ArrayLike) -> FloatArray:
-        """Forward outputs of shape (J, K) at points of shape (J, d); NaN rows where it failed."""
+        """Evaluate the forward map, once per member, for its outputs alone.
+
+        Parameters
+        ----------
+        U : array_like of shape (J, d)
+            Points.
+
+        Returns
+        -------
+        ndarray of shape (J, K)
+            Forward outputs; NaN rows where the forward map failed.
+
+        Raises
+        ------
+        ValueError
+            If the points have not d columns.
+        """
         return self.evaluate(U).outputs
 
     def loss(self, Z: ArrayLike) -> FloatArray:
@@ -358,11 +385,43 @@ class InverseProblem:
         return _finite_rows(self._prior.potential, _rows(U, self.dimension), np.inf)
 
     def prior_gradient(self, U: ArrayLike) -> FloatArray:
-        """Gradient of the prior potential, shape (J, d), at points of shape (J, d)."""
+        """Gradient of the prior potential.
+
+        Parameters
+        ----------
+        U : array_like of shape (J, d)
+            Points.
+
+        Returns
+        -------
+        ndarray of shape (J, d)
+            NaN for rows that are not finite.
+
+        Raises
+        ------
+        ValueError
+            If the points have not d columns.
+        """
         return _finite_rows(self._prior.gradient, _rows(U, self.dimension), np.nan)
 
     def prior_hessian(self, u: ArrayLike) -> FloatArray:
-        """Hessian of the prior potential, shape (d, d), at one point of shape (d,)."""
+        """Hessian of the prior potential at one point.
+
+        Parameters
+        ----------
+        u : array_like of shape (d,)
+            The point.
+
+        Returns
+        -------
+        ndarray of shape (d, d)
+            Symmetric.
+
+        Raises
+        ------
+        ValueError
+            If the point has not d entries.
+        """
         [point] = _rows(np.atleast_2d(np.asarray(u, dtype=np.float64)), self.dimension)
         return self._prior.hessian(point)
 
