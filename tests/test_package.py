@@ -1,9 +1,13 @@
 """What the package promises as a whole."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pymc_ensemble
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_import_has_no_side_effects():
@@ -18,6 +22,16 @@ def test_import_has_no_side_effects():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_public_names_exist():
-    missing = [name for name in pymc_ensemble.__all__ if not hasattr(pymc_ensemble, name)]
-    assert not missing
+def test_names_in_texts_exist():
+    """What messages, examples and docs call ``pe.name`` is there."""
+    folders = ("pymc_ensemble", "docs", "examples", "benchmarks")
+    files = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    files += [f for folder in folders for f in (ROOT / folder).rglob("*")]
+    mentioned = {
+        (str(file.relative_to(ROOT)), name)
+        for file in files
+        if file.suffix in (".py", ".md")
+        for name in re.findall(r"\bpe\.([a-zA-Z_]\w*)", file.read_text(encoding="utf-8"))
+    }
+    assert {name for _, name in mentioned} >= {"EnsembleKalmanSampler", "gallery", "to_ensemble"}
+    assert not {(file, name) for file, name in mentioned if not hasattr(pymc_ensemble, name)}
