@@ -1,6 +1,7 @@
 """From symbolic functions of one point to compiled functions of a batch of points."""
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.variable import TensorVariable
 
+from pymc_ensemble.problem.frontier import is_foreign
 from pymc_ensemble.problem.graphs import rewritten
 from pymc_ensemble.problem.loops import spread, vectorize_with_loops
+
+logger = logging.getLogger("pymc_ensemble")
 
 # prior, loss and curvature are cheap and called once a round: not worth compiling for
 CHEAP_MODE = "FAST_COMPILE"
@@ -131,7 +135,8 @@ class BatchFunction:
     -----
     The graph is vectorized, and a loop in it (`Scan`) advances all points together. Where the
     vectorized graph cannot be built or run, the compiled function of one point is called row by
-    row.
+    row. That is settled by the graph and by a trial at the origin before the first call; what
+    happens at other points never changes it, so that a result depends on the arguments alone.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ class BatchFunction:
         self.one = LazyFunction([*inputs, *constants], outputs, compile_kwargs)
         self._n_batched = len(inputs)
         self._all: LazyFunction | None = None
+        self._settled = False
         try:
             batch, results = vectorized(inputs, outputs)
         except NotImplementedError:
@@ -155,14 +161,43 @@ class BatchFunction:
         n = len(arguments[0])
         if n == 0:
             return [np.empty((0, *(m or 0 for m in v.type.shape))) for v in self.one.outputs]
+        self.compile()
         if self._all is not None:
             try:
                 return self._all(*arguments)
-            except Exception:
-                results = self._rows(arguments, n)
-                self._all = None  # its fault, not that of the arguments
-                return results
+            except Exception as error:
+                logger.debug("A batch failed, its points are evaluated one by one: %r", error)
         return self._rows(arguments, n)
+
+    def compile(self) -> None:
+        """Compile what calls will use, and settle whether points are evaluated together."""
+        if self._settled:
+            return
+        self._settled = True
+        if self._all is None:
+            self.one.compile()
+            return
+        try:
+            self._all.compile()
+        except Exception as error:
+            logger.debug("The function of a batch cannot be compiled: %r", error)
+            self._all = None
+            return
+        if not any(v.owner and is_foreign(v.owner) for v in ancestors(self.one.outputs)):
+            self._try_at_origin(self._all)
+
+    def _try_at_origin(self, function: LazyFunction) -> None:
+        if any(None in v.type.shape for v in self.one.inputs):
+            return
+        origin = [np.zeros(v.type.shape, v.type.dtype) for v in self.one.inputs]
+        n = self._n_batched
+        try:
+            function(*(np.stack([x, x]) for x in origin[:n]), *origin[n:])
+        except Exception as error:
+            with contextlib.suppress(Exception):  # which would be the fault of the point
+                self.one(*origin)
+                logger.debug("Points cannot be evaluated together: %r", error)
+                self._all = None
 
     def _rows(self, arguments: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
         batched, constants = arguments[: self._n_batched], arguments[self._n_batched :]

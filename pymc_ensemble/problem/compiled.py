@@ -144,7 +144,8 @@ class TermInformation:
 
     Those without a closed form are mean squared gradients over simulated data sets. These come
     from a fixed seed, so that the weights are a function of the outputs. A likelihood that cannot
-    be simulated falls back on its curvature at the observed data.
+    be simulated falls back on its curvature at the observed data; so do outputs that it cannot be
+    simulated at.
     """
 
     def __init__(self, term: Term):
@@ -153,7 +154,8 @@ class TermInformation:
         self._open = [i for i, weight in enumerate(term.weights) if weight is None]
         if not self._open:
             return
-        self._draw: Draws | None = Draws([term.variable], term.holes)
+        self._draw = Draws([term.variable], term.holes)
+        self._origin = [np.zeros(hole.type.shape) for hole in term.holes]
         wanted = [term.holes[i] for i in self._open]
         # a hole in place of the variable's own values sees the gradient by these
         wrt = [term.observation if hole is term.data else hole for hole in wanted]
@@ -171,18 +173,28 @@ class TermInformation:
         return weights
 
     def _without_closed_form(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
-        if self._draw is not None:
+        if self._can_be_simulated:
             try:
                 rows = [self._mean_squared_slopes(row) for row in zip(*pieces, strict=True)]
                 return [np.stack(column) for column in zip(*rows, strict=True)]
             except Exception as error:
-                logger.debug("The likelihood cannot be simulated: %r", error)
-                self._draw = None
+                logger.debug("The likelihood cannot be simulated there: %r", error)
         return [self._observed_curvature(i, pieces) for i in range(len(self._open))]
+
+    @cached_property
+    def _can_be_simulated(self) -> bool:
+        """Whether there is a way to simulate, by a trial at outputs of zero."""
+        try:
+            self._draw(1, np.random.default_rng(SIMULATION_SEED), *self._origin)
+        except NotImplementedError as error:
+            logger.debug("The likelihood cannot be simulated: %r", error)
+            return False
+        except Exception as error:
+            logger.debug("The likelihood cannot be simulated at zero: %r", error)
+        return True
 
     def _mean_squared_slopes(self, row: Sequence[FloatArray]) -> list[FloatArray]:
         rng = np.random.default_rng(SIMULATION_SEED)
-        assert self._draw is not None
         [observations] = self._draw(N_SIMULATIONS, rng, *map(np.asarray, row))
         slopes = self._simulated(observations, *map(np.asarray, row))
         return [np.mean(np.nan_to_num(slope) ** 2, axis=0) for slope in slopes]

@@ -1,6 +1,7 @@
 """Draws from random graphs: prior ensembles, and simulated data sets."""
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ from pymc_ensemble.problem.batching import LazyFunction
 from pymc_ensemble.problem.frontier import is_foreign
 from pymc_ensemble.problem.graphs import substitute
 
+logger = logging.getLogger("pymc_ensemble")
+
+# what parameters out of their domain, or of a shape that a sampler cannot take, lead to
+DRAW_ERRORS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 class Draws:
     """Independent draws of a random graph, reproducible from a generator.
@@ -29,30 +35,40 @@ class Draws:
         Random expressions, drawn jointly.
     inputs : sequence of TensorVariable, default ()
         What the graph is given.
+
+    Notes
+    -----
+    Whether all draws are made together is settled by the graph and by a trial at inputs of zero;
+    what happens at other inputs never changes it.
     """
 
     def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable] = ()):
         n = pt.lscalar("n")
+        self._inputs = list(inputs)
         self._single = _Seeded(graph, inputs)
-        self._batch: _Seeded | None
-        self._batch = None
+        self._batch: _Seeded | None = None
+        self._settled = False
         if any(v.owner and is_foreign(v.owner) for v in ancestors(graph)):
             return
         # some distributions cannot be replicated; they are drawn one by one
-        with contextlib.suppress(Exception):
+        try:
             self._batch = _Seeded(replicated(graph, n), [n, *inputs])
+        except Exception as error:
+            logger.debug("Draws cannot be made together: %r", error)
 
     def __call__(
         self, size: int, rng: np.random.Generator, *arguments: np.ndarray
     ) -> list[np.ndarray]:
         """Draw arrays with a leading dimension `size`; NaN where a draw failed."""
+        if not self._settled:
+            self._settle()
         if self._batch is not None:
+            before = rng.bit_generator.state
             try:
-                draws = self._batch(rng, np.asarray(size), *arguments)
-                if all(len(draw) == size for draw in draws):
-                    return draws
-            except Exception:
-                self._batch = None
+                return _together(self._batch, size, rng, *arguments)
+            except DRAW_ERRORS as error:
+                logger.debug("Draws are made one by one, as together they fail: %r", error)
+                rng.bit_generator.state = before
         rows: list[list[np.ndarray] | None] = []
         for _ in range(size):
             try:
@@ -65,6 +81,28 @@ class Draws:
             raise failure
         failed = [np.full_like(draw, np.nan, dtype=float) for draw in good]
         return [np.stack(column) for column in zip(*(row or failed for row in rows), strict=True)]
+
+    def _settle(self) -> None:
+        self._settled = True
+        if self._batch is None or any(None in v.type.shape for v in self._inputs):
+            return
+        origin = [np.zeros(v.type.shape, v.type.dtype) for v in self._inputs]
+        try:
+            _together(self._batch, 3, np.random.default_rng(0), *origin)
+        except Exception as error:
+            with contextlib.suppress(Exception):  # which would be the fault of the point
+                self._single(np.random.default_rng(0), *origin)
+                logger.debug("Draws cannot be made together: %r", error)
+                self._batch = None
+
+
+def _together(
+    function: "_Seeded", size: int, rng: np.random.Generator, *arguments: np.ndarray
+) -> list[np.ndarray]:
+    draws = function(rng, np.asarray(size), *arguments)
+    if any(len(draw) != size for draw in draws):
+        raise ValueError("The distribution cannot be replicated.")
+    return draws
 
 
 class _Seeded:

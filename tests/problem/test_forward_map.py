@@ -9,6 +9,8 @@ from pytensor.graph.op import Op
 from pytensor.raise_op import Assert
 
 from pymc_ensemble.problem import InverseProblem
+from pymc_ensemble.problem.batching import BatchFunction
+from pymc_ensemble.problem.simulation import Draws
 
 X = np.linspace(-1, 1, 4)
 
@@ -106,6 +108,52 @@ def test_member_of_a_batch_may_raise():
     assert "a is too large" in dict(evaluations.errors)[1]
     again = problem.evaluate([[0.6], [0.8]])
     assert not again.failed.any()
+
+
+def test_failures_leave_later_results_as_they_are():
+    """Chains in one process, and chains each in their own, must give the same draws."""
+    x = np.linspace(-1, 1, 50)
+
+    def build():
+        with pm.Model():
+            a = pm.Normal("a")
+            w = pm.Dirichlet("w", np.ones(2))
+            checked = Assert("a is too large")(a, pt.lt(a, 1))
+            pm.NormalMixture("y", w, mu=pt.stack([checked, -checked]), sigma=1.0, observed=x)
+            return InverseProblem.from_model()
+
+    fresh, tried = build(), build()
+    U = np.random.default_rng(3).uniform(-1, 0.9, (6, fresh.dimension))
+    assert tried.evaluate(np.full((2, fresh.dimension), 2.0)).failed.all()
+    Z = tried.forward(U)
+    np.testing.assert_array_equal(Z, fresh.forward(U))
+    # negative weights of the mixture cannot be simulated from
+    assert np.isfinite(tried.curvature(np.full_like(Z, -1.0))).all()
+    np.testing.assert_array_equal(tried.curvature(Z), fresh.curvature(Z))
+    for method in ("loss", "loss_gradient"):
+        np.testing.assert_array_equal(getattr(tried, method)(Z), getattr(fresh, method)(Z))
+
+
+def test_a_failed_batch_is_tried_again():
+    u = pt.vector("u", shape=(1,))
+    function = BatchFunction([u], [Assert("u is too large")(u, pt.all(u < 1))])
+    with pytest.raises(AssertionError):
+        function(np.array([[0.5], [2.0]]))
+    assert function._all is not None
+    np.testing.assert_array_equal(function(np.array([[0.5]]))[0], [[0.5]])
+
+
+def test_draws_one_by_one_as_if_never_tried_together():
+    sigma = pt.vector("sigma", shape=(2,))
+    draws = Draws([pm.Normal.dist(0, sigma)], [sigma])
+    rng = np.random.default_rng(1)
+    before = rng.bit_generator.state
+    together = draws(4, rng, np.ones(2))
+    rng.bit_generator.state = before
+    with pytest.raises(ValueError, match="scale < 0"):
+        draws(4, rng, -np.ones(2))
+    rng.bit_generator.state = before
+    np.testing.assert_array_equal(draws(4, rng, np.ones(2)), together)
 
 
 def test_imputed_values_are_drawn_around_the_prediction(line):
