@@ -65,6 +65,12 @@ class CompiledForward:
             return evaluate_rows(self.one, points, self.n_outputs)
         return evaluate_batch(self.all, points, self.n_outputs)
 
+    def compile(self) -> None:
+        """Compile, and run what is of PyTensor alone once, as some modes compile only then."""
+        self._function.one.compile()
+        if not self.foreign:
+            self._function.compile()
+
     def one(self, point: FloatArray) -> FloatArray:
         """Evaluate one point of shape (d,): outputs of shape (K,)."""
         pieces = self._function.one(point)

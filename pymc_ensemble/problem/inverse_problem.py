@@ -32,6 +32,9 @@ class ForwardMap(Protocol):
     def __call__(self, points: FloatArray, /) -> Evaluations:
         """Evaluate the forward map."""
 
+    def compile(self) -> None:
+        """Compile the forward map."""
+
 
 class Likelihood(Protocol):
     """Loss of rows of outputs (J, K)."""
@@ -280,6 +283,19 @@ class InverseProblem:
         """
         # a copy: what a function does to its argument is no concern of the caller
         return self._forward(_rows(U, self.dimension).copy())
+
+    def compile(self) -> None:
+        """Compile the forward map, where there is something to compile.
+
+        Compiling takes place at the first evaluation otherwise: in every process anew, if that
+        comes after a fork.
+
+        Notes
+        -----
+        A graph of PyTensor alone is evaluated at the origin, as some modes (Numba) compile at the
+        first call. Operations from outside PyTensor are not called.
+        """
+        self._forward.compile()
 
     def forward(self, U: ArrayLike) -> FloatArray:
         """Evaluate the forward map, once per member, for its outputs alone.

@@ -150,6 +150,9 @@ class FunctionForward:
         self.function, self.n_outputs = function, n_outputs
         self.vectorized, self.transform = vectorized, transform
 
+    def compile(self) -> None:
+        """Do nothing: a plain function is not compiled."""
+
     def __call__(self, points: FloatArray) -> Evaluations:
         """Evaluate points of shape (n, d), each once."""
         if self.vectorized:

@@ -70,6 +70,24 @@ def test_one_call_per_member(problem, line):
     assert line.calls == 5
 
 
+def test_compiling_calls_nothing_from_outside(problem, line, monkeypatch):
+    problem.compile()
+    assert line.calls == 0
+    # nothing is left to compile
+    monkeypatch.setattr("pytensor.function", None)
+    assert not problem.evaluate(np.zeros((2, 3))).failed.any()
+    assert line.calls == 2
+
+
+def test_compiling_a_graph(monkeypatch):
+    with pm.Model():
+        pm.Normal("y", pm.Normal("a") * X, 1.0, observed=X)
+        problem = InverseProblem.from_model()
+    problem.compile()
+    monkeypatch.setattr("pytensor.function", None)
+    np.testing.assert_allclose(problem.forward([[2.0], [3.0]]), [2 * X, 3 * X])
+
+
 def test_every_failure_is_one_failed_row(problem, line):
     U = np.array(
         [[0, 1, 0], [11, 0, 0], [0, 11, 0], [0, -11, 0], [-11, 0, 0], [np.nan, 0, 0], [1, 1, 1]]

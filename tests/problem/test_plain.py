@@ -212,6 +212,13 @@ def test_wrong_use():
         make(coordinate_names=["a"])
 
 
+def test_plain_functions_need_no_compiling():
+    def never(u):
+        raise AssertionError("not to be called")
+
+    InverseProblem(never, prior=(np.zeros(2), np.eye(2)), data=DATA, noise=1.0).compile()
+
+
 def test_pickles():
     problem = cloudpickle.loads(cloudpickle.dumps(make(COVARIANCE)))
     np.testing.assert_array_equal(problem.forward(U), make(COVARIANCE).forward(U))
