@@ -1,18 +1,35 @@
 """What a chain tells by the log ``pymc_ensemble`` while it computes."""
 
 import logging
+import multiprocessing
+import sys
 from time import perf_counter
+from typing import TextIO
 
 logger = logging.getLogger("pymc_ensemble")
 
 
-def adopt_handlers_of_pymc() -> None:
-    """Show the log where PyMC shows its own, unless logging was configured."""
+class CurrentStderr(logging.StreamHandler):
+    """Writes to `sys.stderr` as it is at that time: a progress bar puts itself in its place.
+
+    The bar of the main process is nothing that a worker could draw, so workers write past it.
+    """
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where lines go."""
+        in_worker = multiprocessing.parent_process() is not None
+        return (sys.__stderr__ if in_worker else None) or sys.stderr
+
+
+def show_log() -> None:
+    """Show the log beside PyMC's own, unless logging was configured or PyMC is to be silent."""
     if logger.level == logging.NOTSET and not logger.hasHandlers():
-        pymc_logger = logging.getLogger("pymc")
-        logger.setLevel(pymc_logger.level)
-        for handler in pymc_logger.handlers:
-            logger.addHandler(handler)
+        logger.setLevel(logging.getLogger("pymc").level)
+        logger.addHandler(CurrentStderr())
 
 
 class ProgressLog:
