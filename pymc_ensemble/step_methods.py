@@ -41,7 +41,7 @@ from .draws import (
 from .forward.evaluation import Evaluations
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
-from .log import ProgressLog, adopt_handlers_of_pymc, logger
+from .log import ProgressLog, logger, show_log
 from .problem import InverseProblem
 from .samplers.ensemble import EnsembleFailure, Info, Snapshot
 from .samplers.kalman import EnsembleKalman
@@ -52,6 +52,7 @@ __all__ = ["EnsembleKalmanSampler"]
 # no shorter than so many sweeps: az.ess does not see the correlation between blocks.
 BLOCK_BYTES = 2**30
 SHORTEST_BLOCK = 5
+LOW_ACCEPTANCE = 0.8  # below which an approximate posterior is not to be trusted
 
 FloatArray = NDArray[np.float64]
 Named = Variable | str
@@ -83,6 +84,8 @@ class Chain:
         Whether adaptation has ended.
     interrupted : float or None
         Time of the interrupt after which the chain ends with this block.
+    warned : bool
+        Whether the log has told that the approximation is poor.
     """
 
     tune: int = 0
@@ -98,6 +101,7 @@ class Chain:
     position: int = 0
     sampling: bool = False
     interrupted: float | None = None
+    warned: bool = False
 
 
 @dataclass_state
@@ -114,7 +118,7 @@ class Binding:
     """The model of a step method, and all that was made from it."""
 
     model: pm.Model
-    variables: tuple[Variable, ...]
+    variables: tuple[Any, ...]
     vars: list[Variable]
     problem: Any
     sampler: Any
@@ -304,7 +308,7 @@ class EnsembleStep(BlockedStep):
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
         self._progress = ProgressLog(_chain_number(self.rng))
-        adopt_handlers_of_pymc()
+        show_log()
         shield()
 
     def step(self, point: Point) -> Draw:
@@ -365,12 +369,13 @@ class EnsembleStep(BlockedStep):
             logger.warning(
                 f"{self._progress.label}interrupted; the {len(done)} sweeps that are complete "
                 f"become {len(done) * self.ensemble_size} draws, then the chain ends. "
-                "Interrupt again to end it at once."
+                "Interrupt again to end it at once. With cores=1, PyMC goes on with the next chain."
             )
             if not done:
                 end_run(chain.interrupted)
         snapshots, sweep, n_evals, n_failed = zip(*done, strict=True)
         snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
+        self._warn_of_low_acceptance(snapshots)
         shared = {
             "sweep": sweep,
             "n_evals": n_evals,
@@ -379,6 +384,21 @@ class EnsembleStep(BlockedStep):
             "converged": [chain.converged] * len(snapshots),
         }
         return Block.of(snapshots, shared)
+
+    def _warn_of_low_acceptance(self, snapshots: Sequence[Snapshot]) -> None:
+        """Say so when moves without a Metropolis test would have failed too many of them."""
+        chain = self._chain
+        if chain.warned or not getattr(self._bound.sampler, "approximate", False):
+            return
+        acceptance = float(np.mean([snapshot.acceptance.mean() for snapshot in snapshots]))
+        if acceptance < LOW_ACCEPTANCE:
+            chain.warned = True
+            logger.warning(
+                f"{self._progress.label}a Metropolis test would have accepted {acceptance:.0%} of "
+                "the moves, so the posterior is not what this approximation takes it to be, and "
+                "means and standard deviations may be far off. If the forward map is "
+                "deterministic, use adjust=True, which is exact."
+            )
 
     def _sweeps_of_next_block(self) -> int:
         """As many sweeps as memory holds, in blocks of equal length."""
@@ -572,9 +592,10 @@ def _names(vars: Named | Sequence[Named]) -> list[str]:
     return [v if isinstance(v, str) else str(v.name) for v in several]
 
 
-def _variables(model: pm.Model) -> tuple[Variable, ...]:
+def _variables(model: pm.Model) -> tuple[Any, ...]:
     """All that a posterior depends on: when it changes, a step has to be bound anew."""
-    return (*model.basic_RVs, *model.potentials)
+    shapes = [np.shape(data.get_value(borrow=True)) for data in model.data_vars]
+    return (*model.basic_RVs, *model.potentials, *shapes)
 
 
 def _chain_number(rng: np.random.Generator) -> int:

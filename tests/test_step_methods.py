@@ -13,6 +13,7 @@ import pytest
 from pymc.exceptions import SamplingError
 from toys import ToyState, ToyStep, gaussian_model
 
+import pymc_ensemble as pe
 from pymc_ensemble import log, step_methods
 from pymc_ensemble.diagnostics import to_ensemble
 from pymc_ensemble.samplers.ensemble import Ensemble
@@ -477,3 +478,40 @@ def test_callback_and_var_names():
     assert list(idata.posterior.data_vars) == ["b"]
     assert [tuning for tuning, _ in seen] == [True] * 5 + [False] * 20
     np.testing.assert_allclose(idata.posterior.b[0], [2 * a for _, a in seen[5:]])
+
+
+# -- what is told at the end ----------------------------------------------------------------------
+
+
+def curved_model():
+    """A banana: the law of its linearized map fits it badly."""
+    with pm.Model() as model:
+        u = pm.Normal("u", 0.0, 3.0, shape=2)
+        pm.Normal("y", pm.math.stack([u[0], u[1] + u[0] ** 2]), [1.0, 0.1], observed=[0.0, 0.0])
+    return model
+
+
+@pytest.mark.parametrize(("adjust", "times"), [(False, 1), (True, 0)])
+def test_poor_approximation_is_told_once_a_chain(adjust, times, caplog):
+    with curved_model() as model:
+        sample(model, pe.EnsembleKalmanSampler(ensemble_size=20, adjust=adjust), draws=100)
+    assert caplog.text.count("a Metropolis test would") == times
+
+
+def test_good_approximation_is_not_warned_of(caplog):
+    with gaussian_model() as model:
+        sample(model, pe.EnsembleKalmanSampler(ensemble_size=20), draws=100)
+    assert "Metropolis" not in caplog.text
+
+
+def test_data_of_another_length_bind_the_step_anew():
+    with pm.Model() as model:
+        x = pm.Data("x", np.arange(5.0))
+        slope = pm.Normal("slope")
+        pm.Normal("y", slope * x, 1.0, observed=pm.Data("z", np.zeros(5)))
+    step = pe.EnsembleKalmanSampler(ensemble_size=20)
+    with model:
+        sample(model, step)
+        pm.set_data({"x": np.arange(31.0), "z": 2 * np.arange(31.0)})
+        slopes = sample(model, step).posterior["slope"]
+    assert abs(float(slopes.mean()) - 2) < 0.1

@@ -24,7 +24,7 @@ INFLATION_FACTOR = 1.5
 LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
 CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
 REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
-SURROGATE_STEPS = 5  # Metropolis steps on the fitted density per sweep; they evaluate nothing
+SURROGATE_STEPS = 2  # Metropolis steps on the fitted density per sweep; they evaluate nothing
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ forward map. This module chains the parts: first evaluation, burn-in, sampling k
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -137,8 +137,9 @@ class EnsembleKalman:
                 f'scheme="paper" is the published algorithm unchanged; {option}=True needs '
                 'scheme="exact", the default.'
             )
-        if self.dt is not None and not self.dt > 0:
-            raise ValueError(f"dt must be positive, not {self.dt}.")
+        dt: Any = self.dt
+        if dt is not None and not (isinstance(dt, Real) and dt > 0):
+            raise ValueError(f"dt must be positive, not {dt!r}.")
         if self.dt is not None and (self.adjust or self.rough):
             option = "adjust" if self.adjust else "rough"
             raise ValueError(f"dt has no meaning with {option}=True; leave it out.")
@@ -167,6 +168,11 @@ class EnsembleKalman:
         if self.ensemble_size is None:
             return default_ensemble_size(self.problem.dimension)
         return self.ensemble_size
+
+    @property
+    def approximate(self) -> bool:
+        """Whether draws follow an approximation that the would-be acceptance can judge."""
+        return not (self.adjust or self.rough)
 
     @property
     def splits(self) -> bool:

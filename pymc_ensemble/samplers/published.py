@@ -9,6 +9,8 @@ from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from .linearization import Anomalies, GaussianLaw, fit_law, prior_slope
 from .tempering import standstill
 
+LOST = 0.01  # would-be acceptance of an ensemble that has run away
+
 
 @dataclass(frozen=True)
 class PublishedState:
@@ -93,8 +95,8 @@ class PublishedScheme:
             pending.dt,
         )
         anomalies = Anomalies.of(ensemble.U[ensemble.ok])
-        moved = values.ok.any()
-        hit = moved and state.reference is not None and standstill(state.reference, anomalies)
+        sound = values.ok.any() and alpha.mean() > LOST  # else it may stand still far away
+        hit = sound and state.reference is not None and standstill(state.reference, anomalies)
         state = PublishedState(
             ensemble, state.sweeps + 1, anomalies, state.settled + 1 if hit else 0
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .ensemble import Array, Ensemble, Evaluations, Info, Problem
+from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem
 
 MAX_REDRAWS = 20
 
@@ -65,6 +65,11 @@ class Start:
         if state.ensemble is not None:
             everyone = np.ones(len(values), dtype=bool)
             ensemble = state.ensemble.updated(pending.index, values, everyone)
+        if not ensemble.ok.any() and not evaluations.failed.all():
+            raise EnsembleFailure(
+                "The forward map works, but the posterior density is zero for every member of the "
+                "initial ensemble: the data may lie outside the support of their distribution."
+            )
         last = not state.redraw or state.rounds >= MAX_REDRAWS
         complete = bool(ensemble.ok.all()) or last
         if complete:

@@ -289,6 +289,15 @@ def test_a_model_that_fails_from_the_second_round_on(options):
         go_on()
 
 
+def test_data_outside_the_support_end_the_run_at_once():
+    problem, rng = decay(), np.random.default_rng(18)
+    problem.loss = lambda Z: np.full(len(Z), np.inf)
+    sampler = EnsembleKalman(problem)
+    state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
+    with pytest.raises(EnsembleFailure, match="outside the support"):
+        step(sampler, problem, state, rng)
+
+
 # -- options --------------------------------------------------------------------------------------
 
 
@@ -297,6 +306,7 @@ def test_a_model_that_fails_from_the_second_round_on(options):
     [
         ({"scheme": "euler"}, '"exact" or "paper"'),
         ({"adjust": True, "rough": True}, "Use rough=True alone .* or adjust=True alone"),
+        ({"dt": "a"}, "dt must be positive"),
         ({"corrected": False}, 'scheme="paper" only'),
         ({"ensemble_size": 20.0}, "must be an integer"),
         ({"scheme": "paper", "adjust": True}, 'adjust=True needs scheme="exact"'),
