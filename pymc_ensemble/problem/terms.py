@@ -10,15 +10,19 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import equal_computations
 from pytensor.graph.traversal import ancestors
+from pytensor.tensor.elemwise import DimShuffle
+from pytensor.tensor.math import Dot
 from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.rewriting.basic import topo_constant_folding
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem._pymc import PartialObservedRV, conditional_logp
 from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.curvature import Family
-from pymc_ensemble.problem.frontier import Frontier, is_foreign
-from pymc_ensemble.problem.graphs import gradient, substitute
+from pymc_ensemble.problem.frontier import Frontier, core_op, is_foreign
+from pymc_ensemble.problem.graphs import gradient, rewritten, substitute
 from pymc_ensemble.problem.links import Natural, Role, natural
 
 QUADRATIC = (pm.Normal.rv_type, pm.LogNormal.rv_type, pm.MvNormal.rv_type)
@@ -126,11 +130,13 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     translated = site.latent and location is not None and isinstance(rv.owner.op, TRANSLATIONS)
 
     naturals = []
+    factor = None
     for (v, role), expression in zip(frontier.inputs.items(), site.inputs, strict=True):
         if translated and v is location:
             expression = expression - site.value
         if _is_whitenable(frontier, v):
-            naturals.append(whitened(expression, frontier.parameters["cov"]))
+            factor = covariance_factor(frontier.parameters["cov"])
+            naturals.append(whitened(expression, factor))
         else:
             naturals.append(natural(expression, role, root))
     if site.latent and not translated:
@@ -152,6 +158,8 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         for v, n, hole in zip(frontier.inputs, naturals, holes, strict=False)
     }
     rv_given = _without_shapes(substitute([rv], given)[0], site, root)
+    # PyMC looks for constant bounds that are infinite: behind an operation it would miss them
+    [rv_given] = rewritten([rv_given], (), custom_rewrite=topo_constant_folding)
 
     data = site.value
     if translated:
@@ -164,7 +172,10 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         missing = holes[-1]
     elif site.missing is not None:  # of no influence, as the entries are independent
         missing = pt.zeros(output_shape(site.missing, root, site.missing, name))
-    loss = -log_density(rv_given, observation, missing, name).sum()
+    if factor is not None and missing is None:
+        loss = whitened_loss(holes[0], observation, factor)
+    else:
+        loss = -log_density(rv_given, observation, missing, name).sum()
 
     weights: list[TensorVariable | None] = [None] * len(holes)
     if family is not None:
@@ -277,11 +288,61 @@ def _is_whitenable(frontier: Frontier, variable: TensorVariable) -> bool:
     )
 
 
-def whitened(mean: TensorVariable, covariance: TensorVariable) -> Natural:
-    """Output L^-1 mean of a Gaussian vector with the fixed covariance L L^T."""
-    factor = pt.linalg.cholesky(covariance)
+def covariance_factor(covariance: TensorVariable) -> TensorVariable:
+    """Lower triangular L of a fixed covariance L L^T.
+
+    If the covariance is spelled as a product A A^T, as PyMC does for ``chol=``, L comes from
+    A = L Q, and is A itself if that is lower triangular. The product would lose half of the digits.
+    """
+    if (square_root := _square_root(covariance)) is not None:
+        factor = pt.linalg.qr(square_root.mT, mode="r").mT
+    else:
+        factor = pt.linalg.cholesky(covariance)
     if not any(isinstance(v, SharedVariable) for v in ancestors([factor])):
         factor = pt.constant(factor.eval(mode=CHEAP_MODE))
+    return factor
+
+
+def _square_root(covariance: TensorVariable) -> TensorVariable | None:
+    """The matrix A of a product A A^T."""
+    node: Any = covariance.owner
+    if node is not None and isinstance(node.op, DimShuffle) and node.op.is_left_expand_dims:
+        expanded: Any = node.op
+        inner = _square_root(node.inputs[0])
+        return None if inner is None else expanded(inner)
+    if node is None or not isinstance(core_op(covariance), Dot):
+        return None
+    left, right = node.inputs
+    if left.type.ndim < 2 or left.type.ndim != right.type.ndim:
+        return None
+    # a transpose is spelled A.T or A.mT, and is on either side
+    pairs = [(left.mT, right), (left, right.mT)]
+    if left.type.ndim == 2:
+        pairs += [(left.T, right), (left, right.T)]
+    return left if any(equal_computations([a], [b]) for a, b in pairs) else None
+
+
+def whitened_loss(
+    output: TensorVariable, observation: TensorVariable, factor: TensorVariable
+) -> TensorVariable:
+    """Negative log density of Gaussian vectors with covariance L L^T.
+
+    Parameters
+    ----------
+    output : TensorVariable of shape (..., K)
+        Whitened means.
+    observation : TensorVariable of shape (..., K)
+        The vectors.
+    factor : TensorVariable of shape (..., K, K)
+        The factor L, whose diagonal may be negative.
+    """
+    residual = pt.linalg.solve_triangular(factor, observation, lower=True, b_ndim=1) - output
+    log_scales = pt.log(pt.abs(pt.diagonal(factor, axis1=-2, axis2=-1))) + 0.5 * np.log(2 * np.pi)
+    return (0.5 * residual**2 + log_scales).sum()
+
+
+def whitened(mean: TensorVariable, factor: TensorVariable) -> Natural:
+    """Output L^-1 mean of a Gaussian vector with the fixed covariance L L^T."""
 
     def colored(hole: TensorVariable) -> TensorVariable:
         return (factor @ hole[..., None])[..., 0]

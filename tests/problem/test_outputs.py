@@ -6,6 +6,7 @@ import pymc.dims as pmd
 import pytensor.tensor as pt
 import pytest
 from pytensor.xtensor import as_xtensor
+from scipy import linalg
 
 from pymc_ensemble.problem import InverseProblem
 
@@ -186,6 +187,42 @@ def test_ill_conditioned_covariance_is_whitened():
     slope = problem.loss_gradient(Z) @ np.linalg.solve(np.linalg.cholesky(covariance), t)
     expected = t @ np.linalg.solve(covariance, 0.4 * t - np.sin(t))
     np.testing.assert_allclose(slope, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["chol", "upper", "shared", "product", "square root", "transposed"]
+)
+def test_given_factor_is_used_itself(spelling):
+    """Singular values from 1 to 1e-9: the covariance L L^T is singular to working precision."""
+    K, rng = 6, np.random.default_rng(1)
+    left, _ = np.linalg.qr(rng.normal(size=(K, K)))
+    right, _ = np.linalg.qr(rng.normal(size=(K, K)))
+    root = (left * np.logspace(0, -9, K)) @ right.T
+    chol = np.linalg.qr(root.T, mode="r").T
+    chol *= np.sign(np.diag(chol))
+    t = np.linspace(0, 1, K)
+    data = np.array([0.4 * t, t**2]) + rng.normal(size=(2, K)) @ chol.T
+    with pm.Model():
+        options = {
+            "chol": {"chol": chol},
+            "upper": {"chol": chol.T, "lower": False},
+            "shared": {"chol": pm.Data("chol", chol)},
+            "product": {"cov": pt.dot(chol, pt.as_tensor(chol).T)},
+            "transposed": {"cov": pt.dot(pt.as_tensor(chol.T).T, chol.T)},
+            "square root": {"cov": pt.dot(root, pt.as_tensor(root).T)},
+        }[spelling]
+        pm.MvNormal("y", pm.Normal("a") * t, **options, observed=data)
+        problem = InverseProblem.from_model()
+    u = np.array([[0.4], [0.0]])
+    Z = problem.forward(u)
+    whitened = linalg.solve_triangular(
+        chol, (data[None] - u[:, :, None] * t).reshape(4, K).T, lower=True
+    )
+    squares = np.sum(whitened**2, axis=0).reshape(2, 2).sum(1)
+    expected = squares / 2 + 2 * np.log(np.diag(chol)).sum() + K * np.log(2 * np.pi)
+    np.testing.assert_allclose(problem.loss(Z), expected, rtol=1e-6)
+    np.testing.assert_allclose(problem.curvature(Z), 2)
+    assert problem.quadratic_loss
 
 
 def test_quadratic_loss_and_gaussian_prior():
