@@ -231,10 +231,11 @@ def pooled_law(
     """
     anomalies = Anomalies.of(points)
     fit = LinearMap.fit(anomalies, outputs)
+    residual = fit.residual_variance(points, outputs)
     at = anomalies.mean if at is None else at
     for _ in range(5):
         z = fit(at[None])
-        slope = fit.slope_without_noise(points, outputs, problem.curvature(z)[0])
+        slope = fit.slope_without_noise(residual, problem.curvature(z)[0])
         local = LinearMap(replace(anomalies, mean=at), z[0], slope)
         law = gaussian_law(problem, local, points + (at - anomalies.mean))
         at = law.mean

@@ -8,7 +8,7 @@ forward map. This module chains the parts: first evaluation, burn-in, sampling k
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -138,7 +138,7 @@ class EnsembleKalman:
                 'scheme="exact", the default.'
             )
         dt: Any = self.dt
-        if dt is not None and not (isinstance(dt, Real) and dt > 0):
+        if dt is not None and not (isinstance(dt, int | float | np.number) and dt > 0):
             raise ValueError(f"dt must be positive, not {dt!r}.")
         if self.dt is not None and (self.adjust or self.rough):
             option = "adjust" if self.adjust else "rough"

@@ -105,7 +105,12 @@ class LinearMap:
         """Least-squares fit to the outputs `Z`, shape (N, K), of the ensemble itself."""
         return cls(anomalies, anomalies.weights @ Z, anomalies.project(Z))
 
-    def slope_without_noise(self, U: Array, Z: Array, curvature: Array) -> Array:
+    def residual_variance(self, U: Array, Z: Array) -> Array:
+        """Variance of the outputs `Z` of the members `U` about the fit, shape (K,)."""
+        lost = (self.anomalies.rank + 1) / len(U)
+        return self.anomalies.weights @ (Z - self(U)) ** 2 / max(1 - lost, lost)
+
+    def slope_without_noise(self, residual_variance: Array, curvature: Array) -> Array:
         """Slope, shape (K, r), shrunk so that its information is right on average.
 
         Fluctuations of a rough map enter the slope as noise, and the information matrix is
@@ -114,15 +119,13 @@ class LinearMap:
 
         Parameters
         ----------
-        U, Z : ndarray of shape (N, d) and (N, K)
-            The members behind the fit.
+        residual_variance : ndarray of shape (K,)
+            Variance of the outputs about the fit.
         curvature : ndarray of shape (K,)
             Curvature weights of the outputs.
         """
         weights = self.anomalies.weights
-        lost = (self.anomalies.rank + 1) / len(U)
-        residual = weights @ (Z - self(U)) ** 2 / max(1 - lost, lost)
-        noise = (curvature @ residual) * (weights @ weights)
+        noise = (curvature @ residual_variance) * (weights @ weights)
         information, V = np.linalg.eigh((self.slope.T * curvature) @ self.slope)
         information = np.maximum(information, np.finfo(float).tiny)
         shrink = np.sqrt(np.maximum(1 - noise / information, 0.0))
@@ -297,6 +300,7 @@ def fit_law(
     linear_map = LinearMap.fit(anomalies, members.Z)
     if rough:
         curvature = problem.curvature(linear_map.output_mean[None])[0]
-        slope = linear_map.slope_without_noise(members.U, members.Z, curvature)
+        residual = linear_map.residual_variance(members.U, members.Z)
+        slope = linear_map.slope_without_noise(residual, curvature)
         linear_map = replace(linear_map, slope=slope)
     return gaussian_law(problem, linear_map, members.U, exponent)

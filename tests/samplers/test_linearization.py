@@ -168,7 +168,7 @@ def test_slope_noise_is_removed_from_the_information(N, weighted):
     for _ in range(4000):
         Z = problem.forward_map(U) + noise * rng.standard_normal((N, K))
         fit = LinearMap.fit(anomalies, Z)
-        slope = fit.slope_without_noise(U, Z, np.ones(K))
+        slope = fit.slope_without_noise(fit.residual_variance(U, Z), np.ones(K))
         raw.append(np.trace(fit.slope.T @ fit.slope))
         corrected.append(np.trace(slope.T @ slope))
     information = np.trace(exact.T @ exact)
