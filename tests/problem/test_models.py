@@ -2,6 +2,7 @@
 
 import cloudpickle
 import numpy as np
+import pymc as pm
 import pytest
 from pymc.blocking import DictToArrayBijection, RaveledVars
 
@@ -69,6 +70,30 @@ def test_agrees_with_the_model(any_model, calls):
     assert curvature.shape == Z.shape
     assert np.all(curvature >= 0)
     assert not calls
+
+
+TRUNCATED = {
+    "TruncatedNormal": lambda a, **data: pm.TruncatedNormal("y", a, 1, **data),
+    "Truncated": lambda a, **data: pm.Truncated("y", pm.Normal.dist(a, 1), **data),
+    "Censored": lambda a, **data: pm.Censored("y", pm.Normal.dist(a, 1), **data),
+}
+
+
+@pytest.mark.parametrize("sides", ["lower", "upper", "lower upper"])
+@pytest.mark.parametrize("kind", TRUNCATED)
+def test_bounds_on_one_side(kind, sides):
+    bounds = {side: {"lower": 0.2, "upper": 3.0}[side] for side in sides.split()}
+    with pm.Model() as model:
+        TRUNCATED[kind](pm.Normal("a"), **bounds, observed=[0.2, 0.7, 1.6, 2.5, 3.0])
+    problem = InverseProblem.from_model(model)
+    U = np.array([[-1.0], [0.7], [1.6]])
+    Z = problem.forward(U)
+    potential = problem.loss(Z) + problem.prior_potential(U)
+    np.testing.assert_allclose(-potential, log_density(model, U))
+    np.testing.assert_allclose(
+        problem.loss_gradient(Z), differences(problem.loss, Z), rtol=1e-5, atol=1e-6
+    )
+    assert np.all(problem.curvature(Z) > 0.1)
 
 
 def names(model):
