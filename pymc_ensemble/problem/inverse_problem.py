@@ -120,8 +120,8 @@ class InverseProblem:
         If neither `data` with `noise` nor `loss` with `n_outputs` is given, or both, or if `prior`
         has no way to sample or no log density.
     ValueError
-        If the shapes do not fit, a standard deviation is not positive, a covariance is not positive
-        definite, or the number of names is not that of the unknowns.
+        If the shapes do not fit, the data are not finite, a standard deviation is not positive, a
+        covariance is not positive definite, or the number of names is not that of the unknowns.
 
     Examples
     --------
@@ -162,6 +162,10 @@ class InverseProblem:
             likelihood = FunctionLikelihood(loss, loss_gradient, curvature)
         else:
             values = np.array(data, dtype=np.float64, ndmin=1)
+            if values.ndim != 1:
+                raise ValueError(f"`data` has shape {values.shape}, expected (K,). Flatten it.")
+            if not np.isfinite(values).all():
+                raise ValueError("`data` must be finite. Leave out what is missing.")
             n_outputs = len(values)
             whiten, scales = whitening(noise, n_outputs)
             log_determinant = 2 * float(np.log(scales).sum())

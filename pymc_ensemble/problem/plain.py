@@ -108,6 +108,11 @@ def whitening(noise: Any, n_outputs: int) -> tuple[Whitening | None, FloatArray]
         Standard deviations of the (whitened) outputs.
     """
     if isinstance(noise, CholeskyNoise | LowRankNoise):
+        if noise.factor.shape[0] != n_outputs:
+            raise ValueError(
+                f"The factor of `noise` has shape {noise.factor.shape}, `data` has {n_outputs} "
+                "entries."
+            )
         return noise, np.ones(n_outputs)
     noise = np.asarray(noise, dtype=np.float64)
     if noise.ndim < 2:
@@ -120,7 +125,7 @@ def whitening(noise: Any, n_outputs: int) -> tuple[Whitening | None, FloatArray]
         raise ValueError(f"`noise` has shape {noise.shape}, `data` has {n_outputs} entries.")
     try:
         factor = linalg.cholesky(noise, lower=True)
-    except linalg.LinAlgError as error:
+    except ValueError as error:  # `LinAlgError` is one, and so is that of values not finite
         raise ValueError("`noise` is not a positive definite covariance matrix.") from error
     return CholeskyNoise(factor), np.ones(n_outputs)
 
@@ -204,21 +209,28 @@ class FunctionLikelihood:
 
     def loss(self, Z: FloatArray) -> FloatArray:
         """Loss, shape (J,)."""
-        return np.asarray(self._loss(Z), dtype=np.float64)
+        return _of_shape(self._loss(Z), (len(Z),), "loss")
 
     def gradient(self, Z: FloatArray) -> FloatArray:
         """Gradient, shape (J, K)."""
         if self._gradient is None:
             return central_differences(self.loss, Z)
-        return np.asarray(self._gradient(Z), dtype=np.float64)
+        return _of_shape(self._gradient(Z), Z.shape, "loss_gradient")
 
     def curvature(self, Z: FloatArray) -> FloatArray:
         """Curvature weights, shape (J, K)."""
         if self._curvature is not None:
-            return np.asarray(self._curvature(Z), dtype=np.float64)
+            return _of_shape(self._curvature(Z), Z.shape, "curvature")
         if self._gradient is not None:
             return observed_curvature(self.gradient, Z)
         return floored(second_differences(self.loss, Z))
+
+
+def _of_shape(values: ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != shape:
+        raise ValueError(f"`{name}` returned values of shape {array.shape}, expected {shape}.")
+    return array
 
 
 class GaussianPrior:
@@ -229,7 +241,11 @@ class GaussianPrior:
     def __init__(self, mean: ArrayLike, covariance: ArrayLike):
         self.mean = np.atleast_1d(np.asarray(mean, dtype=np.float64))
         covariance = np.asarray(covariance, dtype=np.float64)
+        if self.mean.ndim != 1:
+            raise ValueError(f"the prior mean has shape {self.mean.shape}, expected (d,).")
         d = self.dimension = len(self.mean)
+        if not (np.isfinite(self.mean).all() and np.isfinite(covariance).all()):
+            raise ValueError("the prior mean and covariance must be finite.")
         if covariance.ndim == 1:
             covariance = np.diag(covariance)
         if covariance.shape != (d, d):
@@ -293,18 +309,28 @@ class DensityPrior:
             if hasattr(self.distribution, "support"):  # independent coordinates
                 shape = (size, np.size(self.distribution.support()[0]))
             draws = self.distribution.rvs(size=shape, random_state=rng)
-        return np.asarray(draws, dtype=np.float64).reshape(size, -1)
+        draws = np.asarray(draws, dtype=np.float64)
+        if size > 1 and (draws.ndim not in (1, 2) or len(draws) != size):  # SciPy squeezes one
+            raise ValueError(
+                f"`prior` gave draws of shape {draws.shape}, expected ({size}, d) or ({size},)."
+            )
+        return draws.reshape(size, -1)
 
     def potential(self, U: FloatArray) -> FloatArray:
         """Negative log density, shape (J,)."""
         density = np.asarray(self.distribution.logpdf(U), dtype=np.float64)
+        if len(U) > 1 and (density.ndim not in (1, 2) or len(density) != len(U)):
+            raise ValueError(
+                f"`logpdf` of `prior` returned values of shape {density.shape}, expected "
+                f"({len(U)},)."
+            )
         potential = -density.reshape(len(U), -1).sum(axis=1)
         return np.where(np.isnan(potential), np.inf, potential)
 
     def gradient(self, U: FloatArray) -> FloatArray:
         """Gradient of the potential, shape (J, d)."""
         if hasattr(self.distribution, "grad_logpdf"):
-            return -np.asarray(self.distribution.grad_logpdf(U), dtype=np.float64)
+            return -_of_shape(self.distribution.grad_logpdf(U), U.shape, "grad_logpdf")
         return central_differences(self.potential, U)
 
     def hessian(self, u: FloatArray) -> FloatArray:

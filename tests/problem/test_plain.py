@@ -219,6 +219,44 @@ def test_plain_functions_need_no_compiling():
     InverseProblem(never, prior=(np.zeros(2), np.eye(2)), data=DATA, noise=1.0).compile()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": np.ones((3, 1))}, r"`data` has shape \(3, 1\)"),
+        ({"data": [1.0, np.nan]}, "`data` must be finite"),
+        ({"noise": CholeskyNoise(np.eye(4))}, r"factor of `noise` has shape \(4, 4\).*5 entries"),
+        ({"noise": LowRankNoise(np.ones(4), np.ones((4, 1)))}, r"shape \(4, 1\).*5 entries"),
+        ({"noise": np.full(5, np.nan)}, "positive standard deviations"),
+        ({"noise": np.full((5, 5), np.nan)}, "positive definite"),
+        ({"prior": (np.zeros(3), np.eye(2))}, r"covariance has shape \(2, 2\), the mean has 3"),
+        ({"prior": (np.zeros((2, 1)), np.eye(2))}, r"mean has shape \(2, 1\)"),
+        ({"prior": ([0.0, np.nan], np.eye(2))}, "must be finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, message):
+    options = {"prior": (np.zeros(2), np.eye(2)), "data": DATA, "noise": 0.3} | options
+    with pytest.raises(ValueError, match=message):
+        InverseProblem(line, **options)
+
+
+def test_functions_of_the_wrong_shape():
+    problem = InverseProblem(
+        line,
+        prior=(np.zeros(2), np.ones(2)),
+        loss=np.sum,
+        loss_gradient=lambda Z: Z[0],
+        curvature=lambda Z: np.ones((5, 7)),
+        n_outputs=5,
+    )
+    Z = problem.forward(U)
+    with pytest.raises(ValueError, match=r"`loss` returned .* shape \(\), expected \(7,\)"):
+        problem.loss(Z)
+    with pytest.raises(ValueError, match=r"`loss_gradient` .* \(5,\), expected \(7, 5\)"):
+        problem.loss_gradient(Z)
+    with pytest.raises(ValueError, match=r"`curvature` .* \(5, 7\), expected \(7, 5\)"):
+        problem.curvature(Z)
+
+
 def test_pickles():
     problem = cloudpickle.loads(cloudpickle.dumps(make(COVARIANCE)))
     np.testing.assert_array_equal(problem.forward(U), make(COVARIANCE).forward(U))
