@@ -1,6 +1,8 @@
 """Forward map, likelihood and prior of a PyMC model as functions of whole ensembles."""
 
 import logging
+import reprlib
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
 from operator import add
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pytensor.compile.ops import FromFunctionOp
 from pytensor.gradient import NullTypeGradError
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.variable import TensorVariable
@@ -73,8 +76,18 @@ class CompiledForward:
 
     def one(self, point: FloatArray) -> FloatArray:
         """Evaluate one point of shape (d,): outputs of shape (K,)."""
-        pieces = self._function.one(point)
+        try:
+            pieces = self._function.one(point)
+        except (AssertionError, AttributeError) as error:
+            raise_if_no_arrays(error)
+            raise
         for piece, shape in zip(pieces, self.shapes, strict=True):
+            if not isinstance(piece, np.ndarray | np.generic):
+                raise TypeError(
+                    f"the forward map returned {reprlib.repr(piece)} of type "
+                    f"{type(piece).__name__}, expected an array of shape {shape}: return one array "
+                    "per otype"
+                )
             if piece.shape != shape:
                 raise ValueError(
                     f"the forward map returned an output of shape {piece.shape}, expected {shape}"
@@ -85,6 +98,24 @@ class CompiledForward:
         """Evaluate points of shape (n, d): outputs of shape (n, K)."""
         pieces = self._function(points)
         return np.concatenate([piece.reshape(len(points), -1) for piece in pieces], axis=1)
+
+
+def raise_if_no_arrays(error: Exception) -> None:
+    """Explain what PyTensor makes of a function in `wrap_py` that returns no arrays."""
+    [*_, (frame, _)] = traceback.walk_tb(error.__traceback__)
+    inside = frame.f_locals
+    if isinstance(inside.get("self"), FromFunctionOp) and "outs" in inside:
+        returned, expected = inside["outs"], len(inside["outputs"])
+        raise TypeError(
+            f"the function in the forward map returned {len(returned)} values, "
+            f"{reprlib.repr(returned)}, expected {expected}: return one array per otype"
+        ) from error
+    by_pytensor = frame.f_globals.get("__name__", "").startswith("pytensor.")
+    if by_pytensor and isinstance(error, AttributeError) and not isinstance(error.obj, np.ndarray):
+        raise TypeError(
+            f"the function in the forward map returned {reprlib.repr(error.obj)} of type "
+            f"{type(error.obj).__name__}, expected an array: return one array per otype"
+        ) from error
 
 
 class CompiledLikelihood:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 import pytest
 from pytensor.graph.basic import Apply
@@ -106,6 +107,30 @@ def test_every_failure_is_one_failed_row(problem, line):
     assert "(3,)" in reasons[4]
     assert len(reasons[1]) < 1500
     np.testing.assert_array_equal(np.isinf(problem.loss(evaluations.outputs)), evaluations.failed)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(
+    ("returned", "what"),
+    [
+        ([1.0, 2.0, 3.0], "3 values, [1.0, 2.0, 3.0], expected 1"),
+        ((np.ones(3), "info"), "2 values"),
+        (1.0, "1.0 of type float, expected an array"),
+        (None, "None of type NoneType, expected an array"),
+    ],
+)
+def test_simulator_that_returns_no_array(returned, what, scaled):
+    @pytensor.wrap_py(itypes=[pt.dvector], otypes=[pt.dvector])
+    def simulate(u):
+        return returned
+
+    with pm.Model():
+        outputs = simulate(pm.Normal("u", shape=2))
+        pm.Normal("y", 2 * outputs if scaled else outputs, 1, observed=np.zeros(3))
+        problem = InverseProblem.from_model()
+    [(_, reason)] = problem.evaluate(np.zeros((1, 2))).errors
+    assert what in reason
+    assert "return one array per otype" in reason
 
 
 def test_interrupts_pass(problem):
