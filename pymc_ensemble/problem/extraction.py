@@ -74,15 +74,16 @@ class Extraction:
     flat: list[str] = field(default_factory=list)
 
 
-def extract(model: Model, vars: Sequence[Variable] | None = None) -> Extraction:
+def extract(model: Model, vars: Sequence[Variable | str] | None = None) -> Extraction:
     """Take a model apart into forward outputs, likelihood terms and prior.
 
     Parameters
     ----------
     model : pymc.Model
         The model.
-    vars : sequence of Variable, optional
-        The variables to sample; all continuous variables of the model must be among them.
+    vars : sequence of Variable or str, optional
+        The variables to sample, or their names; all continuous variables of the model must be
+        among them.
 
     Returns
     -------
@@ -100,7 +101,7 @@ def extract(model: Model, vars: Sequence[Variable] | None = None) -> Extraction:
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def check_model(model: Model, vars: Sequence[Variable] | None) -> None:
+def check_model(model: Model, vars: Sequence[Variable | str] | None) -> None:
     """Refuse what cannot be sampled, naming the variable and the remedy."""
     if model.discrete_value_vars:
         discrete = [model.values_to_rvs[v].name for v in model.discrete_value_vars]
@@ -124,7 +125,11 @@ def check_model(model: Model, vars: Sequence[Variable] | None) -> None:
                 "pm.MvNormal (see pytensor.wrap_py)."
             )
     if vars is not None:
-        given = {model.rvs_to_values.get(v, v) for v in vars}
+        unknown = [v for v in vars if isinstance(v, str) and v not in model.named_vars]
+        if unknown:
+            raise ValueError(f"The model has no {_quoted(unknown)}, named in `vars`.")
+        variables = [model[v] if isinstance(v, str) else v for v in vars]
+        given = {model.rvs_to_values.get(v, v) for v in variables}
         missing = [model.values_to_rvs[v].name for v in model.value_vars if v not in given]
         if missing:
             raise ValueError(

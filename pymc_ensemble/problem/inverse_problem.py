@@ -179,7 +179,7 @@ class InverseProblem:
     def from_model(
         cls,
         model: pm.Model | None = None,
-        vars: Sequence[Variable] | None = None,
+        vars: Sequence[Variable | str] | None = None,
         *,
         compile_kwargs: Mapping[str, Any] | None = None,
     ) -> "InverseProblem":
@@ -189,8 +189,9 @@ class InverseProblem:
         ----------
         model : pymc.Model, optional
             The model, by default the one on the context stack.
-        vars : sequence of Variable, optional
-            The variables to sample, by default all. They must be all continuous variables.
+        vars : sequence of Variable or str, optional
+            The variables to sample, or their names, by default all. They must be all continuous
+            variables.
         compile_kwargs : dict, optional
             Options of `pytensor.function` for the forward map, such as ``{"mode": "NUMBA"}``.
 

@@ -97,7 +97,11 @@ def test_all_variables_named():
         pm.Normal("y", a, s, observed=Y)
     by_name = InverseProblem.from_model(model, [s, a])
     by_value = InverseProblem.from_model(model, model.value_vars)
+    by_string = InverseProblem.from_model(model, ["a", "s"])
     assert by_name.coordinate_names == by_value.coordinate_names == ("a", "s_log__")
+    assert by_string.coordinate_names == by_name.coordinate_names
+    with pytest.raises(ValueError, match="no `b`"):
+        InverseProblem.from_model(model, ["a", "s", "b"])
 
 
 def test_potential_without_gradient():
