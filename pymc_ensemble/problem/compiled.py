@@ -121,7 +121,7 @@ def raise_if_no_arrays(error: Exception) -> None:
 class CompiledLikelihood:
     """Loss, its gradient and curvature weights as functions of the forward outputs."""
 
-    def __init__(self, terms: Sequence[Term]):
+    def __init__(self, terms: Sequence[Term], constant: TensorVariable | None = None):
         self.terms = list(terms)
         self.holes = [hole for term in terms for hole in term.holes]
         sizes = [int(np.prod(hole.type.shape)) for hole in self.holes]
@@ -133,7 +133,7 @@ class CompiledLikelihood:
         losses = simplified([given_data(term, term.loss) for term in terms])
         for term, loss in zip(terms, losses, strict=True):
             check_differentiable(loss, term.holes, f"the likelihood of `{term.name}`")
-        total = reduce(add, losses)
+        total = reduce(add, losses if constant is None else losses + simplified([constant]))
         self._loss = BatchFunction(self.holes, [total])
         self._gradient = BatchFunction(self.holes, gradients(total, self.holes))
 

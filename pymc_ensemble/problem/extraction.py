@@ -5,6 +5,7 @@ frontier). They are the forward outputs, except that some are taken in their nat
 stands before the frontier is the forward map, what stands behind it is the loss.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ from pymc_ensemble.problem.frontier import (
 )
 from pymc_ensemble.problem.graphs import substitute
 from pymc_ensemble.problem.terms import Site, Term, make_term
+
+logger = logging.getLogger("pymc_ensemble")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Extraction:
         The unknowns.
     terms : list of Term
         The likelihood terms.
+    constant : TensorVariable or None
+        Loss of the observed variables that do not depend on the unknowns.
     log_prior : dict of str to TensorVariable
         Scalar terms of the log prior density as functions of the unknowns, by what they belong to.
     prior_draws : list of TensorVariable
@@ -69,6 +74,7 @@ class Extraction:
 
     coordinates: Coordinates
     terms: list[Term]
+    constant: TensorVariable | None
     log_prior: dict[str, TensorVariable]
     prior_draws: list[TensorVariable] = field(repr=False)
     flat: list[str] = field(default_factory=list)
@@ -94,8 +100,11 @@ def extract(model: Model, vars: Sequence[Variable | str] | None = None) -> Extra
     # a free variable behind the forward model is imputed: its density is a likelihood, too
     latent = [rv for rv in model.free_RVs if is_behind_forward_model(rv, model)]
     terms = extract_terms(model, coordinates, latent)
+    constant = extract_constant(model, coordinates, terms)
     log_prior = extract_prior(model, coordinates, latent)
-    return Extraction(coordinates, terms, log_prior, prior_draws(model), flat_variables(model))
+    return Extraction(
+        coordinates, terms, constant, log_prior, prior_draws(model), flat_variables(model)
+    )
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -197,28 +206,34 @@ def as_functions_of(coordinates: Coordinates, graphs: Sequence[Variable]) -> lis
 
 
 def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Variable]) -> list[Term]:
-    """Find the likelihood terms of all observed variables, and of unknown ones that have one."""
+    """Find the likelihood terms of all observed variables, and of unknown ones that have one.
+
+    Observed variables that do not depend on the unknowns have none.
+    """
     data = {rv: model.rvs_to_values[rv] for rv in model.observed_RVs}
     variables = [*model.observed_RVs, *latent]
-    frontiers = []
+    frontiers = {}
     for rv in variables:
         others = {k: v for k, v in data.items() if k is not rv}
         frontier = find_frontier(rv, model.free_RVs, others)
-        if not frontier.inputs:
-            raise ValueError(
-                f"The likelihood of `{rv.name}` does not depend on the unknowns of the model. "
-                "Let its parameters depend on them, or take it out of the model."
-            )
-        frontiers.append(frontier)
+        if frontier.inputs:
+            frontiers[rv] = frontier
+    if not frontiers:
+        raise ValueError(
+            f"The likelihood of {_quoted(v.name for v in variables)} does not depend on the "
+            "unknowns of the model. Let its parameters depend on them."
+        )
 
     # all at once: what the likelihoods share is shared by the forward outputs
-    wanted = [v for f in frontiers for v in (f.sources.values() if f.sources else f.inputs)]
+    wanted = [
+        v for f in frontiers.values() for v in (f.sources.values() if f.sources else f.inputs)
+    ]
     wanted += model.free_RVs
     in_values = model.replace_rvs_by_values(wanted)
     expressions = dict(zip(wanted, as_functions_of(coordinates, in_values), strict=True))
 
     terms = []
-    for rv, frontier in zip(variables, frontiers, strict=True):
+    for rv, frontier in frontiers.items():
         if frontier.sources:
             sources = {root: expressions[v] for root, v in frontier.sources.items()}
             inputs = substitute(list(frontier.inputs), sources)
@@ -236,6 +251,24 @@ def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Varia
         )
         terms.append(make_term(site, coordinates.root))
     return terms
+
+
+def extract_constant(
+    model: Model, coordinates: Coordinates, terms: Sequence[Term]
+) -> TensorVariable | None:
+    """Loss of the observed variables that do not depend on the unknowns, if there are any."""
+    found = {term.name for term in terms}
+    constant = [rv for rv in model.observed_RVs if rv.name not in found]
+    if not constant:
+        return None
+    names = [rv.name for rv in constant]
+    logger.warning(
+        "The likelihood of %s does not depend on the unknowns: %s a constant.",
+        _quoted(names),
+        "it is" if len(names) == 1 else "they are",
+    )
+    densities = as_functions_of(coordinates, model.logp(vars=constant, sum=False))
+    return -pt.add(*[density.sum() for density in densities], 0.0)
 
 
 def _missing_entries(

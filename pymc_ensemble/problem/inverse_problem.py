@@ -202,8 +202,8 @@ class InverseProblem:
         Raises
         ------
         ValueError
-            If the model has discrete free variables or no likelihood, if an observed variable does
-            not depend on the unknowns, or if `vars` leaves out variables.
+            If the model has discrete free variables or no likelihood, if no observed variable
+            depends on the unknowns, or if `vars` leaves out variables.
         NotImplementedError
             If the likelihood cannot be evaluated as a function of forward outputs, or if the prior
             has no gradient.
@@ -213,7 +213,8 @@ class InverseProblem:
         The forward outputs are the parameters of the likelihood that depend on the unknowns, in
         their natural form: rates and probabilities behind a log or logit link are taken as the
         linear predictor, unknown scales as their logarithm, and the mean of a Gaussian vector of
-        known covariance is whitened. Nothing is evaluated at construction.
+        known covariance is whitened. The density of an observed variable that does not depend on
+        the unknowns is a constant of the loss. Nothing is evaluated at construction.
 
         Examples
         --------
@@ -233,7 +234,7 @@ class InverseProblem:
         problem = cls.__new__(cls)
         problem._set_parts(
             CompiledForward(extraction, compile_kwargs),
-            CompiledLikelihood(extraction.terms),
+            CompiledLikelihood(extraction.terms, extraction.constant),
             CompiledPrior(extraction),
             extraction.coordinates.names,
         )

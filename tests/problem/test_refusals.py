@@ -56,20 +56,29 @@ def test_nothing_unknown():
     refused(lambda box: pm.Normal("y", observed=Y), ValueError, "no free variable")
 
 
-def test_observation_without_unknowns():
+def test_observations_without_unknowns():
     def define(box):
-        pm.Normal("y", box(pm.Normal("a", shape=3)), 1, observed=Y)
-        pm.Normal("calibration", 0, 1, observed=Y)
-
-    refused(define, ValueError, "`calibration`", "does not depend")
-
-
-def test_observation_of_observation():
-    def define(box):
-        y = pm.Normal("y", box(pm.Normal("a", shape=3)), 1, observed=Y)
+        pm.Normal("a")
+        y = pm.Normal("y", 0, 1, observed=Y)
         pm.Normal("copy", y, 1, observed=Y)
 
-    refused(define, ValueError, "`copy`", "does not depend")
+    refused(define, ValueError, "`y`, `copy`", "does not depend")
+
+
+def test_observation_without_unknowns_is_a_constant(caplog):
+    with pm.Model() as model:
+        a, s = pm.Normal("a"), pm.HalfNormal("s")
+        y = pm.Normal("y", a, s, observed=Y)
+        pm.Normal("copy", y, 2, observed=Y)
+    model = pm.observe(model, {"s": 0.5})
+    problem = InverseProblem.from_model(model)
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "`s`, `copy`" in record.getMessage()
+    U = np.array([[0.3], [-1.0]])
+    potential = problem.loss(problem.forward(U)) + problem.prior_potential(U)
+    density = model.compile_logp()
+    np.testing.assert_allclose(-potential, [density({"a": u[0]}) for u in U])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyMC's own
