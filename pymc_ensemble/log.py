@@ -19,7 +19,7 @@ class CurrentStderr(logging.StreamHandler):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         """Where lines go."""
         in_worker = multiprocessing.parent_process() is not None
         return (sys.__stderr__ if in_worker else None) or sys.stderr
