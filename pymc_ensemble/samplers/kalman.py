@@ -19,13 +19,12 @@ from .linearization import Anomalies
 from .published import PublishedScheme
 from .split_sweeps import MixtureMetropolis, Relaxation, WholeRelaxation, pointwise_step
 from .start import Start
-from .tempering import Finish, TemperedBurnIn
+from .tempering import STANDSTILLS, Finish, TemperedBurnIn
 
 DEFAULT_STEP = 2.0
 SMALL_ENSEMBLE_STEP = 0.1  # largest step without split halves
 SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
 LONGEST_SETTLING = 10  # sweeps in which the pointwise dynamics forget the linearized burn-in
-STANDSTILLS = 3  # consecutive sweeps without change that end the burn-in of the published scheme
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from . import proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linearization import Anomalies, GaussianLaw, LinearMap, fit_law, gaussian_law
 
+STANDSTILLS = 3  # consecutive sweeps without change that end the burn-in
+TRUSTED = 0.9  # acceptance of moves at exponent one with which a single one does
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 
@@ -336,7 +338,7 @@ class TemperedBurnIn:
         anomalies = Anomalies.of(ensemble.U[kept])
         hit = moved and state.reference is not None and standstill(state.reference, anomalies)
         settled = state.settled + 1 if hit else 0
-        done = settled >= 3
+        done = settled >= STANDSTILLS or (hit and stage.first_acceptance > TRUSTED)
         return replace(state, reference=anomalies, settled=settled, burned_in=done, converged=done)
 
 
