@@ -56,7 +56,7 @@ class Anomalies:
     def project(self, values: Array) -> Array:
         """Covariance of `values`, shape (N, k), with the normalized coordinates: ``(k, r)``."""
         root = np.sqrt(self.weights)[:, None]
-        return (root * (values - self.weights @ values)).T @ self.Q
+        return (values - self.weights @ values).T @ (root * self.Q)
 
     @cached_property
     def frame(self) -> Array:
