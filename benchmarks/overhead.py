@@ -122,12 +122,16 @@ def seconds_per_draw(model, sweeps, repeats=7):
 
     with model:
         trivial, ours = TrivialStep(), TimedStep(ensemble_size=ENSEMBLE_SIZE)
+
+    def handing_out(draws):
+        before = ours.computing
+        return run(ours, draws) - (ours.computing - before)
+
     times = []
     for _ in range(repeats + 1):
-        few = run(trivial, 1)  # what does not depend on the number of draws
-        t = run(trivial, draws) - few
-        before = ours.computing
-        o = run(ours, draws) - few - (ours.computing - before)
+        # what does not depend on the number of draws is paid by a single one, too
+        t = run(trivial, draws) - run(trivial, 1)
+        o = handing_out(draws) - handing_out(1)
         times.append((t / draws, o / draws))
     times = times[1:]  # the first run compiles
     return (
