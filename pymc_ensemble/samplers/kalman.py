@@ -133,7 +133,7 @@ class EnsembleKalman:
         if self.scheme == "paper" and (self.adjust or self.rough):
             option = "adjust" if self.adjust else "rough"
             raise ValueError(
-                f'scheme="paper" is the published algorithm unchanged; {option}=True needs '
+                f'scheme="paper" is the published algorithm; {option}=True needs '
                 'scheme="exact", the default.'
             )
         dt: Any = self.dt
