@@ -42,6 +42,17 @@ class Problem(Protocol):
     def prior_gradient(self, U: Array) -> Array:
         """Gradient of the prior potential, shape (J, d)."""
 
+    def prior_hessian(self, u: Array) -> Array:
+        """Hessian of the prior potential at one point, shape (d, d)."""
+
+
+def has_forward_map(problem: Problem) -> bool:
+    """Whether a problem has outputs with a structure.
+
+    One whose attribute ``density_only`` is true has not: its only output is its loss.
+    """
+    return not getattr(problem, "density_only", False)
+
 
 class Evaluations(Protocol):
     """Forward outputs of one round and the members that failed."""

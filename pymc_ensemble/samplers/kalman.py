@@ -87,6 +87,9 @@ class EnsembleKalman:
         Finite-ensemble correction of the published scheme.
     allow_subspace : bool, default False
         Accept ensembles that do not span the parameter space.
+    evolutions : int, default 0
+        Rounds of differential evolution in every stage of the burn-in: they keep the weights of
+        separate modes right, and cost evaluations.
 
     Raises
     ------
@@ -119,6 +122,7 @@ class EnsembleKalman:
     dt: float | None = None
     corrected: bool = True
     allow_subspace: bool = False
+    evolutions: int = 0
 
     def __post_init__(self) -> None:
         """Refuse contradicting options."""
@@ -193,7 +197,9 @@ class EnsembleKalman:
     @cached_property
     def _burn_in(self) -> TemperedBurnIn:
         finish: Finish = "none" if self.rough else "metropolis" if self.adjust else "relax"
-        return TemperedBurnIn(self.problem, self.min_members, not self.rough, finish)
+        return TemperedBurnIn(
+            self.problem, self.min_members, not self.rough, finish, evolutions=self.evolutions
+        )
 
     @cached_property
     def _kernel(self) -> Any:

@@ -20,7 +20,7 @@ MIXED = 0.35  # a stage is done when its accepted moves have renewed this share 
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 
 
-Kind = Literal["linear", "metropolis", "relax"]
+Kind = Literal["linear", "evolve", "metropolis", "relax"]
 Finish = Literal["relax", "metropolis", "none"]
 
 
@@ -30,6 +30,7 @@ class Stage:
 
     law: GaussianLaw
     exponent: float
+    evolved: int = 0
     round: int = 0
     renewed: float = 0.0
     first_acceptance: float = np.nan
@@ -151,6 +152,9 @@ class TemperedBurnIn:
         burn-in ends where the exponent reaches one.
     max_stages : int, default 80
         Stages after which the burn-in gives up.
+    evolutions : int, default 0
+        Rounds of differential evolution at the beginning of every stage. They let the members of
+        each of several modes settle before weights decide between the modes.
     """
 
     problem: Problem
@@ -158,6 +162,7 @@ class TemperedBurnIn:
     deterministic: bool = True
     finish: Finish = "relax"
     max_stages: int = 80
+    evolutions: int = 0
 
     def start(self, ensemble: Ensemble) -> BurnInState:
         """State for an evaluated ensemble."""
@@ -272,6 +277,9 @@ class TemperedBurnIn:
             force = law.linear_force(law.map.coordinates(U))
             points, log_ratio = proposals.relaxation(law, U, force, 1.0, rng)
             return self._pending(state, stage, "relax", points, log_ratio, rng)
+        if stage.evolved < self.evolutions:
+            points, log_ratio = proposals.differential_evolution(law.anomalies, U, U, rng)
+            return self._pending(state, stage, "evolve", points, log_ratio, rng)
         if state.correlation == 0:
             points, log_ratio = proposals.independence((law,), U, rng)
         else:
@@ -299,6 +307,10 @@ class TemperedBurnIn:
                 accepted = values.potential <= limit
         ensemble = ensemble.updated(np.arange(len(accepted)), values, accepted)
         rate = alpha[values.ok].mean() if values.ok.any() else 0.0
+        message = f"tempering exponent {stage.exponent:.3g}, acceptance {rate:.2f}"
+        if pending.kind == "evolve":
+            stage = replace(stage, evolved=stage.evolved + 1)
+            return replace(state, ensemble=ensemble, stage=stage), False, message
         r = state.correlation
         stage = replace(
             stage,
@@ -313,7 +325,6 @@ class TemperedBurnIn:
             elif rate > 0.5:
                 r = max(0.0, r - 0.2)
         state = replace(state, ensemble=ensemble, stage=stage, correlation=r)
-        message = f"tempering exponent {stage.exponent:.3g}, acceptance {rate:.2f}"
         if complete:
             state = self._end_stage(state, stage, moved=bool(accepted.any()))
         return state, complete, message

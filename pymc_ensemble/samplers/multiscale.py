@@ -1,0 +1,501 @@
+"""Multiscale derivative-free sampler: walkers, each with the cloud of explorers that guides it.
+
+As step size and distance of the explorers shrink, the law of a walker tends to the exact posterior.
+A pilot ensemble tells where the walkers start and how large their steps may be. This module chains
+the parts: pilot, probe of the stiffness, warm-up, sampling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot, has_forward_map
+from .kalman import EnsembleKalman
+from .walkers import Explorers, Preconditioner, Walkers, WalkerState
+
+SMOOTH_DISTANCE = 1e-3  # of the explorers, in units of the preconditioner
+ROUGH_DISTANCE = 3.0
+FULL_FRAME = 30  # largest dimension in which every direction is explored by default
+FEW_DIRECTIONS = 20  # beyond it
+
+PILOT_SIZE = 60
+LARGE_PILOT_SIZE = 100  # from 20 dimensions on
+PILOT_SWEEPS = 12  # the last half of them is kept
+PILOT_EVOLUTIONS = 4
+POSITIONS = 100  # that represent the posterior
+HERDED = 1000  # points among which they are chosen
+
+PROBES = 10  # positions at which the stiffness is measured
+PROBE_DISTANCE = 1e-2  # of the central differences that measure it
+LARGEST_STEP = 0.8
+LARGEST_STIFF_STEP = 1.4  # times the stiffness; 2 would be unstable
+UNKNOWN_STEP = 0.05  # where tuning ended before the stiffness was measured
+WARM_UP = 10  # steps in which walkers forget where the pilot has left them
+ACCEPTANCE = 0.57  # of adjusted steps, to which their size is tuned
+ADAPTATION = 100  # steps of that tuning
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What the walkers know before their first step: the posterior, roughly.
+
+    Attributes
+    ----------
+    positions : ndarray of shape (n, d)
+        Points that represent the posterior, the first few of them already as well as they can.
+    preconditioner : Preconditioner
+    stiffness : float
+        Largest curvature of the potential along a direction of unit length in units of the
+        preconditioner; NaN if it was not measured.
+    converged : bool
+        Whether the burn-in of the pilot passed its test.
+    """
+
+    positions: Array
+    preconditioner: Preconditioner
+    stiffness: float = np.nan
+    converged: bool = True
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A pending round that measures the stiffness by the clouds around a few positions."""
+
+    points: Array
+    directions: Array
+
+
+@dataclass(frozen=True)
+class MultiscaleState:
+    """State of the multiscale sampler.
+
+    Attributes
+    ----------
+    phase : {"pilot", "probe", "warm-up", "sampling"}
+    number : int
+        Number of the chain: chains start at different positions of one pilot.
+    pilot_size : int
+        Particles of the pilot ensemble, while that is at work.
+    inner : object
+        State of the pilot ensemble, or of the walkers.
+    sweeps : tuple of ndarray
+        Particles of the pilot's sweeps after its burn-in.
+    pilot : Pilot or None
+        What the pilot has found out.
+    remaining, steps : int
+        Steps of the warm-up to go, and done.
+    explored : bool
+        Whether the stiffness was measured where the posterior is.
+    """
+
+    phase: Literal["pilot", "probe", "warm-up", "sampling"]
+    number: int = 0
+    pilot_size: int = 0
+    inner: Any = None
+    sweeps: tuple[Array, ...] = ()
+    pilot: Pilot | None = None
+    remaining: int = 0
+    steps: int = 0
+    explored: bool = True
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        """Evaluated particles of the pilot, or walkers; None before their first evaluation."""
+        return None if self.inner is None else self.inner.ensemble
+
+    @property
+    def burned_in(self) -> bool:
+        """Whether all tuning is over."""
+        return self.phase == "sampling"
+
+    @property
+    def converged(self) -> bool:
+        """Whether the pilot has passed its test, and the walkers have warmed up."""
+        return self.burned_in and self.pilot is not None and self.pilot.converged
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """Multiscale derivative-free sampler with its pilot and the choice of its step size.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its forward map is never called from here.
+    directions : int, optional
+        Explorers J of each walker: d by default, 20 beyond 30 dimensions.
+    sigma : float, optional
+        Distance of the explorers in units of the preconditioner: 1e-3 by default, 3 for rough maps.
+    delta : float, default 0.0
+        Relaxation time scale of the explorers' directions; 0 draws new ones in every step.
+    step_size : float, optional
+        Step size; by default it is found from the measured stiffness.
+    preconditioner : "ensemble", None or array_like of shape (d, d), default "ensemble"
+        Covariance of a pilot ensemble, none, or a matrix.
+    walkers : int, default 1
+        Walkers M that share the batches.
+    adjust : bool, default False
+        Metropolis-adjusted steps: exact for deterministic forward maps.
+    rough : bool, default False
+        The forward map carries fluctuations that are to be averaged out.
+    central : bool, optional
+        Whether explorers come in opposite pairs; by default for rough maps.
+    scheme : {"averaged", "paper"}, default "averaged"
+        Leimkuhler-Matthews steps with orthogonal directions, or the published scheme.
+
+    Raises
+    ------
+    ValueError
+        If options contradict one another.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc_ensemble as pe
+    >>> from pymc_ensemble.samplers.multiscale import Multiscale
+    >>> problem = pe.InverseProblem(
+    ...     lambda u: u**2, prior=(np.zeros(1), np.eye(1)), data=np.ones(1), noise=0.5
+    ... )
+    >>> sampler, rng = Multiscale(problem, walkers=10), np.random.default_rng(1)
+    >>> state = sampler.start(problem.sample_prior(sampler.start_size, rng), redraw=True)
+    >>> while not state.burned_in:
+    ...     points, pending = sampler.ask(state, rng)
+    ...     state, info = sampler.tell(state, pending, problem.evaluate(points))
+    >>> state.converged
+    True
+    """
+
+    problem: Problem
+    directions: int | None = None
+    sigma: float | None = None
+    delta: float = 0.0
+    step_size: float | None = None
+    preconditioner: Any = "ensemble"
+    walkers: int = 1
+    adjust: bool = False
+    rough: bool = False
+    central: bool | None = None
+    scheme: Literal["averaged", "paper"] = "averaged"
+
+    def __post_init__(self) -> None:
+        """Refuse contradicting options."""
+        if self.scheme not in ("averaged", "paper"):
+            raise ValueError(f'scheme must be "averaged" or "paper", not {self.scheme!r}.')
+        if self.adjust and self.rough:
+            raise ValueError(
+                "adjust=True and rough=True exclude each other: a Metropolis test targets the "
+                "rough posterior and locks in on lucky evaluations. Use rough=True alone for the "
+                "smooth posterior, or adjust=True alone for a deterministic forward map."
+            )
+        if self.adjust and self.scheme == "paper":
+            raise ValueError(
+                'scheme="paper" is the published algorithm; adjust=True needs scheme="averaged", '
+                "the default."
+            )
+        if self.adjust and self.delta > 0:
+            raise ValueError("adjust=True keeps the directions; delta has no meaning with it.")
+        for name in ("directions", "walkers"):
+            value: Any = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or int(value) < 1):
+                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}.")
+        for name in ("sigma", "step_size"):
+            value = getattr(self, name)
+            if value is not None and not (_is_real(value) and 0 < value < np.inf):
+                raise ValueError(f"{name} must be positive, not {value!r}.")
+        if not (_is_real(self.delta) and 0 <= self.delta < np.inf):
+            raise ValueError(f"delta must be a number and not negative, not {self.delta!r}.")
+        self._check_preconditioner()
+
+    def _check_preconditioner(self) -> None:
+        given, d = self.preconditioner, self.problem.dimension
+        if given is None or (isinstance(given, str) and given == "ensemble"):
+            return
+        if isinstance(given, str):
+            raise ValueError(f'preconditioner must be "ensemble", None or a matrix, not {given!r}.')
+        matrix = np.asarray(given, dtype=float)
+        if matrix.shape != (d, d):
+            raise ValueError(
+                f"preconditioner has shape {matrix.shape}, but the model has {d} unconstrained "
+                f"parameters: give a matrix of shape {(d, d)}."
+            )
+        if not np.allclose(matrix, matrix.T) or not np.linalg.eigvalsh(matrix)[0] > 0:
+            raise ValueError("preconditioner must be symmetric and positive definite.")
+
+    @property
+    def size(self) -> int:
+        """Number of walkers M."""
+        return self.walkers
+
+    @property
+    def start_size(self) -> int:
+        """Number of initial positions that are drawn from the prior: those of the pilot."""
+        d = self.problem.dimension
+        size = max(PILOT_SIZE if d < 20 else LARGE_PILOT_SIZE, 2 * (d + 2), 4 * self.walkers)
+        return size + size % 2
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the would-be acceptance judges the approximation: it does not here."""
+        return False
+
+    # -- the parts at work ----------------------------------------------------------------------
+
+    def _pilot(self, size: int) -> EnsembleKalman:
+        evolutions = 0 if self.rough else PILOT_EVOLUTIONS
+        return EnsembleKalman(
+            self.problem, size, adjust=not self.rough, rough=self.rough, evolutions=evolutions
+        )
+
+    @cached_property
+    def _walkers(self) -> Walkers:
+        d, published = self.problem.dimension, self.scheme == "paper"
+        n_directions = self.directions or (d if d <= FULL_FRAME else FEW_DIRECTIONS)
+        sigma = self.sigma or (ROUGH_DISTANCE if self.rough else SMOOTH_DISTANCE)
+        central = self.rough if self.central is None else self.central
+        explorers = Explorers(self.problem, int(n_directions), float(sigma), central, published)
+        return Walkers(explorers, self.delta, self.adjust, averaged=not published)
+
+    @cached_property
+    def _probe(self) -> Explorers:
+        sigma = self._walkers.explorers.sigma if self.rough else PROBE_DISTANCE
+        return Explorers(self.problem, min(self.problem.dimension, FULL_FRAME), sigma, central=True)
+
+    # -- ask and tell ---------------------------------------------------------------------------
+
+    def start(
+        self, U: Array, *, redraw: bool = False, skip_burn_in: bool = False, number: int = 0
+    ) -> MultiscaleState:
+        """State for initial positions that were not evaluated yet.
+
+        Parameters
+        ----------
+        U : ndarray of shape (n, d)
+            Positions of the pilot ensemble. With `skip_burn_in`, or with a preconditioner of the
+            user's, there is no pilot, and the walkers start at some of them.
+        redraw : bool, default False
+            The positions come from the prior: draw members of the pilot that fail anew.
+        skip_burn_in : bool, default False
+            The positions already follow the posterior, as those of an earlier run do.
+        number : int, default 0
+            Number of the chain.
+        """
+        wanted = isinstance(self.preconditioner, str)
+        if skip_burn_in or not (wanted or redraw):
+            return self.start_from(self._found(U, skip_burn_in), number, explored=skip_burn_in)
+        least = 2 * (self.problem.dimension + 2)
+        if len(U) < least:
+            raise ValueError(
+                f"initial_ensemble has {len(U)} members, but the pilot ensemble that starts there "
+                f"needs at least {least}. Give more of them, or a preconditioner of your own, with "
+                "which there is no pilot."
+            )
+        inner = self._pilot(len(U)).start(U, redraw=redraw)
+        return MultiscaleState("pilot", number, len(U), inner)
+
+    def start_from(
+        self, pilot: Pilot, number: int = 0, *, explored: bool = True
+    ) -> MultiscaleState:
+        """State of chain `number` after a pilot that has run for another one."""
+        state = MultiscaleState("probe", number, pilot=pilot, explored=explored)
+        return state if np.isnan(pilot.stiffness) else self._begin(state)
+
+    def ask(self, state: MultiscaleState, rng: np.random.Generator) -> tuple[Array, Any]:
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        if state.phase == "pilot":
+            return self._pilot(state.pilot_size).ask(state.inner, rng)
+        if state.phase == "probe":
+            return self._ask_probe(state, rng)
+        return self._walkers.ask(state.inner, rng)
+
+    def tell(
+        self, state: MultiscaleState, pending: Any, evaluations: Evaluations
+    ) -> tuple[MultiscaleState, Info]:
+        """State after the round, and an account of it.
+
+        Raises
+        ------
+        EnsembleFailure
+            If too few members of the pilot, or no walkers, could be evaluated.
+        """
+        if state.phase == "pilot":
+            return self._tell_pilot(state, pending, evaluations)
+        if state.phase == "probe":
+            return self._tell_probe(state, pending, evaluations)
+        inner, info = self._walkers.tell(state.inner, pending, evaluations)
+        state = replace(state, inner=inner)
+        if state.phase == "warm-up":
+            state = self._warm_up(state, info)
+            info = replace(info, phase="burn-in", snapshot=None, message=f"warm-up, {info.message}")
+        return state, info
+
+    def freeze(self, state: MultiscaleState) -> MultiscaleState:
+        """End the tuning: go on to the sampling phase with what is known."""
+        if state.phase == "sampling":
+            return state
+        if state.phase == "pilot":
+            ensemble = state.inner.ensemble
+            sweeps = state.sweeps or (ensemble.U[ensemble.ok],)
+            state = self.start_from(self._found(np.concatenate(sweeps), False), state.number)
+        if state.phase == "probe":
+            state = self._begin(state)
+        return replace(state, phase="sampling")
+
+    def finish(
+        self, state: MultiscaleState, snapshots: Sequence[Snapshot], rng: np.random.Generator
+    ) -> Sequence[Snapshot]:
+        """Snapshots of a block as they are to be handed out."""
+        return snapshots
+
+    # -- phases ---------------------------------------------------------------------------------
+
+    def _tell_pilot(
+        self, state: MultiscaleState, pending: Any, evaluations: Evaluations
+    ) -> tuple[MultiscaleState, Info]:
+        """Go on with the pilot; at its end keep the particles of its last sweeps."""
+        inner, info = self._pilot(state.pilot_size).tell(state.inner, pending, evaluations)
+        state = replace(state, inner=inner)
+        if info.snapshot is not None:
+            state = replace(state, sweeps=(*state.sweeps, info.snapshot.U))
+            if len(state.sweeps) == PILOT_SWEEPS:
+                points = np.concatenate(state.sweeps[PILOT_SWEEPS // 2 :])
+                pilot = self._found(points, inner.converged)
+                state = replace(state, phase="probe", pilot=pilot)
+        phase = "start" if info.phase == "start" else "burn-in"
+        return state, replace(info, phase=phase, snapshot=None, message=f"pilot, {info.message}")
+
+    def _found(self, points: Array, converged: bool) -> Pilot:
+        """What `points` of the posterior tell, shape (n, d)."""
+        d = self.problem.dimension
+        if isinstance(self.preconditioner, str):
+            preconditioner = Preconditioner.of_points(points)
+        else:
+            K = np.eye(d) if self.preconditioner is None else np.asarray(self.preconditioner)
+            preconditioner = Preconditioner(points.mean(0), np.linalg.cholesky(K))
+        few = points[:: -(-len(points) // HERDED)]
+        chosen = herd(preconditioner.normalized(few), max(POSITIONS, 2 * self.walkers))
+        return Pilot(few[chosen], preconditioner, converged=converged)
+
+    def _ask_probe(self, state: MultiscaleState, rng: np.random.Generator) -> tuple[Array, Probe]:
+        """Clouds of a full frame around the first few positions."""
+        pilot: Any = state.pilot
+        positions = pilot.positions[:PROBES]
+        directions = self._probe.directions(len(positions), rng)
+        points = self._probe.points(positions, directions, pilot.preconditioner.root)
+        return points, Probe(points, directions)
+
+    def _tell_probe(
+        self, state: MultiscaleState, pending: Probe, evaluations: Evaluations
+    ) -> tuple[MultiscaleState, Info]:
+        """Measure the stiffness; start the walkers."""
+        pilot: Any = state.pilot
+        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
+        clouds = values.U.reshape(len(pending.directions), -1, values.U.shape[1])
+        differences = self._probe.differences(values.Z)
+        losses = values.loss.reshape(len(clouds), -1)
+        root = pilot.preconditioner.root
+        measured = [
+            self._stiffness(cloud[0], loss, Z, difference, directions @ root.T)
+            for cloud, loss, Z, difference, directions in zip(
+                clouds,
+                losses,
+                values.Z[:: self._probe.cloud_size],
+                differences,
+                pending.directions,
+                strict=True,
+            )
+        ]
+        known = [value for value in measured if np.isfinite(value)]
+        stiffness = float(np.quantile(known, 0.9)) if known else np.nan
+        state = replace(state, pilot=replace(pilot, stiffness=stiffness))
+        state = self._begin(state)
+        message = f"stiffness {stiffness:.3g}, step size {state.inner.step_size:.3g}"
+        n_failed = int(evaluations.failed.sum())
+        return state, Info("burn-in", True, None, len(values), n_failed, message)
+
+    def _stiffness(self, u: Array, loss: Array, z: Array, differences: Array, axes: Array) -> float:
+        """Largest eigenvalue of the preconditioned Hessian at `u`, within a frame around it."""
+        J = len(axes)
+        heard = np.isfinite(differences).all(1) & np.isfinite(loss[0])
+        if not heard.any():
+            return np.nan
+        axes, scale = axes[heard], self.problem.dimension
+        H = axes @ self.problem.prior_hessian(u) @ axes.T / scale
+        if has_forward_map(self.problem):
+            slopes = differences[heard]
+            H = H + (slopes * self.problem.curvature(z[None])[0]) @ slopes.T / scale
+        else:
+            bend = (loss[1 : 1 + J] + loss[1 + J :] - 2 * loss[0])[heard]
+            H = H + np.diag(bend / (self._probe.sigma**2 * scale))
+        return float(max(np.linalg.eigvalsh(H)[-1], 0.0))
+
+    @property
+    def _adapts(self) -> bool:
+        """Whether the step size is tuned to the acceptance."""
+        return self.adjust and self.step_size is None
+
+    def _begin(self, state: MultiscaleState) -> MultiscaleState:
+        """Choose the step size, and put the walkers where they start."""
+        pilot: Any = state.pilot
+        d, J = self.problem.dimension, self._walkers.explorers.n_directions
+        step = UNKNOWN_STEP
+        if np.isfinite(pilot.stiffness):
+            step = min(LARGEST_STEP, LARGEST_STIFF_STEP / max(pilot.stiffness, 1e-12))
+        if d > J or self.scheme == "paper":
+            step = min(step, 0.1 * J / (d + 1))
+        if self.adjust:
+            step = step * d ** (-1 / 3)
+        step = self.step_size or step
+        if isinstance(state.inner, WalkerState):  # the stiffness was measured anew
+            return replace(state, phase="sampling", inner=replace(state.inner, step_size=step))
+        numbers = state.number * self.walkers + np.arange(self.walkers)
+        U = pilot.positions[numbers % len(pilot.positions)]
+        inner = self._walkers.start(U, pilot.preconditioner, step)
+        remaining = WARM_UP
+        if not state.explored:
+            remaining = max(remaining, int(np.ceil(2 / step)))
+        if self._adapts:
+            remaining = max(remaining, ADAPTATION)
+        return replace(state, phase="warm-up", inner=inner, remaining=remaining, steps=0)
+
+    def _warm_up(self, state: MultiscaleState, info: Info) -> MultiscaleState:
+        """Let the walkers forget their start; tune adjusted steps to their acceptance."""
+        inner, steps = state.inner, state.steps + 1
+        if self._adapts and info.snapshot is not None:
+            gain = 1 / np.sqrt(steps)
+            factor = np.exp(gain * (info.snapshot.acceptance.mean() - ACCEPTANCE))
+            inner = replace(inner, step_size=min(inner.step_size * factor, 2.0))
+        state = replace(state, inner=inner, steps=steps, remaining=state.remaining - 1)
+        if state.remaining > 0:
+            return state
+        if state.explored or self._adapts or self.step_size is not None:
+            return replace(state, phase="sampling")
+        pilot: Any = state.pilot
+        pilot = replace(pilot, positions=inner.U)
+        return replace(state, phase="probe", pilot=pilot, explored=True)
+
+
+def herd(points: Array, n: int) -> Array:
+    """Choose `n` of the `points`, shape (N, d), such that the first few represent all of them.
+
+    Each next one minimizes the energy distance between the chosen ones and all. Where there are
+    several modes, their shares come out right to one part in n.
+    """
+    n = min(n, len(points))
+    distances = cdist(points, points)
+    to_all, to_chosen = distances.mean(1), np.zeros(len(points))
+    chosen: list[int] = []
+    for k in range(n):
+        score = to_all - to_chosen / (k + 1)
+        score[chosen] = np.inf
+        chosen.append(int(score.argmin()))
+        to_chosen += distances[:, chosen[-1]]
+    return np.array(chosen)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
