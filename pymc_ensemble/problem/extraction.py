@@ -28,8 +28,8 @@ from pymc_ensemble.problem.frontier import (
     is_labelled,
     unlabelled,
 )
-from pymc_ensemble.problem.graphs import substitute
-from pymc_ensemble.problem.terms import Site, Term, make_term
+from pymc_ensemble.problem.graphs import is_differentiable, substitute
+from pymc_ensemble.problem.terms import Site, Term, density_term, make_term
 
 logger = logging.getLogger("pymc_ensemble")
 
@@ -107,10 +107,50 @@ def extract(model: Model, vars: Sequence[Variable | str] | None = None) -> Extra
     )
 
 
+def extract_density(model: Model, vars: Sequence[Variable | str] | None = None) -> Extraction:
+    """Take a model apart into a prior and a log density that only its value is known of.
+
+    Parameters
+    ----------
+    model : pymc.Model
+        The model.
+    vars : sequence of Variable or str, optional
+        The variables to sample, or their names; all continuous variables of the model must be
+        among them.
+
+    Returns
+    -------
+    Extraction
+        The one output is the negative log density of the observed variables and the potentials,
+        and of the free variables whose own density has no gradient.
+    """
+    check_model(model, vars, needs_likelihood=False)
+    coordinates = join_coordinates(model)
+    log_prior = extract_prior(model, coordinates, [])
+    potentials = {potential.name for potential in model.potentials}
+    unknown = [
+        density
+        for name, density in log_prior.items()
+        if name in potentials or not is_differentiable(density, coordinates.root)
+    ]
+    log_prior = {name: term for name, term in log_prior.items() if term not in unknown}
+    log_prior = log_prior or {"nothing": pt.constant(0.0)}
+    if model.observed_RVs:
+        observed = model.logp(vars=model.observed_RVs, sum=False)
+        unknown += [d.sum() for d in as_functions_of(coordinates, list(observed))]
+    output = -pt.add(0.0, 0.0, *unknown)
+    terms = [density_term(pt.atleast_1d(output))]
+    return Extraction(
+        coordinates, terms, None, log_prior, prior_draws(model), flat_variables(model)
+    )
+
+
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def check_model(model: Model, vars: Sequence[Variable | str] | None) -> None:
+def check_model(
+    model: Model, vars: Sequence[Variable | str] | None, needs_likelihood: bool = True
+) -> None:
     """Refuse what cannot be sampled, naming the variable and the remedy."""
     if model.discrete_value_vars:
         discrete = [model.values_to_rvs[v].name for v in model.discrete_value_vars]
@@ -119,7 +159,7 @@ def check_model(model: Model, vars: Sequence[Variable | str] | None) -> None:
             f"variables only. Marginalize {_them(discrete)} out of the model (for example with a "
             "pm.Mixture), or sample the model with another step method."
         )
-    if not model.observed_RVs:
+    if needs_likelihood and not model.observed_RVs:
         raise ValueError(
             "The model has no observed variable, hence no likelihood to invert. Give the data to a "
             "variable with `observed=`, or draw from the prior with pm.sample_prior_predictive."

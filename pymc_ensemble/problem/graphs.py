@@ -5,6 +5,7 @@ from typing import Any
 
 import pytensor
 from pytensor.compile.builders import OpFromGraph
+from pytensor.gradient import NullTypeGradError
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import toposort
@@ -39,3 +40,12 @@ def inlined(graphs: Sequence[Any]) -> list[Any]:
         outputs = substitute(inside.outputs, dict(zip(inside.inputs, node.inputs, strict=True)))
         graphs = substitute(graphs, dict(zip(node.outputs, outputs, strict=True)))
     return graphs
+
+
+def is_differentiable(graph: TensorVariable, wrt: TensorVariable) -> bool:
+    """Whether a scalar graph has a gradient."""
+    try:
+        gradient(graph, [wrt])
+    except (NotImplementedError, NullTypeGradError):
+        return False
+    return True

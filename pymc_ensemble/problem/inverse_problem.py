@@ -11,7 +11,7 @@ from pytensor.graph.basic import Variable
 
 from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.problem.compiled import CompiledForward, CompiledLikelihood, CompiledPrior
-from pymc_ensemble.problem.extraction import extract
+from pymc_ensemble.problem.extraction import Extraction, extract, extract_density
 from pymc_ensemble.problem.plain import (
     FunctionForward,
     FunctionLikelihood,
@@ -29,7 +29,9 @@ class ForwardMap(Protocol):
 
     n_outputs: int
 
-    def __call__(self, points: FloatArray, /) -> Evaluations:
+    def __call__(
+        self, points: FloatArray, seed: np.random.SeedSequence | None = None, /
+    ) -> Evaluations:
         """Evaluate the forward map."""
 
     def compile(self) -> None:
@@ -85,7 +87,8 @@ class InverseProblem:
     ----------
     forward : callable
         The forward map G: one point of shape (d,) to outputs of shape (K,); if `vectorized`,
-        points of shape (n, d) to outputs of shape (n, K).
+        points of shape (n, d) to outputs of shape (n, K). With workers, time-outs and a store if it
+        is a `forward_model`, which then knows itself whether it is vectorized.
     prior : (mean, covariance) or object
         A Gaussian prior by its mean (d,) and its covariance (d, d) or variances (d,); or a frozen
         SciPy distribution; or any object with ``sample(size, rng)`` and ``logpdf(points)``, and
@@ -137,6 +140,9 @@ class InverseProblem:
     >>> problem.forward(ensemble).shape
     (20, 2)
     """
+
+    density_only = False
+    """Whether the only output is the loss itself, without the structure of a forward map."""
 
     def __init__(
         self,
@@ -230,7 +236,57 @@ class InverseProblem:
         >>> problem.n_outputs
         4
         """
-        extraction = extract(pm.modelcontext(model), vars)
+        return cls._of_extraction(extract(pm.modelcontext(model), vars), compile_kwargs)
+
+    @classmethod
+    def from_density(
+        cls,
+        model: pm.Model | None = None,
+        vars: Sequence[Variable | str] | None = None,
+        *,
+        compile_kwargs: Mapping[str, Any] | None = None,
+    ) -> "InverseProblem":
+        """Take a PyMC model as a prior and a log density of which only the value is known.
+
+        It needs neither observed variables nor a gradient: a `pymc.Potential`, a
+        `pymc.CustomDist` or any other log density will do, black boxes included.
+
+        Parameters
+        ----------
+        model, vars, compile_kwargs
+            As of `from_model`.
+
+        Returns
+        -------
+        InverseProblem
+            Its one output is its loss: the negative log density of observed variables, potentials,
+            and free variables whose own density has no gradient. Its `density_only` is true.
+
+        Raises
+        ------
+        ValueError
+            If the model has discrete free variables, or if `vars` leaves out variables.
+
+        Examples
+        --------
+        >>> import pymc as pm
+        >>> from pymc_ensemble import InverseProblem
+        >>> with pm.Model():
+        ...     x = pm.Normal("x", shape=2)
+        ...     pm.Potential("ring", -8 * (pm.math.sqrt((x**2).sum()) - 1) ** 2)
+        ...     problem = InverseProblem.from_density()
+        >>> problem.n_outputs
+        1
+        """
+        extraction = extract_density(pm.modelcontext(model), vars)
+        problem = cls._of_extraction(extraction, compile_kwargs)
+        problem.density_only = True
+        return problem
+
+    @classmethod
+    def _of_extraction(
+        cls, extraction: Extraction, compile_kwargs: Mapping[str, Any] | None
+    ) -> "InverseProblem":
         problem = cls.__new__(cls)
         problem._set_parts(
             CompiledForward(extraction, compile_kwargs),
@@ -274,13 +330,17 @@ class InverseProblem:
         """Whether the prior potential is quadratic in the unknowns."""
         return self._prior.gaussian
 
-    def evaluate(self, U: ArrayLike) -> Evaluations:
+    def evaluate(self, U: ArrayLike, seed: np.random.SeedSequence | None = None) -> Evaluations:
         """Evaluate the forward map, once per member; a member may fail.
 
         Parameters
         ----------
         U : array_like of shape (J, d)
             Points.
+        seed : numpy.random.SeedSequence, optional
+            Seed of this batch, for a stochastic forward model (`forward_model`): its evaluations
+            get children of it. By default they follow from the points, and from how often each
+            was evaluated in this process.
 
         Returns
         -------
@@ -288,7 +348,7 @@ class InverseProblem:
             Outputs of shape (J, K), and which members failed and why.
         """
         # a copy: what a function does to its argument is no concern of the caller
-        return self._forward(_rows(U, self.dimension).copy())
+        return self._forward(_rows(U, self.dimension).copy(), seed)
 
     def compile(self) -> None:
         """Compile the forward map, where there is something to compile.

@@ -35,6 +35,7 @@ TRANSLATIONS = (
     pm.Logistic.rv_type,
     pm.Gumbel.rv_type,
 )
+LARGEST_LOSS = 1e290  # beyond it a density is zero
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,21 @@ class Site:
     latent: bool = False
     missing: TensorVariable | None = None
     shape_sources: Mapping[Any, TensorVariable] = field(default_factory=dict)
+
+
+def density_term(output: TensorVariable) -> Term:
+    """Likelihood whose only output, of shape (1,), is its loss.
+
+    A loss beyond `LARGEST_LOSS` stands for a density of zero: that is no failure of the model.
+    """
+    hole = pt.vector("loss", shape=(1,), dtype="float64")
+    output = pt.specify_shape(
+        pt.minimum(output, pt.constant(10 * LARGEST_LOSS, dtype="float64")), (1,)
+    )
+    loss = pt.switch(hole[0] < pt.constant(LARGEST_LOSS, dtype="float64"), hole[0], np.inf)
+    weights: list[TensorVariable | None] = [pt.zeros_like(hole)]
+    unbounded = [(-np.inf, np.inf)]
+    return Term("density", [hole], [output], unbounded, loss, hole, hole, weights, hole, False)
 
 
 def make_term(site: Site, root: TensorVariable) -> Term:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .ensemble import Array, Ensemble, Problem
+from .ensemble import Array, Ensemble, Problem, has_forward_map
 
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
 ROUNDING = 1e-14  # relative spread of a coordinate that is none
@@ -271,7 +271,14 @@ def gaussian_law(
         The ensemble behind ``linear_map.anomalies``, for the slope of the prior gradient.
     exponent : float, default 1.0
         Inverse temperature of the loss.
+
+    Returns
+    -------
+    GaussianLaw
+        Where there is no forward map to linearize, the law with the moments of the ensemble.
     """
+    if not has_forward_map(problem):
+        return moment_law(linear_map)
     z = linear_map.output_mean[None]
     weights = problem.curvature(z)[0]
     prior_gradient, slope = prior_slope(problem, linear_map.anomalies, U)

@@ -192,6 +192,11 @@ class Multiscale:
                 "rough posterior and locks in on lucky evaluations. Use rough=True alone for the "
                 "smooth posterior, or adjust=True alone for a deterministic forward map."
             )
+        if self.rough and not has_forward_map(self.problem):
+            raise ValueError(
+                "rough=True needs a forward map, whose fluctuations are averaged, but only the "
+                "log density of this model is known."
+            )
         if self.adjust and self.scheme == "paper":
             raise ValueError(
                 'scheme="paper" is the published algorithm; adjust=True needs scheme="averaged", '

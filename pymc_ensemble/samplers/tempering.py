@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, Evaluations, Info, Problem
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem, has_forward_map
 from .linearization import Anomalies, GaussianLaw, LinearMap, fit_law, gaussian_law
 
 STANDSTILLS = 3  # consecutive sweeps without change that end the burn-in
@@ -361,7 +361,7 @@ def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
     """
     members = ensemble[ensemble.ok]
     n, d = members.U.shape
-    if n < 2 * (d + 2):
+    if n < 2 * (d + 2) or not has_forward_map(problem):
         return None
     anomalies = Anomalies.of(members.U)
     linear_map = LinearMap.fit(anomalies, members.Z)

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
+from .ensemble import (
+    Array,
+    Ensemble,
+    EnsembleFailure,
+    Evaluations,
+    Info,
+    Problem,
+    Snapshot,
+    has_forward_map,
+)
 
 MAX_REJECTIONS = 100  # steps in a row in which every walker failed that end the run
 
@@ -155,7 +164,10 @@ class Explorers:
         ok = centers.ok
         Z, U = centers.Z[ok], centers.U[ok]
         slopes = np.full(directions.shape[:2], np.nan)
-        differences = self.differences(everything.Z)[ok]
+        outputs = everything.Z
+        if not has_forward_map(self.problem):  # no slope leads to where the density is zero
+            outputs = np.where(np.isfinite(everything.loss)[:, None], outputs, np.nan)
+        differences = self.differences(outputs)[ok]
         slopes[ok] = np.einsum("mjk,mk->mj", differences, self.problem.loss_gradient(Z))
         prior = np.zeros(centers.U.shape)
         prior[ok] = self.problem.prior_gradient(U) @ root
