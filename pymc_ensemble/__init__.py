@@ -2,6 +2,7 @@
 
 from pymc_ensemble import gallery
 from pymc_ensemble.diagnostics import ess, to_ensemble
+from pymc_ensemble.forward import forward_model, open_store
 from pymc_ensemble.problem import InverseProblem
 from pymc_ensemble.step_methods import EnsembleKalmanSampler
 
@@ -11,6 +12,8 @@ __all__ = [
     "EnsembleKalmanSampler",
     "InverseProblem",
     "ess",
+    "forward_model",
     "gallery",
+    "open_store",
     "to_ensemble",
 ]

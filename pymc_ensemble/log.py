@@ -3,8 +3,11 @@
 import logging
 import multiprocessing
 import sys
+from datetime import datetime, timedelta
 from time import perf_counter
 from typing import TextIO
+
+from .forward.evaluation import Evaluations
 
 logger = logging.getLogger("pymc_ensemble")
 
@@ -44,15 +47,41 @@ class ProgressLog:
     def __init__(self, chain: int):
         self.label = f"Chain {chain}: "
         self.started = self.last = perf_counter()
-        self.seconds = 0.0  # spent in forward evaluations
-        self.evaluations = 0
+        self.evaluations = 0  # that were made, and their time by the clock
+        self.waited = 0.0
+        self.known = 0  # evaluations that were found in a store or in memory
+        self.worked = 0.0  # time of the evaluations, added up over the workers
 
-    def count(self, evaluations: int, seconds: float) -> None:
-        """Take note of a batch of forward evaluations."""
-        self.evaluations += evaluations
-        self.seconds += seconds
+    def count(self, members: int, seconds: float, evaluations: Evaluations | None = None) -> None:
+        """Take note of a batch of forward evaluations.
 
-    def tell(self, message: str, n_evals: int, n_failed: int, to_go: int | None = None) -> None:
+        Parameters
+        ----------
+        members : int
+            Their number.
+        seconds : float
+            Time that the batch took.
+        evaluations : Evaluations, optional
+            What a forward model tells of its own calls.
+        """
+        made, worked = members, seconds
+        if evaluations is not None and evaluations.n_calls is not None:
+            made, worked = evaluations.n_calls, evaluations.seconds or 0.0
+        self.known += max(0, members - made)
+        self.evaluations += made
+        self.worked += worked
+        if made:
+            self.waited += seconds
+
+    def tell(
+        self,
+        message: str,
+        n_evals: int,
+        n_failed: int,
+        to_go: int | None = None,
+        *,
+        sampling: bool = True,
+    ) -> None:
         """Log `message`, unless the last line is not old enough.
 
         Parameters
@@ -62,18 +91,35 @@ class ProgressLog:
         n_evals, n_failed : int
             Forward evaluations of the chain, and how many of them failed.
         to_go : int, optional
-            Evaluations until the next draws come.
+            Evaluations until the chain is done, its burn-in left out.
+        sampling : bool, default True
+            Whether the burn-in is over.
         """
         now = perf_counter()
         if now - self.last < min(60.0, max(2.0, 0.02 * (now - self.started))):
             return
         self.last = now
-        each = self.seconds / max(self.evaluations, 1)
-        failed = f" ({n_failed} failed)" if n_failed else ""
-        rest = "" if to_go is None else f"; about {duration(each * to_go)} to go"
-        logger.info(
-            f"{self.label}{message}; {n_evals} evaluations{failed}, {each:.3g} s each{rest}"
-        )
+        made = max(self.evaluations, 1)
+        notes = [f"{n_failed} failed"] * bool(n_failed)
+        notes += [f"{self.known} were known"] * bool(self.known)
+        text = f"{n_evals} evaluations{f' ({", ".join(notes)})' if notes else ''}"
+        text += f", {self.worked / made:.3g} s each"
+        if self.worked > 1.5 * self.waited > 0:
+            text += f", {self.worked / self.waited:.1f} at a time"
+        if to_go is not None:
+            rest = self.waited / made * to_go
+            if sampling:
+                text += f"; about {duration(rest)} to go, until {clock(rest)}"
+            else:
+                text += f"; the draws after the burn-in take about {duration(rest)}"
+        logger.info(f"{self.label}{message}; {text}")
+
+
+def clock(seconds: float) -> str:
+    """Time of day, and the day if it is not today, after so many seconds."""
+    now = datetime.now()
+    end = now + timedelta(seconds=seconds)
+    return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%a %d %b %H:%M}"
 
 
 def duration(seconds: float) -> str:

@@ -38,7 +38,7 @@ class ToyProblem:
     def sample_prior(self, size, rng):
         return rng.normal(size=(size, self.dimension))
 
-    def evaluate(self, U):
+    def evaluate(self, U, seed=None):
         outputs = np.array(U)
         if self.hook is not None:
             outputs = self.hook(outputs)

@@ -1,15 +1,20 @@
 """A batch of forward evaluations in which any member may fail."""
 
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .members import short_traceback
+
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger("pymc_ensemble")
+
+
+class ForwardModelError(RuntimeError):
+    """A forward model that cannot be evaluated here at all; no failure of a member."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,27 @@ class Evaluations:
     errors : tuple of (int, str), default ()
         Row and reason (a short traceback, or what was wrong with the outputs) of the failures
         whose cause is known.
+    n_calls : int, optional
+        Evaluations that were made; less than n if some were known already. None if not known.
+    seconds : float, optional
+        Time that these took, added up over all workers.
     """
 
     outputs: FloatArray
     failed: NDArray[np.bool_]
     errors: tuple[tuple[int, str], ...] = ()
+    n_calls: int | None = None
+    seconds: float | None = None
 
     @classmethod
     def from_outputs(
-        cls, outputs: ArrayLike, errors: Sequence[tuple[int, str]] = ()
+        cls,
+        outputs: ArrayLike,
+        errors: Sequence[tuple[int, str]] = (),
+        *,
+        copy: bool = True,
+        n_calls: int | None = None,
+        seconds: float | None = None,
     ) -> "Evaluations":
         """Take outputs as they came: a row that is not finite is a failed row.
 
@@ -43,25 +60,28 @@ class Evaluations:
             Outputs of the forward map.
         errors : sequence of (int, str), default ()
             Rows that are already known to have failed, with the reason.
+        copy : bool, default True
+            Whether to leave the array as it is, and keep a copy.
+        n_calls, seconds : optional
+            As above.
 
         Returns
         -------
         Evaluations
         """
-        outputs = np.array(outputs, dtype=np.float64)
+        outputs = np.array(outputs, dtype=np.float64, copy=True if copy else None)
         reasons = dict(errors)
-        finite = np.isfinite(outputs)
-        failed = ~finite.all(axis=1)
+        failed = np.array([not np.isfinite(row).all() for row in outputs], dtype=bool)
         failed[list(reasons)] = True
         for row in np.flatnonzero(failed):
             if row not in reasons:
-                bad = np.flatnonzero(~finite[row])
+                bad = np.flatnonzero(~np.isfinite(outputs[row]))
                 reasons[int(row)] = (
                     f"{bad.size} of {outputs.shape[1]} forward outputs are not finite, "
                     f"the first is output {bad[0]}: {outputs[row, bad[0]]}"
                 )
         outputs[failed] = np.nan
-        return cls(outputs, failed, tuple(sorted(reasons.items())))
+        return cls(outputs, failed, tuple(sorted(reasons.items())), n_calls, seconds)
 
 
 def evaluate_rows(
@@ -95,6 +115,8 @@ def evaluate_rows(
                     f"expected ({n_outputs},)"
                 )
             outputs[row] = result
+        except ForwardModelError:
+            raise
         except Exception as error:
             errors.append((row, short_traceback(error)))
     return Evaluations.from_outputs(outputs, errors)
@@ -124,25 +146,8 @@ def evaluate_batch(
         outputs = np.asarray(function(points.copy()), dtype=np.float64)
         if outputs.shape == (len(points), n_outputs):
             return Evaluations.from_outputs(outputs)
+    except ForwardModelError:
+        raise
     except Exception as error:
         logger.debug("A batch failed, its members are evaluated one by one: %r", error)
     return evaluate_rows(lambda point: np.asarray(function(point[None]))[0], points, n_outputs)
-
-
-def short_traceback(error: BaseException, frames: int = 3) -> str:
-    """Format the innermost frames of an exception, its causes left out.
-
-    Parameters
-    ----------
-    error : BaseException
-        The exception.
-    frames : int, default 3
-        How many frames to keep, counted from where the exception was raised.
-
-    Returns
-    -------
-    str
-    """
-    stack = traceback.extract_tb(error.__traceback__)[-frames:]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
-    return "".join([*lines, *traceback.format_exception_only(error)]).strip()

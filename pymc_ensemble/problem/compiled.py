@@ -15,7 +15,14 @@ from pytensor.gradient import NullTypeGradError
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.variable import TensorVariable
 
-from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
+from pymc_ensemble.forward.evaluation import (
+    Evaluations,
+    ForwardModelError,
+    evaluate_batch,
+    evaluate_rows,
+)
+from pymc_ensemble.forward.model import ForwardOp
+from pymc_ensemble.forward.rounds import evaluating
 from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
 from pymc_ensemble.problem.batching import BatchFunction, contains_loop
 from pymc_ensemble.problem.extraction import Extraction
@@ -47,31 +54,67 @@ def gradients(graph: TensorVariable, wrt: Sequence[TensorVariable]) -> list[Tens
 class CompiledForward:
     """The forward map of a model.
 
-    A graph of PyTensor alone is evaluated for all members at once. If it contains an operation from
-    outside, which may fail, the compiled function of one point is called member by member.
+    A graph of PyTensor and forward models (`pe.forward_model`) is evaluated for all members at
+    once. If it contains another operation from outside, which may fail, the compiled function of
+    one point is called member by member.
     """
 
     def __init__(self, extraction: Extraction, compile_kwargs: Mapping[str, Any] | None):
         outputs = [output for term in extraction.terms for output in term.outputs]
         self.shapes = [hole.type.shape for term in extraction.terms for hole in term.holes]
         self.n_outputs = sum(int(np.prod(shape)) for shape in self.shapes)
-        self.foreign = any(v.owner and is_foreign(v.owner) for v in ancestors(outputs))
+        foreign = [v.owner.op for v in ancestors(outputs) if v.owner and is_foreign(v.owner)]
+        self.models = [op for op in foreign if isinstance(op, ForwardOp)]
+        self.foreign = len(foreign) > len(self.models)
+        self.stochastic = any(op.forward.random for op in self.models)
         if compile_kwargs is None and not self.foreign and contains_loop(outputs):
             compile_kwargs = {}  # worth compiling for, in the mode that the user has set
         root = extraction.coordinates.root
         self._function = BatchFunction([root], outputs, compile_kwargs=compile_kwargs)
 
-    def __call__(self, points: FloatArray) -> Evaluations:
-        """Evaluate points of shape (n, d), each once."""
+    def __call__(
+        self, points: FloatArray, seed: np.random.SeedSequence | None = None
+    ) -> Evaluations:
+        """Evaluate points of shape (n, d), each once; `seed` is for stochastic forward models."""
         self._function.one.compile()  # what fails here is no failure of a member
         if self.foreign:
-            return evaluate_rows(self.one, points, self.n_outputs)
-        return evaluate_batch(self.all, points, self.n_outputs)
+            return self._each(points, seed)
+        if not self.models:
+            return evaluate_batch(self.all, points, self.n_outputs)
+        with evaluating(len(points), seed) as this:
+            try:
+                outputs = self.all(points)
+            except ForwardModelError:
+                raise
+            except Exception as error:
+                logger.debug("A batch failed, its members are evaluated one by one: %r", error)
+                return self._each(points, seed)
+        failures = list(this.failures.items())
+        return Evaluations.from_outputs(
+            outputs, failures, copy=False, n_calls=this.n_calls, seconds=this.seconds
+        )
+
+    def _each(self, points: FloatArray, seed: np.random.SeedSequence | None) -> Evaluations:
+        """Evaluate points one by one."""
+        rows = iter(range(len(points)))
+
+        def one(point: FloatArray) -> FloatArray:
+            row = next(rows)
+            child = seed
+            if seed is not None:
+                child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, row))
+            with evaluating(1, child) as this:
+                outputs = self.one(point)
+            if this.failures:
+                raise MemberFailure(this.failures[0])
+            return outputs
+
+        return evaluate_rows(one, points, self.n_outputs)
 
     def compile(self) -> None:
         """Compile, and run what is of PyTensor alone once, as some modes compile only then."""
         self._function.one.compile()
-        if not self.foreign:
+        if not self.foreign:  # forward models are not called by this
             self._function.compile()
 
     def one(self, point: FloatArray) -> FloatArray:
@@ -96,8 +139,12 @@ class CompiledForward:
 
     def all(self, points: FloatArray) -> FloatArray:
         """Evaluate points of shape (n, d): outputs of shape (n, K)."""
-        pieces = self._function(points)
-        return np.concatenate([piece.reshape(len(points), -1) for piece in pieces], axis=1)
+        pieces = [piece.reshape(len(points), -1) for piece in self._function(points)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+
+
+class MemberFailure(Exception):
+    """What a forward model said of a member that failed."""
 
 
 def raise_if_no_arrays(error: Exception) -> None:

@@ -1,6 +1,6 @@
 """What is sampled: forward map, loss and prior of an inverse problem."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -188,6 +188,7 @@ class InverseProblem:
         vars: Sequence[Variable | str] | None = None,
         *,
         compile_kwargs: Mapping[str, Any] | None = None,
+        given: Collection[str] = (),
     ) -> "InverseProblem":
         """Take a PyMC model apart into forward map, loss and prior.
 
@@ -200,6 +201,9 @@ class InverseProblem:
             variables.
         compile_kwargs : dict, optional
             Options of `pytensor.function` for the forward map, such as ``{"mode": "NUMBA"}``.
+        given : collection of str, default ()
+            Names of observed variables that are no data, but variables that are held fixed: no
+            warning is given if they do not depend on the unknowns.
 
         Returns
         -------
@@ -236,7 +240,7 @@ class InverseProblem:
         >>> problem.n_outputs
         4
         """
-        return cls._of_extraction(extract(pm.modelcontext(model), vars), compile_kwargs)
+        return cls._of_extraction(extract(pm.modelcontext(model), vars, given), compile_kwargs)
 
     @classmethod
     def from_density(

@@ -11,6 +11,8 @@ from scipy import linalg
 from scipy.stats import multivariate_normal
 
 from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
+from pymc_ensemble.forward.model import ForwardModel
+from pymc_ensemble.forward.rounds import evaluating
 
 FloatArray = NDArray[np.float64]
 DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 3)
@@ -158,9 +160,13 @@ class FunctionForward:
     def compile(self) -> None:
         """Do nothing: a plain function is not compiled."""
 
-    def __call__(self, points: FloatArray) -> Evaluations:
-        """Evaluate points of shape (n, d), each once."""
-        if self.vectorized:
+    def __call__(
+        self, points: FloatArray, seed: np.random.SeedSequence | None = None
+    ) -> Evaluations:
+        """Evaluate points of shape (n, d), each once; `seed` is for stochastic forward models."""
+        if isinstance(self.function, ForwardModel):
+            evaluations = self._by_model(self.function, points, seed)
+        elif self.vectorized:
             evaluations = evaluate_batch(self.function, points, self.n_outputs)
         else:
             evaluations = evaluate_rows(self.function, points, self.n_outputs)
@@ -170,6 +176,16 @@ class FunctionForward:
         good = ~evaluations.failed
         outputs[good] = self.transform(outputs[good])
         return evaluations
+
+    def _by_model(
+        self, model: ForwardModel, points: FloatArray, seed: np.random.SeedSequence | None
+    ) -> Evaluations:
+        with evaluating(len(points), seed) as this:
+            outputs = model.evaluate_flat(points, self.n_outputs, this)
+        failures = list(this.failures.items())
+        return Evaluations.from_outputs(
+            outputs, failures, copy=False, n_calls=this.n_calls, seconds=this.seconds
+        )
 
 
 class GaussianLikelihood:

@@ -1,0 +1,505 @@
+"""What a worker does: call the user's function for some members of a batch.
+
+Workers of foreign executors get this module by value, so it needs NumPy and the standard library
+alone, and they need not have the package.
+"""
+
+import inspect
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Shape = tuple[int, ...]
+Seed = tuple[int, tuple[int, ...]]
+"""Entropy and spawn key of a `numpy.random.SeedSequence`."""
+
+STATUSES = ("ok", "failed", "timeout", "died")
+
+
+class TimedOut(Exception):
+    """A call took longer than it may."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a function returns: one array, a tuple of arrays, or a dict of arrays."""
+
+    kind: Literal["array", "tuple", "dict"]
+    names: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of entries of each array."""
+        return [int(np.prod(shape)) for shape in self.shapes]
+
+    @classmethod
+    def of(cls, result: Any, batch: int | None = None) -> "Outputs":
+        """Describe a result; of a whole batch of members, if their number is given."""
+        parts: Sequence[Any]
+        if isinstance(result, dict):
+            kind, names, parts = "dict", tuple(map(str, result)), list(result.values())
+        elif isinstance(result, tuple):
+            kind, parts = "tuple", result
+            names = tuple(f"output_{i}" for i in range(len(result)))
+        else:
+            kind, names, parts = "array", ("output",), [result]
+        shapes = [numbers(part).shape for part in parts]
+        if batch is not None:
+            if any(shape[:1] != (batch,) for shape in shapes):
+                raise ValueError(
+                    f"the forward model returned outputs of shape {shapes[0]} for a batch of "
+                    f"{batch} members, expected ({batch}, ...)"
+                )
+            shapes = [shape[1:] for shape in shapes]
+        return cls(kind, names, tuple(shapes))  # type: ignore[arg-type]
+
+    def parts(self, result: Any) -> Sequence[Any]:
+        """Arrays in a result, in order."""
+        if self.kind == "array":
+            return (result,)
+        if self.kind == "dict":
+            if not isinstance(result, dict) or set(result) != set(self.names):
+                found = list(result) if isinstance(result, dict) else type(result).__name__
+                raise ValueError(
+                    f"the forward model returned {found}, expected a dict with the keys "
+                    f"{list(self.names)}"
+                )
+            return [result[name] for name in self.names]
+        if not isinstance(result, tuple | list) or len(result) != len(self.shapes):
+            raise ValueError(
+                f"the forward model returned {type(result).__name__}, expected a tuple of "
+                f"{len(self.shapes)} arrays"
+            )
+        return result
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a function, and how they lie in flat vectors.
+
+    Attributes
+    ----------
+    names, shapes, dtypes : tuple
+        The inputs.
+    n_positional : int
+        How many of them are passed by position.
+    outputs : Outputs or None
+        The outputs; None as long as they are not known.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[str, ...]
+    n_positional: int
+    outputs: Outputs | None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of entries of each input."""
+        return [int(np.prod(shape)) for shape in self.shapes]
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of entries of all outputs together."""
+        return 0 if self.outputs is None else sum(self.outputs.sizes)
+
+    def split(self, points: FloatArray) -> list[np.ndarray]:
+        """Inputs of shape (m, ...) from points of shape (m, d)."""
+        if len(self.names) == 1 and self.shapes[0] and self.dtypes[0] == "float64":
+            return [points.reshape(len(points), *self.shapes[0])]
+        pieces = np.split(points, np.cumsum(self.sizes)[:-1], axis=1)
+        return [
+            np.ascontiguousarray(piece.reshape(len(points), *shape), dtype=dtype)
+            for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function with everything that a worker has to know to call it.
+
+    Attributes
+    ----------
+    function : callable
+        The user's function.
+    signature : Signature
+    vectorized : bool
+        Whether the function takes many members at once.
+    stochastic : {"", "seed", "rng"}
+        Name of the argument for a seed or a generator.
+    timeout : float or None
+        Seconds after which a call is abandoned; None where someone else watches over it.
+    record : callable or None
+        Saves the outcome of members: called with their rows and an `Outcomes`, which it returns.
+    """
+
+    function: Callable[..., Any]
+    signature: Signature
+    vectorized: bool = False
+    stochastic: str = ""
+    timeout: float | None = None
+    record: Callable[[Sequence[Any], "Outcomes"], "Outcomes"] | None = None
+
+    def call(self, arguments: Sequence[Any], random: Any = None) -> Any:
+        """Call the function, for as long as it may take."""
+        n, names = self.signature.n_positional, self.signature.names
+        keywords = dict(zip(names[n:], arguments[n:], strict=True))
+        if self.stochastic:
+            keywords[self.stochastic] = random
+        if self.timeout is None:
+            return self.function(*arguments[:n], **keywords)
+        return within(self.timeout, lambda: self.function(*arguments[:n], **keywords))
+
+    def random(self, seed: Seed) -> Any:
+        """What a stochastic function gets: a generator, or an integer."""
+        sequence = np.random.SeedSequence(seed[0], spawn_key=seed[1])
+        if self.stochastic == "rng":
+            return np.random.default_rng(sequence)
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass
+class Outcomes:
+    """What became of some members.
+
+    Attributes
+    ----------
+    outputs : ndarray of shape (m, K)
+        NaN in rows that failed.
+    statuses : list of str
+    reasons : dict of int to str
+        Why rows failed.
+    started : ndarray of shape (m,)
+        Seconds since the epoch.
+    seconds : ndarray of shape (m,)
+    worker : str
+    found : Outputs or None
+        Description of the outputs, if it was not known before.
+    """
+
+    outputs: FloatArray
+    statuses: list[str]
+    reasons: dict[int, str] = field(default_factory=dict)
+    started: FloatArray = field(default_factory=lambda: np.empty(0))
+    seconds: FloatArray = field(default_factory=lambda: np.empty(0))
+    worker: str = ""
+    found: Outputs | None = None
+
+    def __len__(self) -> int:
+        return len(self.statuses)
+
+    def fail(self, row: int, status: str, reason: str) -> None:
+        """Mark a row as failed."""
+        self.outputs[row] = np.nan
+        self.statuses[row] = status
+        self.reasons[row] = reason
+
+    def rows(self, start: int, stop: int) -> "Outcomes":
+        """Some of the members."""
+        reasons = {i - start: text for i, text in self.reasons.items() if start <= i < stop}
+        some = slice(start, stop)
+        return Outcomes(
+            self.outputs[some],
+            self.statuses[some],
+            reasons,
+            self.started[some],
+            self.seconds[some],
+            self.worker,
+            self.found,
+        )
+
+    @classmethod
+    def failure(cls, n_outputs: int, status: str, reason: str, seconds: float) -> "Outcomes":
+        """A single member that failed without a word of its own."""
+        return cls(
+            np.full((1, n_outputs), np.nan),
+            [status],
+            {0: reason},
+            np.array([time.time() - seconds]),
+            np.array([seconds]),
+            "",
+        )
+
+
+def evaluate(
+    task: Task,
+    points: FloatArray,
+    seeds: Sequence[Seed] | None = None,
+    keys: Sequence[Any] | None = None,
+    diary: str | None = None,
+    patience: float | None = None,
+    out: FloatArray | None = None,
+) -> Outcomes:
+    """Call the function for some members.
+
+    Parameters
+    ----------
+    task : Task
+    points : ndarray of shape (m, d)
+        Inputs of the members.
+    seeds : sequence of Seed, optional
+        One for each member, of a stochastic function.
+    keys : sequence, optional
+        What the members are called by ``task.record``.
+    diary : str, optional
+        File in which finished members are noted, for the case that this process dies.
+    patience : float, optional
+        Seconds after which no further member is begun.
+    out : ndarray of shape (m, K), optional
+        Where the outputs are put.
+
+    Returns
+    -------
+    Outcomes
+        Of the first members at least, of all if there is no limit to the patience.
+    """
+    points = np.array(points)  # a copy: the function may write into its arguments
+    random = None if seeds is None else [task.random(seed) for seed in seeds]
+    if task.vectorized and len(points) > 1:
+        outcomes = _together(task, points, random)
+        if outcomes is not None:
+            return task.record(keys or [], outcomes) if task.record is not None else outcomes
+    return _one_by_one(task, points, random, keys, diary, patience, out)
+
+
+def _one_by_one(
+    task: Task,
+    points: FloatArray,
+    random: Sequence[Any] | None,
+    keys: Sequence[Any] | None,
+    diary: str | None,
+    patience: float | None,
+    out: FloatArray | None,
+) -> Outcomes:
+    m = len(points)
+    signature, spec = task.signature, task.signature.outputs
+    outputs = np.empty((m, signature.n_outputs)) if out is None else out
+    outcomes = Outcomes(outputs, ["ok"] * m, worker=worker_name(), found=spec)
+    outcomes.started, outcomes.seconds = np.zeros(m), np.zeros(m)
+    inputs = signature.split(points)
+    offset = time.time() - time.perf_counter()
+    noted = None if diary is None else open(diary, "wb", buffering=0)  # noqa: PTH123, SIM115
+    simple = spec is not None and spec.kind == "array" and not task.vectorized
+    shape = spec.shapes[0] if spec is not None and simple else None
+    begun = previous = time.perf_counter()
+    try:
+        for i in range(m):
+            if patience is not None and i and previous - begun > patience:
+                return outcomes.rows(0, i)
+            try:
+                arguments = [value[i : i + 1] if task.vectorized else value[i] for value in inputs]
+                chance = None
+                if random is not None:
+                    chance = random[i : i + 1] if task.vectorized else random[i]
+                result = task.call(arguments, chance)
+                if simple:
+                    row = numbers(result)
+                    if row.shape != shape:
+                        raise ValueError(wrong_shape(row.shape, shape))
+                    outputs[i] = row if row.ndim == 1 else row.ravel()
+                else:
+                    if spec is None:
+                        outcomes.found = spec = Outputs.of(result, 1 if task.vectorized else None)
+                        outcomes.outputs = outputs = np.full((m, sum(spec.sizes)), np.nan)
+                    outputs[i] = flat(spec, result, 1 if task.vectorized else None)[0]
+            except TimedOut as error:
+                outcomes.fail(i, "timeout", str(error))
+            except (Exception, SystemExit) as error:
+                outcomes.fail(i, "failed", short_traceback(error))
+            now = time.perf_counter()
+            outcomes.started[i], outcomes.seconds[i] = offset + previous, now - previous
+            previous = now
+            if task.record is not None or noted is not None:
+                settle(outcomes, i, i + 1)
+                if task.record is not None and keys is not None:
+                    kept = task.record(keys[i : i + 1], outcomes.rows(i, i + 1))
+                    if kept.statuses[0] != "ok":
+                        outcomes.fail(i, kept.statuses[0], kept.reasons[0])
+                    else:
+                        outputs[i], outcomes.statuses[i] = kept.outputs[0], "ok"
+                        outcomes.reasons.pop(i, None)
+                if noted is not None:
+                    note(noted, outcomes.rows(i, i + 1))
+                previous = time.perf_counter()
+    finally:
+        if noted is not None:
+            noted.close()
+    settle(outcomes, 0, m)
+    return outcomes
+
+
+def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> Outcomes | None:
+    """Evaluate all members in one call; None if it fails and they must be called one by one."""
+    m, spec = len(points), task.signature.outputs
+    if random is not None and task.stochastic == "seed":
+        random = np.array(random)  # type: ignore[assignment]
+    started, begun = time.time(), time.perf_counter()
+    try:
+        result = task.call(task.signature.split(points.copy()), random)
+        spec = Outputs.of(result, m) if spec is None else spec
+        outputs = flat(spec, result, m)
+    except (Exception, SystemExit):
+        return None
+    seconds = time.perf_counter() - begun
+    outcomes = Outcomes(
+        outputs,
+        ["ok"] * m,
+        {},
+        np.full(m, started),
+        np.full(m, seconds / m),
+        worker_name(),
+        spec,
+    )
+    settle(outcomes, 0, m)
+    return outcomes
+
+
+def settle(outcomes: Outcomes, start: int, stop: int) -> None:
+    """Mark rows that are not finite as failed."""
+    finite = np.isfinite(outcomes.outputs[start:stop])
+    if finite.all():
+        return
+    for i in np.flatnonzero(~finite.all(axis=1)).tolist():
+        if outcomes.statuses[start + i] == "ok":
+            bad = np.flatnonzero(~finite[i])
+            value = outcomes.outputs[start + i, bad[0]]
+            outcomes.fail(
+                start + i,
+                "failed",
+                f"{bad.size} of {finite.shape[1]} forward outputs are not finite, the first is "
+                f"output {bad[0]}: {value}",
+            )
+
+
+def numbers(value: Any) -> np.ndarray:
+    """Array of real numbers."""
+    array = np.asarray(value)
+    if array.dtype == np.float64:
+        return array
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"the forward model returned {value!r:.200} of type {type(value).__name__}, expected "
+            "an array of real numbers"
+        )
+    return array.astype(np.float64)
+
+
+def wrong_shape(found: Shape, expected: Any) -> str:
+    """Message for outputs of the wrong shape."""
+    return f"the forward model returned outputs of shape {found}, expected {expected}"
+
+
+def flat(spec: Outputs, result: Any, batch: int | None) -> FloatArray:
+    """Outputs of shape (batch, K) in a result, whose shapes are checked."""
+    lead = () if batch is None else (batch,)
+    rows = []
+    for part, shape in zip(spec.parts(result), spec.shapes, strict=True):
+        array = numbers(part)
+        if array.shape != lead + shape:
+            raise ValueError(wrong_shape(array.shape, lead + shape))
+        rows.append(array.reshape(batch or 1, -1))
+    return np.concatenate(rows, axis=1) if len(rows) != 1 else np.array(rows[0])
+
+
+def within(seconds: float, function: Callable[[], Any]) -> Any:
+    """Call a function in a thread, which is left to itself if it takes too long."""
+    done: list[tuple[bool, Any]] = []
+
+    def target() -> None:
+        try:
+            done.append((True, function()))
+        except BaseException as error:
+            done.append((False, error))
+
+    thread = threading.Thread(target=target, daemon=True, name="forward model")
+    thread.start()
+    thread.join(seconds)
+    if not done:
+        raise TimedOut(
+            f"It took more than timeout={seconds:g} s. It counts as lost, but its thread cannot be "
+            "killed and may go on; processes can be (executor='processes')."
+        )
+    good, value = done[0]
+    if good:
+        return value
+    raise value
+
+
+def note(file: Any, outcomes: Outcomes) -> None:
+    """Append one member to a diary."""
+    record = [[STATUSES.index(outcomes.statuses[0]), outcomes.started[0], outcomes.seconds[0]]]
+    record.append(outcomes.outputs[0].tolist())
+    np.save(file, np.concatenate(record), allow_pickle=False)
+    np.save(file, np.array(outcomes.reasons.get(0, "")), allow_pickle=False)
+
+
+def read_diary(diary: str) -> list[Outcomes] | None:
+    """Read the members that were finished; None if the chunk was never begun."""
+    finished: list[Outcomes] = []
+    try:
+        with open(diary, "rb") as file:  # noqa: PTH123
+            while True:
+                record = np.load(file, allow_pickle=False)
+                reason = str(np.load(file, allow_pickle=False))
+                status = STATUSES[int(record[0])]
+                finished.append(
+                    Outcomes(
+                        record[None, 3:],
+                        [status],
+                        {} if status == "ok" else {0: reason},
+                        record[1:2],
+                        record[2:3],
+                    )
+                )
+    except FileNotFoundError:
+        return None
+    except (EOFError, ValueError, OSError):
+        return finished
+
+
+def worker_name() -> str:
+    """Host, process and thread."""
+    thread = threading.current_thread()
+    suffix = "" if thread is threading.main_thread() else f":{thread.name}"
+    return f"{socket.gethostname()}:{os.getpid()}{suffix}"
+
+
+def random_argument(function: Callable[..., Any]) -> str:
+    """Name of the argument by which a stochastic function takes its randomness."""
+    names = inspect.signature(function).parameters
+    for name in ("rng", "seed"):
+        if name in names:
+            return name
+    raise TypeError(
+        "A stochastic forward model takes its randomness as an argument: `rng`, a NumPy Generator, "
+        "or `seed`, an integer. Add one of them to the function."
+    )
+
+
+def short_traceback(error: BaseException, frames: int = 3) -> str:
+    """Format the innermost frames of an exception, its causes left out.
+
+    Parameters
+    ----------
+    error : BaseException
+        The exception.
+    frames : int, default 3
+        How many frames to keep, counted from where the exception was raised.
+
+    Returns
+    -------
+    str
+    """
+    stack = traceback.extract_tb(error.__traceback__)[-frames:]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
+    return "".join([*lines, *traceback.format_exception_only(error)]).strip()

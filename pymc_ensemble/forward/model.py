@@ -1,0 +1,805 @@
+"""A Python function as a forward model inside a `pm.Model`."""
+
+import atexit
+import functools
+import inspect
+import logging
+import multiprocessing
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from os import PathLike
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.op import Op
+from pytensor.graph.replace import _vectorize_node
+
+from .executors import Backend, Chunk, ExecutorLike, Recipe, backend, check_executor
+from .members import Outcomes, Outputs, Seed, Signature, Task, random_argument
+from .memory import Memory, Spill
+from .programs import ExternalProgram
+from .rounds import Round, current_round
+from .store import EvaluationStore, Key
+from .versions import fingerprint
+
+FloatArray = NDArray[np.float64]
+logger = logging.getLogger("pymc_ensemble")
+
+TRIALS = 5  # points of the prior at which the shape of the outputs is looked for
+UNSEEDED = 0x5EED  # entropy of stochastic evaluations outside of a run
+"""Draws of a point of the prior come from this seed, too."""
+
+
+def forward_model(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    output_shape: Any = None,
+    vectorized: bool = False,
+    stochastic: bool = False,
+    executor: ExecutorLike = None,
+    timeout: float | None = None,
+    retries: int = 0,
+    store: str | PathLike | None = None,
+    version: str | None = None,
+) -> Any:
+    """Turn a Python function into a forward model to be called inside a `pm.Model`.
+
+    Called with random variables it gives PyTensor variables; called with numbers it calls the
+    function. It has no gradient. A member that fails (raises, returns NaN or infinity or the wrong
+    shape, takes too long, kills its worker) does not end the run: its outputs are NaN.
+
+    Parameters
+    ----------
+    function : callable
+        Takes numbers or arrays, by position or by name, and returns an array or number, a tuple of
+        them, or a dict of them.
+    output_shape : tuple of int, list of tuples or dict of tuples, optional
+        Shape of the output: ``(12,)``, or ``()`` for a number; of each output, as a list
+        ``[(12,), ()]`` if the function returns a tuple, or as a dict ``{"heat": (12,)}`` if it
+        returns a dict. Found by one call at a point of the prior by default.
+    vectorized : bool, default False
+        Whether the function takes whole batches: then every argument and every output has a
+        leading dimension, one entry for each member. Where a batch raises, its members are called
+        one by one, as batches of one; return rows of NaN to spare that.
+    stochastic : bool, default False
+        Whether the function is random. It then has an argument ``rng``, a NumPy Generator, or
+        ``seed``, an integer (vectorized: a list or an array of them). They follow from the seed of
+        the run and the number of the evaluation, so that a run can be repeated, and a repeated
+        point is a new replicate.
+    executor : Executor, "threads", "processes" or int, optional
+        Who calls the function: worker threads or processes of our own, so many processes, or any
+        object with the interface of `concurrent.futures.Executor`: Python's pools, loky's, Dask's
+        ``client.get_executor()``, `mpi4py.futures.MPIPoolExecutor`. By default the process that
+        samples. Workers get one batch a round.
+    timeout : float, optional
+        Seconds after which a call is given up. Our own processes and external programs are killed
+        and replaced; anything else counts as lost but may go on in its thread. A vectorized
+        function has this long for a batch.
+    retries : int, default 0
+        How often a failed evaluation is tried again; for failures that are a matter of luck.
+    store : path-like, optional
+        File in which every evaluation is saved, failures included, before it is used. A run that
+        was killed and is started again with the same seed takes them from there. See `open_store`.
+    version : str, optional
+        Version of the model: evaluations in the store that were made with another are not used. By
+        default it follows from the source of the function, the defaults and numbers that it uses,
+        and the functions of the same module that it calls.
+
+    Returns
+    -------
+    ForwardModel
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what it should be.
+
+    Notes
+    -----
+    A process remembers what it has evaluated, up to 256 MiB. The same point is not evaluated again,
+    also if it comes back changed in its last digits, as draws do that have been through a
+    transform: `pm.compute_log_likelihood`, `pm.sample_posterior_predictive` and a
+    `pm.Deterministic` of the outputs cost nothing. In a run a stochastic function is called anew.
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm, pymc_ensemble as pe
+    >>> @pe.forward_model
+    ... def decay(amplitude, rate):
+    ...     return amplitude * np.exp(-rate * np.arange(5.0))
+    >>> with pm.Model():
+    ...     amplitude = pm.LogNormal("amplitude")
+    ...     rate = pm.LogNormal("rate")
+    ...     mu = decay(amplitude, rate)
+    ...     y = pm.Normal("y", mu, 0.1, observed=[1.0, 0.4, 0.1, 0.1, 0.0])
+    >>> mu.type.shape
+    (5,)
+    """
+    options = {
+        "output_shape": output_shape,
+        "vectorized": vectorized,
+        "stochastic": stochastic,
+        "executor": executor,
+        "timeout": timeout,
+        "retries": retries,
+        "store": store,
+        "version": version,
+    }
+    if function is None:
+        return functools.partial(forward_model, **options)
+    return ForwardModel(function, **options)
+
+
+class Runtime:
+    """What a process holds for a forward model: workers, memory, counts.
+
+    Copies of a forward model (by pickling, for instance) share it within a process.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.memories: dict[Signature, Memory] = {}
+        self.backends: dict[Signature, Backend] = {}
+        self.store: EvaluationStore | None = None
+        self.stored_rows = 0  # of the store, that the memory knows
+        self.n_evaluations = 0
+        self.seconds: float | None = None  # what an evaluation takes
+        self.replicates: dict[bytes, int] = {}
+        self.warned: set[str] = set()
+        self.executor: ExecutorLike = None
+        self.inherited: Runtime | None = None  # kept, as its workers must not be cleaned up here
+
+    def close(self) -> None:
+        """Stop workers that were started here."""
+        if self.pid == os.getpid():
+            for workers in self.backends.values():
+                workers.close()
+        self.backends = {}
+
+
+_runtimes: dict[str, Runtime] = {}
+
+
+@atexit.register
+def _close_all() -> None:
+    for runtime in _runtimes.values():
+        runtime.close()
+
+
+def _forget(token: str, pid: int, folder: Any) -> None:
+    runtime = _runtimes.pop(token, None)
+    if os.getpid() == pid:
+        if runtime is not None:
+            runtime.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class ForwardModel:
+    """A Python function as a forward model; see `forward_model`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        output_shape: Any = None,
+        vectorized: bool = False,
+        stochastic: bool = False,
+        executor: ExecutorLike = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        store: str | PathLike | None = None,
+        version: str | None = None,
+    ):
+        if not callable(function):
+            raise TypeError(f"A forward model needs a function, not {function!r}.")
+        check_executor(executor)
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}.")
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries must be an integer of at least 0, not {retries!r}.")
+        if isinstance(function, ExternalProgram) and timeout is not None:
+            function = function.with_timeout(timeout)
+        self.function = function
+        self.outputs = None if output_shape is None else _described(output_shape)
+        self.vectorized = vectorized
+        self.random = random_argument(function) if stochastic else ""
+        self.executor = executor
+        self.timeout, self.retries = timeout, retries
+        self.store_path = store
+        self.version = ""
+        if store is not None:
+            self.version = fingerprint(function) if version is None else str(version)
+        self._token, self._pid = uuid4().hex, os.getpid()
+        self._spill = Spill(f"pymc_ensemble-{self._token}")
+        weakref.finalize(self, _forget, self._token, os.getpid(), self._spill.folder)
+        functools.update_wrapper(self, function)
+
+    def __repr__(self) -> str:
+        return f"<forward model {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"executor": Recipe.of(self.executor)}
+
+    @property
+    def _runtime(self) -> Runtime:
+        """What this process has for the model."""
+        runtime = _runtimes.get(self._token)
+        if runtime is not None and runtime.pid == os.getpid():
+            return runtime
+        inherited, runtime = runtime, Runtime()
+        executor: Any = self.executor
+        if self._pid != os.getpid() and not isinstance(executor, Recipe):
+            executor = Recipe.of(executor)  # workers of another process are not ours
+        runtime.executor = executor.make() if isinstance(executor, Recipe) else executor
+        if self.store_path is not None:
+            runtime.store = EvaluationStore(self.store_path, self.version)
+        if inherited is not None:  # by a fork
+            runtime.inherited = inherited
+            runtime.memories, runtime.store = inherited.memories, inherited.store
+            runtime.n_evaluations, runtime.seconds = inherited.n_evaluations, inherited.seconds
+        _runtimes[self._token] = runtime
+        return runtime
+
+    @property
+    def n_evaluations(self) -> int:
+        """Evaluations that this process has asked for, those that were already known left out."""
+        return self._runtime.n_evaluations
+
+    @property
+    def store(self) -> EvaluationStore | None:
+        """Evaluations on disk, if there is a store."""
+        return self._runtime.store
+
+    def close(self) -> None:
+        """Stop the workers that were started for this model; they start again when needed."""
+        self._runtime.close()
+
+    # -- in a model -----------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Put the forward model into a graph, or call the function with numbers."""
+        values = [*args, *kwargs.values()]
+        if not any(isinstance(value, Variable) for value in values):
+            self._runtime.n_evaluations += 1
+            return self.function(*args, **kwargs)
+        names = self._input_names(len(args), list(kwargs))
+        inputs = [self._as_input(name, value) for name, value in zip(names, values, strict=True)]
+        shapes = [variable.type.shape for variable in inputs]
+        if any(None in shape for shape in shapes):
+            drawn = _at_prior(inputs, 0)
+            shapes = [value.shape for value in drawn]
+        signature = Signature(
+            tuple(names),
+            tuple(tuple(map(int, shape)) for shape in shapes),
+            tuple(variable.type.dtype for variable in inputs),
+            len(args),
+            self.outputs,
+        )
+        store = self._runtime.store
+        if store is not None:
+            known = store.outputs(signature)
+            if signature.outputs is None:
+                signature = _with_outputs(signature, known)
+        if signature.outputs is None:
+            signature = self._find_outputs(signature, inputs)
+        if store is not None:
+            store.bind(signature)
+        results: Any = ForwardOp(self, signature)(*inputs, return_list=True)
+        outputs = signature.outputs
+        assert outputs is not None
+        if outputs.kind == "array":
+            return results[0]
+        if outputs.kind == "dict":
+            return dict(zip(outputs.names, results, strict=True))
+        return tuple(results)
+
+    def _input_names(self, n_positional: int, keywords: Sequence[str]) -> list[str]:
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except (TypeError, ValueError):
+            parameters = []  # type: ignore[assignment]
+        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [p.name for p in parameters if p.kind in by_position]
+        names = [name for name in names if name != self.random]
+        names += [f"input_{i}" for i in range(len(names), n_positional)]
+        return [*names[:n_positional], *keywords]
+
+    def _as_input(self, name: str, value: Any) -> Any:
+        try:
+            variable = pt.as_tensor(value)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise TypeError(
+                f"The argument `{name}` of {self.name} is {value!r:.100}, which is no number, "
+                "array or PyTensor variable. Fix it with functools.partial, and wrap the result."
+            ) from error
+        if variable.type.dtype.startswith("complex"):
+            raise TypeError(f"The argument `{name}` of {self.name} is complex.")
+        return variable.astype("float64") if variable.type.dtype == "float32" else variable
+
+    def _find_outputs(self, signature: Signature, inputs: Sequence[Variable]) -> Signature:
+        """Call the function at points of the prior until it works at one."""
+        reason = ""
+        for number in range(TRIALS):
+            values = _at_prior(inputs, number)
+            point = np.concatenate([np.ravel(value) for value in values]).astype(float)
+            [(outcomes, key)] = self._attempt(signature, point[None], number)
+            if outcomes.found is not None and outcomes.statuses[0] == "ok":
+                signature = _with_outputs(signature, outcomes.found)
+                if self._runtime.store is not None:
+                    self._runtime.store.bind(signature)
+                    self._runtime.store.put([key], outcomes)
+                self._memory(signature).add([key[0]], point[None], outcomes.outputs, {})
+                return signature
+            reason = f"{self._at(signature, point)}\n{outcomes.reasons.get(0, '')}"
+        raise ValueError(
+            f"The shape of the outputs of {self.name} could not be found: it failed at {TRIALS} "
+            "points of the prior. Give `output_shape`, or a prior that stays where it works. The "
+            f"last failure was at {reason}"
+        )
+
+    def _attempt(
+        self, signature: Signature, point: FloatArray, number: int
+    ) -> list[tuple[Outcomes, Key]]:
+        """Evaluate a single point without knowing its outputs, where members are evaluated."""
+        task = Task(self.function, signature, self.vectorized, self.random)
+        key = (_bytes(point)[0], f"trial {number}" if self.random else "", 0)
+        seeds: list[Seed] | None = [(UNSEEDED, (number,))] if self.random else None
+        workers = backend(self._executor_for_trial(), task, self._timeout)
+        try:
+            found = list(workers.run(Chunk(np.zeros(1, dtype=int), point, seeds, None), None))
+        finally:
+            workers.close()
+        self._runtime.n_evaluations += 1
+        return [(outcomes, key) for _, outcomes in found]
+
+    def _executor_for_trial(self) -> ExecutorLike:
+        executor = self._runtime.executor
+        own = executor == "processes" or isinstance(executor, int)
+        return 1 if own else executor
+
+    @property
+    def _timeout(self) -> float | None:
+        """Seconds to wait for a function that does not watch its own clock."""
+        return None if isinstance(self.function, ExternalProgram) else self.timeout
+
+    # -- evaluating -----------------------------------------------------------------------------
+
+    def _memory(self, signature: Signature) -> Memory:
+        return self._runtime.memories.setdefault(signature, Memory())
+
+    def _backend(self, signature: Signature) -> Backend:
+        runtime = self._runtime
+        if signature not in runtime.backends:
+            record = None if runtime.store is None else runtime.store.put
+            task = Task(self.function, signature, self.vectorized, self.random, record=record)
+            if runtime.store is not None:
+                len(runtime.store)  # opened and checked here, not in every worker
+            runtime.backends[signature] = backend(runtime.executor, task, self._timeout)
+        return runtime.backends[signature]
+
+    def evaluate(
+        self, signature: Signature, points: FloatArray, this: Round | None = None
+    ) -> tuple[FloatArray, dict[int, str]]:
+        """Evaluate points, in one batch.
+
+        Parameters
+        ----------
+        signature : Signature
+        points : ndarray of shape (n, d)
+            Inputs, one flat vector for each point.
+        this : Round, optional
+            The round that the batch belongs to. Without one, points that were evaluated before
+            are recognized up to rounding, and a stochastic function is called once for a point.
+
+        Returns
+        -------
+        outputs : ndarray of shape (n, K)
+            NaN in the rows that failed.
+        failures : dict of int to str
+            Why they did.
+        """
+        n = len(points)
+        self._backend(signature)  # what cannot be used is refused before anything is evaluated
+        keys = _bytes(points)
+        outputs = np.empty((n, signature.n_outputs))
+        reasons: dict[int, str] = {}
+        seeds, replicates = self._randomness(keys, this)
+        fresh = bool(self.random) and this is not None
+        open_rows: Sequence[int] = range(n)
+        if not fresh:
+            open_rows = self._recall(signature, points, keys, this, outputs, reasons)
+        if not np.isfinite(points).all():
+            for i in np.flatnonzero(~np.isfinite(points).all(axis=1)).tolist():
+                reasons[i] = "An input of the forward model is not finite."
+                outputs[i] = np.nan
+            open_rows = [i for i in open_rows if i not in reasons]
+        repeated: dict[int, int] = {}
+        if not fresh and len(set(keys)) < n:
+            first: dict[bytes, int] = {}
+            for i in open_rows:
+                if first.setdefault(keys[i], i) != i:
+                    repeated[i] = first[keys[i]]
+            open_rows = [i for i in open_rows if i not in repeated]
+        todo = list(open_rows)
+        for attempt in range(self.retries + 1):
+            if not todo:
+                break
+            self._evaluate(
+                signature, points, keys, seeds, replicates, attempt, todo, outputs, reasons, this
+            )
+            todo = [i for i in todo if i in reasons]
+        rows = list(open_rows)
+        if len(rows) == n:
+            self._memory(signature).add(keys, points, outputs, reasons)
+        elif rows:
+            some = {j: reasons[i] for j, i in enumerate(rows) if i in reasons}
+            self._memory(signature).add([keys[i] for i in rows], points[rows], outputs[rows], some)
+        if rows and _in_chain_process():
+            self._spill.write(points[rows], outputs[rows])
+        for i, original in repeated.items():
+            outputs[i] = outputs[original]
+            if original in reasons:
+                reasons[i] = reasons[original]
+        if reasons and this is None:
+            self._warn_once(signature, points, reasons)
+        return outputs, reasons
+
+    def _randomness(
+        self, keys: Sequence[bytes], this: Round | None
+    ) -> tuple[list[Seed] | None, list[str]]:
+        """Seeds of the members, and the names of their replicates."""
+        if not self.random:
+            return None, [""] * len(keys)
+        seeds: list[Seed] = []
+        if this is not None and this.seed is not None:
+            entropy, lead = this.seed.entropy, tuple(this.seed.spawn_key)
+            seeds = [(entropy, (*lead, this.n_models, i)) for i in range(len(keys))]  # type: ignore[misc]
+        else:
+            counts = self._runtime.replicates
+            for key in keys:
+                replicate = counts.get(key, 0)
+                counts[key] = replicate + (this is not None)
+                entropy = int.from_bytes(blake2b(key, digest_size=16).digest(), "little")
+                seeds.append((entropy, (UNSEEDED, replicate)))
+        names = [f"{entropy}/{'.'.join(map(str, spawn))}" for entropy, spawn in seeds]
+        return seeds, names
+
+    def _recall(
+        self,
+        signature: Signature,
+        points: FloatArray,
+        keys: Sequence[bytes],
+        this: Round | None,
+        outputs: FloatArray,
+        reasons: dict[int, str],
+    ) -> Sequence[int]:
+        """Fill in what is remembered, and return the rows that are not."""
+        memory = self._memory(signature)
+        unknown: list[int] = []
+        if len(memory):
+            for i, key in enumerate(keys):
+                found = memory.exact(key)
+                if found is None:
+                    unknown.append(i)
+                    continue
+                outputs[i] = found[0]
+                if found[1]:
+                    reasons[i] = found[1]
+        else:
+            unknown = list(range(len(keys)))
+        if not unknown or this is not None:
+            return unknown
+        self._learn_from_others(signature, memory)
+        still = []
+        for i in unknown:
+            found = memory.near(points[i])
+            if found is None:
+                still.append(i)
+                continue
+            outputs[i] = found[0]
+            if found[1]:
+                reasons[i] = found[1]
+        return still
+
+    def _learn_from_others(self, signature: Signature, memory: Memory) -> None:
+        """Remember what other processes have evaluated: chains of PyMC, and earlier runs."""
+        for points, outputs in self._spill.read():
+            if points.shape[1] != sum(signature.sizes) or outputs.shape[1] != signature.n_outputs:
+                continue
+            reasons = {
+                int(i): "It failed in another process."
+                for i in np.flatnonzero(np.isnan(outputs).any(axis=1))
+            }
+            memory.add(_bytes(points), points, outputs, reasons)
+        runtime = self._runtime
+        if runtime.store is None:
+            return
+        runtime.stored_rows, names = runtime.store.keys_after(runtime.stored_rows)
+        size = 8 * (signature.n_outputs + sum(signature.sizes)) + 200
+        names = [name for name in names if memory.exact(name[0]) is None]
+        names = names[-(memory.max_bytes // size) :]
+        for i, outcome in runtime.store.get(names, signature.n_outputs):
+            key = names[i][0]
+            if memory.exact(key) is None or outcome.statuses[0] == "ok":
+                point = np.frombuffer(key)[None]
+                memory.add([key], point, outcome.outputs, outcome.reasons)
+
+    def _evaluate(
+        self,
+        signature: Signature,
+        points: FloatArray,
+        keys: Sequence[bytes],
+        seeds: list[Seed] | None,
+        replicates: Sequence[str],
+        attempt: int,
+        todo: list[int],
+        outputs: FloatArray,
+        reasons: dict[int, str],
+        this: Round | None,
+    ) -> None:
+        """Take members from the store, or have them evaluated; fill in `outputs`, `reasons`."""
+        runtime, workers = self._runtime, self._backend(signature)
+        store_keys: list[Key] | None = None
+        if runtime.store is not None:
+            store_keys = [(keys[i], replicates[i], attempt) for i in todo]
+            found = {}
+            for j, outcome in runtime.store.get(store_keys, signature.n_outputs):
+                found[j] = outcome
+                _fill(todo[j], outcome, 0, outputs, reasons)
+            todo = [i for j, i in enumerate(todo) if j not in found]
+            store_keys = [key for j, key in enumerate(store_keys) if j not in found]
+        if not todo:
+            return
+        for i in todo:
+            reasons.pop(i, None)
+        chosen = None
+        if seeds is not None:
+            again = (attempt,) if attempt else ()
+            chosen = [(seeds[i][0], (*seeds[i][1], *again)) for i in todo]
+        everyone = len(todo) == len(points)
+        rows = np.array(todo)
+        out = outputs if everyone else None
+        chunk = Chunk(rows, points if everyone else points[rows], chosen, store_keys, out)
+        for part, outcomes in workers.run(chunk, runtime.seconds):
+            lost = any(status in ("timeout", "died") for status in outcomes.statuses)
+            if runtime.store is not None and (lost or not workers.saves):
+                assert part.keys is not None
+                outcomes = runtime.store.put(part.keys, outcomes)
+            if outcomes.outputs is outputs:
+                reasons |= outcomes.reasons
+            else:
+                for j, i in enumerate(part.rows.tolist()):
+                    _fill(i, outcomes, j, outputs, reasons)
+            if lost:
+                self._warn_of_lost(outcomes)
+            total = float(outcomes.seconds.sum())
+            runtime.n_evaluations += len(part)
+            runtime.seconds = total / len(part) if runtime.seconds is None else runtime.seconds
+            # what is recent counts more
+            weight = min(1.0, len(part) / 50)
+            runtime.seconds += weight * (total / len(part) - runtime.seconds)
+            if this is not None:
+                this.n_calls += len(part)
+                this.seconds += total
+
+    def _warn_of_lost(self, outcomes: Outcomes) -> None:
+        """Tell, once, of members that took too long or killed their worker."""
+        for row, reason in outcomes.reasons.items():
+            status = outcomes.statuses[row]
+            if status in ("timeout", "died") and status not in self._runtime.warned:
+                self._runtime.warned.add(status)
+                logger.warning(f"An evaluation of {self.name} was lost. {reason}")
+
+    def _warn_once(self, signature: Signature, points: FloatArray, reasons: dict[int, str]) -> None:
+        """Tell of the first failure that no sampler reports."""
+        if "failure" in self._runtime.warned:
+            return
+        self._runtime.warned.add("failure")
+        row = min(reasons)
+        logger.warning(
+            f"The forward model {self.name} failed, and gives NaN, at "
+            f"{self._at(signature, points[row])}\n{reasons[row]}\nLater failures are not told."
+        )
+
+    def _at(self, signature: Signature, point: FloatArray) -> str:
+        """Inputs by name."""
+        with np.printoptions(precision=4, threshold=20):
+            values = zip(signature.names, signature.split(point[None]), strict=True)
+            return ", ".join(f"{name}={value[0]}" for name, value in values)
+
+    def evaluate_flat(self, points: FloatArray, n_outputs: int, this: Round) -> FloatArray:
+        """Evaluate points of shape (n, d), each the only argument: outputs of shape (n, K)."""
+        names = tuple(self._input_names(1, []))
+        spec = Outputs("array", ("output",), ((n_outputs,),))
+        signature = Signature(names, ((points.shape[1],),), ("float64",), 1, spec)
+        if self._runtime.store is not None and signature not in self._runtime.memories:
+            self._runtime.store.bind(signature)
+        outputs, reasons = self.evaluate(signature, points, this)
+        this.failures |= reasons
+        this.n_models += 1
+        return outputs
+
+
+class ForwardOp(Op):
+    """A forward model inside a PyTensor graph; leading dimensions of its inputs are batches.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    signature : Signature
+        Inputs and outputs without leading dimensions.
+    """
+
+    __props__ = ("forward", "signature")
+
+    def __init__(self, forward: ForwardModel, signature: Signature):
+        self.forward, self.signature = forward, signature
+
+    def __str__(self) -> str:
+        return f"Forward{{{self.forward.name}}}"
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to inputs of the core shapes, with any leading dimensions."""
+        variables = [pt.as_tensor(v) for v in inputs]
+        core = self.signature.shapes
+        leads = [
+            v.type.shape[: v.type.ndim - len(shape)]
+            for v, shape in zip(variables, core, strict=True)
+        ]
+        n = max(map(len, leads), default=0)
+        padded = [(1,) * (n - len(lead)) + tuple(lead) for lead in leads]
+        lead = [_common(lengths) for lengths in zip(*padded, strict=True)]
+        assert self.signature.outputs is not None
+        outputs = [
+            pt.tensor(dtype="float64", shape=(*lead, *shape))
+            for shape in self.signature.outputs.shapes
+        ]
+        return Apply(self, variables, outputs)
+
+    def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
+        """Evaluate all points in one batch."""
+        signature = self.signature
+        assert signature.outputs is not None
+        leads = [
+            value.shape[: value.ndim - len(shape)]
+            for value, shape in zip(inputs, signature.shapes, strict=True)
+        ]
+        lead = np.broadcast_shapes(*leads)
+        n = int(np.prod(lead))
+        pieces = []
+        for value, shape, size in zip(inputs, signature.shapes, signature.sizes, strict=True):
+            if value.shape[value.ndim - len(shape) :] != shape:
+                raise ValueError(
+                    f"{self.forward.name} was put into the model for inputs of shapes "
+                    f"{signature.shapes}, and got one of shape {value.shape}."
+                )
+            pieces.append(np.broadcast_to(value, (*lead, *shape)).reshape(n, size))
+        points = np.concatenate(pieces, axis=1, dtype=np.float64)
+        this = current_round()
+        outputs, reasons = self.forward.evaluate(signature, points, this)
+        if this is not None:
+            this.n_models += 1
+            inner = n // this.size if lead and lead[0] == this.size else 0
+            for row, reason in reasons.items():
+                members = [row // inner] if inner else range(this.size)
+                this.failures |= dict.fromkeys(members, reason)
+        ends = np.cumsum(signature.outputs.sizes)
+        for storage, shape, end in zip(
+            output_storage, signature.outputs.shapes, ends.tolist(), strict=True
+        ):
+            size = int(np.prod(shape))
+            part = outputs if size == outputs.shape[1] else outputs[:, end - size : end].copy()
+            storage[0] = part.reshape(*lead, *shape)
+
+    def infer_shape(self, *arguments: Any) -> list[tuple]:
+        """Leading dimensions of the inputs, and the shapes of the outputs."""
+        shapes = arguments[-1]  # of the inputs; PyTensor 3.2 passes a graph first, 3.3 does not
+        known = self.signature.outputs
+        assert known is not None
+        core = self.signature.shapes
+        leads = [tuple(s)[: len(s) - len(c)] for s, c in zip(shapes, core, strict=True)]
+        lead = pt.broadcast_shape(*leads, arrays_are_shapes=True) if any(leads) else ()
+        return [(*lead, *(pt.constant(k, dtype="int64") for k in shape)) for shape in known.shapes]
+
+    def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
+        """Never call the function while a graph is compiled."""
+        return False
+
+
+@_vectorize_node.register(ForwardOp)
+def _vectorize_forward(op: ForwardOp, node: Apply, *inputs: Variable) -> Apply:
+    return op.make_node(*inputs)
+
+
+def _common(lengths: Sequence[int | None]) -> int | None:
+    """Length to which dimensions are broadcast, as far as it is known."""
+    longer = {length for length in lengths if length != 1}
+    if not longer:
+        return 1
+    return None if None in longer else max(n for n in longer if n is not None)
+
+
+def _fill(
+    row: int, outcomes: Outcomes, j: int, outputs: FloatArray, reasons: dict[int, str]
+) -> None:
+    outputs[row] = outcomes.outputs[j]
+    if outcomes.statuses[j] == "ok":
+        reasons.pop(row, None)
+    else:
+        reasons[row] = outcomes.reasons.get(j, "")
+
+
+def _bytes(points: FloatArray) -> list[bytes]:
+    """Each point as bytes; minus zero is zero."""
+    width = points.shape[1] * 8
+    data = (points + 0.0).tobytes()
+    return [data[i : i + width] for i in range(0, len(data), width)]
+
+
+def _in_chain_process() -> bool:
+    return multiprocessing.parent_process() is not None
+
+
+def _with_outputs(signature: Signature, outputs: Outputs | None) -> Signature:
+    return Signature(
+        signature.names, signature.shapes, signature.dtypes, signature.n_positional, outputs
+    )
+
+
+def _described(output_shape: Any) -> Outputs:
+    """Outputs by what the user says of their shapes."""
+
+    def shape(value: Any) -> tuple[int, ...]:
+        if isinstance(value, int | np.integer):
+            return (int(value),)
+        if isinstance(value, tuple) and all(isinstance(k, int | np.integer) for k in value):
+            return tuple(int(k) for k in value)
+        raise TypeError(
+            f"output_shape={output_shape!r} must be a tuple of integers, or a list or dict of such "
+            "tuples if the function returns several arrays."
+        )
+
+    if isinstance(output_shape, Mapping):
+        return Outputs(
+            "dict", tuple(map(str, output_shape)), tuple(map(shape, output_shape.values()))
+        )
+    if isinstance(output_shape, list) or (
+        isinstance(output_shape, tuple) and any(isinstance(s, tuple) for s in output_shape)
+    ):
+        names = tuple(f"output_{i}" for i in range(len(output_shape)))
+        return Outputs("tuple", names, tuple(map(shape, output_shape)))
+    return Outputs("array", ("output",), (shape(output_shape),))
+
+
+def _at_prior(inputs: Sequence[Variable], seed: int) -> list[np.ndarray]:
+    """Values of variables at a point of the prior or, if it cannot be drawn from, the start."""
+    try:
+        values = pm.draw(list(inputs), random_seed=UNSEEDED + seed, mode="FAST_COMPILE")
+    except Exception as error:
+        model = pm.modelcontext(None) if pm.Model.get_context(error_if_none=False) else None
+        if model is None or seed:
+            raise ValueError(
+                "The inputs of the forward model cannot be drawn from the prior, so its outputs "
+                "have to be described: give `output_shape`, and inputs of known shapes. "
+                f"({error})"
+            ) from error
+        in_values = model.replace_rvs_by_values(list(inputs))
+        at = model.compile_fn(
+            in_values, inputs=model.value_vars, mode="FAST_COMPILE", on_unused_input="ignore"
+        )
+        values = at(model.initial_point())
+    return [np.asarray(value) for value in values]

@@ -1,0 +1,144 @@
+"""Simulators that are programs of their own: they read and write files."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from .members import TimedOut
+from .versions import fingerprint
+
+GRACE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class ExternalProgram:
+    """A program that reads and writes files, as the function of a forward model.
+
+    Every call has a scratch folder of its own, which is the program's working directory. It is
+    removed afterwards. A program that takes too long is killed, with all that it has started.
+
+    Parameters
+    ----------
+    command : str or sequence of str
+        The program and its arguments. Relative paths are those of the scratch folder.
+    write : callable
+        ``write(folder, *inputs)`` writes the input files.
+    read : callable
+        ``read(folder)`` reads the output files and returns the outputs.
+    timeout : float, optional
+        Seconds after which the program is killed. That of the forward model takes precedence.
+    scratch : path-like, optional
+        Folder for the scratch folders, by default that of the system for temporary files.
+    keep_failed : bool, default False
+        Whether the scratch folders of failed calls are left for inspection.
+
+    Examples
+    --------
+    >>> import numpy as np, sys
+    >>> from pymc_ensemble.forward import ExternalProgram
+    >>> code = "x = float(open('x').read()); open('y', 'w').write(str(2 * x))"
+    >>> double = ExternalProgram(
+    ...     [sys.executable, "-c", code],
+    ...     write=lambda folder, x: (folder / "x").write_text(str(x)),
+    ...     read=lambda folder: float((folder / "y").read_text()),
+    ... )
+    >>> double(1.5)
+    3.0
+    """
+
+    command: str | Sequence[str]
+    write: Callable[..., Any]
+    read: Callable[[Path], Any]
+    timeout: float | None = None
+    scratch: str | PathLike | None = None
+    keep_failed: bool = False
+
+    @property
+    def __name__(self) -> str:
+        return Path(self._arguments[0]).name
+
+    @property
+    def _arguments(self) -> list[str]:
+        if isinstance(self.command, str):
+            return shlex.split(self.command)
+        return [str(part) for part in self.command]
+
+    def with_timeout(self, timeout: float) -> "ExternalProgram":
+        """Copy with another time-out."""
+        return replace(self, timeout=timeout)
+
+    def __fingerprint__(self) -> str:
+        return " ".join([*self._arguments, fingerprint(self.write), fingerprint(self.read)])
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the program once.
+
+        Raises
+        ------
+        RuntimeError
+            If its exit status is not zero; with the end of what it printed.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="forward-", dir=self.scratch))
+        finished = False
+        try:
+            self.write(folder, *inputs)
+            self._run(folder)
+            outputs = self.read(folder)
+            finished = True
+        finally:
+            if finished or not self.keep_failed:
+                shutil.rmtree(folder, ignore_errors=True)
+        return outputs
+
+    def _run(self, folder: Path) -> None:
+        log = folder / ".output"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self._arguments,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                status = process.wait(self.timeout)
+            except BaseException as error:
+                _kill(process)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise TimedOut(
+                        f"The program took more than timeout={self.timeout:g} s and was killed."
+                    ) from None
+                raise
+        if status:
+            end = log.read_bytes()[-2000:].decode(errors="replace").strip()
+            where = f" Its files are in {folder}." if self.keep_failed else ""
+            raise RuntimeError(
+                f"{self.__name__} ended with exit status {status}.{where} It said: {end}"
+            )
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Kill a program and what it has started."""
+    if os.name != "posix":
+        process.kill()
+        process.wait()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

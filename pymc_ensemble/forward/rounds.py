@@ -1,0 +1,60 @@
+"""The batch that is being evaluated, for forward models deep inside a compiled graph.
+
+PyTensor passes arrays to an operation and takes arrays back. What a sampler wants to know beyond
+that (which members failed, and why) and what a stochastic forward model has to know (the seed)
+goes by this side.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Round:
+    """One batch of points.
+
+    Attributes
+    ----------
+    size : int
+        Number of points.
+    seed : SeedSequence or None
+        Seed of the batch; members and forward models get children of it.
+    failures : dict of int to str
+        Points whose evaluation failed, and why.
+    n_calls : int
+        Evaluations that were made, and not found among those already known.
+    seconds : float
+        Time that these took, added up over the workers.
+    n_models : int
+        Applications of forward models so far.
+    """
+
+    size: int
+    seed: np.random.SeedSequence | None = None
+    failures: dict[int, str] = field(default_factory=dict)
+    n_calls: int = 0
+    seconds: float = 0.0
+    n_models: int = 0
+
+
+_current: ContextVar[Round | None] = ContextVar("round", default=None)
+
+
+def current_round() -> Round | None:
+    """Batch that is being evaluated, if a sampler asked for it."""
+    return _current.get()
+
+
+@contextmanager
+def evaluating(size: int, seed: np.random.SeedSequence | None = None) -> Iterator[Round]:
+    """Evaluate a batch: forward models report to the round that is returned."""
+    this = Round(size, seed)
+    token = _current.set(this)
+    try:
+        yield this
+    finally:
+        _current.reset(token)
