@@ -1,8 +1,9 @@
-"""Ensemble Kalman samplers for PyMC models without gradients."""
+"""Ensemble samplers for PyMC models without gradients."""
 
 from pymc_ensemble import gallery
 from pymc_ensemble.diagnostics import ess, to_ensemble
 from pymc_ensemble.forward import forward_model, open_store
+from pymc_ensemble.multiscale_step import MultiscaleSampler
 from pymc_ensemble.problem import InverseProblem
 from pymc_ensemble.step_methods import EnsembleKalmanSampler
 
@@ -11,6 +12,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "EnsembleKalmanSampler",
     "InverseProblem",
+    "MultiscaleSampler",
     "ess",
     "forward_model",
     "gallery",

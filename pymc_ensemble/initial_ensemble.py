@@ -91,18 +91,51 @@ def _of_earlier_run(
         stats[name].transpose("chain", "draw").to_numpy()
         for name in ("sweep", "particle", "n_evals")
     )
-    names = {rv.name for rv in model.free_RVs}
-    posterior = idata["posterior"].dataset
-    values = {
-        str(name): value.transpose("chain", "draw", ...).to_numpy()
-        for name, value in posterior.data_vars.items()
-        if name in names
-    }
+    values = _draws(idata, model)
     U = []
     for chain, draws in enumerate(last_draws(sweep, particle, n_evals)):
         U.append(unconstrained(model, {name: v[chain, draws] for name, v in values.items()}))
         _require_finite(U[-1], coordinate_names)
     return InitialEnsembles(np.stack(U), burned_in=True, converged=bool(stats["converged"].all()))
+
+
+def _draws(idata: DataTree, model: pm.Model) -> dict[str, np.ndarray]:
+    """Posterior draws of the free variables, each of shape (n_chains, n_draws, ...)."""
+    names = {rv.name for rv in model.free_RVs}
+    return {
+        str(name): value.transpose("chain", "draw", ...).to_numpy()
+        for name, value in idata["posterior"].dataset.data_vars.items()
+        if name in names
+    }
+
+
+def posterior_points(
+    idata: DataTree, model: pm.Model, coordinate_names: Sequence[str], most: int = 1000
+) -> FloatArray:
+    """Points of the posterior from the draws of any sampler.
+
+    Parameters
+    ----------
+    idata : DataTree
+        Result of `pymc.sample`.
+    model : pm.Model
+    coordinate_names : sequence of str
+        Names of the d unconstrained coordinates.
+    most : int, default 1000
+        Number of points beyond which draws are left out, evenly.
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+        In unconstrained coordinates.
+    """
+    draws = {
+        name: values.reshape(-1, *values.shape[2:]) for name, values in _draws(idata, model).items()
+    }
+    n = len(next(iter(draws.values()), ()))
+    U = unconstrained(model, {name: v[:: max(1, -(-n // most))] for name, v in draws.items()})
+    _require_finite(U, coordinate_names)
+    return U
 
 
 def last_draws(sweep: IntArray, particle: IntArray, n_evals: IntArray) -> IntArray:

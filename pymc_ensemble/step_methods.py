@@ -52,6 +52,7 @@ __all__ = ["EnsembleKalmanSampler"]
 # no shorter than so many sweeps: az.ess does not see the correlation between blocks.
 BLOCK_BYTES = 2**30
 SHORTEST_BLOCK = 5
+SEEDS_OF_EVALUATIONS = 0xE5  # sets their seeds apart from those of other children of the run's
 LOW_ACCEPTANCE = 0.8  # below which an approximate posterior is not to be trusted
 
 FloatArray = NDArray[np.float64]
@@ -86,6 +87,10 @@ class Chain:
         Time of the interrupt after which the chain ends with this block.
     warned : bool
         Whether the log has told that the approximation is poor.
+    shared_rng : Generator or None
+        Source of randomness of what all chains have in common.
+    n_shared : int
+        Forward evaluations of that.
     """
 
     tune: int = 0
@@ -102,6 +107,8 @@ class Chain:
     sampling: bool = False
     interrupted: float | None = None
     warned: bool = False
+    shared_rng: np.random.Generator | None = None
+    n_shared: int = 0
 
 
 @dataclass_state
@@ -157,6 +164,7 @@ class EnsembleStep(BlockedStep):
     sampler_class: ClassVar[Any]
     default_blocked = True
     default_tune_steps = 80
+    remedy_of_burn_in = "Use a larger ensemble_size, more informative priors or an initial_ensemble"
     _state_class = EnsembleStepState
     stats_dtypes_shapes: ClassVar[dict[str, tuple[Any, list[int]]]] = {
         name: (dtype, []) for name, dtype in STATS.items()
@@ -191,7 +199,7 @@ class EnsembleStep(BlockedStep):
         self.tune = True
         self.rng = get_random_generator(rng)
         self.chain = Chain()
-        self._names = None if vars is None else _names(vars)
+        self._names = None if vars is None else names_of(vars)
         self._ensemble_size = ensemble_size
         self._initial_ensemble = initial_ensemble
         self._compile_kwargs = compile_kwargs
@@ -230,23 +238,38 @@ class EnsembleStep(BlockedStep):
 
     def _bind(self, model: pm.Model) -> None:
         vars = self._owned_variables(model)
-        problem = self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
-        initial, ensemble_size = None, self._ensemble_size
+        problem = self._make_problem(model, vars)
+        initial = None
         if self._initial_ensemble is None:
             problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
         else:
-            initial = initial_ensembles(self._initial_ensemble, model, problem.coordinate_names)
-            given = initial.U.shape[1]
-            if ensemble_size not in (None, given):
-                raise ValueError(
-                    f"initial_ensemble has {given} members, but ensemble_size is {ensemble_size}. "
-                    "Leave out ensemble_size, or make them equal."
-                )
-            ensemble_size = given
-        sampler = self.sampler_class(problem, ensemble_size=ensemble_size, **self._options)
+            initial = self._make_initial(self._initial_ensemble, model, problem)
+        sampler = self._make_sampler(problem, None if initial is None else initial.U.shape[1])
         if initial is not None and not self._options.get("allow_subspace"):
             require_spread(initial.U, problem.coordinate_names)
         self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
+        return self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
+
+    def _make_initial(
+        self,
+        given: ArrayLike | Mapping[str, ArrayLike] | DataTree,
+        model: pm.Model,
+        problem: Any,
+    ) -> InitialEnsembles:
+        """Positions from what the user has given as initial ensemble."""
+        return initial_ensembles(given, model, problem.coordinate_names)
+
+    def _make_sampler(self, problem: Any, given: int | None) -> Any:
+        """Sampler of a problem, for an initial ensemble with `given` members."""
+        ensemble_size = self._ensemble_size
+        if given is not None and ensemble_size not in (None, given):
+            raise ValueError(
+                f"initial_ensemble has {given} members, but ensemble_size is {ensemble_size}. "
+                "Leave out ensemble_size, or make them equal."
+            )
+        return self.sampler_class(problem, ensemble_size=given or ensemble_size, **self._options)
 
     def _owned_variables(self, model: pm.Model) -> list[Variable]:
         """All variables of the model, if they are continuous and were not restricted."""
@@ -307,7 +330,7 @@ class EnsembleStep(BlockedStep):
         super().setup_chain(rng, tune, draws)
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
-        self._progress = ProgressLog(_chain_number(self.rng))
+        self._progress = ProgressLog(self._chain_number)
         show_log()
         shield()
 
@@ -316,7 +339,7 @@ class EnsembleStep(BlockedStep):
         for draw in self._queue:
             return draw
         if not self._layout:
-            self._layout = variable_layout(point, _names(self.vars))
+            self._layout = variable_layout(point, names_of(self.vars))
         chain = self._chain
         if self.tune:
             chain.position += 1
@@ -341,7 +364,8 @@ class EnsembleStep(BlockedStep):
             "tune": True,
         }
         ensemble = chain.state.ensemble
-        usable = np.flatnonzero(np.isfinite(ensemble.potential))
+        potential = np.empty(0) if ensemble is None else ensemble.potential
+        usable = np.flatnonzero(np.isfinite(potential))
         if not len(usable):  # nothing better is known yet than the point that came in
             return {name: value.copy() for name, value in point.items()}, [stats]
         particle = int(usable[chain.position % len(usable)])
@@ -403,6 +427,8 @@ class EnsembleStep(BlockedStep):
     def _sweeps_of_next_block(self) -> int:
         """As many sweeps as memory holds, in blocks of equal length."""
         to_go = math.ceil(self._chain.draws / self.ensemble_size) - self._chain.sweeps
+        if self.ensemble_size == 1:  # a chain like any other
+            return 1
         if to_go <= 0:  # more draws are asked for than were announced
             return SHORTEST_BLOCK
         numbers_a_draw = self._bound.problem.dimension + len(STATS)
@@ -427,7 +453,7 @@ class EnsembleStep(BlockedStep):
             U = bound.problem.sample_prior(self.ensemble_size, self.rng)
             chain.state = bound.sampler.start(U, redraw=True)
         else:
-            U = bound.initial.for_chain(_chain_number(self.rng))
+            U = bound.initial.for_chain(self._chain_number)
             chain.state = bound.sampler.start(U, skip_burn_in=bound.initial.burned_in)
 
     def _burn_in_once(self) -> None:
@@ -453,7 +479,7 @@ class EnsembleStep(BlockedStep):
             remedy = (
                 f"Give it more time: `pm.sample(tune={self.default_tune_steps})`"
                 if tuning_was_short
-                else "Use a larger ensemble_size, more informative priors or an initial_ensemble"
+                else self.remedy_of_burn_in
             )
             warnings.warn(
                 f"The burn-in had not passed its test after {chain.iterations} iterations "
@@ -478,12 +504,15 @@ class EnsembleStep(BlockedStep):
 
     def _iterate(self, what: str, sweeps_to_go: int | None = None) -> Info:
         """Evaluate rounds until an iteration of the sampler is complete."""
-        chain, to_go = self._chain, None
+        chain, sampling = self._chain, sweeps_to_go is not None
+        sweeps = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
+        cost = getattr(self._bound.sampler, "evaluations_per_sweep", self.ensemble_size)
         while True:
             info = self._round()
-            if sweeps_to_go is not None:
-                to_go = (sweeps_to_go - info.complete) * self.ensemble_size
-            self._progress.tell(f"{what}, {info.message}", chain.n_evals, chain.n_failed, to_go)
+            to_go = (sweeps - (info.complete and sampling)) * cost
+            self._progress.tell(
+                f"{what}, {info.message}", chain.n_evals, chain.n_failed, to_go, sampling=sampling
+            )
             if info.complete:
                 return info
 
@@ -492,10 +521,10 @@ class EnsembleStep(BlockedStep):
         chain, sampler, problem = self._chain, self._bound.sampler, self._bound.problem
         try:
             with _one_blas_thread():
-                points, pending = sampler.ask(chain.state, self.rng)
+                points, pending = sampler.ask(chain.state, self._generator)
             started = perf_counter()
-            evaluations = problem.evaluate(points)
-            self._progress.count(len(points), perf_counter() - started)
+            evaluations = problem.evaluate(points, self._seed_of_round())
+            self._progress.count(len(points), perf_counter() - started, evaluations)
             chain.n_evals += len(points)
             chain.n_failed += int(evaluations.failed.sum())
             self._report_first_failure(points, evaluations)
@@ -504,6 +533,28 @@ class EnsembleStep(BlockedStep):
         except EnsembleFailure as failure:
             raise SamplingError(self._explain(failure)) from failure
         return info
+
+    @property
+    def _spawn_key(self) -> tuple[int, ...]:
+        """By what `pymc.sample` tells the chains of a run apart; the same in every process."""
+        sequence: Any = self.rng.bit_generator.seed_seq
+        return sequence.spawn_key
+
+    @property
+    def _chain_number(self) -> int:
+        return self._spawn_key[-1] if self._spawn_key else 0
+
+    @property
+    def _generator(self) -> np.random.Generator:
+        """Source of randomness of the next round."""
+        return self.rng
+
+    def _seed_of_round(self) -> np.random.SeedSequence:
+        """Seed for stochastic forward models: from that of the run, and the evaluations so far."""
+        sequence: Any = self._generator.bit_generator.seed_seq  # type: ignore[attr-defined]
+        number = self._chain.n_evals - self._chain.n_shared
+        numbers = (*sequence.spawn_key, SEEDS_OF_EVALUATIONS, number)
+        return np.random.SeedSequence(sequence.entropy, spawn_key=numbers)
 
     # -- failures -------------------------------------------------------------------------------
 
@@ -520,9 +571,14 @@ class EnsembleStep(BlockedStep):
             "failures of this chain are counted in the stat `n_failed`, but not told."
         )
 
+    @property
+    def _sampled_model(self) -> pm.Model:
+        """Model of the variables that this step moves."""
+        return self._bound.model
+
     def _describe(self, u: FloatArray) -> str:
         """Parameters at the point `u`, shape (d,), by name and as in the model."""
-        model = self._bound.model
+        model = self._sampled_model
         in_model = model.compile_fn(
             model.replace_rvs_by_values(model.free_RVs),
             inputs=model.value_vars,
@@ -554,7 +610,7 @@ class EnsembleStep(BlockedStep):
             )
         lines.append(
             "What to try: priors, or an `initial_ensemble`, that stay where the forward map works; "
-            "a larger `ensemble_size`; or a forward map that returns a value instead of failing."
+            "a larger ensemble; or a forward map that returns a value instead of failing."
         )
         return "\n".join(lines)
 
@@ -565,6 +621,7 @@ class EnsembleStep(BlockedStep):
         shown = {
             "sweep": ("Sweep", "", 0),
             "n_evals": ("Evaluations", "", 0),
+            "n_failed": ("Failed", "", 0),
             "acceptance": ("Acceptance", ":0.2f", 0.0),
         }
         columns = [
@@ -579,6 +636,7 @@ class EnsembleStep(BlockedStep):
             return {
                 "sweep": stats["sweep"] + 1,
                 "n_evals": stats["n_evals"],
+                "n_failed": stats["n_failed"],
                 "acceptance": stats["acceptance"],
             }
 
@@ -586,7 +644,7 @@ class EnsembleStep(BlockedStep):
         return (update_stats,)
 
 
-def _names(vars: Named | Sequence[Named]) -> list[str]:
+def names_of(vars: Named | Sequence[Named]) -> list[str]:
     """Names of variables that are given as one or several variables or names."""
     several = [vars] if isinstance(vars, Named) else vars
     return [v if isinstance(v, str) else str(v.name) for v in several]
@@ -596,12 +654,6 @@ def _variables(model: pm.Model) -> tuple[Any, ...]:
     """All that a posterior depends on: when it changes, a step has to be bound anew."""
     shapes = [np.shape(data.get_value(borrow=True)) for data in model.data_vars]
     return (*model.basic_RVs, *model.potentials, *shapes)
-
-
-def _chain_number(rng: np.random.Generator) -> int:
-    """Find the chain that `pymc.sample` spawned `rng` for; the same in every process."""
-    spawn_key = rng.bit_generator.seed_seq.spawn_key  # type: ignore[attr-defined]
-    return spawn_key[-1] if spawn_key else 0
 
 
 @cache

@@ -6,7 +6,7 @@ stands before the frontier is the forward map, what stands behind it is the loss
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,7 +80,9 @@ class Extraction:
     flat: list[str] = field(default_factory=list)
 
 
-def extract(model: Model, vars: Sequence[Variable | str] | None = None) -> Extraction:
+def extract(
+    model: Model, vars: Sequence[Variable | str] | None = None, given: Collection[str] = ()
+) -> Extraction:
     """Take a model apart into forward outputs, likelihood terms and prior.
 
     Parameters
@@ -90,6 +92,9 @@ def extract(model: Model, vars: Sequence[Variable | str] | None = None) -> Extra
     vars : sequence of Variable or str, optional
         The variables to sample, or their names; all continuous variables of the model must be
         among them.
+    given : collection of str, default ()
+        Names of observed variables that are no data, but given: those may be independent of the
+        unknowns.
 
     Returns
     -------
@@ -100,7 +105,7 @@ def extract(model: Model, vars: Sequence[Variable | str] | None = None) -> Extra
     # a free variable behind the forward model is imputed: its density is a likelihood, too
     latent = [rv for rv in model.free_RVs if is_behind_forward_model(rv, model)]
     terms = extract_terms(model, coordinates, latent)
-    constant = extract_constant(model, coordinates, terms)
+    constant = extract_constant(model, coordinates, terms, given)
     log_prior = extract_prior(model, coordinates, latent)
     return Extraction(
         coordinates, terms, constant, log_prior, prior_draws(model), flat_variables(model)
@@ -294,19 +299,19 @@ def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Varia
 
 
 def extract_constant(
-    model: Model, coordinates: Coordinates, terms: Sequence[Term]
+    model: Model, coordinates: Coordinates, terms: Sequence[Term], given: Collection[str] = ()
 ) -> TensorVariable | None:
     """Loss of the observed variables that do not depend on the unknowns, if there are any."""
     found = {term.name for term in terms}
     constant = [rv for rv in model.observed_RVs if rv.name not in found]
     if not constant:
         return None
-    names = [rv.name for rv in constant]
-    logger.warning(
-        "The likelihood of %s does not depend on the unknowns: %s a constant.",
-        _quoted(names),
-        "it is" if len(names) == 1 else "they are",
-    )
+    if names := [rv.name for rv in constant if rv.name not in given]:
+        logger.warning(
+            "The likelihood of %s does not depend on the unknowns: %s a constant.",
+            _quoted(names),
+            "it is" if len(names) == 1 else "they are",
+        )
     densities = as_functions_of(coordinates, model.logp(vars=constant, sum=False))
     return -pt.add(*[density.sum() for density in densities], 0.0)
 

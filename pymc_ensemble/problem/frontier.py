@@ -67,7 +67,10 @@ def find_frontier(rv: Any, free: Sequence[Any], observed: dict[Variable, Variabl
     """
     upstream = set(ancestors([rv]))
     if observed := {k: v for k, v in observed.items() if k in upstream}:
-        [rv] = substitute([rv], observed)
+        # free variables that depend on the data must not be replaced by copies of themselves
+        stand_ins = {v: v.type() for v in free if v in upstream}
+        [rv] = substitute([rv], {**observed, **stand_ins})
+        [rv] = substitute([rv], {stand_in: v for v, stand_in in stand_ins.items()})
     sources: dict[TensorVariable, Variable] = {}
     if is_labelled(rv):
         cuts = {}

@@ -35,6 +35,7 @@ PROBE_DISTANCE = 1e-2  # of the central differences that measure it
 LARGEST_STEP = 0.8
 LARGEST_STIFF_STEP = 1.4  # times the stiffness; 2 would be unstable
 UNKNOWN_STEP = 0.05  # where tuning ended before the stiffness was measured
+LONGEST_WARM_UP = 200
 WARM_UP = 10  # steps in which walkers forget where the pilot has left them
 ACCEPTANCE = 0.57  # of adjusted steps, to which their size is tuned
 ADAPTATION = 100  # steps of that tuning
@@ -54,12 +55,15 @@ class Pilot:
         preconditioner; NaN if it was not measured.
     converged : bool
         Whether the burn-in of the pilot passed its test.
+    explored : bool
+        Whether the positions are known to be those of the posterior.
     """
 
     positions: Array
     preconditioner: Preconditioner
     stiffness: float = np.nan
     converged: bool = True
+    explored: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,6 @@ class MultiscaleState:
         What the pilot has found out.
     remaining, steps : int
         Steps of the warm-up to go, and done.
-    explored : bool
-        Whether the stiffness was measured where the posterior is.
     """
 
     phase: Literal["pilot", "probe", "warm-up", "sampling"]
@@ -101,7 +103,6 @@ class MultiscaleState:
     pilot: Pilot | None = None
     remaining: int = 0
     steps: int = 0
-    explored: bool = True
 
     @property
     def ensemble(self) -> Ensemble | None:
@@ -112,6 +113,11 @@ class MultiscaleState:
     def burned_in(self) -> bool:
         """Whether all tuning is over."""
         return self.phase == "sampling"
+
+    @property
+    def shared(self) -> bool:
+        """Whether what is going on serves all chains alike."""
+        return self.phase in ("pilot", "probe") and not isinstance(self.inner, WalkerState)
 
     @property
     def converged(self) -> bool:
@@ -244,9 +250,17 @@ class Multiscale:
         return size + size % 2
 
     @property
+    def evaluations_per_sweep(self) -> int:
+        """Forward evaluations of one step of all walkers."""
+        return self.walkers * self._walkers.explorers.cloud_size
+
+    @property
     def approximate(self) -> bool:
-        """Whether the would-be acceptance judges the approximation: it does not here."""
-        return False
+        """Whether draws follow an approximation that the would-be acceptance can judge.
+
+        It cannot judge averaged steps, which are far more accurate than single ones.
+        """
+        return self.scheme == "paper"
 
     # -- the parts at work ----------------------------------------------------------------------
 
@@ -291,7 +305,7 @@ class Multiscale:
         """
         wanted = isinstance(self.preconditioner, str)
         if skip_burn_in or not (wanted or redraw):
-            return self.start_from(self._found(U, skip_burn_in), number, explored=skip_burn_in)
+            return self.start_from(replace(self._found(U), explored=skip_burn_in), number)
         least = 2 * (self.problem.dimension + 2)
         if len(U) < least:
             raise ValueError(
@@ -302,11 +316,9 @@ class Multiscale:
         inner = self._pilot(len(U)).start(U, redraw=redraw)
         return MultiscaleState("pilot", number, len(U), inner)
 
-    def start_from(
-        self, pilot: Pilot, number: int = 0, *, explored: bool = True
-    ) -> MultiscaleState:
+    def start_from(self, pilot: Pilot, number: int = 0) -> MultiscaleState:
         """State of chain `number` after a pilot that has run for another one."""
-        state = MultiscaleState("probe", number, pilot=pilot, explored=explored)
+        state = MultiscaleState("probe", number, pilot=pilot)
         return state if np.isnan(pilot.stiffness) else self._begin(state)
 
     def ask(self, state: MultiscaleState, rng: np.random.Generator) -> tuple[Array, Any]:
@@ -334,9 +346,15 @@ class Multiscale:
         inner, info = self._walkers.tell(state.inner, pending, evaluations)
         state = replace(state, inner=inner)
         if state.phase == "warm-up":
-            state = self._warm_up(state, info)
+            state = self._warm_up(state, info) if info.complete else state
             info = replace(info, phase="burn-in", snapshot=None, message=f"warm-up, {info.message}")
         return state, info
+
+    def forget(self, state: MultiscaleState) -> MultiscaleState:
+        """State whose walkers have to be evaluated anew, because the posterior has changed."""
+        if not isinstance(state.inner, WalkerState):
+            return state
+        return replace(state, inner=replace(state.inner, measurement=None))
 
     def freeze(self, state: MultiscaleState) -> MultiscaleState:
         """End the tuning: go on to the sampling phase with what is known."""
@@ -345,7 +363,9 @@ class Multiscale:
         if state.phase == "pilot":
             ensemble = state.inner.ensemble
             sweeps = state.sweeps or (ensemble.U[ensemble.ok],)
-            state = self.start_from(self._found(np.concatenate(sweeps), False), state.number)
+            state = self.start_from(
+                replace(self._found(np.concatenate(sweeps)), converged=False), state.number
+            )
         if state.phase == "probe":
             state = self._begin(state)
         return replace(state, phase="sampling")
@@ -368,12 +388,12 @@ class Multiscale:
             state = replace(state, sweeps=(*state.sweeps, info.snapshot.U))
             if len(state.sweeps) == PILOT_SWEEPS:
                 points = np.concatenate(state.sweeps[PILOT_SWEEPS // 2 :])
-                pilot = self._found(points, inner.converged)
+                pilot = replace(self._found(points), converged=inner.converged)
                 state = replace(state, phase="probe", pilot=pilot)
         phase = "start" if info.phase == "start" else "burn-in"
         return state, replace(info, phase=phase, snapshot=None, message=f"pilot, {info.message}")
 
-    def _found(self, points: Array, converged: bool) -> Pilot:
+    def _found(self, points: Array) -> Pilot:
         """What `points` of the posterior tell, shape (n, d)."""
         d = self.problem.dimension
         if isinstance(self.preconditioner, str):
@@ -383,7 +403,7 @@ class Multiscale:
             preconditioner = Preconditioner(points.mean(0), np.linalg.cholesky(K))
         few = points[:: -(-len(points) // HERDED)]
         chosen = herd(preconditioner.normalized(few), max(POSITIONS, 2 * self.walkers))
-        return Pilot(few[chosen], preconditioner, converged=converged)
+        return Pilot(few[chosen], preconditioner)
 
     def _ask_probe(self, state: MultiscaleState, rng: np.random.Generator) -> tuple[Array, Probe]:
         """Clouds of a full frame around the first few positions."""
@@ -452,6 +472,8 @@ class Multiscale:
             step = min(LARGEST_STEP, LARGEST_STIFF_STEP / max(pilot.stiffness, 1e-12))
         if d > J or self.scheme == "paper":
             step = min(step, 0.1 * J / (d + 1))
+        if self.scheme == "paper":  # unclipped steps explode where the posterior is stiffest
+            step = min(step, 0.3 / max(pilot.stiffness, 0.3))
         if self.adjust:
             step = step * d ** (-1 / 3)
         step = self.step_size or step
@@ -461,8 +483,8 @@ class Multiscale:
         U = pilot.positions[numbers % len(pilot.positions)]
         inner = self._walkers.start(U, pilot.preconditioner, step)
         remaining = WARM_UP
-        if not state.explored:
-            remaining = max(remaining, int(np.ceil(2 / step)))
+        if not pilot.explored:
+            remaining = max(remaining, min(LONGEST_WARM_UP, int(np.ceil(2 / step))))
         if self._adapts:
             remaining = max(remaining, ADAPTATION)
         return replace(state, phase="warm-up", inner=inner, remaining=remaining, steps=0)
@@ -477,11 +499,10 @@ class Multiscale:
         state = replace(state, inner=inner, steps=steps, remaining=state.remaining - 1)
         if state.remaining > 0:
             return state
-        if state.explored or self._adapts or self.step_size is not None:
-            return replace(state, phase="sampling")
         pilot: Any = state.pilot
-        pilot = replace(pilot, positions=inner.U)
-        return replace(state, phase="probe", pilot=pilot, explored=True)
+        if pilot.explored or self._adapts or self.step_size is not None:
+            return replace(state, phase="sampling")
+        return replace(state, phase="probe", pilot=replace(pilot, positions=inner.U, explored=True))
 
 
 def herd(points: Array, n: int) -> Array:

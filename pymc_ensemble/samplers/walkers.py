@@ -282,6 +282,8 @@ class Walkers:
     ) -> tuple[WalkerState, Info]:
         """State after the step, and an account of it.
 
+        The first evaluation of the walkers is no step yet.
+
         Raises
         ------
         EnsembleFailure
@@ -321,10 +323,13 @@ class Walkers:
         state = replace(state, directions=pending.directions)
         log_q = state.preconditioner.log_density(state.U)
         lp = -state.measurement.centers.potential  # type: ignore[union-attr]
-        snapshot = Snapshot(state.U, lp, log_q, alpha, state.step_size)
+        snapshot = None
+        if old is not None:
+            snapshot = Snapshot(state.U, lp, log_q, alpha, state.step_size)
         message = f"acceptance {alpha.mean():.2f}"
         n_failed = int(evaluations.failed.sum())
-        return state, Info("sampling", True, snapshot, len(pending.points), n_failed, message)
+        n, complete = len(pending.points), snapshot is not None
+        return state, Info("sampling", complete, snapshot, n, n_failed, message)
 
     def _next_directions(self, state: WalkerState, rng: np.random.Generator) -> Array:
         """Directions of the next step: frozen, fresh, or an exact Ornstein-Uhlenbeck update."""

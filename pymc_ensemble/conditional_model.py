@@ -1,0 +1,68 @@
+"""A model given the variables that other step methods move."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pymc as pm
+import pytensor
+from numpy.typing import ArrayLike
+from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import explicit_graph_inputs
+
+
+class ConditionalModel:
+    """Posterior of some variables of a model given the others.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    vars : sequence of Variable
+        Value variables of the model that stay unknown; there must be others.
+
+    Attributes
+    ----------
+    model : pymc.Model
+        Copy of the model in which the others are observed, with data that `condition` replaces.
+    given : tuple of str
+        Names of the others.
+
+    Raises
+    ------
+    ValueError
+        If the transform of another variable depends on one of `vars`.
+    """
+
+    def __init__(self, model: pm.Model, vars: Sequence[Variable]):
+        others = [rv for rv in model.free_RVs if model.rvs_to_values[rv] not in vars]
+        in_values = model.replace_rvs_by_values(others)
+        for rv, value in zip(others, in_values, strict=True):
+            if moving := set(vars) & set(explicit_graph_inputs([value])):
+                owned = model.values_to_rvs[moving.pop()].name
+                raise ValueError(
+                    f"The support of `{rv.name}` depends on `{owned}`, so no other step method can "
+                    f"move `{rv.name}` beside this one. Add it to `vars`."
+                )
+        self.given = tuple(rv.name for rv in others)
+        start = model.initial_point()
+        self._names = [model.rvs_to_values[rv].name for rv in others]
+        self._values = pytensor.function(
+            [model.rvs_to_values[rv] for rv in others],
+            in_values,
+            mode="FAST_COMPILE",
+            on_unused_input="ignore",
+        )
+        self._shared = [pytensor.shared(value, name=n) for n, value in self._named(start).items()]
+        self.model = pm.observe(model, dict(zip(self.given, self._shared, strict=True)))
+
+    def _named(self, point: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+        values = self._values(*[point[name] for name in self._names])
+        return dict(zip(self.given, map(np.asarray, values), strict=True))
+
+    def condition(self, point: Mapping[str, ArrayLike]) -> bool:
+        """Take over the others' values from a `point` of the whole model; whether they changed."""
+        changed = False
+        for shared, value in zip(self._shared, self._named(point).values(), strict=True):
+            if not np.array_equal(shared.get_value(borrow=True), value):
+                shared.set_value(value.astype(shared.type.dtype))
+                changed = True
+        return changed
