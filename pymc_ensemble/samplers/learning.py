@@ -1,0 +1,412 @@
+"""Learning a surrogate posterior: epochs of evaluations, each one chosen by the fit before it.
+
+All evaluations are kept in an archive. An epoch adds some, fits the surrogate to those that matter,
+and moves particles on it at several temperatures. The next evaluations are made where particles of
+one temperature are: that from which the fit will learn most about the posterior. For a smooth map
+that is close to the posterior itself; slopes under noise are learned from far away.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem
+from .surrogate import Basis, Function, GaussianProcess, basis_size, farthest_points
+from .surrogate_posterior import (
+    ForwardTarget,
+    PotentialTarget,
+    SurrogatePosterior,
+    Target,
+    WhitenedPrior,
+    Whitening,
+)
+from .tempered_chains import Chains, Ladder, Region
+
+WIDTHS = np.array([1.0, 1.5, 2.25, 3.4, 5.0])  # of the particles' laws, in posterior sd
+LARGEST_GROWTH = 2.3  # of the width of the design from epoch to epoch
+MOVES = 50  # on the surrogate in an epoch
+REACH = 200.0  # potential above that of the particles up to which points enter the fit
+GUARDS = 100  # points beyond it that keep the fit from running away
+WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop
+PRECISE = 0.05  # surrogate error in posterior sd that ends the learning
+REFERENCE_PARTICLES = 200  # at which the precision of a design is judged
+ERROR_DRAWS = 20
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Comparison of evaluations at the particles with what the surrogate had predicted.
+
+    Attributes
+    ----------
+    mean, sd : float
+        Mean and standard deviation of observed minus predicted loss.
+    outliers : float
+        Share of particles with a difference beyond all noise.
+    noise : float
+        Standard deviation of the noise of the loss.
+    passed : bool
+    """
+
+    mean: float
+    sd: float
+    outliers: float
+    noise: float
+    passed: bool
+
+    @classmethod
+    def of(cls, difference: Array, noise: Array) -> "Verification":
+        """Judge differences, shape (n,); `noise` are the sd of the noise at these particles."""
+        nugget = max(float(np.median(noise)), 0.1)
+        n = len(difference)
+        outliers = float((np.abs(difference) > 5 + 4 * nugget).mean())
+        mean, sd = float(difference.mean()), float(difference.std())
+        passed = (
+            abs(mean) < 0.5 + 4 * nugget / np.sqrt(n)
+            and sd < 1 + 2 * nugget
+            and outliers * n <= 0.02 * n + 1
+        )
+        return cls(mean, sd, outliers, nugget, bool(passed))
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else "failed"
+        return (
+            f"verification {verdict}: observed minus predicted loss {self.mean:.2g} +- "
+            f"{self.sd:.2g}, noise {self.noise:.2g}, outliers {self.outliers:.0%}"
+        )
+
+
+@dataclass(frozen=True)
+class LearningState:
+    """State of the learning.
+
+    Attributes
+    ----------
+    last_epoch : int
+        Epochs before the verification, the first evaluations included.
+    seed : int
+        Of the moves that follow the learning.
+    archive : Ensemble
+        All evaluations that did not fail.
+    failed : ndarray of shape (m, d)
+        Points whose evaluation failed.
+    ladder : Ladder
+        Particles at all temperatures.
+    posterior : SurrogatePosterior or None
+        The fit, None before the first.
+    region : Region or None
+        Where it may be used.
+    exponent : float
+        Inverse temperature of the loss.
+    level : int
+        Temperature whose particles are evaluated next.
+    epochs : int
+        Epochs so far, the first evaluations included.
+    verifying : bool
+        Whether the next evaluations are a verification.
+    verification : Verification or None
+        The last one.
+    surrogate_error : ndarray of shape (2, d) or None
+        Standard deviation, over functions that the data allow, of posterior means and sd, both in
+        posterior sd.
+    rescued : int
+        Particles that were replaced in the last epoch.
+    acceptance : float
+        Of the Langevin moves of the particles.
+    burned_in, converged : bool
+        Whether the learning is over, and has been verified.
+    """
+
+    last_epoch: int
+    seed: int
+    archive: Ensemble
+    failed: Array
+    ladder: Ladder
+    posterior: SurrogatePosterior | None = None
+    region: Region | None = None
+    exponent: float = 0.0
+    level: int = 0
+    epochs: int = 0
+    verifying: bool = False
+    verification: Verification | None = None
+    surrogate_error: Array | None = None
+    rescued: int = 0
+    acceptance: float = np.nan
+    burned_in: bool = False
+    converged: bool = False
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """Particles with the potential that the surrogate predicts."""
+        U = self.ladder.particles[0]
+        if self.posterior is None:
+            return self.archive
+        x = self.posterior.whitening.coordinates(U)
+        loss, prior = self.posterior.loss(x), self.posterior.prior(x)[0]
+        return Ensemble(U, np.full((len(U), self.archive.Z.shape[1]), np.nan), loss, prior)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A pending epoch: where the forward map is evaluated, and the seed of what follows."""
+
+    points: Array
+    seed: int
+    origin: LearningState
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Learn a surrogate of the forward outputs or of the loss.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    forward : bool
+        Whether the surrogate predicts the outputs, or the loss.
+    """
+
+    problem: Problem
+    forward: bool = True
+
+    def start(
+        self, ensemble: Ensemble, seed: int, last_epoch: int, archive: Ensemble | None = None
+    ) -> LearningState:
+        """State for an evaluated ensemble, and evaluations that were made before."""
+        good = ensemble[ensemble.ok]
+        failed = ensemble.U[~ensemble.ok]
+        if archive is not None:
+            good = joined(archive[archive.ok], good)
+        U = ensemble.U
+        if len(failed):  # their particles start from others
+            rng = np.random.default_rng(seed)
+            U = U.copy()
+            U[~ensemble.ok] = ensemble.U[rng.choice(np.flatnonzero(ensemble.ok), len(failed))]
+        ladder = Ladder.of(U, len(WIDTHS))
+        state = LearningState(last_epoch, seed, good, failed, ladder, epochs=1)
+        return self._learn(state, np.random.default_rng(seed))
+
+    def ask(self, state: LearningState, rng: np.random.Generator) -> tuple[Array, Epoch]:
+        """Points of the next epoch, shape (J, d), and what `tell` needs."""
+        points = state.ladder.particles[state.level].copy()
+        return points, Epoch(points, int(rng.integers(2**63)), state)
+
+    def tell(
+        self, state: LearningState, pending: Epoch, evaluations: Evaluations
+    ) -> tuple[LearningState, Info]:
+        """State after the epoch, and an account of it."""
+        state = pending.origin
+        new = Ensemble.evaluated(self.problem, pending.points, evaluations)
+        good = new[new.ok]
+        verification = state.verification
+        if state.verifying:
+            verification = self._verify(state, good)
+        state = replace(
+            state,
+            seed=pending.seed,
+            archive=joined(state.archive, good),
+            failed=np.concatenate([state.failed, new.U[~new.ok]]),
+            epochs=state.epochs + 1,
+            verification=verification,
+        )
+        passed = state.verifying and verification is not None and verification.passed
+        state = self._learn(state, np.random.default_rng(pending.seed))
+        state = replace(state, burned_in=passed, converged=passed)
+        n_evaluations = len(pending.points)
+        return state, Info(
+            "burn-in", True, None, n_evaluations, int(evaluations.failed.sum()), self.account(state)
+        )
+
+    def account(self, state: LearningState) -> str:
+        """One line on the state of the learning."""
+        if state.posterior is None:
+            return "first evaluations"
+        theta = state.posterior.process.hyperparameters
+        parts = [
+            f"loss exponent {state.exponent:.2g}",
+            f"lengths {np.array2string(np.exp(theta.lengths), precision=2, threshold=6)} sd",
+            f"noise {np.array2string(state.posterior.process.noise, precision=2, threshold=4)}",
+        ]
+        if state.surrogate_error is not None:
+            parts.append(f"surrogate error {state.surrogate_error.max():.2g} sd")
+        if state.rescued:
+            parts.append(f"{state.rescued} particles rescued")
+        if state.verification is not None:
+            parts.append(str(state.verification))
+        return ", ".join(parts)
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _verify(self, state: LearningState, good: Ensemble) -> Verification:
+        """Compare evaluations with predictions; half of the particles must have got one."""
+        assert state.posterior is not None
+        if len(good) < 0.5 * state.ladder.particles.shape[1]:
+            return Verification(np.nan, np.nan, 1.0, np.nan, False)
+        x = state.posterior.whitening.coordinates(good.U)
+        difference = good.loss - state.posterior.loss(x) - state.posterior.loss_offset
+        return Verification.of(difference, state.posterior.loss_noise(x))
+
+    def _learn(self, state: LearningState, rng: np.random.Generator) -> LearningState:
+        """Fit the surrogate, move the particles on it, and choose where to evaluate next."""
+        posterior, radius = self._fit(state, rng)
+        previous = state.posterior
+        state = replace(state, posterior=posterior)
+        state = self._rescue(state, rng)
+        region = Region.of(WALL * radius, posterior.whitening, state.archive.U, state.failed)
+        state = replace(state, exponent=self._exponent(state), region=region)
+        particles = state.ladder.particles
+        functions = posterior.process.draw(particles.shape[1], rng)
+        chains = Chains(posterior, WIDTHS**2, region, state.exponent, functions)
+        ladder, acceptance = chains.run(state.ladder, MOVES, rng)
+        state = replace(state, ladder=ladder, acceptance=float(acceptance[0]))
+        state = replace(state, surrogate_error=self._error(state, rng))
+        enough = state.epochs >= state.last_epoch
+        if state.exponent == 1 and previous is not None and state.surrogate_error is not None:
+            enough = enough or float(state.surrogate_error.max()) < PRECISE
+        verifying = state.verifying or enough
+        level = 0 if verifying else self._best_level(state)
+        return replace(state, verifying=verifying, level=level)
+
+    def _fit(
+        self, state: LearningState, rng: np.random.Generator
+    ) -> tuple[SurrogatePosterior, float]:
+        """Surrogate in the coordinates of the particles, and the radius of its points."""
+        archive, d = state.archive, state.archive.U.shape[1]
+        whitening = Whitening.of(state.ladder.particles[0])
+        selected, guards, loss = self._select(state, whitening)
+        points = np.concatenate([selected, guards])
+        data = archive[points]
+        x = whitening.coordinates(data.U)
+        target: Target = PotentialTarget()
+        if self.forward:
+            target = ForwardTarget.of(self.problem, archive[selected])
+        values = target.values(data)
+        basis: Basis = "linear"
+        if not self.forward and len(selected) >= 1.5 * basis_size("quadratic", d):
+            basis = "quadratic"
+        warm = None if state.posterior is None else state.posterior.process.hyperparameters
+        is_guard = np.arange(len(points)) >= len(selected)
+        prior = WhitenedPrior.of(self.problem, whitening)
+        least, mean_excess, relative = np.nan, np.nan, None
+        if not self.forward and loss is not None:
+            least = float(np.quantile(loss[selected], 0.02))
+            excess = np.maximum(loss[points] - least, 0) + 0.5 * d
+            mean_excess = float(excess[: len(selected)].mean())
+            relative = excess / mean_excess
+        process = GaussianProcess.fit(
+            x, values, basis, rng, relative_noise=relative, guards=is_guard, warm=warm
+        )
+        posterior = SurrogatePosterior(whitening, prior, target, process, least, mean_excess)
+        if basis == "quadratic" and self._indefinite(posterior, max(state.exponent, 1e-3)):
+            process = GaussianProcess.fit(
+                x, values, "constant", rng, relative_noise=relative, guards=is_guard, warm=warm
+            )
+            posterior = replace(posterior, process=process)
+        return posterior, float(np.sqrt((x[: len(selected)] ** 2).sum(1).max()))
+
+    def _indefinite(self, posterior: SurrogatePosterior, exponent: float) -> bool:
+        """Whether the quadratic mean and the prior would let particles run away."""
+        H = exponent * posterior.process.curvature[0]
+        if posterior.prior.quadratic is not None:
+            H = H + posterior.prior.quadratic[2]
+        return bool(np.linalg.eigvalsh(H)[0] < 0)
+
+    def _select(
+        self, state: LearningState, whitening: Whitening
+    ) -> tuple[Array, Array, Array | None]:
+        """Points of the archive for the fit, guards, and the smoothed losses of the archive."""
+        archive, d = state.archive, state.archive.U.shape[1]
+        n, fewest = len(archive), 10 * (d + 2)
+        loss = None
+        if state.posterior is None:
+            potential = archive.potential  # observed: a bias at the start does no harm
+            reach = potential.min() + max(1e4, 10 * REACH)
+        else:
+            # by the smoothed potential: lucky noise must not decide
+            loss = state.posterior.loss(state.posterior.whitening.coordinates(archive.U))
+            potential = state.exponent * loss + archive.prior
+            particles = state.ensemble
+            own = state.exponent * particles.loss + particles.prior
+            reach = np.quantile(own, 0.05) + REACH
+        potential = np.where(np.isnan(potential), np.inf, potential)
+        inside = potential < reach
+        if inside.sum() < min(fewest, n):
+            inside[np.argsort(potential)[:fewest]] = True
+        selected, others = np.flatnonzero(inside), np.flatnonzero(~inside)
+        guards = others
+        if len(others) > GUARDS:
+            guards = others[farthest_points(whitening.coordinates(archive.U[others]), GUARDS)]
+        return selected, guards, loss
+
+    def _rescue(self, state: LearningState, rng: np.random.Generator) -> LearningState:
+        """Replace particles that the surrogate says are far from the posterior."""
+        posterior, archive = state.posterior, state.archive
+        assert posterior is not None
+        exponent, d = max(state.exponent, 1e-3), archive.U.shape[1]
+        x = posterior.whitening.coordinates(archive.U)
+        candidates = exponent * posterior.loss(x) + archive.prior
+        particles = state.ensemble
+        own = exponent * particles.loss + particles.prior
+        best = np.sort(candidates)[: max(20, len(own))]
+        far = ~(own < best.mean() + 10 + 2 * d)
+        if not far.any() or state.epochs == 1:
+            return replace(state, rescued=0)
+        weights = np.exp(-np.maximum(candidates - candidates.min(), 0))
+        chosen = rng.choice(len(archive), int(far.sum()), p=weights / weights.sum())
+        jitter = 1e-3 * rng.standard_normal((len(chosen), d)) @ posterior.whitening.root.T
+        U = state.ladder.particles.copy()
+        U[0, far] = archive.U[chosen] + jitter
+        return replace(state, ladder=replace(state.ladder, particles=U), rescued=int(far.sum()))
+
+    def _exponent(self, state: LearningState) -> float:
+        """Inverse temperature at which the surrogate is sure of the loss, up to one."""
+        assert state.posterior is not None
+        if state.epochs > state.last_epoch / 2:
+            return 1.0
+        x = state.posterior.whitening.coordinates(state.ladder.particles[0])
+        sd = float(np.median(state.posterior.loss_sd(x)))
+        return max(state.exponent, min(1.0, 1 / max(sd, 1e-9)))
+
+    def _best_level(self, state: LearningState) -> int:
+        """Temperature whose particles would teach most about the posterior."""
+        posterior = state.posterior
+        assert posterior is not None
+        coordinates = posterior.whitening.coordinates(state.ladder.particles)
+        reference = coordinates[0][:REFERENCE_PARTICLES]
+        widest = LARGEST_GROWTH * WIDTHS[state.level]
+        errors = []
+        for design in coordinates[widest >= WIDTHS]:
+            relative = posterior.relative_noise(posterior.loss(design))
+            sd = posterior.process.sd_with(design, reference, relative)
+            errors.append((sd**2).mean())
+        return int(np.argmin(errors))
+
+    def _error(self, state: LearningState, rng: np.random.Generator) -> Array | None:
+        """Standard deviation of posterior means and sd over functions that the data allow."""
+        posterior = state.posterior
+        assert posterior is not None
+        if state.exponent < 1:
+            return None
+        U = state.ladder.particles[0]
+        x = posterior.whitening.coordinates(U)
+        functions = posterior.process.draw(ERROR_DRAWS, rng)
+        mean_loss, scaled = posterior.loss(x), (U - U.mean(0)) / U.std(0)
+        moments = []
+        for i in range(ERROR_DRAWS):
+            function = Function(functions.kernel[i], functions.basis[i])
+            log_w = mean_loss - posterior.loss(x, function)
+            w = np.exp(log_w - log_w.max())
+            w /= w.sum()
+            mean = w @ scaled
+            moments.append([mean, np.sqrt(w @ (scaled - mean) ** 2)])
+        return np.std(moments, axis=0)
+
+
+def joined(first: Ensemble, second: Ensemble) -> Ensemble:
+    """Members of two evaluated ensembles."""
+    return Ensemble(
+        *(
+            np.concatenate([getattr(first, name), getattr(second, name)])
+            for name in ("U", "Z", "loss", "prior")
+        )
+    )

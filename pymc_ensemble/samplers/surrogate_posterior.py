@@ -1,0 +1,249 @@
+"""Posterior density of a Gaussian-process surrogate, in the coordinates of an ensemble."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .ensemble import Array, Ensemble, Problem
+from .surrogate import Function, GaussianProcess
+
+MANY_OUTPUTS = 12  # more are projected on their leading directions
+PROJECTED_AWAY = 1e-6  # share of the variance of the outputs that a projection may lose
+SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without information get no weight
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Coordinates ``x = root^-1 (u - mean)`` in which an ensemble has unit covariance.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (d,)
+    root, inverse : ndarray of shape (d, d)
+    """
+
+    mean: Array
+    root: Array
+    inverse: Array
+
+    @classmethod
+    def of(cls, U: Array) -> "Whitening":
+        """Whiten particles of shape (n, d); directions without spread get very little of it."""
+        mean = U.mean(0)
+        scale = U.std(0)
+        fallback = np.maximum(1e-8 * np.abs(mean), np.finfo(float).tiny ** 0.5)
+        scale = np.where(scale > fallback, scale, fallback)
+        correlation = np.cov(((U - mean) / scale).T, bias=True).reshape(len(mean), len(mean))
+        correlation[np.diag_indices(len(mean))] += 1e-8
+        factor = np.linalg.cholesky(correlation)
+        return cls(mean, scale[:, None] * factor, np.linalg.inv(factor) / scale)
+
+    def coordinates(self, U: Array) -> Array:
+        """Whitened coordinates of particles (..., d)."""
+        return (U - self.mean) @ self.inverse.T
+
+    def particles(self, x: Array) -> Array:
+        """Particles with whitened coordinates (..., d)."""
+        return self.mean + x @ self.root.T
+
+
+class Target(Protocol):
+    """What the surrogate predicts, and the loss that follows from it."""
+
+    def values(self, archive: Ensemble) -> Array:
+        """Values that the surrogate is fitted to, shape (n, k)."""
+
+    def loss(self, values: Array) -> tuple[Array, Array]:
+        """Loss of predicted values, shape (n,), and its gradient by them, shape (n, k)."""
+
+
+@dataclass(frozen=True)
+class PotentialTarget:
+    """The surrogate predicts the loss itself."""
+
+    def values(self, archive: Ensemble) -> Array:
+        """Losses, shape (n, 1)."""
+        return archive.loss[:, None]
+
+    def loss(self, values: Array) -> tuple[Array, Array]:
+        """Loss, and its gradient."""
+        return values[:, 0], np.ones_like(values)
+
+
+@dataclass(frozen=True)
+class ForwardTarget:
+    """The surrogate predicts forward outputs, in units in which the loss has unit curvature.
+
+    Attributes
+    ----------
+    problem : InverseProblem
+    center : ndarray of shape (K,)
+    directions : ndarray of shape (K, k)
+        Outputs are ``center + directions @ values``.
+    projection : ndarray of shape (K, k)
+        Values are ``(outputs - center) @ projection``.
+    lost : float
+        Variance of the outputs that the projection loses, in the same units.
+    """
+
+    problem: Problem
+    center: Array
+    directions: Array
+    projection: Array
+    lost: float
+    reference: tuple[float, Array]
+
+    @classmethod
+    def of(cls, problem: Problem, archive: Ensemble) -> "ForwardTarget":
+        """Scale the outputs of an archive, and project them where they are many."""
+        best = archive[np.argsort(archive.potential)[: max(10, len(archive) // 10)]]
+        curvature = np.median(problem.curvature(best.Z), axis=0)
+        # an output that varies little in units of the noise must not be blown up
+        curvature = np.maximum(curvature, SMALLEST_CURVATURE * curvature.max())
+        scale = np.sqrt(np.where(curvature > 0, curvature, 1.0))
+        center = best.Z.mean(0)
+        K, d = len(center), archive.U.shape[1]
+        W, lost = np.eye(K), 0.0
+        if K > MANY_OUTPUTS:
+            anomalies = (archive.Z - archive.Z.mean(0)) * scale
+            _, s, Wt = np.linalg.svd(anomalies / np.sqrt(len(archive)), full_matrices=False)
+            left = s[::-1].cumsum()[::-1] ** 2
+            k = int((left > PROJECTED_AWAY * (s**2).sum()).sum())
+            k = min(max(1, k), max(MANY_OUTPUTS, 3 * d))
+            W, lost = Wt[:k].T, float((s[k:] ** 2).sum())
+        value = float(problem.loss(center[None])[0])
+        gradient = (problem.loss_gradient(center[None])[0] / scale) @ W
+        return cls(problem, center, W / scale[:, None], W * scale[:, None], lost, (value, gradient))
+
+    def values(self, archive: Ensemble) -> Array:
+        """Scaled outputs, shape (n, k)."""
+        return (archive.Z - self.center) @ self.projection
+
+    def loss(self, values: Array) -> tuple[Array, Array]:
+        """Loss, and its gradient."""
+        if self.problem.quadratic_loss:
+            value, gradient = self.reference
+            loss = value + values @ gradient + 0.5 * (values**2).sum(1)
+            return loss, gradient + values
+        Z = self.center + values @ self.directions.T
+        return self.problem.loss(Z), self.problem.loss_gradient(Z) @ self.directions
+
+
+@dataclass(frozen=True)
+class WhitenedPrior:
+    """Prior potential in whitened coordinates; a quadratic one is not asked again and again.
+
+    Attributes
+    ----------
+    problem : InverseProblem
+    whitening : Whitening
+    quadratic : tuple or None
+        Value, gradient (d,) and Hessian (d, d) at the origin.
+    """
+
+    problem: Problem
+    whitening: Whitening
+    quadratic: tuple[float, Array, Array] | None
+
+    @classmethod
+    def of(cls, problem: Problem, whitening: Whitening) -> "WhitenedPrior":
+        """Prior of a problem in the coordinates of an ensemble."""
+        if not problem.gaussian_prior:
+            return cls(problem, whitening, None)
+        d = len(whitening.mean)
+        points = whitening.particles(np.vstack([np.zeros(d), np.eye(d)]))
+        gradients = problem.prior_gradient(points) @ whitening.root
+        H = gradients[1:] - gradients[0]
+        value = float(problem.prior_potential(points[:1])[0])
+        return cls(problem, whitening, (value, gradients[0], 0.5 * (H + H.T)))
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Values (n,) and gradients (n, d) at points (n, d)."""
+        if self.quadratic is not None:
+            value, gradient, H = self.quadratic
+            Hx = x @ H
+            return value + x @ gradient + 0.5 * (x * Hx).sum(1), gradient + Hx
+        U = self.whitening.particles(x)
+        gradient = self.problem.prior_gradient(U) @ self.whitening.root
+        return self.problem.prior_potential(U), gradient
+
+
+@dataclass(frozen=True)
+class SurrogatePosterior:
+    """Negative log posterior of a surrogate.
+
+    Attributes
+    ----------
+    whitening : Whitening
+    prior : WhitenedPrior
+    target : Target
+    process : GaussianProcess
+    least_loss, mean_excess : float
+        Heteroscedastic noise of losses: their variance is proportional to the excess over the
+        least loss plus d / 2, divided by the mean excess. NaN where all values have equal noise.
+    """
+
+    whitening: Whitening
+    prior: WhitenedPrior
+    target: Target
+    process: GaussianProcess
+    least_loss: float = np.nan
+    mean_excess: float = np.nan
+
+    @property
+    def dimension(self) -> int:
+        """Number d of coordinates."""
+        return len(self.whitening.mean)
+
+    def loss(self, x: Array, function: Function | None = None) -> Array:
+        """Predicted losses at whitened points (n, d)."""
+        return self.target.loss(self.process.evaluate(x, function)[0])[0]
+
+    def potential(
+        self, x: Array, function: Function | None = None, exponent: float = 1.0
+    ) -> tuple[Array, Array]:
+        """Potential ``exponent * loss + prior``, shape (n,), and its gradient, shape (n, d)."""
+        values, pull_back = self.process.evaluate(x, function)
+        loss, weights = self.target.loss(values)
+        prior, gradient = self.prior(x)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return exponent * loss + prior, exponent * pull_back(weights) + gradient
+
+    def relative_noise(self, loss: Array) -> Array | None:
+        """Variances of the noise of losses relative to one another; None if they are equal."""
+        if np.isnan(self.least_loss):
+            return None
+        excess = np.maximum(loss - self.least_loss, 0) + 0.5 * self.dimension
+        return excess / self.mean_excess
+
+    def loss_sd(self, x: Array) -> Array:
+        """Standard deviation of the surrogate's loss at points, shape (n,), by its slopes."""
+        values, _ = self.process.evaluate(x)
+        _, weights = self.target.loss(values)
+        sd = self.process.sd(x)
+        variance = ((weights * sd) ** 2).sum(1)
+        if isinstance(self.target, ForwardTarget):
+            variance = variance + 0.5 * (sd**4).sum(1)
+        return np.sqrt(variance)
+
+    def loss_noise(self, x: Array) -> Array:
+        """Standard deviation of the noise of observed losses at points, shape (n,)."""
+        values, _ = self.process.evaluate(x)
+        loss, weights = self.target.loss(values)
+        noise = self.process.noise
+        covariance = self.process.noise_correlation * noise * noise[:, None]
+        variance = ((weights @ covariance) * weights).sum(1)
+        relative = self.relative_noise(loss)
+        if relative is not None:
+            variance = variance * relative
+        if isinstance(self.target, ForwardTarget):
+            variance = variance + 0.5 * (covariance**2).sum()
+        return np.sqrt(variance)
+
+    @property
+    def loss_offset(self) -> float:
+        """By how much observed losses exceed predicted ones on average: the trace of the noise."""
+        if isinstance(self.target, ForwardTarget):
+            return 0.5 * float((self.process.noise**2).sum() + self.target.lost)
+        return 0.0
