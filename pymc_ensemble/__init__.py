@@ -4,6 +4,7 @@ from pymc_ensemble import gallery
 from pymc_ensemble.diagnostics import ess, to_ensemble
 from pymc_ensemble.forward import forward_model, open_store
 from pymc_ensemble.multiscale_step import MultiscaleSampler
+from pymc_ensemble.optimization import find_MAP_ensemble
 from pymc_ensemble.problem import InverseProblem
 from pymc_ensemble.step_methods import EnsembleKalmanSampler
 
@@ -14,6 +15,7 @@ __all__ = [
     "InverseProblem",
     "MultiscaleSampler",
     "ess",
+    "find_MAP_ensemble",
     "forward_model",
     "gallery",
     "open_store",

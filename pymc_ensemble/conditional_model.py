@@ -66,3 +66,38 @@ class ConditionalModel:
                 shared.set_value(value.astype(shared.type.dtype))
                 changed = True
         return changed
+
+
+def continuous_variables(model: pm.Model, names: Sequence[str] | None, who: str) -> list[Variable]:
+    """Value variables of the continuous variables that were chosen by name.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    names : sequence of str or None
+        Names of variables or value variables; None stands for all continuous ones.
+    who : str
+        What moves continuous variables only, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or that of a discrete variable.
+    """
+    owned = list(model.continuous_value_vars)
+    if names is None:
+        return owned
+    known = {v: {v.name, model.values_to_rvs[v].name} for v in model.value_vars}
+    chosen = set(names)
+    for v in model.discrete_value_vars:
+        if known[v] & chosen:
+            raise ValueError(
+                f"`{model.values_to_rvs[v].name}` is discrete; {who} moves continuous variables "
+                "only. Leave it out of `vars`."
+            )
+    if unknown := chosen.difference(*known.values()):
+        raise ValueError(
+            f"`{min(unknown)}` is not a free variable of the model. Those are "
+            f"{', '.join(f'`{rv.name}`' for rv in model.free_RVs)}."
+        )
+    return [v for v in owned if known[v] & chosen]

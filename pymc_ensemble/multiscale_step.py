@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
-from .conditional_model import ConditionalModel
+from .conditional_model import ConditionalModel, continuous_variables
 from .draws import Draw, Point
 from .initial_ensemble import InitialEnsembles, posterior_points
 from .log import logger
-from .problem import InverseProblem
+from .problem import InverseProblem, problem_of
 from .samplers.multiscale import Multiscale, Pilot
 from .step_methods import EnsembleStep, FloatArray, Named
 
@@ -185,24 +185,7 @@ class MultiscaleSampler(EnsembleStep):
 
     def _owned_variables(self, model: pm.Model) -> list[Variable]:
         """All continuous variables of the model, or those that were chosen."""
-        owned = list(model.continuous_value_vars)
-        if self._names is None:
-            return owned
-        names = {v: {v.name, model.values_to_rvs[v].name} for v in model.value_vars}
-        chosen = set(self._names)
-        for v in model.discrete_value_vars:
-            if names[v] & chosen:
-                raise ValueError(
-                    f"`{model.values_to_rvs[v].name}` is discrete; MultiscaleSampler moves "
-                    "continuous variables only. Leave it out of `vars`, and `pm.sample` finds "
-                    "another step method for it."
-                )
-        if unknown := chosen.difference(*names.values()):
-            raise ValueError(
-                f"`{min(unknown)}` is not a free variable of the model that is sampled. Those are "
-                f"{', '.join(f'`{rv.name}`' for rv in model.free_RVs)}."
-            )
-        return [v for v in owned if names[v] & chosen]
+        return continuous_variables(model, self._names, type(self).__name__)
 
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
         """Inverse problem of the variables given the others, with as much structure as there is."""
@@ -219,25 +202,16 @@ class MultiscaleSampler(EnsembleStep):
         self._sampled = model
         order = [value.name for value in model.value_vars]
         vars.sort(key=lambda value: order.index(value.name))
-        reason = "there is no observed variable"
-        if model.observed_RVs:
-            try:
-                problem = InverseProblem.from_model(
-                    model, compile_kwargs=self._compile_kwargs, given=given
-                )
-            except NotImplementedError as error:
-                reason = str(error)
-            else:
-                self._account = (
-                    f"the gradient is measured by differences of {problem.n_outputs} forward "
-                    "outputs"
-                )
-                return problem
+        problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs, given=given)
         self._account = (
-            "the gradient is measured by differences of the log density itself, without the help "
-            f"of a forward map: {reason}"
+            f"the gradient is measured by differences of {problem.n_outputs} forward outputs"
         )
-        return InverseProblem.from_density(model, compile_kwargs=self._compile_kwargs)
+        if reason:
+            self._account = (
+                "the gradient is measured by differences of the log density itself, without the "
+                f"help of a forward map: {reason}"
+            )
+        return problem
 
     def _make_sampler(self, problem: InverseProblem, given: int | None) -> Multiscale:
         options = dict(self._options)
@@ -292,7 +266,7 @@ class MultiscaleSampler(EnsembleStep):
         """Start the pilot, or what comes after it if it has run for another chain."""
         bound, chain, number = self._bound, self._chain, self._chain_number
         if number == 0:
-            logger.info(f"MultiscaleSampler: {self._account}.")
+            logger.info(f"MultiscaleSampler: {self._account.rstrip('.')}.")
         if self._pilot is not None:
             chain.state = bound.sampler.start_from(self._pilot, number)
             return

@@ -81,7 +81,10 @@ class Extraction:
 
 
 def extract(
-    model: Model, vars: Sequence[Variable | str] | None = None, given: Collection[str] = ()
+    model: Model,
+    vars: Sequence[Variable | str] | None = None,
+    given: Collection[str] = (),
+    jacobian: bool = True,
 ) -> Extraction:
     """Take a model apart into forward outputs, likelihood terms and prior.
 
@@ -95,6 +98,8 @@ def extract(
     given : collection of str, default ()
         Names of observed variables that are no data, but given: those may be independent of the
         unknowns.
+    jacobian : bool, default True
+        Whether the prior is that of the unconstrained coordinates.
 
     Returns
     -------
@@ -106,13 +111,15 @@ def extract(
     latent = [rv for rv in model.free_RVs if is_behind_forward_model(rv, model)]
     terms = extract_terms(model, coordinates, latent)
     constant = extract_constant(model, coordinates, terms, given)
-    log_prior = extract_prior(model, coordinates, latent)
+    log_prior = extract_prior(model, coordinates, latent, jacobian)
     return Extraction(
         coordinates, terms, constant, log_prior, prior_draws(model), flat_variables(model)
     )
 
 
-def extract_density(model: Model, vars: Sequence[Variable | str] | None = None) -> Extraction:
+def extract_density(
+    model: Model, vars: Sequence[Variable | str] | None = None, jacobian: bool = True
+) -> Extraction:
     """Take a model apart into a prior and a log density that only its value is known of.
 
     Parameters
@@ -122,6 +129,8 @@ def extract_density(model: Model, vars: Sequence[Variable | str] | None = None) 
     vars : sequence of Variable or str, optional
         The variables to sample, or their names; all continuous variables of the model must be
         among them.
+    jacobian : bool, default True
+        Whether the prior is that of the unconstrained coordinates.
 
     Returns
     -------
@@ -131,7 +140,7 @@ def extract_density(model: Model, vars: Sequence[Variable | str] | None = None) 
     """
     check_model(model, vars, needs_likelihood=False)
     coordinates = join_coordinates(model)
-    log_prior = extract_prior(model, coordinates, [])
+    log_prior = extract_prior(model, coordinates, [], jacobian)
     potentials = {potential.name for potential in model.potentials}
     unknown = [
         density
@@ -330,20 +339,20 @@ def _missing_entries(
 
 
 def extract_prior(
-    model: Model, coordinates: Coordinates, latent: Sequence[Variable]
+    model: Model, coordinates: Coordinates, latent: Sequence[Variable], jacobian: bool = True
 ) -> dict[str, TensorVariable]:
-    """Log prior density in unconstrained coordinates, term by term.
+    """Log prior density as a function of the unconstrained coordinates, term by term.
 
     Of a variable whose density is part of the likelihood, the Jacobian of its transform is left.
     """
     ordinary = [rv for rv in model.free_RVs if rv not in latent]
     names = [rv.name for rv in ordinary]
-    densities = list(model.logp(vars=ordinary, jacobian=True, sum=False)) if ordinary else []
+    densities = list(model.logp(vars=ordinary, jacobian=jacobian, sum=False)) if ordinary else []
     for rv in latent:
-        if (transform := model.rvs_to_transforms[rv]) is not None:
-            jacobian = transform.log_jac_det(model.rvs_to_values[rv], *rv.owner.inputs)
+        if jacobian and (transform := model.rvs_to_transforms[rv]) is not None:
+            log_determinant = transform.log_jac_det(model.rvs_to_values[rv], *rv.owner.inputs)
             names.append(rv.name)
-            densities += model.replace_rvs_by_values([jacobian])
+            densities += model.replace_rvs_by_values([log_determinant])
     names += [potential.name for potential in model.potentials]
     densities += model.replace_rvs_by_values(model.potentials)
     densities = as_functions_of(coordinates, densities)

@@ -189,6 +189,7 @@ class InverseProblem:
         *,
         compile_kwargs: Mapping[str, Any] | None = None,
         given: Collection[str] = (),
+        jacobian: bool = True,
     ) -> "InverseProblem":
         """Take a PyMC model apart into forward map, loss and prior.
 
@@ -204,6 +205,9 @@ class InverseProblem:
         given : collection of str, default ()
             Names of observed variables that are no data, but variables that are held fixed: no
             warning is given if they do not depend on the unknowns.
+        jacobian : bool, default True
+            Whether the prior is that of the unconstrained coordinates, with the Jacobians of the
+            transforms; without them its mode is that of the model's own variables.
 
         Returns
         -------
@@ -240,7 +244,8 @@ class InverseProblem:
         >>> problem.n_outputs
         4
         """
-        return cls._of_extraction(extract(pm.modelcontext(model), vars, given), compile_kwargs)
+        extraction = extract(pm.modelcontext(model), vars, given, jacobian)
+        return cls._of_extraction(extraction, compile_kwargs)
 
     @classmethod
     def from_density(
@@ -249,6 +254,7 @@ class InverseProblem:
         vars: Sequence[Variable | str] | None = None,
         *,
         compile_kwargs: Mapping[str, Any] | None = None,
+        jacobian: bool = True,
     ) -> "InverseProblem":
         """Take a PyMC model as a prior and a log density of which only the value is known.
 
@@ -257,7 +263,7 @@ class InverseProblem:
 
         Parameters
         ----------
-        model, vars, compile_kwargs
+        model, vars, compile_kwargs, jacobian
             As of `from_model`.
 
         Returns
@@ -282,7 +288,7 @@ class InverseProblem:
         >>> problem.n_outputs
         1
         """
-        extraction = extract_density(pm.modelcontext(model), vars)
+        extraction = extract_density(pm.modelcontext(model), vars, jacobian)
         problem = cls._of_extraction(extraction, compile_kwargs)
         problem.density_only = True
         return problem
@@ -510,6 +516,36 @@ class InverseProblem:
         """
         [point] = _rows(np.atleast_2d(np.asarray(u, dtype=np.float64)), self.dimension)
         return self._prior.hessian(point)
+
+
+def problem_of(
+    model: pm.Model,
+    *,
+    compile_kwargs: Mapping[str, Any] | None = None,
+    given: Collection[str] = (),
+    jacobian: bool = True,
+) -> tuple[InverseProblem, str]:
+    """Inverse problem of a model with a forward map, if it has one, else of its density.
+
+    Parameters
+    ----------
+    model, compile_kwargs, given, jacobian
+        As of `InverseProblem.from_model`.
+
+    Returns
+    -------
+    problem : InverseProblem
+    reason : str
+        Why there is no forward map; empty if there is one.
+    """
+    options: dict[str, Any] = {"compile_kwargs": compile_kwargs, "jacobian": jacobian}
+    reason = "there is no observed variable"
+    if model.observed_RVs:
+        try:
+            return InverseProblem.from_model(model, given=given, **options), ""
+        except NotImplementedError as error:
+            reason = str(error)
+    return InverseProblem.from_density(model, **options), reason
 
 
 def _rows(values: ArrayLike, columns: int) -> FloatArray:

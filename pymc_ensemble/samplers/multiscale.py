@@ -220,22 +220,12 @@ class Multiscale:
                 raise ValueError(f"{name} must be positive, not {value!r}.")
         if not (_is_real(self.delta) and 0 <= self.delta < np.inf):
             raise ValueError(f"delta must be a number and not negative, not {self.delta!r}.")
-        self._check_preconditioner()
+        if not self._wants_ensemble:
+            Preconditioner.given(self.preconditioner, np.zeros(self.problem.dimension))
 
-    def _check_preconditioner(self) -> None:
-        given, d = self.preconditioner, self.problem.dimension
-        if given is None or (isinstance(given, str) and given == "ensemble"):
-            return
-        if isinstance(given, str):
-            raise ValueError(f'preconditioner must be "ensemble", None or a matrix, not {given!r}.')
-        matrix = np.asarray(given, dtype=float)
-        if matrix.shape != (d, d):
-            raise ValueError(
-                f"preconditioner has shape {matrix.shape}, but the model has {d} unconstrained "
-                f"parameters: give a matrix of shape {(d, d)}."
-            )
-        if not np.allclose(matrix, matrix.T) or not np.linalg.eigvalsh(matrix)[0] > 0:
-            raise ValueError("preconditioner must be symmetric and positive definite.")
+    @property
+    def _wants_ensemble(self) -> bool:
+        return isinstance(self.preconditioner, str) and self.preconditioner == "ensemble"
 
     @property
     def size(self) -> int:
@@ -303,8 +293,7 @@ class Multiscale:
         number : int, default 0
             Number of the chain.
         """
-        wanted = isinstance(self.preconditioner, str)
-        if skip_burn_in or not (wanted or redraw):
+        if skip_burn_in or not (self._wants_ensemble or redraw):
             return self.start_from(replace(self._found(U), explored=skip_burn_in), number)
         least = 2 * (self.problem.dimension + 2)
         if len(U) < least:
@@ -395,12 +384,10 @@ class Multiscale:
 
     def _found(self, points: Array) -> Pilot:
         """What `points` of the posterior tell, shape (n, d)."""
-        d = self.problem.dimension
-        if isinstance(self.preconditioner, str):
+        if self._wants_ensemble:
             preconditioner = Preconditioner.of_points(points)
         else:
-            K = np.eye(d) if self.preconditioner is None else np.asarray(self.preconditioner)
-            preconditioner = Preconditioner(points.mean(0), np.linalg.cholesky(K))
+            preconditioner = Preconditioner.given(self.preconditioner, points.mean(0))
         few = points[:: -(-len(points) // HERDED)]
         chosen = herd(preconditioner.normalized(few), max(POSITIONS, 2 * self.walkers))
         return Pilot(few[chosen], preconditioner)

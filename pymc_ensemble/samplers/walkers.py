@@ -5,6 +5,7 @@ directions. Averaged over directions that are as even as can be, this is the gra
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,30 @@ class Preconditioner:
 
     mean: Array
     root: Array
+
+    @classmethod
+    def given(cls, matrix: Any, mean: Array) -> "Preconditioner":
+        """Covariance of the user's: a `matrix` of shape (d, d), or None for the identity.
+
+        Raises
+        ------
+        ValueError
+            If it is no covariance matrix, or of another shape.
+        """
+        d = len(mean)
+        if isinstance(matrix, str):
+            raise ValueError(
+                f'preconditioner must be "ensemble", None or a matrix, not {matrix!r}.'
+            )
+        K = np.eye(d) if matrix is None else np.asarray(matrix, dtype=float)
+        if K.shape != (d, d):
+            raise ValueError(
+                f"preconditioner has shape {K.shape}, but the model has {d} unconstrained "
+                f"parameters: give a matrix of shape {(d, d)}."
+            )
+        if not np.allclose(K, K.T) or not np.linalg.eigvalsh(K)[0] > 0:
+            raise ValueError("preconditioner must be symmetric and positive definite.")
+        return cls(mean, np.linalg.cholesky(K))
 
     @classmethod
     def of_points(cls, points: Array) -> "Preconditioner":

@@ -1,0 +1,263 @@
+"""Maximum a posteriori points without derivatives."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from pymc.exceptions import SamplingError
+from pymc.initial_point import make_initial_point_fn
+from pymc.util import get_random_generator
+from pytensor.graph.basic import Variable
+
+from .conditional_model import ConditionalModel, continuous_variables
+from .draws import points_of, variable_layout
+from .log import ProgressLog, show_log
+from .problem import InverseProblem, problem_of
+from .samplers.descent import Descent, DescentState
+from .samplers.ensemble import Ensemble, EnsembleFailure
+from .samplers.kalman import EnsembleKalman
+from .samplers.multiscale import FEW_DIRECTIONS, FULL_FRAME, SMOOTH_DISTANCE
+from .samplers.walkers import Explorers, Preconditioner
+from .step_methods import names_of
+
+__all__ = ["MAPEstimate", "find_MAP_ensemble"]
+
+FloatArray = NDArray[np.float64]
+
+
+class MAPEstimate(dict[str, np.ndarray]):
+    """Point of a model, by the names of its variables, with the way that led there.
+
+    Attributes
+    ----------
+    history : xarray.Dataset
+        By ``iteration``: ``misfit``, the negative log likelihood; ``potential``, the negative log
+        density that is minimized; ``gradient``, its root mean square slope in units of the
+        preconditioner; ``step_size``; and ``n_evals``, forward evaluations so far.
+    converged : bool
+        Whether the gradient fell below its tolerance.
+    """
+
+    history: xr.Dataset
+    converged: bool
+
+
+def find_MAP_ensemble(
+    *,
+    vars: Sequence[Variable | str] | None = None,
+    initvals: Mapping[str, ArrayLike] | None = None,
+    ensemble_size: int | None = None,
+    preconditioner: str | ArrayLike | None = "ensemble",
+    directions: int | None = None,
+    sigma: float = SMOOTH_DISTANCE,
+    tol: float = 1e-3,
+    maxiter: int = 100,
+    random_seed: Any = None,
+    progressbar: bool = True,
+    model: pm.Model | None = None,
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> MAPEstimate:
+    """Find the maximum a posteriori point of a model without derivatives of its forward map.
+
+    An ensemble that is moved to the posterior tells scales and a start. Then one walker descends
+    along gradients that explorers around it measure.
+
+    Parameters
+    ----------
+    vars : list of variables or names, optional
+        Variables to optimize, by default all continuous ones. Others keep their initial values.
+    initvals : dict, optional
+        Where to start, values by variable name, as in `pymc.sample`. By default at the best member
+        of the ensemble.
+    ensemble_size : int, optional
+        Particles of the ensemble that runs first; by default ``max(100, 4 (d + 2))`` for d
+        unconstrained parameters.
+    preconditioner : "ensemble", None or array_like of shape (d, d), default "ensemble"
+        Covariance in unconstrained coordinates that makes the posterior isotropic: that of the
+        ensemble, none, or a matrix. Without "ensemble" no ensemble is needed.
+    directions : int, optional
+        Explorers in each step: d by default, and 20 beyond 30 parameters.
+    sigma : float, default 1e-3
+        Distance of the explorers in units of the preconditioner.
+    tol : float, default 1e-3
+        Root mean square gradient in units of the preconditioner at which the mode is found, roughly
+        its remaining distance in posterior standard deviations.
+    maxiter : int, default 100
+        Steps after which the search ends; each costs ``directions + 1`` forward evaluations.
+    random_seed : int, Generator or None
+        Seed of the ensemble and the directions.
+    progressbar : bool, default True
+        Whether the log ``pymc_ensemble`` tells of the progress.
+    model : pm.Model, optional
+        By default the one on the context stack.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map.
+
+    Returns
+    -------
+    MAPEstimate
+        A dict of values by variable name, as `pymc.find_MAP` returns it: free variables, their
+        transformed values, and deterministics. Its ``history`` tells misfit and evaluations by
+        iteration, and ``converged`` whether the gradient vanishes.
+
+    Raises
+    ------
+    ValueError
+        If an option does not fit the model.
+    SamplingError
+        If the forward map fails at the start, or for most of the ensemble.
+
+    Notes
+    -----
+    Maximized is the posterior density of the model's own variables, without the Jacobians of
+    transforms, as in `pymc.find_MAP`. The dynamics are those of the multiscale sampler with its
+    noise turned off [1]_. A mode is not a posterior: of several modes one is found.
+
+    References
+    ----------
+    .. [1] Pavliotis, G. A., Stuart, A. M. and Vaes, U. (2022). Derivative-free Bayesian inversion
+       using multiscale dynamics. SIAM Journal on Applied Dynamical Systems, 21.
+       https://arxiv.org/abs/2102.00540
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> from pymc_ensemble import find_MAP_ensemble
+    >>> with pm.Model():
+    ...     rate = pm.LogNormal("rate")
+    ...     decay = pm.math.exp(-rate * np.arange(5))
+    ...     pm.Normal("y", decay, 0.1, observed=[1.0, 0.4, 0.1, 0.1, 0.0])
+    ...     point = find_MAP_ensemble(random_seed=1, progressbar=False)
+    >>> point.converged
+    True
+    >>> round(float(point["rate"]), 2)
+    0.91
+    """
+    model = pm.modelcontext(model)
+    rng = get_random_generator(random_seed)
+    point = make_initial_point_fn(model=model, overrides=initvals)(int(rng.integers(2**30)))
+    sampled, given = model, ()
+    names = None if vars is None else names_of(vars)
+    owned = continuous_variables(model, names, "find_MAP_ensemble")
+    if not owned:
+        raise ValueError("The model has no continuous free variable, hence nothing to optimize.")
+    if len(owned) < len(model.value_vars):
+        conditional = ConditionalModel(model, owned)
+        conditional.condition(point)
+        sampled, given = conditional.model, conditional.given
+    options: dict[str, Any] = {"compile_kwargs": compile_kwargs, "given": given}
+    problem, _ = problem_of(sampled, **options)
+    target, _ = problem_of(sampled, jacobian=False, **options)
+    search = Search(problem, rng, progressbar)
+
+    layout = variable_layout(point, [value.name for value in sampled.value_vars])
+    start = np.empty((1, problem.dimension))
+    for variable in layout:
+        start[0, variable.where] = np.ravel(point[variable.name])
+    if isinstance(preconditioner, str) and preconditioner == "ensemble":
+        if initvals is None:
+            problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
+        ensemble = search.ensemble(ensemble_size)
+        scale = Preconditioner.of_points(ensemble.U)
+        if initvals is None:
+            potential = target.loss(ensemble.Z) + target.prior_potential(ensemble.U)
+            start = ensemble.U[[potential.argmin()]]
+    else:
+        scale = Preconditioner.given(preconditioner, start[0])
+    d = problem.dimension
+    n_directions = directions or (d if d <= FULL_FRAME else FEW_DIRECTIONS)
+    descent = Descent(Explorers(target, n_directions, sigma), tol)
+    state, history = search.descend(descent, DescentState(start, scale), maxiter)
+    if not state.converged:
+        warnings.warn(
+            f"The search ended after {state.steps} steps with a gradient of {state.slope:.2g}, in "
+            f"posterior standard deviations, instead of {tol:.2g}. Allow more of them (maxiter), "
+            "or use another sigma if the forward map is not smooth.",
+            stacklevel=2,
+        )
+    return _in_model(model, {**point, **points_of(layout, state.U)[0]}, state.converged, history)
+
+
+@dataclass
+class Search:
+    """Forward evaluations on the way to the mode."""
+
+    problem: InverseProblem
+    rng: np.random.Generator
+    progressbar: bool
+    n_evals: int = 0
+    n_failed: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin to tell of the progress."""
+        self._log = ProgressLog(0)
+        if self.progressbar:
+            show_log()
+
+    def evaluate(self, points: FloatArray, what: str) -> Any:
+        """Evaluate one batch of points."""
+        started = perf_counter()
+        evaluations = self.problem.evaluate(points)
+        self.n_evals += len(points)
+        self.n_failed += int(evaluations.failed.sum())
+        if self.progressbar:
+            self._log.count(len(points), perf_counter() - started)
+            self._log.tell(what, self.n_evals, self.n_failed)
+        return evaluations
+
+    def ensemble(self, size: int | None) -> Ensemble:
+        """Members of an ensemble that was moved to the posterior."""
+        sampler = EnsembleKalman(self.problem, size, adjust=self.problem.density_only)
+        U = self.problem.sample_prior(sampler.size, self.rng)
+        state, iteration = sampler.start(U, redraw=True), 0
+        try:
+            while not state.burned_in:
+                points, pending = sampler.ask(state, self.rng)
+                evaluations = self.evaluate(points, f"ensemble, iteration {iteration + 1}")
+                state, info = sampler.tell(state, pending, evaluations)
+                iteration += info.complete
+        except EnsembleFailure as failure:
+            raise SamplingError(str(failure)) from failure
+        return state.ensemble[state.ensemble.ok]
+
+    def descend(
+        self, descent: Descent, state: DescentState, maxiter: int
+    ) -> tuple[DescentState, xr.Dataset]:
+        """Descend until the mode is found; the state there, and the history."""
+        rows = []
+        try:
+            while not state.done and state.steps < maxiter:
+                points, pending = descent.ask(state, self.rng)
+                evaluations = self.evaluate(points, f"descent, step {state.steps + 1}")
+                state, _ = descent.tell(state, points, pending, evaluations)
+                rows.append(
+                    (state.loss, state.potential, state.slope, state.step_size, self.n_evals)
+                )
+        except EnsembleFailure as failure:
+            raise SamplingError(
+                f"{failure} Give `initvals` where the forward map works."
+            ) from failure
+        names = ("misfit", "potential", "gradient", "step_size", "n_evals")
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        return state, xr.Dataset({n: ("iteration", np.array(c)) for n, c in columns.items()})
+
+
+def _in_model(
+    model: pm.Model, point: Mapping[str, np.ndarray], converged: bool, history: xr.Dataset
+) -> MAPEstimate:
+    """All unobserved variables of the model at a point of its value variables."""
+    variables = model.unobserved_value_vars
+    function = model.compile_fn(
+        variables, inputs=model.value_vars, mode="FAST_COMPILE", on_unused_input="ignore"
+    )
+    estimate = MAPEstimate(
+        (variable.name, value) for variable, value in zip(variables, function(point), strict=True)
+    )
+    estimate.converged, estimate.history = converged, history
+    return estimate
