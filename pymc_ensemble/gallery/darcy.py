@@ -6,7 +6,8 @@ import numpy as np
 import pymc as pm
 from scipy.linalg import solveh_banded
 
-from pymc_ensemble.gallery.model import Array, ForwardMap, GalleryModel, stored_reference
+from pymc_ensemble.forward import forward_model
+from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
 
 CELLS = 32
 """Cells per side of the unit square."""
@@ -28,10 +29,25 @@ def _log_conductivity_basis() -> Array:
     )
 
 
+def log_conductivity(u: Array) -> Array:
+    """Log conductivity at the nodes, ``sum_k u_k sqrt(lambda_k) phi_k``.
+
+    Parameters
+    ----------
+    u : ndarray, shape (..., 16)
+        Coefficients.
+
+    Returns
+    -------
+    ndarray, shape (..., 33, 33)
+    """
+    return np.tensordot(u, _log_conductivity_basis(), axes=1)
+
+
 def temperatures(u: Array) -> Array:
     """Solve -div(a grad T) = 50 on the unit square with T = 0 on its boundary.
 
-    Five-point flux scheme on 32 x 32 cells; log a = sum_k u_k sqrt(lambda_k) phi_k.
+    Five-point flux scheme on 32 x 32 cells, with the `log_conductivity` log a.
 
     Parameters
     ----------
@@ -43,7 +59,7 @@ def temperatures(u: Array) -> Array:
     ndarray, shape (100,)
         T at the observed nodes, the index along x varying slowest.
     """
-    a = np.exp(np.tensordot(u, _log_conductivity_basis(), axes=1))
+    a = np.exp(log_conductivity(u))
     # Conductivities of the faces between neighboring nodes, in each direction.
     ax = (a[1:, 1:-1] + a[:-1, 1:-1]) / 2
     ay = (a[1:-1, 1:] + a[1:-1, :-1]) / 2
@@ -91,7 +107,7 @@ def darcy() -> GalleryModel:
     truth = rng.standard_normal(16)
     y = temperatures(truth) + noise_sd * rng.standard_normal(100)
 
-    forward = ForwardMap(temperatures, (100,))
+    forward = forward_model(temperatures, output_shape=(100,))
     with GalleryModel(
         "An inverse problem of textbook type: many data, a prior that decides what they do not, "
         "and a nearly Gaussian posterior that the ensemble Kalman sampler finds in few solves.",

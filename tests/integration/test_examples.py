@@ -33,3 +33,22 @@ def test_lynx_hare(monkeypatch, tmp_path, capsys):
     [calls] = [int(row[4]) for row in table if row[:3] == ["solutions", "of", "the"]]
     assert calls <= 24_000
     assert set(module["PARAMETERS"]) == {label.split("[")[0] for label in rows}
+
+
+@pytest.mark.default_mode
+@pytest.mark.slow
+def test_darcy(monkeypatch, tmp_path, capsys):
+    """Mode and posterior of the conductivity, with few draws."""
+    picture = tmp_path / "darcy.png"
+    monkeypatch.setattr(sys, "argv", ["darcy.py", "--quick", "--output", str(picture)])
+    runpy.run_path(str(EXAMPLES / "darcy.py"), run_name="__main__")
+
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    mode, posterior, mean, ratio, _ = capsys.readouterr().out.splitlines()[-5:]
+    assert mode.endswith("converged: True")
+    assert int(mode.split()[2]) < 1500
+    assert int(posterior.split()[1]) < 7000
+    # 2 x 100 draws of walkers that began at the posterior: a standard error of .1
+    assert float(mean.split()[2]) < 0.25
+    low, high = ratio.split()[2::2]
+    assert 0.7 < float(low) <= float(high) < 1.4
