@@ -106,7 +106,8 @@ def haar_frames(size: int, n_directions: int, dimension: int, rng: np.random.Gen
     normal = rng.standard_normal((size, n_frames, dimension, dimension))
     frames = np.linalg.qr(normal)[0] * rng.choice([-1.0, 1.0], size=(size, n_frames, 1, dimension))
     rows = np.swapaxes(frames, -1, -2).reshape(size, n_frames * dimension, dimension)
-    return np.sqrt(dimension) * rows[:, :n_directions]
+    # in the order in which a pickle restores it: sums in another order differ in the last digit
+    return np.ascontiguousarray(np.sqrt(dimension) * rows[:, :n_directions])
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def clipped(drift: Array, step_size: float) -> Array:
     """
     longest = 2 * (np.sqrt(drift.shape[1]) + 3) / min(1.0, np.sqrt(step_size))
     length = np.linalg.norm(drift, axis=1, keepdims=True)
-    return drift * np.minimum(1.0, longest / np.maximum(length, np.finfo(float).tiny))
+    return drift * (longest / np.maximum(length, longest))
 
 
 @dataclass(frozen=True)
