@@ -93,7 +93,7 @@ def main():
     posterior = idata.posterior["u"]
     error = (posterior.mean(("chain", "draw")).values - mean) / sd
     ratio = posterior.std(("chain", "draw")).values / sd
-    print(f"posterior: {sampling_calls} solutions")
+    print(f"posterior: {sampling_calls} solutions of the equation")
     print(f"mean error {np.sqrt((error**2).mean()):.2f} posterior sd")
     print(f"sd ratio {ratio.min():.2f} to {ratio.max():.2f}")
     draw_picture(mode, idata, model.truth["u"], options.output)

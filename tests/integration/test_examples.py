@@ -44,10 +44,11 @@ def test_darcy(monkeypatch, tmp_path, capsys):
     runpy.run_path(str(EXAMPLES / "darcy.py"), run_name="__main__")
 
     assert picture.read_bytes().startswith(b"\x89PNG")
-    mode, posterior, mean, ratio, _ = capsys.readouterr().out.splitlines()[-5:]
+    lines = [line for line in capsys.readouterr().out.splitlines() if ":" in line or "sd" in line]
+    [mode, posterior, mean, ratio, _] = [line for line in lines if not line.startswith(" ")]
     assert mode.endswith("converged: True")
     assert int(mode.split()[2]) < 1500
-    assert int(posterior.split()[1]) < 7000
+    assert int(posterior.split()[1]) < 11_000
     # 2 x 100 draws of walkers that began at the posterior: a standard error of .1
     assert float(mean.split()[2]) < 0.25
     low, high = ratio.split()[2::2]
