@@ -5,6 +5,7 @@ from pymc_ensemble.forward.executors import ExecutorError
 from pymc_ensemble.forward.model import ForwardModel, forward_model
 from pymc_ensemble.forward.programs import ExternalProgram
 from pymc_ensemble.forward.store import EvaluationStore, StoreError, open_store
+from pymc_ensemble.forward.umbridge import UMBridgeModel
 
 __all__ = [
     "EvaluationStore",
@@ -14,6 +15,7 @@ __all__ = [
     "ForwardModel",
     "ForwardModelError",
     "StoreError",
+    "UMBridgeModel",
     "forward_model",
     "open_store",
 ]

@@ -22,6 +22,7 @@ from concurrent.futures import (
     wait,
 )
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from . import members
 from .evaluation import ForwardModelError
-from .members import Outcomes, Seed, Task, evaluate, read_diary
+from .members import Outcomes, Outputs, Seed, Task, evaluate, read_diary
 
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger("pymc_ensemble")
@@ -222,6 +223,9 @@ class ByValue:
     def __reduce__(self) -> tuple[Callable, tuple[bytes]]:
         return cloudpickle.loads, (self.payload,)
 
+    def __call__(self) -> None:
+        """Do nothing: some executors ask whether they got something to call."""
+
 
 class Processes:
     """Worker processes of our own, which are killed when a member takes too long.
@@ -361,6 +365,9 @@ class Pool:
         self.executor = executor
         self.threads = isinstance(executor, ThreadPoolExecutor)
         self.dask = _dask_client(executor)
+        if self.dask is not None:  # which takes equal calls for one, also those tried again
+            options = getattr(executor, "_kwargs", {}) | {"pure": False}
+            self.executor = self.dask.get_executor(**options)
         self.same_machine = self.threads or _is_process_pool(executor)
         if not self.threads and self.dask is None:
             refuse_in_daemon(f"an executor of the type {type(executor).__name__}")
@@ -369,8 +376,10 @@ class Pool:
             task = replace(task, record=None)
         self.task = task
         self.folder = None if self.threads else Path(tempfile.mkdtemp(prefix="pymc_ensemble-"))
-        self._function: Any = evaluate if self.threads else ByValue(evaluate)
-        self._sent: Any = task if self.threads else ByValue(task)
+        if self.threads:
+            self._call: Any = partial(evaluate, task)
+        else:
+            self._call = ByValue(partial(members.evaluate_to_tuple, task))
         self._number = 0
 
     @property
@@ -409,7 +418,7 @@ class Pool:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     sent, diary = running.pop(future)
                     try:
-                        outcomes = future.result()
+                        outcomes = _unpacked(future.result())
                     except BrokenExecutor:
                         broken[future] = (sent, diary)
                         continue
@@ -440,7 +449,7 @@ class Pool:
         arguments: Any = (chunk.points, chunk.seeds, chunk.keys, diary and str(diary))
         for attempt in range(2):
             try:
-                future = self.executor.submit(self._function, self._sent, *arguments)
+                future = self.executor.submit(self._call, *arguments)
             except BrokenExecutor:  # it broke while nothing of ours was running
                 if attempt:
                     raise
@@ -459,7 +468,7 @@ class Pool:
         self._rebuild()
         for future, (sent, diary) in broken.items():
             if not future.cancelled() and future.exception() is None:
-                yield sent, future.result()
+                yield sent, _unpacked(future.result())
                 continue
             noted = None if diary is None else read_diary(str(diary))
             if noted is None and diary is not None:  # never begun
@@ -508,6 +517,14 @@ class Pool:
             f"The executor of type {type(self.executor).__name__} could not evaluate the forward "
             f"model. Its workers need the function, and all that it imports. {error!r}"
         )
+
+
+def _unpacked(result: Any) -> Outcomes:
+    if isinstance(result, Outcomes):
+        return result
+    outputs, statuses, reasons, started, seconds, worker, found = result
+    described = None if found is None else Outputs(*found)
+    return Outcomes(outputs, statuses, reasons, started, seconds, worker, described)
 
 
 def _is_process_pool(executor: Executor) -> bool:

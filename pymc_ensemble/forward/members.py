@@ -272,6 +272,21 @@ def evaluate(
     return _one_by_one(task, points, random, keys, diary, patience, out)
 
 
+def evaluate_to_tuple(*arguments: Any) -> tuple[Any, ...]:
+    """Evaluate members; the outcomes as plain arrays, which any pickler takes back."""
+    outcomes = evaluate(*arguments)
+    found = outcomes.found
+    return (
+        outcomes.outputs,
+        outcomes.statuses,
+        outcomes.reasons,
+        outcomes.started,
+        outcomes.seconds,
+        outcomes.worker,
+        None if found is None else (found.kind, found.names, found.shapes),
+    )
+
+
 def _one_by_one(
     task: Task,
     points: FloatArray,

@@ -202,6 +202,8 @@ class ForwardModel:
         if not callable(function):
             raise TypeError(f"A forward model needs a function, not {function!r}.")
         check_executor(executor)
+        if output_shape is not None:
+            _described(output_shape)
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}.")
         if not isinstance(retries, int) or retries < 0:
@@ -209,7 +211,7 @@ class ForwardModel:
         if isinstance(function, ExternalProgram) and timeout is not None:
             function = function.with_timeout(timeout)
         self.function = function
-        self.outputs = None if output_shape is None else _described(output_shape)
+        self._output_shape = output_shape
         self.vectorized = vectorized
         self.random = random_argument(function) if stochastic else ""
         self.executor = executor
@@ -222,6 +224,14 @@ class ForwardModel:
         self._spill = Spill(f"pymc_ensemble-{self._token}")
         weakref.finalize(self, _forget, self._token, os.getpid(), self._spill.folder)
         functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def outputs(self) -> Outputs | None:
+        """Outputs, as far as the user, or the function itself, has described them."""
+        shape = self._output_shape
+        if shape is None:
+            shape = getattr(self.function, "output_shape", None)
+        return None if shape is None else _described(shape)
 
     def __repr__(self) -> str:
         return f"<forward model {self.name}>"

@@ -3,7 +3,8 @@
 import numpy as np
 import pymc as pm
 
-from pymc_ensemble.gallery.model import Array, ForwardMap, GalleryModel, Reference, quadrature
+from pymc_ensemble.forward import forward_model
+from pymc_ensemble.gallery.model import Array, GalleryModel, Reference, quadrature
 
 DATA = {
     0.05: [
@@ -82,7 +83,7 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0) -> GalleryModel:
         moments = {name: {"mean": mean[k], "sd": sd[k]} for k, name in enumerate(names)}
         return moments, "quadrature"
 
-    forward = ForwardMap(outputs if roughness else smooth, (12,))
+    forward = forward_model(outputs if roughness else smooth, output_shape=(12,))
     with GalleryModel(
         "A smooth nonlinear map with a curved posterior: it shows the bias of the ensemble Kalman "
         "sampler, which grows with the noise, and that adjusting removes it.",

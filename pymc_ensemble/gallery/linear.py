@@ -4,9 +4,9 @@ import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike
 
+from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import (
     Array,
-    ForwardMap,
     GalleryModel,
     Reference,
     gaussian_posterior,
@@ -46,7 +46,7 @@ def linear_gaussian(d: int = 10) -> GalleryModel:
         mean, covariance = gaussian_posterior(A, y, noise_sd=1.0)
         return {"u": {"mean": mean, "sd": np.sqrt(np.diag(covariance))}}, "closed form"
 
-    forward = ForwardMap(lambda u: A @ u, (2 * d,))
+    forward = forward_model(lambda u: A @ u, output_shape=(2 * d,))
     with GalleryModel(
         "Linear and Gaussian: the ensemble Kalman sampler has no bias here, so whatever error is "
         "left is Monte Carlo error or a mistake.",
@@ -122,7 +122,7 @@ def linear_multiscale(
         sd = np.sqrt((weights * (axis[:, None] - mean) ** 2).sum(0))
         return {"u": {"mean": mean, "sd": sd}}, "quadrature"
 
-    forward = ForwardMap(outputs, (2,))
+    forward = forward_model(outputs, output_shape=(2,))
     with GalleryModel(
         "A smooth trend under a fast oscillation: pointwise gradients are useless, differences "
         "across an ensemble see the trend.",

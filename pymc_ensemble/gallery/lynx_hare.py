@@ -11,7 +11,8 @@ from pymc.distributions.transforms import log as log_transform
 from pytensor.tensor.variable import TensorVariable
 from scipy.integrate import odeint
 
-from pymc_ensemble.gallery.model import Array, ForwardMap, GalleryModel, stored_reference
+from pymc_ensemble.forward import forward_model
+from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
 
 YEARS = np.arange(1900, 1921)
 
@@ -145,7 +146,7 @@ def lynx_hare(native: bool = False) -> GalleryModel:
     >>> round(float(model.reference["alpha"].sel(statistic="mean")), 2)
     0.55
     """
-    forward = None if native else ForwardMap(log_populations, PELTS.shape)
+    forward = None if native else forward_model(log_populations, output_shape=PELTS.shape)
     solve = forward or _native_log_populations
     with GalleryModel(
         "Real data and a solver without derivatives: eight parameters, strong correlations, noise "

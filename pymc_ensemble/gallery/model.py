@@ -4,15 +4,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import pymc as pm
-import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.op import Op
+
+from pymc_ensemble.forward import ForwardModel
 
 Array = NDArray[np.float64]
 Moments = Mapping[str, Mapping[str, ArrayLike]]
@@ -24,55 +22,6 @@ Reference = tuple[Moments, str]
 STATISTICS = ("mean", "sd", "mcse_mean", "mcse_sd")
 
 
-class ForwardMap:
-    """A Python function as the forward map of a model, without gradient, that counts its calls.
-
-    Applied to a symbolic vector it gives the symbolic outputs, applied to an array the numbers.
-
-    Parameters
-    ----------
-    function : callable
-        Takes the parameters, shape (d,), and returns outputs of shape `output_shape`.
-    output_shape : tuple of int
-        Shape of the outputs.
-
-    Attributes
-    ----------
-    n_evaluations : int
-        Number of calls in this process so far.
-    """
-
-    def __init__(self, function: Callable[[Array], ArrayLike], output_shape: tuple[int, ...]):
-        self.function = function
-        self.output_shape = output_shape
-        self.n_evaluations = 0
-
-    def __call__(self, parameters: Any) -> Any:
-        """Evaluate on an array, or put the map into a model's graph."""
-        if isinstance(parameters, Variable):
-            return _BlackBox(self)(parameters)
-        self.n_evaluations += 1
-        return np.asarray(self.function(np.asarray(parameters, dtype=float)), dtype=float)
-
-
-class _BlackBox(Op):
-    """A `ForwardMap` inside a PyTensor graph."""
-
-    __props__ = ("forward",)
-
-    def __init__(self, forward: ForwardMap):
-        self.forward = forward
-
-    def make_node(self, *inputs: Variable) -> Apply:
-        parameters = pt.as_tensor(inputs[0], dtype="float64")
-        return Apply(
-            self, [parameters], [pt.tensor(dtype="float64", shape=self.forward.output_shape)]
-        )
-
-    def perform(self, node: Apply, inputs: Sequence, outputs: list) -> None:
-        outputs[0][0] = self.forward(inputs[0])
-
-
 class GalleryModel(pm.Model):
     """A `pymc.Model` with a counted forward map and a posterior that is known.
 
@@ -80,7 +29,7 @@ class GalleryModel(pm.Model):
     ----------
     description : str
         What the problem teaches, one sentence.
-    forward : ForwardMap, optional
+    forward : ForwardModel, optional
         The black box; None for a model that is written in PyTensor throughout.
     reference : callable
         Returns the posterior's moments and how they were found; called when first asked for.
@@ -94,7 +43,7 @@ class GalleryModel(pm.Model):
         self,
         description: str,
         *,
-        forward: ForwardMap | None = None,
+        forward: ForwardModel | None = None,
         reference: Callable[[], Reference],
         truth: Mapping[str, ArrayLike] | None = None,
         coords: Mapping[str, Sequence | NDArray | range] | None = None,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pymc as pm
 
-from pymc_ensemble.gallery.model import Array, ForwardMap, GalleryModel, Reference, quadrature
+from pymc_ensemble.forward import forward_model
+from pymc_ensemble.gallery.model import Array, GalleryModel, Reference, quadrature
 
 
 def _moments(potential: Callable[[Array], Array], half_width: float, n: int) -> Reference:
@@ -39,7 +40,7 @@ def bimodal() -> GalleryModel:
     def potential(u: Array) -> Array:
         return ((outputs(u) - y) ** 2).sum(-1) / 2 + (u**2).sum(-1) / 2
 
-    forward = ForwardMap(outputs, (1,))
+    forward = forward_model(outputs, output_shape=(1,))
     with GalleryModel(
         "Two equal ridges: the ensemble Kalman sampler without adjusting fits one Gaussian over "
         "both and must fail.",
@@ -94,7 +95,7 @@ def four_modes(rough: bool = True) -> GalleryModel:
         misfit = (outputs(u) ** 2).sum(-1)
         return misfit / (2 * noise_variance) + (u**2).sum(-1) / (2 * prior_variance)
 
-    forward = ForwardMap(outputs, (1,))
+    forward = forward_model(outputs, output_shape=(1,))
     with GalleryModel(
         "Four equal modes behind high barriers: whoever finds all four in the right proportion "
         "moves globally.",

@@ -3,7 +3,8 @@
 import numpy as np
 import pymc as pm
 
-from pymc_ensemble.gallery.model import Array, ForwardMap, GalleryModel, Reference, stored_reference
+from pymc_ensemble.forward import forward_model
+from pymc_ensemble.gallery.model import Array, GalleryModel, Reference, stored_reference
 
 
 def poisson_regression() -> GalleryModel:
@@ -28,7 +29,7 @@ def poisson_regression() -> GalleryModel:
     truth = np.array([0.5, 0.4, -0.5, 0.3, 0.2])
     y = rng.poisson(np.exp(X @ truth))
 
-    forward = ForwardMap(lambda beta: X @ beta, (60,))
+    forward = forward_model(lambda beta: X @ beta, output_shape=(60,))
     with GalleryModel(
         "Counts instead of Gaussian noise: keep the nonlinearity in the likelihood, and the "
         "ensemble Kalman sampler is accurate to Monte Carlo error.",
@@ -95,7 +96,7 @@ def smooth_nonlinear() -> GalleryModel:
         sd = np.sqrt(weights @ ((points - center) ** 2 + spread))
         return {"u": {"mean": center, "sd": sd}}, "quadrature"
 
-    forward = ForwardMap(outputs, (6,))
+    forward = forward_model(outputs, output_shape=(6,))
     with GalleryModel(
         "Mildly curved in every direction: a surrogate or an adjustment pays, and can be checked.",
         forward=forward,
