@@ -60,6 +60,9 @@ class GaussianProblem:
     def prior_gradient(self, U):
         return (U - self.prior_mean) @ self.P0
 
+    def prior_hessian(self, u):
+        return self.P0
+
     def failing(self, fails):
         """This problem, with evaluations that fail where ``fails(U)`` says so."""
         self.fails = fails
@@ -122,6 +125,35 @@ class PoissonRegression(GaussianProblem):
 
     def curvature(self, Z):
         return np.exp(np.clip(Z, -30, 30))
+
+
+class Density:
+    """A problem whose forward map is hidden: its one output is its loss."""
+
+    density_only = True
+    quadratic_loss = False
+
+    def __init__(self, problem):
+        self.problem = problem
+        self.n_evaluations = 0
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["problem"], name)
+
+    def evaluate(self, U):
+        self.n_evaluations += len(U)
+        return Evaluations.from_outputs(
+            self.problem.loss(self.problem.evaluate(U).outputs)[:, None]
+        )
+
+    def loss(self, Z):
+        return Z[:, 0]
+
+    def loss_gradient(self, Z):
+        return np.ones_like(Z)
+
+    def curvature(self, Z):
+        return np.zeros_like(Z)
 
 
 def random_linear(d, seed=0):
@@ -190,6 +222,18 @@ def bimodal():
     return problem
 
 
+def four_modes():
+    """Four equal modes at (+-0.7766, +-0.7766) behind high barriers."""
+    problem = GaussianProblem(
+        lambda U: ((U**2 - 1) ** 2).sum(1, keepdims=True) / np.sqrt(0.05),
+        [0.0],
+        np.zeros(2),
+        10 * np.eye(2),
+    )
+    problem.mean, problem.sd = np.zeros(2), np.full(2, 0.801597)
+    return problem
+
+
 def sample_bimodal(size, rng):
     """Exact draws of the bimodal posterior: u1 + u2 is normal, u1 - u2 by inversion."""
     v = np.linspace(-6, 6, 20001)
@@ -197,6 +241,16 @@ def sample_bimodal(size, rng):
     v = np.interp(rng.random(size), cdf / cdf[-1], v + 0.5 * (v[1] - v[0]))
     s = np.sqrt(2) * rng.standard_normal(size)
     return np.column_stack([s + v, s - v]) / 2
+
+
+def sample_density(problem, lower, upper, size, rng, n=801):
+    """Draws of a posterior in two dimensions, exact up to the width of the cells of a grid."""
+    axes = [np.linspace(a, b, n) for a, b in zip(lower, upper, strict=True)]
+    U = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    V = problem.loss(problem.forward_map(U)) + problem.prior_potential(U)
+    w = np.exp(V.min() - V)
+    cells = rng.choice(len(U), size, p=w / w.sum())
+    return U[cells] + (rng.random((size, 2)) - 0.5) * [axis[1] - axis[0] for axis in axes]
 
 
 def integrate(problem, lower, upper, n=301):
@@ -263,18 +317,20 @@ def burn_in(part, problem, state, rng, max_rounds=500):
 def run(sampler, problem, rng, *, max_evaluations=None, n_sweeps=None, U=None, max_rounds=500):
     """A whole run from the prior (or from `U`): state and draws, shape (sweeps, J, d)."""
     redraw, problem.n_evaluations = U is None, 0
-    U = problem.sample_prior(sampler.size, rng) if U is None else U
+    size = getattr(sampler, "start_size", sampler.size)
+    U = problem.sample_prior(size, rng) if U is None else U
     state = sampler.start(U, redraw=redraw)
     for _ in range(max_rounds):
         if state.burned_in:
             break
         state, _ = step(sampler, problem, state, rng)
     state, snapshots = sampler.freeze(state), []
+    cost = getattr(sampler, "evaluations_per_sweep", sampler.size)
 
     def goes_on():
         if n_sweeps is not None:
             return len(snapshots) < n_sweeps
-        return problem.n_evaluations + sampler.size <= max_evaluations
+        return problem.n_evaluations + cost <= max_evaluations
 
     while goes_on():
         state, more = sweeps(sampler, problem, state, 1, rng)
