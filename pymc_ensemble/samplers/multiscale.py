@@ -34,6 +34,7 @@ PROBES = 10  # positions at which the stiffness is measured
 PROBE_DISTANCE = 1e-2  # of the central differences that measure it
 LARGEST_STEP = 0.8
 LARGEST_STIFF_STEP = 1.4  # times the stiffness; 2 would be unstable
+EXTRA_VARIANCE = 0.2  # that the noise of the drift of a rough map may add
 UNKNOWN_STEP = 0.05  # where tuning ended before the stiffness was measured
 LONGEST_WARM_UP = 200
 WARM_UP = 10  # steps in which walkers forget where the pilot has left them
@@ -53,6 +54,8 @@ class Pilot:
     stiffness : float
         Largest curvature of the potential along a direction of unit length in units of the
         preconditioner; NaN if it was not measured.
+    noise : float
+        Variance of the drift by the fluctuations of a rough map.
     converged : bool
         Whether the burn-in of the pilot passed its test.
     explored : bool
@@ -62,6 +65,7 @@ class Pilot:
     positions: Array
     preconditioner: Preconditioner
     stiffness: float = np.nan
+    noise: float = 0.0
     converged: bool = True
     explored: bool = True
 
@@ -406,44 +410,56 @@ class Multiscale:
         """Measure the stiffness; start the walkers."""
         pilot: Any = state.pilot
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        clouds = values.U.reshape(len(pending.directions), -1, values.U.shape[1])
-        differences = self._probe.differences(values.Z)
-        losses = values.loss.reshape(len(clouds), -1)
-        root = pilot.preconditioner.root
-        measured = [
-            self._stiffness(cloud[0], loss, Z, difference, directions @ root.T)
-            for cloud, loss, Z, difference, directions in zip(
-                clouds,
-                losses,
-                values.Z[:: self._probe.cloud_size],
-                differences,
-                pending.directions,
-                strict=True,
-            )
-        ]
-        known = [value for value in measured if np.isfinite(value)]
-        stiffness = float(np.quantile(known, 0.9)) if known else np.nan
-        state = replace(state, pilot=replace(pilot, stiffness=stiffness))
-        state = self._begin(state)
-        message = f"stiffness {stiffness:.3g}, step size {state.inner.step_size:.3g}"
+        size = self._probe.cloud_size
+        clouds = [values[k : k + size] for k in range(0, len(values), size)]
+        axes = pending.directions @ pilot.preconditioner.root.T
+        stiffness = [self._stiffness(*part) for part in zip(clouds, axes, strict=True)]
+        pilot = replace(pilot, stiffness=_quantile(stiffness, 0.9))
+        if self.rough:
+            pilot = replace(pilot, noise=_quantile([self._noise(cloud) for cloud in clouds], 0.5))
+        state = self._begin(replace(state, pilot=pilot))
+        message = f"stiffness {pilot.stiffness:.3g}, step size {state.inner.step_size:.3g}"
         n_failed = int(evaluations.failed.sum())
         return state, Info("burn-in", True, None, len(values), n_failed, message)
 
-    def _stiffness(self, u: Array, loss: Array, z: Array, differences: Array, axes: Array) -> float:
-        """Largest eigenvalue of the preconditioned Hessian at `u`, within a frame around it."""
-        J = len(axes)
-        heard = np.isfinite(differences).all(1) & np.isfinite(loss[0])
+    def _stiffness(self, cloud: Ensemble, axes: Array) -> float:
+        """Largest eigenvalue of the preconditioned Hessian at the center of a cloud.
+
+        Seen within the span of its explorers, which are displaced along the `axes`.
+        """
+        d, J = self.problem.dimension, len(axes)
+        slopes = self._probe.differences(cloud.Z)[0]
+        heard = np.isfinite(slopes).all(1) & cloud.ok[0]
         if not heard.any():
             return np.nan
-        axes, scale = axes[heard], self.problem.dimension
-        H = axes @ self.problem.prior_hessian(u) @ axes.T / scale
+        axes, slopes = axes[heard], slopes[heard]
+        H = axes @ self.problem.prior_hessian(cloud.U[0]) @ axes.T
         if has_forward_map(self.problem):
-            slopes = differences[heard]
-            H = H + (slopes * self.problem.curvature(z[None])[0]) @ slopes.T / scale
+            H = H + (slopes * self.problem.curvature(cloud.Z[:1])[0]) @ slopes.T
         else:
-            bend = (loss[1 : 1 + J] + loss[1 + J :] - 2 * loss[0])[heard]
-            H = H + np.diag(bend / (self._probe.sigma**2 * scale))
-        return float(max(np.linalg.eigvalsh(H)[-1], 0.0))
+            bend = cloud.loss[1 : 1 + J] + cloud.loss[1 + J :] - 2 * cloud.loss[0]
+            H = H + np.diag(bend[heard] / self._probe.sigma**2)
+        return float(max(np.linalg.eigvalsh(H)[-1] / d, 0.0))
+
+    def _noise(self, cloud: Ensemble) -> float:
+        """Variance of the drift by the fluctuations of a rough map, for each parameter.
+
+        Where the map is smooth, second differences vanish. What they say of the fluctuations enters
+        the drift in two places: through the outputs at the center, and through the differences.
+        """
+        d, J = self.problem.dimension, self._probe.n_directions
+        slopes = self._probe.differences(cloud.Z)[0]
+        bend = cloud.Z[1 : 1 + J] + cloud.Z[1 + J :] - 2 * cloud.Z[0]
+        heard = np.isfinite(bend).all(1)
+        if not heard.any():
+            return np.nan
+        fluctuation = (bend[heard] ** 2).mean(0) / 6
+        curvature = self.problem.curvature(cloud.Z[:1])[0]
+        gradient = self.problem.loss_gradient(cloud.Z[:1])[0]
+        explorers = self._walkers.explorers
+        at_center = curvature**2 * (slopes[heard] ** 2).mean(0)
+        differences = d / (2 * explorers.n_directions * explorers.sigma**2) * gradient**2
+        return float(fluctuation @ (at_center + differences) / d)
 
     @property
     def _adapts(self) -> bool:
@@ -457,6 +473,8 @@ class Multiscale:
         step = UNKNOWN_STEP
         if np.isfinite(pilot.stiffness):
             step = min(LARGEST_STEP, LARGEST_STIFF_STEP / max(pilot.stiffness, 1e-12))
+        if pilot.noise > 0:
+            step = min(step, 2 * EXTRA_VARIANCE / pilot.noise)
         if d > J or self.scheme == "paper":
             step = min(step, 0.1 * J / (d + 1))
         if self.scheme == "paper":  # unclipped steps explode where the posterior is stiffest
@@ -508,6 +526,12 @@ def herd(points: Array, n: int) -> Array:
         chosen.append(int(score.argmin()))
         to_chosen += distances[:, chosen[-1]]
     return np.array(chosen)
+
+
+def _quantile(values: Sequence[float], level: float) -> float:
+    """Quantile of what could be measured, or NaN."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.quantile(known, level)) if known else np.nan
 
 
 def _is_real(value: Any) -> bool:
