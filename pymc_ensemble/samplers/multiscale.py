@@ -425,21 +425,28 @@ class Multiscale:
     def _stiffness(self, cloud: Ensemble, axes: Array) -> float:
         """Largest eigenvalue of the preconditioned Hessian at the center of a cloud.
 
-        Seen within the span of its explorers, which are displaced along the `axes`.
+        Seen within the span of its explorers, which are displaced along the `axes`. Of a density
+        the diagonal alone is seen. Over random directions it has the mean tr(H) / d and a variance
+        that tells the Frobenius norm; an upper bound follows, which is sharp where all eigenvalues
+        but one are the same.
         """
         d, J = self.problem.dimension, len(axes)
+        if not cloud.ok[0]:
+            return np.nan
         slopes = self._probe.differences(cloud.Z)[0]
-        heard = np.isfinite(slopes).all(1) & cloud.ok[0]
+        bend = cloud.loss[1 : 1 + J] + cloud.loss[1 + J :] - 2 * cloud.loss[0]
+        heard = np.isfinite(slopes).all(1) & np.isfinite(bend)
         if not heard.any():
             return np.nan
         axes, slopes = axes[heard], slopes[heard]
         H = axes @ self.problem.prior_hessian(cloud.U[0]) @ axes.T
         if has_forward_map(self.problem):
             H = H + (slopes * self.problem.curvature(cloud.Z[:1])[0]) @ slopes.T
+            largest = np.linalg.eigvalsh(H)[-1] / d
         else:
-            bend = cloud.loss[1 : 1 + J] + cloud.loss[1 + J :] - 2 * cloud.loss[0]
-            H = H + np.diag(bend[heard] / self._probe.sigma**2)
-        return float(max(np.linalg.eigvalsh(H)[-1] / d, 0.0))
+            diagonal = (np.diag(H) + bend[heard] / self._probe.sigma**2) / d
+            largest = diagonal.mean() + np.sqrt((d - 1) * (d + 2) / 2 * diagonal.var())
+        return float(max(largest, 0.0))
 
     def _noise(self, cloud: Ensemble) -> float:
         """Variance of the drift by the fluctuations of a rough map, for each parameter.
