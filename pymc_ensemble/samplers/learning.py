@@ -13,6 +13,7 @@ import numpy as np
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .surrogate import Basis, Function, GaussianProcess, basis_size, farthest_points
 from .surrogate_posterior import (
+    Bend,
     ForwardTarget,
     PotentialTarget,
     SurrogatePosterior,
@@ -28,9 +29,11 @@ MOVES = 50  # on the surrogate in an epoch
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
 GUARDS = 100  # points beyond it that keep the fit from running away
 WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop
+UNSURE = 0.5  # surrogate error with which no verification is passed
 PRECISE = 0.05  # surrogate error in posterior sd that ends the learning
 REFERENCE_PARTICLES = 200  # at which the precision of a design is judged
 ERROR_DRAWS = 20
+LOST = 0.05  # effective share of the particles below which the surrogate error is not known
 
 
 @dataclass(frozen=True)
@@ -209,9 +212,12 @@ class Learning:
             epochs=state.epochs + 1,
             verification=verification,
         )
-        passed = state.verifying and verification is not None and verification.passed
+        verified = state
         state = self._learn(state, np.random.default_rng(pending.seed))
-        state = replace(state, burned_in=passed, converged=passed)
+        if state.verifying and verification is not None and verification.passed:
+            if not self._verify(state, good).passed:  # the verified fit was the better one
+                state = verified
+            state = replace(state, burned_in=True, converged=True)
         n_evaluations = len(pending.points)
         return state, Info(
             "burn-in", True, None, n_evaluations, int(evaluations.failed.sum()), self.account(state)
@@ -244,7 +250,9 @@ class Learning:
             return Verification(np.nan, np.nan, 1.0, np.nan, False)
         x = state.posterior.whitening.coordinates(good.U)
         difference = good.loss - state.posterior.loss(x) - state.posterior.loss_offset
-        return Verification.of(difference, state.posterior.loss_noise(x))
+        verification = Verification.of(difference, state.posterior.loss_noise(x))
+        error = np.inf if state.surrogate_error is None else state.surrogate_error.max()
+        return replace(verification, passed=verification.passed and bool(error < UNSURE))
 
     def _learn(self, state: LearningState, rng: np.random.Generator) -> LearningState:
         """Fit the surrogate, move the particles on it, and choose where to evaluate next."""
@@ -277,9 +285,7 @@ class Learning:
         points = np.concatenate([selected, guards])
         data = archive[points]
         x = whitening.coordinates(data.U)
-        target: Target = PotentialTarget()
-        if self.forward:
-            target = ForwardTarget.of(self.problem, archive[selected])
+        target = self._target(archive, selected, loss, state.exponent)
         values = target.values(data)
         basis: Basis = "linear"
         if not self.forward and len(selected) >= 1.5 * basis_size("quadratic", d):
@@ -303,6 +309,18 @@ class Learning:
             )
             posterior = replace(posterior, process=process)
         return posterior, float(np.sqrt((x[: len(selected)] ** 2).sum(1).max()))
+
+    def _target(
+        self, archive: Ensemble, selected: Array, loss: Array | None, exponent: float
+    ) -> Target:
+        """What the surrogate predicts; what is far beyond the selected points is bent."""
+        losses = archive.loss[selected] if loss is None else loss[selected]
+        least = float(np.quantile(losses, 0.02))
+        straight = REACH / exponent if exponent > 0 else float(np.median(losses)) - least
+        straight = max(REACH, min(straight, float(losses.max()) - least))
+        if self.forward:
+            return ForwardTarget.of(self.problem, archive[selected], Bend(np.sqrt(2 * straight)))
+        return PotentialTarget(least, Bend(straight))
 
     def _indefinite(self, posterior: SurrogatePosterior, exponent: float) -> bool:
         """Whether the quadratic mean and the prior would let particles run away."""
@@ -391,14 +409,17 @@ class Learning:
         x = posterior.whitening.coordinates(U)
         functions = posterior.process.draw(ERROR_DRAWS, rng)
         mean_loss, scaled = posterior.loss(x), (U - U.mean(0)) / U.std(0)
-        moments = []
+        moments, sizes = [], []
         for i in range(ERROR_DRAWS):
             function = Function(functions.kernel[i], functions.basis[i])
             log_w = mean_loss - posterior.loss(x, function)
             w = np.exp(log_w - log_w.max())
             w /= w.sum()
+            sizes.append(1 / (w @ w))
             mean = w @ scaled
             moments.append([mean, np.sqrt(w @ (scaled - mean) ** 2)])
+        if np.median(sizes) < LOST * len(x):  # the functions have nothing in common
+            return np.full((2, U.shape[1]), np.inf)
         return np.std(moments, axis=0)
 
 

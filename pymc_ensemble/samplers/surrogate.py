@@ -258,7 +258,11 @@ def most_probable(
         noise = warm.noise
         if n_noise == 1:  # the same for all outputs here
             noise = 0.5 * np.log(np.mean(np.exp(2 * warm.noise), keepdims=True))
-        starts, iterations = [replace(warm, noise=noise).vector()], WARM_ITERATIONS
+        vector = np.clip(replace(warm, noise=noise).vector(), lower + 1e-6, upper - 1e-6)
+        # another start only where it is better already
+        least = objective(vector)[0]
+        starts = [vector, *[other for other in starts if objective(other)[0] < least]]
+        iterations = WARM_ITERATIONS
     results = [
         minimize(
             objective,
