@@ -149,6 +149,7 @@ class Runtime:
         self.pid = os.getpid()
         self.memories: dict[Signature, Memory] = {}
         self.backends: dict[Signature, Backend] = {}
+        self.found: dict[Signature, Signature] = {}  # those with unknown outputs, made complete
         self.store: EvaluationStore | None = None
         self.stored_rows = 0  # of the store, that the memory knows
         self.n_evaluations = 0
@@ -223,7 +224,7 @@ class ForwardModel:
         self._token, self._pid = uuid4().hex, os.getpid()
         self._spill = Spill(f"pymc_ensemble-{self._token}")
         weakref.finalize(self, _forget, self._token, os.getpid(), self._spill.folder)
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
 
     @functools.cached_property
     def outputs(self) -> Outputs | None:
@@ -305,7 +306,10 @@ class ForwardModel:
             if signature.outputs is None:
                 signature = _with_outputs(signature, known)
         if signature.outputs is None:
-            signature = self._find_outputs(signature, inputs)
+            found = self._runtime.found
+            if signature not in found:
+                found[signature] = self._find_outputs(signature, inputs)
+            signature = found[signature]
         if store is not None:
             store.bind(signature)
         results: Any = ForwardOp(self, signature)(*inputs, return_list=True)
@@ -330,7 +334,7 @@ class ForwardModel:
 
     def _as_input(self, name: str, value: Any) -> Any:
         try:
-            variable = pt.as_tensor(value)
+            variable = pt.as_tensor(value if isinstance(value, Variable) else np.asarray(value))
         except (TypeError, ValueError, NotImplementedError) as error:
             raise TypeError(
                 f"The argument `{name}` of {self.name} is {value!r:.100}, which is no number, "
@@ -713,7 +717,7 @@ class ForwardOp(Op):
         ):
             size = int(np.prod(shape))
             part = outputs if size == outputs.shape[1] else outputs[:, end - size : end].copy()
-            storage[0] = part.reshape(*lead, *shape)
+            storage[0] = part.reshape((*lead, *shape))
 
     def infer_shape(self, *arguments: Any) -> list[tuple]:
         """Leading dimensions of the inputs, and the shapes of the outputs."""
