@@ -1,0 +1,166 @@
+"""A Dask cluster of separate worker processes."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pymc as pm
+import pytest
+from misbehaving import misbehave, points, problem
+
+import pymc_ensemble as pe
+from pymc_ensemble.forward import ExecutorError
+
+distributed = pytest.importorskip("distributed")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=50,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def pids(client):
+    return set(client.run(os.getpid).values())
+
+
+def test_members_are_spread_over_the_workers(client):
+    def where(x):
+        time.sleep(0.02)
+        return np.array([os.getpid(), x[0]])
+
+    inverse, forward = problem(where, executor=client.get_executor())
+    U = points(np.arange(20))
+    evaluations = inverse.evaluate(U)
+    assert set(evaluations.outputs[:, 0]) == pids(client)
+    np.testing.assert_array_equal(evaluations.outputs[:, 1], U[:, 0])
+    assert os.getpid() not in pids(client)
+    assert forward.n_evaluations == 20
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_failures(client, log, vectorized):
+    one = misbehave(log, hang=5.0)
+
+    def batch(x):
+        if len(x) > 1:
+            raise ValueError("one by one")
+        return one(x[0])[None]
+
+    inverse, _ = problem(
+        batch if vectorized else one,
+        executor=client.get_executor(),
+        timeout=0.5,
+        vectorized=vectorized,
+    )
+    first = np.array([10, 1, 2, 11, 5, 12, 3])
+    evaluations = inverse.evaluate(points(first))
+    np.testing.assert_array_equal(evaluations.failed, first < 10)
+    assert "timeout=0.5" in dict(evaluations.errors)[4]
+    assert sorted(log.read()) == sorted(first)
+
+
+def test_retries_are_calls(client, log):
+    """Dask takes equal calls for one, unless it is told otherwise."""
+    inverse, _ = problem(misbehave(log), executor=client.get_executor(), retries=2)
+    inverse.evaluate(points([1, 10]))
+    assert sorted(log.read()) == [1, 1, 1, 10]
+
+
+def test_a_member_that_kills_its_workers(client, log):
+    inverse, _ = problem(misbehave(log), executor=client.get_executor())
+    first = np.array([10, 11, 4, 12, 13])
+    evaluations = inverse.evaluate(points(first))
+    np.testing.assert_array_equal(evaluations.failed, first == 4)
+    assert "KilledWorker" in evaluations.errors[0][1]
+    client.wait_for_workers(2)
+
+
+def test_a_worker_that_is_killed(client, tmp_path):
+    """Its member is evaluated by another; nothing is lost."""
+    started = tmp_path / "started"
+
+    def slow(x):
+        started.touch()
+        time.sleep(0.1)
+        return 2 * x
+
+    def kill():
+        while not started.exists():
+            time.sleep(0.01)
+        os.kill(next(iter(processes)), signal.SIGKILL)
+
+    processes = pids(client)
+    inverse, _ = problem(slow, executor=client.get_executor())
+    killer = threading.Thread(target=kill)
+    killer.start()
+    U = points(np.arange(30))
+    np.testing.assert_array_equal(inverse.forward(U), 2 * U)
+    killer.join()
+    client.wait_for_workers(2)
+
+
+def test_store(client, log, tmp_path):
+    for _ in range(2):
+        inverse, _ = problem(
+            misbehave(log), executor=client.get_executor(), store=tmp_path / "s", version="1"
+        )
+        inverse.evaluate(points([10, 1, 11, 2]))
+    assert sorted(log.read()) == [1, 2, 10, 11]
+    assert len(pe.open_store(tmp_path / "s")["worker"]) == 4
+
+
+def test_what_the_workers_do_not_have(client):
+    class Unpicklable:
+        def __reduce__(self):
+            return (__import__, ("a_module_that_only_the_user_has",))
+
+    secret = Unpicklable()
+    inverse, _ = problem(lambda x: (secret, x)[1], executor=client.get_executor())
+    with pytest.raises(ExecutorError, match="Its workers need the function"):
+        inverse.evaluate(points([1, 2]))
+
+
+@pytest.mark.parametrize("mp_ctx", ["fork", "spawn"])
+def test_four_chains_in_four_processes(client, mp_ctx):
+    if mp_ctx == "fork" and os.name != "posix":
+        pytest.skip("no fork")
+
+    def simulate(x):
+        return np.array([x.sum(), x.prod()])
+
+    def run(executor, **options):
+        forward = pe.forward_model(simulate, output_shape=(2,), executor=executor)
+        with pm.Model():
+            x = pm.Normal("x", shape=2)
+            pm.Normal("y", forward(x), 0.5, observed=[1.0, 0.2])
+            idata = pm.sample(
+                40,
+                tune=20,
+                chains=4,
+                random_seed=1,
+                progressbar=False,
+                compute_convergence_checks=False,
+                step=pe.EnsembleKalmanSampler(ensemble_size=20),
+                **options,
+            )
+            calls = forward.n_evaluations
+            pm.compute_log_likelihood(idata, progressbar=False)
+            assert forward.n_evaluations == calls
+        return idata.posterior.x
+
+    expected = run(None, cores=1)
+    executor = client.get_executor()
+    np.testing.assert_array_equal(run(executor, cores=4, mp_ctx=mp_ctx), expected)
