@@ -1,5 +1,6 @@
 """Step method of the multiscale derivative-free sampler."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -156,6 +157,7 @@ class MultiscaleSampler(EnsembleStep):
         blocked: bool = True,
     ):
         self._pilot: Pilot | None = None
+        self._process = 0  # to which the pilot belongs: workers inherit those of earlier runs
         self._conditional: ConditionalModel | None = None
         self._sampled: Any = None
         self._account = ""
@@ -241,10 +243,10 @@ class MultiscaleSampler(EnsembleStep):
     # -- life of a chain ------------------------------------------------------------------------
 
     def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
-        """Forget everything about the chain before; with the first chain, the pilot, too."""
+        """Forget everything about the chain before; with the first one here, the pilot, too."""
         super().setup_chain(rng, tune, draws)
-        if self._chain_number == 0:
-            self._pilot = None
+        if self._chain_number == 0 or self._process != os.getpid():
+            self._pilot, self._process = None, os.getpid()
 
     def step(self, point: Point) -> Draw:
         """Next draw: the walker after one more step, or one of several at one of their steps."""

@@ -103,13 +103,13 @@ class Descent:
         old = state.measurement
         new = self.explorers.measure(points, evaluations, directions, state.preconditioner.root)
         if old is None:
-            if not new.usable[0]:
+            if not new.heard[0]:
                 raise EnsembleFailure("The forward map cannot be evaluated at the start.")
             state = replace(state, measurement=new)
         else:
             step = self._step(state)[0]
             wanted = SUFFICIENT * (step @ old.drift[0])
-            descended = new.usable[0] and new.centers.potential[0] <= state.potential - wanted
+            descended = new.heard[0] and new.centers.potential[0] <= state.potential - wanted
             size = state.step_size / 4
             if descended:
                 size = self._next_size(step, old.drift[0] - new.drift[0], state.step_size)

@@ -120,13 +120,14 @@ class Measurement:
         The positions themselves, evaluated.
     drift : ndarray of shape (M, d)
         Negative gradient of the potential in units of the preconditioner.
-    usable : ndarray of bool, shape (M,)
-        Whether the position and an explorer of its cloud could be evaluated.
+    heard : ndarray of bool, shape (M,)
+        Whether the position and an explorer of its cloud could be evaluated. Without any explorer
+        the drift is that of the prior alone.
     """
 
     centers: Ensemble
     drift: Array
-    usable: Array
+    heard: Array
 
 
 @dataclass(frozen=True)
@@ -318,29 +319,31 @@ class Walkers:
         old, root = state.measurement, state.preconditioner.root
         new = self.explorers.measure(pending.points, evaluations, pending.directions, root)
         if old is None:
-            if not new.usable.all():
+            if not new.centers.ok.all():
                 raise EnsembleFailure(
-                    f"{(~new.usable).sum()} of {len(state.U)} walkers cannot be evaluated where "
-                    "they start."
+                    f"{(~new.centers.ok).sum()} of {len(state.U)} walkers cannot be evaluated "
+                    "where they start."
                 )
-            alpha, moved = np.ones(len(state.U)), new.usable
+            alpha, moved = np.ones(len(state.U)), new.centers.ok
             noise = pending.noise if state.noise.size == 0 else state.noise
             state = replace(state, measurement=new, noise=noise)
         else:
-            alpha = np.where(new.usable, self._acceptance(state, old, new), 0.0)
-            moved = new.usable & (pending.uniforms < alpha) if self.adjust else new.usable
+            # the test makes up for a drift without explorers, too; without it, rather stay
+            usable = new.centers.ok if self.adjust else new.heard
+            alpha = np.where(usable, self._acceptance(state, old, new), 0.0)
+            moved = usable & (pending.uniforms < alpha) if self.adjust else usable
             everyone = np.arange(len(moved))
             merged = Measurement(
                 old.centers.updated(everyone, new.centers, moved),
                 np.where(moved[:, None], new.drift, old.drift),
-                old.usable,
+                np.where(moved, new.heard, old.heard),
             )
             state = replace(
                 state,
                 U=merged.centers.U,
                 measurement=merged,
                 noise=np.where(moved[:, None], pending.noise, state.noise),
-                rejected=0 if new.usable.any() else state.rejected + 1,
+                rejected=0 if usable.any() else state.rejected + 1,
             )
             if state.rejected >= MAX_REJECTIONS:
                 raise EnsembleFailure(

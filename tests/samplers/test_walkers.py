@@ -123,7 +123,7 @@ def test_full_frame_measures_the_gradient(make, central):
     measurement, _ = measure(explorers, U, root, rng)
     expected = -gradient(problem, U) @ root
     np.testing.assert_allclose(measurement.drift, expected, rtol=1e-6, atol=1e-6)
-    assert measurement.usable.all()
+    assert measurement.heard.all()
     np.testing.assert_array_equal(measurement.centers.U, U)
 
 
@@ -187,17 +187,42 @@ def test_failed_explorers_are_left_out(central):
     np.testing.assert_allclose(drift[1], -gradient(problem, U)[1], rtol=1e-6)
 
 
-def test_walker_without_any_explorer_is_of_no_use():
-    problem, rng = random_linear(2), np.random.default_rng(1)
-    explorers, U = Explorers(problem, 2, 0.5), problem.sample_prior(3, rng)
-    directions = explorers.directions(3, rng)
-    points = explorers.points(U, directions, np.eye(2))
+def silenced(problem, walkers, rng):
+    """Three walkers, evaluated, and what happens if all explorers of one of them fail."""
+    kernel, state = walkers_at(problem, problem.sample_posterior(3, rng), 0.1, 2, **walkers)
+    points, pending = kernel.ask(state, rng)
     Z = problem.evaluate(points).outputs
-    Z[[1, 2]] = np.nan  # the explorers of the first walker
-    Z[3] = np.nan  # the second walker itself
-    values = Evaluations.from_outputs(Z)
-    measurement = explorers.measure(points, values, directions, np.eye(2))
-    assert measurement.usable.tolist() == [False, False, True]
+    Z[[1, 2]] = np.nan
+    return state, *kernel.tell(
+        state, replace(pending, uniforms=np.zeros(3)), Evaluations.from_outputs(Z)
+    )
+
+
+def test_walker_without_any_explorer():
+    """The test judges what the prior's drift proposes; without a test the walker stays."""
+    problem, rng = random_linear(2), np.random.default_rng(1)
+    state, new, info = silenced(problem, {}, rng)
+    np.testing.assert_array_equal(new.U[0], state.U[0])
+    assert info.snapshot.acceptance[0] == 0
+    state, new, info = silenced(problem, {"adjust": True}, rng)
+    assert (new.U[0] != state.U[0]).all()
+    assert info.snapshot.acceptance[0] > 0
+    prior = -problem.prior_gradient(new.U) @ new.preconditioner.root
+    np.testing.assert_allclose(new.measurement.drift[0], prior[0])
+    assert new.measurement.heard.tolist() == [False, True, True]
+
+
+def test_adjusted_walkers_reach_a_wall():
+    """Behind it nothing can be evaluated; the only explorer looks there half of the time."""
+    problem = LinearProblem(np.array([[0.1]]), [0.0], [0.0], [[1.0]])
+    problem.failing(lambda U: U[:, 0] < 0)
+    rng = np.random.default_rng(0)
+    U = np.abs(rng.standard_normal((4000, 1))) * problem.sd
+    law = Preconditioner(np.zeros(1), np.ones((1, 1)))
+    kernel, state = walkers_at(problem, U, 0.3, 1, 0.5, preconditioner=law, adjust=True, rng=rng)
+    state, _ = sweeps(kernel, problem, state, 25, rng)
+    assert kstest(state.U[:, 0] / problem.sd[0], "halfnorm").pvalue > 1e-4
+    assert not np.isin(state.U, U).any()
 
 
 def test_no_slope_leads_to_where_the_density_is_zero():
