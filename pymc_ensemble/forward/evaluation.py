@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .members import short_traceback
+from .members import finite_rows, short_traceback
 
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger("pymc_ensemble")
@@ -71,7 +71,7 @@ class Evaluations:
         """
         outputs = np.array(outputs, dtype=np.float64, copy=True if copy else None)
         reasons = dict(errors)
-        failed = np.array([not np.isfinite(row).all() for row in outputs], dtype=bool)
+        failed = ~finite_rows(outputs)
         failed[list(reasons)] = True
         for row in np.flatnonzero(failed):
             if row not in reasons:

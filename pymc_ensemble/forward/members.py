@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ Shape = tuple[int, ...]
 Seed = tuple[int, tuple[int, ...]]
 """Entropy and spawn key of a `numpy.random.SeedSequence`."""
 
+FLOAT = np.dtype(np.float64)  # there is one such object only
 STATUSES = ("ok", "failed", "timeout", "died")
 
 
@@ -150,15 +151,30 @@ class Task:
     timeout: float | None = None
     record: Callable[[Sequence[Any], "Outcomes"], "Outcomes"] | None = None
 
-    def call(self, arguments: Sequence[Any], random: Any = None) -> Any:
-        """Call the function, for as long as it may take."""
+    def caller(self) -> Callable[..., Any]:
+        """Function of positional arguments alone, which is given up after the time-out."""
+        function, timeout = self.function, self.timeout
         n, names = self.signature.n_positional, self.signature.names
-        keywords = dict(zip(names[n:], arguments[n:], strict=True))
-        if self.stochastic:
-            keywords[self.stochastic] = random
-        if self.timeout is None:
-            return self.function(*arguments[:n], **keywords)
-        return within(self.timeout, lambda: self.function(*arguments[:n], **keywords))
+        names = (*names[n:], self.stochastic) if self.stochastic else names[n:]
+        if names:
+
+            def call(*arguments: Any) -> Any:
+                keywords = dict(zip(names, arguments[n:], strict=True))
+                return self.function(*arguments[:n], **keywords)
+
+            function = call
+        if timeout is None:
+            return function
+        return lambda *arguments: within(timeout, lambda: function(*arguments))
+
+    def arguments(self, points: FloatArray, random: Sequence[Any] | None) -> Iterator[Any]:
+        """Positional arguments for each of the points (m, d); batches of one if vectorized."""
+        columns: list[Any] = list(self.signature.split(points))
+        if random is not None:
+            columns.append(random)
+        if self.vectorized:
+            columns = [[values[i : i + 1] for i in range(len(points))] for values in columns]
+        return zip(*columns, strict=True)
 
     def random(self, seed: Seed) -> Any:
         """What a stochastic function gets: a generator, or an integer."""
@@ -197,6 +213,11 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.statuses)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no worker was lost."""
+        return not self.reasons or not {"timeout", "died"} & set(self.statuses)
 
     def fail(self, row: int, status: str, reason: str) -> None:
         """Mark a row as failed."""
@@ -301,27 +322,28 @@ def _one_by_one(
     outputs = np.empty((m, signature.n_outputs)) if out is None else out
     outcomes = Outcomes(outputs, ["ok"] * m, worker=worker_name(), found=spec)
     outcomes.started, outcomes.seconds = np.zeros(m), np.zeros(m)
-    inputs = signature.split(points)
-    offset = time.time() - time.perf_counter()
     noted = None if diary is None else open(diary, "wb", buffering=0)  # noqa: PTH123, SIM115
     simple = spec is not None and spec.kind == "array" and not task.vectorized
     shape = spec.shapes[0] if spec is not None and simple else None
-    begun = previous = time.perf_counter()
+    is_vector = shape is not None and len(shape) == 1
+    each_at_once = task.record is not None or noted is not None
+    call = task.caller()
+    clock = time.perf_counter
+    offset = time.time() - clock()
+    times = [clock()]
+    begun = times[0]
     try:
-        for i in range(m):
-            if patience is not None and i and previous - begun > patience:
-                return outcomes.rows(0, i)
+        for i, arguments in enumerate(task.arguments(points, random)):
+            if patience is not None and i and times[-1] - begun > patience:
+                m = i
+                break
             try:
-                arguments = [value[i : i + 1] if task.vectorized else value[i] for value in inputs]
-                chance = None
-                if random is not None:
-                    chance = random[i : i + 1] if task.vectorized else random[i]
-                result = task.call(arguments, chance)
+                result = call(*arguments)
                 if simple:
                     row = numbers(result)
                     if row.shape != shape:
                         raise ValueError(wrong_shape(row.shape, shape))
-                    outputs[i] = row if row.ndim == 1 else row.ravel()
+                    outputs[i] = row if is_vector else row.ravel()
                 else:
                     if spec is None:
                         outcomes.found = spec = Outputs.of(result, 1 if task.vectorized else None)
@@ -331,26 +353,34 @@ def _one_by_one(
                 outcomes.fail(i, "timeout", str(error))
             except (Exception, SystemExit) as error:
                 outcomes.fail(i, "failed", short_traceback(error))
-            now = time.perf_counter()
-            outcomes.started[i], outcomes.seconds[i] = offset + previous, now - previous
-            previous = now
-            if task.record is not None or noted is not None:
-                settle(outcomes, i, i + 1)
-                if task.record is not None and keys is not None:
-                    kept = task.record(keys[i : i + 1], outcomes.rows(i, i + 1))
-                    if kept.statuses[0] != "ok":
-                        outcomes.fail(i, kept.statuses[0], kept.reasons[0])
-                    else:
-                        outputs[i], outcomes.statuses[i] = kept.outputs[0], "ok"
-                        outcomes.reasons.pop(i, None)
-                if noted is not None:
-                    note(noted, outcomes.rows(i, i + 1))
-                previous = time.perf_counter()
+            times.append(clock())
+            if each_at_once:
+                outcomes.started[i] = offset + times[-2]
+                outcomes.seconds[i] = times[-1] - times[-2]
+                _save(task, outcomes, i, keys, noted)
+                times[-1] = clock()
     finally:
         if noted is not None:
             noted.close()
+    if not each_at_once:
+        outcomes.started = offset + np.array(times[:-1])
+        outcomes.seconds = np.diff(times)
     settle(outcomes, 0, m)
-    return outcomes
+    return outcomes if m == len(points) else outcomes.rows(0, m)
+
+
+def _save(task: Task, outcomes: Outcomes, i: int, keys: Sequence[Any] | None, noted: Any) -> None:
+    """Save one member, in the store and in the diary."""
+    settle(outcomes, i, i + 1)
+    if task.record is not None and keys is not None:
+        kept = task.record(keys[i : i + 1], outcomes.rows(i, i + 1))
+        if kept.statuses[0] == "ok":
+            outcomes.outputs[i], outcomes.statuses[i] = kept.outputs[0], "ok"
+            outcomes.reasons.pop(i, None)
+        else:
+            outcomes.fail(i, kept.statuses[0], kept.reasons[0])
+    if noted is not None:
+        note(noted, outcomes.rows(i, i + 1))
 
 
 def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> Outcomes | None:
@@ -360,7 +390,8 @@ def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> O
         random = np.array(random)  # type: ignore[assignment]
     started, begun = time.time(), time.perf_counter()
     try:
-        result = task.call(task.signature.split(points.copy()), random)
+        inputs = task.signature.split(points.copy())
+        result = task.caller()(*inputs, *([] if random is None else [random]))
         spec = Outputs.of(result, m) if spec is None else spec
         outputs = flat(spec, result, m)
     except (Exception, SystemExit):
@@ -381,25 +412,33 @@ def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> O
 
 def settle(outcomes: Outcomes, start: int, stop: int) -> None:
     """Mark rows that are not finite as failed."""
-    finite = np.isfinite(outcomes.outputs[start:stop])
-    if finite.all():
+    good = finite_rows(outcomes.outputs[start:stop])
+    if good.all():
         return
-    for i in np.flatnonzero(~finite.all(axis=1)).tolist():
-        if outcomes.statuses[start + i] == "ok":
-            bad = np.flatnonzero(~finite[i])
-            value = outcomes.outputs[start + i, bad[0]]
+    for i in (start + np.flatnonzero(~good)).tolist():
+        if outcomes.statuses[i] == "ok":
+            row = outcomes.outputs[i]
+            bad = np.flatnonzero(~np.isfinite(row))
             outcomes.fail(
-                start + i,
+                i,
                 "failed",
-                f"{bad.size} of {finite.shape[1]} forward outputs are not finite, the first is "
-                f"output {bad[0]}: {value}",
+                f"{bad.size} of {len(row)} forward outputs are not finite, the first is "
+                f"output {bad[0]}: {row[bad[0]]}",
             )
+
+
+def finite_rows(outputs: FloatArray) -> NDArray[np.bool_]:
+    """Whether the rows of outputs (n, K) are finite, without another array of that size."""
+    n, K = outputs.shape
+    step = max(1, 2**22 // max(K, 1))
+    parts = [np.isfinite(outputs[i : i + step]).all(axis=1) for i in range(0, n, step)]
+    return np.concatenate(parts) if parts else np.ones(0, dtype=bool)
 
 
 def numbers(value: Any) -> np.ndarray:
     """Array of real numbers."""
     array = np.asarray(value)
-    if array.dtype == np.float64:
+    if array.dtype is FLOAT:
         return array
     if array.dtype.kind not in "biuf":
         raise TypeError(

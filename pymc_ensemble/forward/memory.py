@@ -7,6 +7,8 @@ digits, as they have been through transforms; so they are also found by neighbor
 
 import os
 import tempfile
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,18 +34,18 @@ class Memory:
 
     def __init__(self, max_bytes: int = MEMORY_BYTES):
         self.max_bytes = max_bytes
-        self._rows: dict[bytes, tuple[FloatArray, FloatArray, str]] = {}
-        self._bytes = 0
-        self._clear_index()
-
-    def _clear_index(self) -> None:
+        self._numbers: dict[bytes, int] = {}  # counted from the first that was ever added
+        self._reasons: dict[int, str] = {}
+        self._batches: deque[tuple[FloatArray, FloatArray]] = deque()
+        self._starts: deque[int] = deque()  # numbers of the first points of the batches
+        self._next = self._bytes = 0
         self._tree: KDTree | None = None
-        self._tree_keys: list[bytes] = []
-        self._tail: list[bytes] = []
+        self._indexed = 0  # numbers below are in the tree, or forgotten
+        self._tail: list[FloatArray] = []  # points that are not
         self._scale = np.ones(1)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._numbers)
 
     def add(
         self,
@@ -54,69 +56,78 @@ class Memory:
     ) -> None:
         """Remember points of shape (n, d) with outputs (n, K), and why some of them failed."""
         size = points[:1].nbytes + outputs[:1].nbytes + 200
-        fitting = max(0, self.max_bytes // size)
+        fitting = self.max_bytes // size
         if len(keys) > fitting:
-            keys = keys[len(keys) - fitting :]
-            reasons = {i - len(points) + fitting: text for i, text in reasons.items()}
-            points, outputs = points[len(points) - fitting :], outputs[len(outputs) - fitting :]
-            if not fitting:
-                return
-        points, outputs = points.copy(), outputs.copy()
-        rows, tail = self._rows, self._tail
-        for i, key in enumerate(keys):
-            if key not in rows:
-                self._bytes += size
-            rows[key] = (points[i], outputs[i], reasons.get(i, ""))
-        tail.extend(keys)
+            first = len(keys) - fitting
+            reasons = {i - first: text for i, text in reasons.items() if i >= first}
+            keys, points, outputs = keys[first:], points[first:], outputs[first:]
+        if not keys:
+            return
+        start, self._next = self._next, self._next + len(keys)
+        self._numbers.update(zip(keys, range(start, self._next), strict=True))
+        self._reasons |= {start + i: text for i, text in reasons.items()}
+        self._starts.append(start)
+        self._batches.append((points.copy(), outputs.copy()))
+        self._tail.append(self._batches[-1][0])
+        self._bytes += size * len(keys)
         if self._bytes > self.max_bytes:
-            # forgetting many at a time; arrays are freed when all of their batch is forgotten
-            n = 0
-            while self._bytes > 0.75 * self.max_bytes and n < len(rows):
-                self._bytes -= size
-                n += 1
-            for key in list(rows)[:n]:
-                del rows[key]
-            self._clear_index()
-            self._tail = list(rows)
+            self._forget(size)
+
+    def _forget(self, size: int) -> None:
+        """Forget the oldest batches, some more than is needed."""
+        while self._bytes > 0.75 * self.max_bytes and len(self._batches) > 1:
+            self._starts.popleft()
+            self._bytes -= size * len(self._batches.popleft()[0])
+        first = self._starts[0]
+        self._numbers = {key: i for key, i in self._numbers.items() if i >= first}
+        self._reasons = {i: text for i, text in self._reasons.items() if i >= first}
+        self._tree, self._indexed = None, first
+        self._tail = [points for points, _ in self._batches]
+
+    def knows_any(self, keys: Sequence[bytes]) -> bool:
+        """Whether there is one of these points."""
+        return not self._numbers.keys().isdisjoint(keys)
 
     def exact(self, key: bytes) -> tuple[FloatArray, str] | None:
         """Outputs, shape (K,), and reason of the failure, of the very same point."""
-        found = self._rows.get(key)
-        return None if found is None else found[1:]
+        number = self._numbers.get(key)
+        return None if number is None else self._at(number)
+
+    def _at(self, number: int) -> tuple[FloatArray, str]:
+        batch = bisect_right(self._starts, number) - 1
+        outputs = self._batches[batch][1][number - self._starts[batch]]
+        return outputs, self._reasons.get(number, "")
 
     def near(self, point: FloatArray) -> tuple[FloatArray, str] | None:
         """Outputs and reason of the nearest point that is the same up to rounding."""
-        if not self._rows or not np.isfinite(point).all():
+        if not self._numbers or not np.isfinite(point).all():
             return None
-        if self._tree is None or len(self._tail) > max(LARGEST_TAIL, len(self._tree_keys) // 4):
+        in_tail = self._next - self._indexed
+        if self._tree is None or in_tail > max(LARGEST_TAIL, self._tree.n // 4):
             self._build()
-        if self._tree is None:
-            return None
-        best, key = TOLERANCE, None
+        assert self._tree is not None
+        best, number = TOLERANCE, None
         distance, i = self._tree.query(point / self._scale, p=np.inf, distance_upper_bound=best)
         if np.isfinite(distance):
-            best, key = float(distance), self._tree_keys[int(i)]
+            best, number = float(distance), self._starts[0] + int(i)
         if self._tail:
-            tail = np.array([self._rows[k][0] for k in self._tail])
-            distances = np.abs((tail - point) / self._scale).max(axis=1, initial=0.0)
+            if len(self._tail) > 1:
+                self._tail = [np.concatenate(self._tail)]
+            distances = np.abs((self._tail[0] - point) / self._scale).max(axis=1, initial=0.0)
             j = int(np.argmin(distances))
             if distances[j] <= best:
-                key = self._tail[j]
-        return None if key is None else self._rows[key][1:]
+                number = self._indexed + j
+        return None if number is None else self._at(number)
 
     def _build(self) -> None:
         """Index all points."""
-        keys = list(self._rows)
-        points = np.array([self._rows[key][0] for key in keys])
-        finite = np.isfinite(points).all(axis=1)
-        keys = [key for key, good in zip(keys, finite, strict=True) if good]
-        self._clear_index()
-        if not keys:
-            return
-        scale = np.abs(points[finite]).max(axis=0, initial=0.0)
+        points = np.concatenate([points for points, _ in self._batches])
+        finite = np.isfinite(points)
+        scale = np.abs(np.where(finite, points, 0.0)).max(axis=0, initial=0.0)
         self._scale = np.where(scale > 0, scale, 1.0)
-        self._tree = KDTree(points[finite] / self._scale)
-        self._tree_keys = keys
+        # what is not finite is far from everything that is asked for
+        self._tree = KDTree(np.where(finite, points / self._scale, 10.0))
+        self._indexed, self._tail = self._next, []
 
 
 class Spill:

@@ -9,6 +9,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from os import PathLike
 from typing import Any
@@ -158,6 +159,12 @@ class Runtime:
         self.warned: set[str] = set()
         self.executor: ExecutorLike = None
         self.inherited: Runtime | None = None  # kept, as its workers must not be cleaned up here
+
+    def count(self, n: int, seconds: float) -> None:
+        """Take note of evaluations; what an evaluation takes follows the last fifty or so."""
+        self.n_evaluations += n
+        weight = 1.0 if self.seconds is None else min(1.0, n / 50)
+        self.seconds = (1 - weight) * (self.seconds or 0.0) + weight * seconds / n
 
     def close(self) -> None:
         """Stop workers that were started here."""
@@ -426,51 +433,38 @@ class ForwardModel:
         failures : dict of int to str
             Why they did.
         """
-        n = len(points)
         self._backend(signature)  # what cannot be used is refused before anything is evaluated
         keys = _bytes(points)
-        outputs = np.empty((n, signature.n_outputs))
-        reasons: dict[int, str] = {}
         seeds, replicates = self._randomness(keys, this)
-        fresh = bool(self.random) and this is not None
-        open_rows: Sequence[int] = range(n)
-        if not fresh:
-            open_rows = self._recall(signature, points, keys, this, outputs, reasons)
-        if not np.isfinite(points).all():
-            for i in np.flatnonzero(~np.isfinite(points).all(axis=1)).tolist():
-                reasons[i] = "An input of the forward model is not finite."
-                outputs[i] = np.nan
-            open_rows = [i for i in open_rows if i not in reasons]
+        outputs = np.empty((len(points), signature.n_outputs))
+        batch = Batch(signature, points, keys, seeds, replicates, outputs)
+        new = bool(self.random) and this is not None  # a replicate, whatever is known
+        rows = batch.finite_rows()
         repeated: dict[int, int] = {}
-        if not fresh and len(set(keys)) < n:
-            first: dict[bytes, int] = {}
-            for i in open_rows:
-                if first.setdefault(keys[i], i) != i:
-                    repeated[i] = first[keys[i]]
-            open_rows = [i for i in open_rows if i not in repeated]
-        todo = list(open_rows)
+        if not new:
+            rows, repeated = batch.unique_rows(rows)
+            rows = self._recall(batch, rows, exact=this is not None)
+        todo = rows
         for attempt in range(self.retries + 1):
-            if not todo:
-                break
-            self._evaluate(
-                signature, points, keys, seeds, replicates, attempt, todo, outputs, reasons, this
-            )
-            todo = [i for i in todo if i in reasons]
-        rows = list(open_rows)
-        if len(rows) == n:
-            self._memory(signature).add(keys, points, outputs, reasons)
-        elif rows:
-            some = {j: reasons[i] for j, i in enumerate(rows) if i in reasons}
-            self._memory(signature).add([keys[i] for i in rows], points[rows], outputs[rows], some)
-        if rows and _in_chain_process():
-            self._spill.write(points[rows], outputs[rows])
+            if len(todo):
+                self._evaluate(batch, todo, attempt, this)
+                todo = [i for i in todo if i in batch.reasons] if batch.reasons else []
+        self._remember(batch, rows)
         for i, original in repeated.items():
-            outputs[i] = outputs[original]
-            if original in reasons:
-                reasons[i] = reasons[original]
-        if reasons and this is None:
-            self._warn_once(signature, points, reasons)
-        return outputs, reasons
+            batch.fill(i, outputs[original], batch.reasons.get(original))
+        if batch.reasons and this is None:
+            self._warn_once(batch)
+        return outputs, batch.reasons
+
+    def _remember(self, batch: "Batch", rows: Sequence[int]) -> None:
+        """Keep evaluations for later, and for other processes."""
+        keys, points, outputs, reasons = batch.keys, batch.points, batch.outputs, batch.reasons
+        if len(rows) < len(keys):
+            reasons = {j: reasons[i] for j, i in enumerate(rows) if i in reasons}
+            keys, points, outputs = [keys[i] for i in rows], points[rows], outputs[rows]
+        self._memory(batch.signature).add(keys, points, outputs, reasons)
+        if keys and _in_chain_process():
+            self._spill.write(points, outputs)
 
     def _randomness(
         self, keys: Sequence[bytes], this: Round | None
@@ -492,42 +486,15 @@ class ForwardModel:
         names = [f"{entropy}/{'.'.join(map(str, spawn))}" for entropy, spawn in seeds]
         return seeds, names
 
-    def _recall(
-        self,
-        signature: Signature,
-        points: FloatArray,
-        keys: Sequence[bytes],
-        this: Round | None,
-        outputs: FloatArray,
-        reasons: dict[int, str],
-    ) -> Sequence[int]:
+    def _recall(self, batch: "Batch", rows: Sequence[int], exact: bool) -> Sequence[int]:
         """Fill in what is remembered, and return the rows that are not."""
-        memory = self._memory(signature)
-        unknown: list[int] = []
-        if len(memory):
-            for i, key in enumerate(keys):
-                found = memory.exact(key)
-                if found is None:
-                    unknown.append(i)
-                    continue
-                outputs[i] = found[0]
-                if found[1]:
-                    reasons[i] = found[1]
-        else:
-            unknown = list(range(len(keys)))
-        if not unknown or this is not None:
-            return unknown
-        self._learn_from_others(signature, memory)
-        still = []
-        for i in unknown:
-            found = memory.near(points[i])
-            if found is None:
-                still.append(i)
-                continue
-            outputs[i] = found[0]
-            if found[1]:
-                reasons[i] = found[1]
-        return still
+        memory = self._memory(batch.signature)
+        if memory.knows_any(batch.keys):
+            rows = [i for i in rows if not batch.recall(i, memory.exact(batch.keys[i]))]
+        if exact or not rows:
+            return rows
+        self._learn_from_others(batch.signature, memory)
+        return [i for i in rows if not batch.recall(i, memory.near(batch.points[i]))]
 
     def _learn_from_others(self, signature: Signature, memory: Memory) -> None:
         """Remember what other processes have evaluated: chains of PyMC, and earlier runs."""
@@ -553,62 +520,31 @@ class ForwardModel:
                 memory.add([key], point, outcome.outputs, outcome.reasons)
 
     def _evaluate(
-        self,
-        signature: Signature,
-        points: FloatArray,
-        keys: Sequence[bytes],
-        seeds: list[Seed] | None,
-        replicates: Sequence[str],
-        attempt: int,
-        todo: list[int],
-        outputs: FloatArray,
-        reasons: dict[int, str],
-        this: Round | None,
+        self, batch: "Batch", rows: Sequence[int], attempt: int, this: Round | None
     ) -> None:
-        """Take members from the store, or have them evaluated; fill in `outputs`, `reasons`."""
-        runtime, workers = self._runtime, self._backend(signature)
-        store_keys: list[Key] | None = None
+        """Fill in outputs and reasons, from the store or by calls of the function."""
+        runtime, workers = self._runtime, self._backend(batch.signature)
+        keys: list[Key] | None = None
         if runtime.store is not None:
-            store_keys = [(keys[i], replicates[i], attempt) for i in todo]
-            found = {}
-            for j, outcome in runtime.store.get(store_keys, signature.n_outputs):
-                found[j] = outcome
-                _fill(todo[j], outcome, 0, outputs, reasons)
-            todo = [i for j, i in enumerate(todo) if j not in found]
-            store_keys = [key for j, key in enumerate(store_keys) if j not in found]
-        if not todo:
+            keys = [(batch.keys[i], batch.replicates[i], attempt) for i in rows]
+            found = dict(runtime.store.get(keys, batch.signature.n_outputs))
+            for j, outcome in found.items():
+                batch.fill(rows[j], outcome.outputs[0], outcome.reasons.get(0))
+            keys = [key for j, key in enumerate(keys) if j not in found]
+            rows = [i for j, i in enumerate(rows) if j not in found]
+        if not rows:
             return
-        for i in todo:
-            reasons.pop(i, None)
-        chosen = None
-        if seeds is not None:
-            again = (attempt,) if attempt else ()
-            chosen = [(seeds[i][0], (*seeds[i][1], *again)) for i in todo]
-        everyone = len(todo) == len(points)
-        rows = np.array(todo)
-        out = outputs if everyone else None
-        chunk = Chunk(rows, points if everyone else points[rows], chosen, store_keys, out)
-        for part, outcomes in workers.run(chunk, runtime.seconds):
-            lost = any(status in ("timeout", "died") for status in outcomes.statuses)
-            if runtime.store is not None and (lost or not workers.saves):
+        for part, outcomes in workers.run(batch.chunk(rows, keys, attempt), runtime.seconds):
+            if runtime.store is not None and not (workers.saves and outcomes.complete):
                 assert part.keys is not None
                 outcomes = runtime.store.put(part.keys, outcomes)
-            if outcomes.outputs is outputs:
-                reasons |= outcomes.reasons
-            else:
-                for j, i in enumerate(part.rows.tolist()):
-                    _fill(i, outcomes, j, outputs, reasons)
-            if lost:
-                self._warn_of_lost(outcomes)
-            total = float(outcomes.seconds.sum())
-            runtime.n_evaluations += len(part)
-            runtime.seconds = total / len(part) if runtime.seconds is None else runtime.seconds
-            # what is recent counts more
-            weight = min(1.0, len(part) / 50)
-            runtime.seconds += weight * (total / len(part) - runtime.seconds)
+            batch.take(part.rows, outcomes)
+            self._warn_of_lost(outcomes)
+            seconds, n = float(outcomes.seconds.sum()), len(part)
+            runtime.count(n, seconds)
             if this is not None:
-                this.n_calls += len(part)
-                this.seconds += total
+                this.n_calls += n
+                this.seconds += seconds
 
     def _warn_of_lost(self, outcomes: Outcomes) -> None:
         """Tell, once, of members that took too long or killed their worker."""
@@ -618,15 +554,16 @@ class ForwardModel:
                 self._runtime.warned.add(status)
                 logger.warning(f"An evaluation of {self.name} was lost. {reason}")
 
-    def _warn_once(self, signature: Signature, points: FloatArray, reasons: dict[int, str]) -> None:
+    def _warn_once(self, batch: "Batch") -> None:
         """Tell of the first failure that no sampler reports."""
         if "failure" in self._runtime.warned:
             return
         self._runtime.warned.add("failure")
-        row = min(reasons)
+        row = min(batch.reasons)
         logger.warning(
             f"The forward model {self.name} failed, and gives NaN, at "
-            f"{self._at(signature, points[row])}\n{reasons[row]}\nLater failures are not told."
+            f"{self._at(batch.signature, batch.points[row])}\n{batch.reasons[row]}\n"
+            "Later failures are not told."
         )
 
     def _at(self, signature: Signature, point: FloatArray) -> str:
@@ -646,6 +583,86 @@ class ForwardModel:
         this.failures |= reasons
         this.n_models += 1
         return outputs
+
+
+@dataclass
+class Batch:
+    """Points on their way to outputs.
+
+    Attributes
+    ----------
+    signature : Signature
+    points : ndarray of shape (n, d)
+    keys : list of bytes
+        The points, as keys of dictionaries.
+    seeds : list of Seed or None
+        Of stochastic functions.
+    replicates : list of str
+        Names of the replicates in a store.
+    outputs : ndarray of shape (n, K)
+    reasons : dict of int to str
+        Rows that failed, and why.
+    """
+
+    signature: Signature
+    points: FloatArray
+    keys: list[bytes]
+    seeds: list[Seed] | None
+    replicates: list[str]
+    outputs: FloatArray
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def finite_rows(self) -> Sequence[int]:
+        """Rows with finite inputs; the others fail."""
+        finite = np.isfinite(self.points)
+        if finite.all():
+            return range(len(self.points))
+        good = finite.all(axis=1)
+        for i in np.flatnonzero(~good).tolist():
+            self.fill(i, np.nan, "An input of the forward model is not finite.")
+        return np.flatnonzero(good).tolist()
+
+    def unique_rows(self, rows: Sequence[int]) -> tuple[Sequence[int], dict[int, int]]:
+        """Rows without repetitions, and the repetitions with their originals."""
+        if len(set(self.keys)) == len(self.keys):
+            return rows, {}
+        first: dict[bytes, int] = {}
+        repeated = {i: j for i in rows if (j := first.setdefault(self.keys[i], i)) != i}
+        return list(first.values()), repeated
+
+    def chunk(self, rows: Sequence[int], keys: list[Key] | None, attempt: int) -> Chunk:
+        """What is handed to the workers for some rows."""
+        seeds = None
+        if self.seeds is not None:
+            again = (attempt,) if attempt else ()
+            seeds = [(self.seeds[i][0], (*self.seeds[i][1], *again)) for i in rows]
+        numbers = np.array(rows)
+        if len(rows) == len(self.points):
+            return Chunk(numbers, self.points, seeds, keys, self.outputs)
+        return Chunk(numbers, self.points[numbers], seeds, keys)
+
+    def take(self, rows: NDArray[np.int_], outcomes: Outcomes) -> None:
+        """Fill in outcomes of some rows."""
+        if outcomes.outputs is not self.outputs:
+            self.outputs[rows] = outcomes.outputs
+        if self.reasons or outcomes.reasons:
+            for j, i in enumerate(rows.tolist()):
+                self.reasons.pop(i, None)
+                if j in outcomes.reasons:
+                    self.reasons[i] = outcomes.reasons[j]
+
+    def fill(self, row: int, outputs: Any, reason: str | None) -> None:
+        """Fill in one row; it failed if there is a reason."""
+        self.outputs[row] = outputs
+        self.reasons.pop(row, None)
+        if reason:
+            self.reasons[row] = reason
+
+    def recall(self, row: int, known: tuple[FloatArray, str] | None) -> bool:
+        """Fill in what is known, if it is; return whether it is."""
+        if known is not None:
+            self.fill(row, *known)
+        return known is not None
 
 
 class ForwardOp(Op):
@@ -747,21 +764,12 @@ def _common(lengths: Sequence[int | None]) -> int | None:
     return None if None in longer else max(n for n in longer if n is not None)
 
 
-def _fill(
-    row: int, outcomes: Outcomes, j: int, outputs: FloatArray, reasons: dict[int, str]
-) -> None:
-    outputs[row] = outcomes.outputs[j]
-    if outcomes.statuses[j] == "ok":
-        reasons.pop(row, None)
-    else:
-        reasons[row] = outcomes.reasons.get(j, "")
-
-
 def _bytes(points: FloatArray) -> list[bytes]:
     """Each point as bytes; minus zero is zero."""
-    width = points.shape[1] * 8
-    data = (points + 0.0).tobytes()
-    return [data[i : i + width] for i in range(0, len(data), width)]
+    points = np.ascontiguousarray(points + 0.0)
+    if not points.shape[1]:
+        return [b""] * len(points)
+    return points.view(f"V{8 * points.shape[1]}").ravel().tolist()
 
 
 def _in_chain_process() -> bool:
