@@ -378,10 +378,20 @@ class _Known:
 
 @dataclass(frozen=True)
 class DrawsState:
-    """State of the sampling from a frozen surrogate."""
+    """State of the sampling from a frozen surrogate.
+
+    Attributes
+    ----------
+    ladder : Ladder
+    learned : LearningState
+    surest : float
+        Standard deviation of the surrogate's loss up to which it is used. Where it knows less than
+        at the particles that were verified it may have holes, in which draws would gather.
+    """
 
     ladder: Ladder
     learned: LearningState
+    surest: float
 
     @property
     def ensemble(self) -> Ensemble:
@@ -402,9 +412,12 @@ class SurrogateDraws:
 
     def start(self, learned: LearningState, archive: Ensemble) -> DrawsState:
         """State after some moves on the mean, whose steps are adapted a last time."""
-        rng = np.random.default_rng(learned.seed)
-        ladder, _ = _chains(learned).run(learned.ladder, 2 * MOVES, rng)
-        return DrawsState(ladder, learned)
+        rng, posterior = np.random.default_rng(learned.seed), learned.posterior
+        assert posterior is not None
+        x = posterior.whitening.coordinates(learned.ladder.particles[0])
+        state = DrawsState(learned.ladder, learned, 1 + 2 * float(posterior.loss_sd(x).max()))
+        ladder, _ = _chains(state).run(learned.ladder, 2 * MOVES, rng)
+        return replace(state, ladder=ladder)
 
     def ask(self, state: DrawsState, rng: np.random.Generator) -> tuple[Array, int]:
         """No points, and the seed of the moves."""
@@ -414,7 +427,7 @@ class SurrogateDraws:
         self, state: DrawsState, pending: int, evaluations: Evaluations
     ) -> tuple[DrawsState, Info]:
         """State after a sweep, and its snapshot."""
-        rng, chains = np.random.default_rng(pending), _chains(state.learned)
+        rng, chains = np.random.default_rng(pending), _chains(state)
         ladder, acceptance = chains.run(state.ladder, MOVES_BETWEEN_SWEEPS, rng, adapt=False)
         state = replace(state, ladder=ladder)
         ensemble = state.ensemble
@@ -429,7 +442,8 @@ class SurrogateDraws:
         return state, Info("sampling", True, snapshot, 0, 0, "draws from the surrogate")
 
 
-def _chains(learned: LearningState) -> Chains:
-    assert learned.posterior is not None
-    assert learned.region is not None
-    return Chains(learned.posterior, WIDTHS**2, learned.region)
+def _chains(state: DrawsState) -> Chains:
+    posterior, region = state.learned.posterior, state.learned.region
+    assert posterior is not None
+    assert region is not None
+    return Chains(posterior, WIDTHS**2, region, surest=state.surest)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
+from .linearization import Anomalies
 from .surrogate import Basis, Function, GaussianProcess, basis_size, farthest_points
 from .surrogate_posterior import (
     Bend,
@@ -22,11 +23,13 @@ from .surrogate_posterior import (
     Whitening,
 )
 from .tempered_chains import Chains, Ladder, Region
+from .tempering import standstill
 
 WIDTHS = np.array([1.0, 1.5, 2.25, 3.4, 5.0])  # of the particles' laws, in posterior sd
 LARGEST_GROWTH = 2.3  # of the width of the design from epoch to epoch
 MOVES = 50  # on the surrogate in an epoch
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
+DEEP = 10.0  # potential that separates what matters from what does not, with 2 d added
 GUARDS = 100  # points beyond it that keep the fit from running away
 WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop
 UNSURE = 0.5  # surrogate error with which no verification is passed
@@ -89,6 +92,8 @@ class LearningState:
         Epochs before the verification, the first evaluations included.
     seed : int
         Of the moves that follow the learning.
+    highest_prior : float
+        Prior potential that the first ensemble allows for.
     archive : Ensemble
         All evaluations that did not fail.
     failed : ndarray of shape (m, d)
@@ -122,6 +127,7 @@ class LearningState:
 
     last_epoch: int
     seed: int
+    highest_prior: float
     archive: Ensemble
     failed: Array
     ladder: Ladder
@@ -186,7 +192,8 @@ class Learning:
             U = U.copy()
             U[~ensemble.ok] = ensemble.U[rng.choice(np.flatnonzero(ensemble.ok), len(failed))]
         ladder = Ladder.of(U, len(WIDTHS))
-        state = LearningState(last_epoch, seed, good, failed, ladder, epochs=1)
+        highest = self._highest_prior(U)
+        state = LearningState(last_epoch, seed, highest, good, failed, ladder, epochs=1)
         return self._learn(state, np.random.default_rng(seed))
 
     def ask(self, state: LearningState, rng: np.random.Generator) -> tuple[Array, Epoch]:
@@ -215,8 +222,11 @@ class Learning:
         verified = state
         state = self._learn(state, np.random.default_rng(pending.seed))
         if state.verifying and verification is not None and verification.passed:
-            if not self._verify(state, good).passed:  # the verified fit was the better one
-                state = verified
+            same = standstill(
+                Anomalies.of(verified.ladder.particles[0]), Anomalies.of(state.ladder.particles[0])
+            )
+            if not (same and self._verify(state, good).passed):
+                state = verified  # what was learned from its verification is not verified
             state = replace(state, burned_in=True, converged=True)
         n_evaluations = len(pending.points)
         return state, Info(
@@ -260,7 +270,15 @@ class Learning:
         previous = state.posterior
         state = replace(state, posterior=posterior)
         state = self._rescue(state, rng)
-        region = Region.of(WALL * radius, posterior.whitening, state.archive.U, state.failed)
+        highest = max(state.highest_prior, float(self._highest_prior(state.ladder.particles[0])))
+        region = Region.of(
+            WALL * radius,
+            posterior.whitening,
+            state.archive.U,
+            state.failed,
+            posterior.prior,
+            highest,
+        )
         state = replace(state, exponent=self._exponent(state), region=region)
         particles = state.ladder.particles
         functions = posterior.process.draw(particles.shape[1], rng)
@@ -275,6 +293,11 @@ class Learning:
         level = 0 if verifying else self._best_level(state)
         return replace(state, verifying=verifying, level=level)
 
+    def _highest_prior(self, U: Array) -> float:
+        """Prior potential up to which a surrogate is used, some way beyond that of particles."""
+        prior = self.problem.prior_potential(U)
+        return prior[np.isfinite(prior)].max(initial=-np.inf) + DEEP + 2 * U.shape[1]
+
     def _fit(
         self, state: LearningState, rng: np.random.Generator
     ) -> tuple[SurrogatePosterior, float]:
@@ -285,7 +308,11 @@ class Learning:
         points = np.concatenate([selected, guards])
         data = archive[points]
         x = whitening.coordinates(data.U)
-        target = self._target(archive, selected, loss, state.exponent)
+        noise = 0.0
+        if state.posterior is not None:
+            at = state.posterior.whitening.coordinates(state.ladder.particles[0])
+            noise = float(np.median(state.posterior.loss_noise(at)))
+        target = self._target(archive, selected, loss, state.exponent, noise)
         values = target.values(data)
         basis: Basis = "linear"
         if not self.forward and len(selected) >= 1.5 * basis_size("quadratic", d):
@@ -311,16 +338,28 @@ class Learning:
         return posterior, float(np.sqrt((x[: len(selected)] ** 2).sum(1).max()))
 
     def _target(
-        self, archive: Ensemble, selected: Array, loss: Array | None, exponent: float
+        self,
+        archive: Ensemble,
+        selected: Array,
+        loss: Array | None,
+        exponent: float,
+        noise: float,
     ) -> Target:
         """What the surrogate predicts; what is far beyond the selected points is bent."""
         losses = archive.loss[selected] if loss is None else loss[selected]
-        least = float(np.quantile(losses, 0.02))
-        straight = REACH / exponent if exponent > 0 else float(np.median(losses)) - least
-        straight = max(REACH, min(straight, float(losses.max()) - least))
+        least, d = float(np.quantile(losses, 0.02)), archive.U.shape[1]
+        middle = float(np.median(losses)) - least
         if self.forward:
+            straight = REACH / exponent if exponent > 0 else middle
+            straight = max(REACH, min(straight, float(losses.max()) - least))
             return ForwardTarget.of(self.problem, archive[selected], Bend(np.sqrt(2 * straight)))
-        return PotentialTarget(least, Bend(straight))
+        relevant = DEEP + 2 * d
+        if exponent == 0:
+            return PotentialTarget(least, Bend(max(3 * relevant, middle)), max(relevant, middle))
+        noise = min(noise, REACH / 10)
+        return PotentialTarget(
+            least, Bend(3 * relevant / exponent + 10 * noise), relevant / exponent + 4 * noise
+        )
 
     def _indefinite(self, posterior: SurrogatePosterior, exponent: float) -> bool:
         """Whether the quadratic mean and the prior would let particles run away."""

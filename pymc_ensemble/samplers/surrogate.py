@@ -623,8 +623,27 @@ class GaussianProcess:
 
     def sd(self, x: Array) -> Array:
         """Posterior standard deviations of the noise-free values at points, shape (n, k)."""
-        features, missing = self._features(x)
-        return self.scale * np.sqrt(self.precision.variance(features) + missing[:, None])
+        by_basis, by_kernel = self._rotation
+        H = basis_values(x, self.basis)
+        rotated = H @ by_basis + _kernel(x, self.inducing, self.hyperparameters) @ by_kernel
+        squares = rotated**2
+        known = squares.sum(1) - BASIS_VARIANCE * (H**2).sum(1)
+        missing = np.maximum(np.exp(self.hyperparameters.amplitude) - known, 0.0)
+        variance = squares @ (1 / self.precision.eigenvalues) + missing[:, None]
+        return self.scale * np.sqrt(variance)
+
+    @cached_property
+    def _rotation(self) -> tuple[Array, Array]:
+        """From mean functions and kernels to the eigenvectors of the precision."""
+        q = len(self.precision.vectors) - len(self.inducing)
+        kernel = solve_triangular(
+            self.inducing_factor,
+            self.precision.vectors[q:],
+            lower=True,
+            trans="T",
+            check_finite=False,
+        )
+        return np.sqrt(BASIS_VARIANCE) * self.precision.vectors[:q], kernel
 
     def sd_with(self, design: Array, x: Array, relative_noise: Array | None = None) -> Array:
         """Standard deviations at `x`, shape (n, k), if values were known at `design` too."""

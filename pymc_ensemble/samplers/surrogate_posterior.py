@@ -103,10 +103,14 @@ class PotentialTarget:
     reference : float
         Loss from which the large ones are counted.
     bend : Bend
+    depth : float
+        By how much the loss may fall below the reference: deeper holes of the surrogate are taken
+        for hills, as particles would gather in them.
     """
 
     reference: float = 0.0
     bend: Bend = Bend()
+    depth: float = np.inf
 
     def values(self, archive: Ensemble) -> Array:
         """Bent losses above the reference, shape (n, 1)."""
@@ -115,6 +119,10 @@ class PotentialTarget:
     def loss(self, values: Array) -> tuple[Array, Array]:
         """Loss, and its gradient."""
         excess, slope = self.bend.inverse(values)
+        deep = excess < -self.depth
+        if deep.any():
+            excess = np.where(deep, -2 * self.depth - excess, excess)
+            slope = np.where(deep, -slope, slope)
         return self.reference + excess[:, 0], slope
 
 

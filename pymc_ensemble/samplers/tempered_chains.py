@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from .ensemble import Array
 from .surrogate import Function
-from .surrogate_posterior import SurrogatePosterior, Whitening
+from .surrogate_posterior import SurrogatePosterior, WhitenedPrior, Whitening
 
 FIRST_STEP = 0.1
 SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
@@ -56,24 +56,40 @@ class Region:
         All evaluated points, if some have failed.
     failed : ndarray of bool
         Which of them.
+    prior : WhitenedPrior or None
+    highest_prior : float
+        Prior potential beyond which no particle goes.
     """
 
     wall: float
     tree: cKDTree | None = None
     failed: Array | None = None
+    prior: WhitenedPrior | None = None
+    highest_prior: float = np.inf
 
     @classmethod
-    def of(cls, wall: float, whitening: Whitening, good: Array, failed: Array) -> "Region":
+    def of(
+        cls,
+        wall: float,
+        whitening: Whitening,
+        good: Array,
+        failed: Array,
+        prior: WhitenedPrior,
+        highest_prior: float,
+    ) -> "Region":
         """Region within a wall, and not where nearly all evaluations have failed."""
         if len(failed) == 0 or len(good) + len(failed) < NEIGHBORS:
-            return cls(wall)
+            return cls(wall, None, None, prior, highest_prior)
         points = whitening.coordinates(np.concatenate([good, failed]))
-        return cls(wall, cKDTree(points), np.arange(len(points)) >= len(good))
+        mask = np.arange(len(points)) >= len(good)
+        return cls(wall, cKDTree(points), mask, prior, highest_prior)
 
     def contains(self, x: Array) -> Array:
         """Whether whitened points, shape (n, d), lie inside; shape (n,)."""
         with np.errstate(over="ignore", invalid="ignore"):
             inside = (x**2).sum(1) <= self.wall**2
+            if self.prior is not None:
+                inside &= self.prior(x)[0] <= self.highest_prior
         if self.tree is not None and self.failed is not None and inside.any():
             _, neighbors = self.tree.query(x[inside], NEIGHBORS)
             inside[inside] = self.failed[neighbors].sum(1) < MANY_FAILED
@@ -94,6 +110,8 @@ class Chains:
         Inverse temperature of the loss alone.
     function : Function, optional
         Functions of the particles, which those of different temperatures have in common.
+    surest : float, default inf
+        Standard deviation of the surrogate's loss beyond which no particle goes.
     """
 
     posterior: SurrogatePosterior
@@ -101,6 +119,7 @@ class Chains:
     region: Region
     exponent: float = 1.0
     function: Function | None = None
+    surest: float = np.inf
 
     def run(
         self, ladder: Ladder, n_moves: int, rng: np.random.Generator, *, adapt: bool = True
@@ -155,6 +174,8 @@ class Chains:
         flat = x.reshape(L * n, d)
         potential, gradient = self.posterior.potential(flat, function, self.exponent)
         usable = self.region.contains(flat) & ~np.isnan(potential)
+        if np.isfinite(self.surest):
+            usable &= self.posterior.loss_sd(flat) <= self.surest
         potential = np.where(usable, potential, np.inf)
         return potential.reshape(L, n), gradient.reshape(L, n, d)
 
