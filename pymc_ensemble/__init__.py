@@ -3,6 +3,8 @@
 from pymc_ensemble import gallery
 from pymc_ensemble.diagnostics import ess, to_ensemble
 from pymc_ensemble.forward import forward_model, open_store
+from pymc_ensemble.gaussian_process_step import EnsembleGaussianProcessSampler
+from pymc_ensemble.langevin_step import EnsembleLangevinSampler
 from pymc_ensemble.multiscale_step import MultiscaleSampler
 from pymc_ensemble.optimization import find_MAP_ensemble
 from pymc_ensemble.problem import InverseProblem
@@ -11,7 +13,9 @@ from pymc_ensemble.step_methods import EnsembleKalmanSampler
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "EnsembleGaussianProcessSampler",
     "EnsembleKalmanSampler",
+    "EnsembleLangevinSampler",
     "InverseProblem",
     "MultiscaleSampler",
     "ess",

@@ -15,7 +15,16 @@ from typing import Any, Literal
 import numpy as np
 
 from .delayed_acceptance import DelayedAcceptance
-from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
+from .ensemble import (
+    Array,
+    Ensemble,
+    EnsembleFailure,
+    Evaluations,
+    Info,
+    Problem,
+    Snapshot,
+    has_forward_map,
+)
 from .learning import MOVES, WIDTHS, Learning, LearningState
 from .linearization import Anomalies, LinearMap, moment_law
 from .published_surrogate import PublishedSurrogate
@@ -81,7 +90,7 @@ class EnsembleGaussianProcess:
         Number of particles J, and of evaluations in an epoch; by default ``max(100, 4 (d + 2))``.
     target : {"forward", "potential"}, optional
         What the surrogate predicts: the forward outputs, or the loss alone. By default the outputs,
-        unless there are more than 2000 of them.
+        unless there are none, or more than 2000 of them.
     adjust : bool, default False
         Delayed acceptance: each draw is tested with one evaluation. Exact for deterministic maps.
     scheme : {"archive", "paper"}, default "archive"
@@ -90,8 +99,9 @@ class EnsembleGaussianProcess:
     epochs : int, default 8
         Epochs of J evaluations before the verification, which takes another J. A surrogate that is
         precise earlier is verified earlier; one that fails gets up to five more epochs.
-    archive : (ndarray of shape (n, d), ndarray of shape (n, K)), optional
-        Points and forward outputs that were evaluated before.
+    archive : (ndarray of shape (n, d), ndarray of shape (n, K) or (n,)), optional
+        Points that were evaluated before, with their forward outputs or, for
+        ``target="potential"``, their losses.
     dt : float, optional
         Largest time step of ``scheme="paper"``, by default 0.1.
 
@@ -135,6 +145,11 @@ class EnsembleGaussianProcess:
             raise ValueError(f'target must be "forward" or "potential", not {self.target!r}.')
         if self.scheme not in ("archive", "paper"):
             raise ValueError(f'scheme must be "archive" or "paper", not {self.scheme!r}.')
+        if self.target == "forward" and not has_forward_map(self.problem):
+            raise ValueError(
+                'target="forward" needs forward outputs, but of this model only the log density is '
+                'known. Use target="potential", or leave it out.'
+            )
         if self.scheme == "paper":
             for name, given in (
                 ("adjust=True", self.adjust),
@@ -174,10 +189,15 @@ class EnsembleGaussianProcess:
             raise ValueError(
                 f"The points of the archive have shape {points.shape}, expected (n, {d})."
             )
-        if outputs.ndim != 2 or len(outputs) != len(points):
+        if outputs.ndim not in (1, 2) or len(outputs) != len(points):
             raise ValueError(
                 f"The outputs of the archive have shape {outputs.shape}, expected "
-                f"({len(points)}, K)."
+                f"({len(points)}, K), or ({len(points)},) for losses."
+            )
+        if outputs.ndim == 1 and self.target != "potential" and has_forward_map(self.problem):
+            raise ValueError(
+                "The archive holds losses and no forward outputs, from which only a surrogate of "
+                'the loss can learn: use target="potential".'
             )
 
     @property
@@ -188,16 +208,18 @@ class EnsembleGaussianProcess:
         return self.ensemble_size
 
     @property
-    def approximate(self) -> bool:
-        """Whether the acceptance of a draw judges an approximation: here it never does."""
-        return False
+    def evaluations_per_sweep(self) -> int:
+        """Forward evaluations of a sweep of the sampling phase."""
+        return self.size if self.adjust or self.scheme == "paper" else 0
 
     @cached_property
     def _start(self) -> Start:
         return Start(self.problem, self.problem.dimension + 2)
 
     def _learning(self, n_outputs: int) -> Learning:
-        forward = self.target == "forward" or (self.target is None and n_outputs <= MANY_OUTPUTS)
+        forward = self.target == "forward"
+        if self.target is None:
+            forward = has_forward_map(self.problem) and n_outputs <= MANY_OUTPUTS
         return Learning(self.problem, forward)
 
     @cached_property
@@ -347,11 +369,26 @@ class EnsembleGaussianProcess:
         else:
             learning, archive = self._learning(ensemble.Z.shape[1]), None
             if self.archive is not None:
-                points, outputs = (np.asarray(v, dtype=float) for v in self.archive)
-                archive = Ensemble.evaluated(self.problem, points, _Known(outputs))
+                archive = self._known(ensemble.Z.shape[1])
             last = self.epochs if state.rounds is None else min(self.epochs, state.rounds)
             inner = learning.start(ensemble, seed, max(last, 1), archive)
         return replace(state, phase="burn-in", inner=inner)
+
+    def _known(self, n_outputs: int) -> Ensemble:
+        """Evaluations that were made before."""
+        assert self.archive is not None
+        points, outputs = (np.asarray(v, dtype=float) for v in self.archive)
+        prior = self.problem.prior_potential(points)
+        if outputs.ndim == 1:
+            Z, loss = np.full((len(points), n_outputs), np.nan), outputs
+        elif outputs.shape[1] != n_outputs:
+            raise ValueError(
+                f"The archive has {outputs.shape[1]} outputs a point, but the problem {n_outputs}."
+            )
+        else:
+            Z, loss = outputs, self.problem.loss(outputs)
+        loss, prior = (np.where(np.isfinite(v), v, np.inf) for v in (loss, prior))
+        return Ensemble(points, Z, loss, prior)
 
     def _require_span(self, ensemble: Ensemble) -> None:
         """Refuse an ensemble without spread in some direction: nothing could be learned there."""
@@ -363,17 +400,6 @@ class EnsembleGaussianProcess:
                 "not learn anything in the others. Spread it out in all of them, for example by "
                 "adding noise."
             )
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Evaluations that were made before."""
-
-    outputs: Array
-
-    @property
-    def failed(self) -> Array:
-        return ~np.isfinite(self.outputs).all(1)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from scipy.linalg import cho_solve, cholesky
 from . import proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from .linearization import Anomalies, LinearMap, moment_law
+from .settling import UNSETTLED, Settling
 from .surrogate import HyperPrior, MarginalPosterior, squared_distances
-from .tempering import STANDSTILLS, standstill
 
 HYPER_STEP = 0.01
 LARGEST_HYPER_CHANGE = 0.3  # of a logarithm
@@ -28,16 +28,13 @@ class PublishedSurrogateState:
         Conditioning points with their evaluations.
     hyperparameters : ndarray of shape (3,)
         Logarithms of amplitude, length (in the unit of the parameters) and noise.
-    elapsed : float
-        Time, in relaxation times of the ensemble, since the reference was taken.
+    settling : Settling
+        Whether the ensemble has come to rest.
     """
 
     ensemble: Ensemble
     hyperparameters: Array
-    elapsed: float = 0.0
-    reference: Anomalies | None = None
-    settled: int = 0
-    sweeps: int = 0
+    settling: Settling = UNSETTLED
     burned_in: bool = False
     converged: bool = False
 
@@ -135,25 +132,14 @@ class PublishedSurrogate:
             state.ensemble.potential, values.potential, np.zeros(len(values))
         )
         anomalies = Anomalies.of(ensemble.U[ensemble.ok])
-        elapsed, reference, settled = (
-            state.elapsed + pending.elapsed,
-            state.reference,
-            state.settled,
-        )
-        if reference is None or elapsed >= 1:
-            hit = reference is not None and standstill(reference, anomalies)
-            elapsed, reference, settled = 0.0, anomalies, settled + 1 if hit else 0
-        done = settled >= STANDSTILLS
+        settling = state.settling.after(anomalies, pending.elapsed)
         state = replace(
             state,
             ensemble=ensemble,
             hyperparameters=pending.hyperparameters,
-            elapsed=elapsed,
-            reference=reference,
-            settled=settled,
-            sweeps=state.sweeps + 1,
-            burned_in=done,
-            converged=state.converged or done,
+            settling=settling,
+            burned_in=settling.done,
+            converged=state.converged or settling.done,
         )
         law = moment_law(LinearMap.fit(anomalies, np.zeros((int(ensemble.ok.sum()), 1))))
         snapshot = Snapshot(

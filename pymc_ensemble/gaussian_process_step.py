@@ -1,0 +1,276 @@
+"""Step method of the ensemble Gaussian process sampler."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike, NDArray
+from pytensor.graph.basic import Variable
+from xarray import DataTree
+
+from .diagnostics import ensemble_stats
+from .draws import Point
+from .initial_ensemble import posterior_points, unconstrained
+from .log import logger
+from .problem import InverseProblem, problem_of
+from .samplers.gaussian_process import DEFAULT_EPOCHS, EXTRA_EPOCHS, EnsembleGaussianProcess
+from .samplers.learning import LearningState
+from .step_methods import EnsembleStep, Named
+
+FloatArray = NDArray[np.float64]
+Archive = tuple[Any, ArrayLike] | DataTree
+
+PAPER_TUNE = 1000  # short steps: the published scheme needs many
+TOLD = 10  # coordinates in the log
+
+
+class EnsembleGaussianProcessSampler(EnsembleStep):
+    """Ensemble Gaussian process sampler: learns a surrogate, sees through roughness, finds modes.
+
+    A Gaussian process learns the forward outputs, or the loss, from all forward evaluations that
+    are made; particles move on it by Langevin dynamics, and show where to evaluate next. When the
+    surrogate predicts the forward map at the particles, draws come from it, without evaluations.
+
+    Parameters
+    ----------
+    vars : list of variables or names, optional
+        Variables to sample. An ensemble owns all continuous variables of the model, so this can
+        only repeat what is the default.
+    ensemble_size : int, optional
+        Number of particles J, and of forward evaluations in an epoch; by default
+        ``max(100, 4 (d + 2))`` for d unconstrained parameters. For rough maps take 200.
+    target : {"forward", "potential"}, optional
+        What the surrogate predicts: the forward outputs, or the loss alone. By default the outputs,
+        which is more accurate; the loss, where there are no outputs or more than 2000.
+    adjust : bool, default False
+        Whether each draw is tested with one evaluation of the forward map (delayed acceptance): the
+        surrogate explores, and the law of the draws is exact for deterministic forward maps.
+    scheme : {"archive", "paper"}, default "archive"
+        Learn from all evaluations, or the published algorithm [1]_.
+    epochs : int, default 8
+        Epochs of J evaluations before the verification, the initial ensemble included. A surrogate
+        that is precise earlier is verified earlier.
+    archive : (points, outputs) or DataTree, optional
+        Evaluations that were made before: points of shape (n, d) in unconstrained coordinates, or a
+        mapping of variable names to values of shape (n, ...), with the forward outputs, shape
+        (n, K), as `InverseProblem.evaluate` gives them; or, for ``target="potential"``, the result
+        of a run whose draws carry exact log densities.
+    dt : float, optional
+        Largest time step of ``scheme="paper"``, in units in which the ensemble has unit variance,
+        by default 0.1.
+    initial_ensemble : array_like, mapping or DataTree, optional
+        Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
+        of variable names to values of shape (J, ...); or the result of an earlier run. They are
+        drawn from the prior by default.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
+    model : pm.Model, optional
+        Model to sample. By default the one on the context stack when sampling starts.
+    rng : Generator or seed, optional
+        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+    initial_point : dict, optional
+        Not needed; PyMC passes it to all step methods.
+    blocked : bool, default True
+        An ensemble moves all its variables together, so True is the only choice.
+
+    Raises
+    ------
+    ValueError
+        If the model has discrete variables, if `vars` leaves out variables, if `initial_ensemble`
+        or `archive` does not fit the model, if the ensemble is too small, or if an option has a
+        value that the sampler does not know.
+    SamplingError
+        If so many forward evaluations fail that there is nothing to learn from.
+
+    Notes
+    -----
+    `tune` counts epochs: J forward evaluations each. The last is the verification, in which
+    evaluations at the particles are compared with what the surrogate had predicted. If it fails, up
+    to five more epochs follow, for which the default of `tune` leaves room; if it has not passed by
+    then, a warning is given and the draws carry ``converged=False``. Tuning calls after it has
+    passed evaluate nothing. With a smaller `tune` there are fewer epochs.
+
+    Without `adjust` draws cost no evaluation, and `lp` is the log density of the surrogate. For
+    rough and noisy forward maps that is the point: the draws follow the smooth posterior.
+
+    After sampling with ``cores=1``, `learned` holds what the last chain has learned: the
+    ``surrogate_error`` of means and standard deviations of every coordinate, the verification, the
+    hyperparameters, and all evaluations. The log tells the essentials in any case.
+
+    References
+    ----------
+    .. [1] Dunbar, O. R. A., Duncan, A. B., Stuart, A. M. and Wolfram, M.-T. (2022). Ensemble
+       inference methods for models with noisy and expensive likelihoods. SIAM Journal on Applied
+       Dynamical Systems, 21. https://doi.org/10.1137/21M1410853
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> from pymc_ensemble import EnsembleGaussianProcessSampler
+    >>> with pm.Model():
+    ...     rate = pm.LogNormal("rate")
+    ...     decay = pm.math.exp(-rate * np.arange(5))
+    ...     y = pm.Normal("y", decay, 0.1, observed=[1.0, 0.4, 0.1, 0.1, 0.0])
+    ...     idata = pm.sample(
+    ...         draws=200,
+    ...         chains=2,
+    ...         cores=1,
+    ...         step=EnsembleGaussianProcessSampler(ensemble_size=20),
+    ...         random_seed=1,
+    ...         progressbar=False,
+    ...     )
+    >>> bool(idata["sample_stats"]["converged"].all())
+    True
+    """
+
+    name = "ensemble_gaussian_process"
+    sampler_class = EnsembleGaussianProcess
+    default_tune_steps = DEFAULT_EPOCHS + 1 + EXTRA_EPOCHS
+
+    def __init__(
+        self,
+        vars: Named | Sequence[Named] | None = None,
+        *,
+        ensemble_size: int | None = None,
+        target: Literal["forward", "potential"] | None = None,
+        adjust: bool = False,
+        scheme: Literal["archive", "paper"] = "archive",
+        epochs: int = DEFAULT_EPOCHS,
+        archive: Archive | None = None,
+        dt: float | None = None,
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        model: pm.Model | None = None,
+        rng: Any = None,
+        initial_point: Point | None = None,
+        blocked: bool = True,
+    ):
+        self._archive = archive
+        self._model_to_bind: Any = None
+        if scheme == "paper":
+            self.default_tune_steps = PAPER_TUNE
+        elif isinstance(epochs, int):
+            self.default_tune_steps = epochs + 1 + EXTRA_EPOCHS
+        super().__init__(
+            vars,
+            options={
+                "target": target,
+                "adjust": adjust,
+                "scheme": scheme,
+                "epochs": epochs,
+                "dt": dt,
+            },
+            ensemble_size=ensemble_size,
+            initial_ensemble=initial_ensemble,
+            compile_kwargs=compile_kwargs,
+            model=model,
+            rng=rng,
+            initial_point=initial_point,
+            blocked=blocked,
+        )
+
+    @property
+    def learned(self) -> LearningState | None:
+        """What the present chain has learned, or None before the first fit."""
+        state = self._chain.state
+        if state is None:
+            return None
+        if state.learned is not None:
+            return state.learned
+        return state.inner if isinstance(state.inner, LearningState) else None
+
+    @property
+    def remedy_of_burn_in(self) -> str:  # type: ignore[override]
+        """What to do about a verification that was not passed."""
+        learned = self.learned
+        remedy = "Use a larger ensemble_size, more epochs, or a narrower initial_ensemble"
+        if learned is None or learned.verification is None:
+            return remedy
+        return f"The {learned.verification}. {remedy}"
+
+    # -- binding to a model ---------------------------------------------------------------------
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
+        """Inverse problem with a forward map if there is one, else the log density."""
+        problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs)
+        if reason:
+            logger.info(f"{type(self).__name__}: the surrogate predicts the log density: {reason}.")
+        return problem
+
+    def _make_sampler(self, problem: Any, given: int | None) -> EnsembleGaussianProcess:
+        sampler = super()._make_sampler(problem, given)
+        if self._archive is None:
+            return sampler
+        options = {**self._options, "archive": self._known_evaluations(problem)}
+        return EnsembleGaussianProcess(problem, ensemble_size=sampler.size, **options)
+
+    def _known_evaluations(self, problem: Any) -> tuple[FloatArray, FloatArray]:
+        """Points and outputs, or losses, of the archive that was given."""
+        model = self._model_to_bind
+        if isinstance(self._archive, DataTree):
+            points, lp = exact_draws(self._archive, model, problem.coordinate_names)
+            return points, -lp - problem.prior_potential(points)
+        try:
+            points, outputs = self._archive  # type: ignore[misc]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "archive must be a pair (points, outputs), or the result of an earlier run."
+            ) from error
+        if isinstance(points, Mapping):
+            points = unconstrained(model, points)
+        return np.asarray(points, dtype=float), np.asarray(outputs, dtype=float)
+
+    def _bind(self, model: pm.Model) -> None:
+        self._model_to_bind = model
+        super()._bind(model)
+
+    # -- life of a chain ------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Choose the positions from which the particles start, and tell how long it may take."""
+        super()._start()
+        chain = self._chain
+        rounds = chain.tune or self.default_tune_steps
+        chain.state = replace(chain.state, rounds=rounds)
+
+    def _burn_in_once(self) -> None:
+        super()._burn_in_once()
+        # positions of an earlier run follow the posterior, but the surrogate is new
+        self._chain.converged = self._chain.state.converged
+
+    def _end_burn_in(self) -> None:
+        super()._end_burn_in()
+        if self.learned is None or self.learned.surrogate_error is None:
+            return
+        names = self._bound.problem.coordinate_names
+        means, sds = self.learned.surrogate_error
+        errors = ", ".join(
+            f"{name} {mean:.2g} and {sd:.2g}"
+            for name, mean, sd in zip(names[:TOLD], means, sds, strict=False)
+        )
+        more = f" (the first {TOLD} of {len(names)} coordinates)" if len(names) > TOLD else ""
+        logger.info(
+            f"{self._progress.label}surrogate errors of mean and sd, in posterior sd: "
+            f"{errors}{more}; {self.learned.verification or 'not verified'}."
+        )
+
+
+def exact_draws(
+    idata: DataTree, model: pm.Model, coordinate_names: Sequence[str]
+) -> tuple[FloatArray, FloatArray]:
+    """Distinct draws of a run, shape (n, d), and their log densities as the run has told them.
+
+    Parameters
+    ----------
+    idata : DataTree
+        Result of an ensemble step method without ``rough=True``.
+    model : pm.Model
+    coordinate_names : sequence of str
+        Names of the d unconstrained coordinates.
+    """
+    lp = ensemble_stats(idata)["lp"].transpose("chain", "draw").to_numpy().ravel()
+    points = posterior_points(idata, model, coordinate_names, most=len(lp))
+    _, first = np.unique(points, axis=0, return_index=True)
+    return points[first], lp[first]
