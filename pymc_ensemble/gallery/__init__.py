@@ -11,6 +11,7 @@ Each function returns a ready `pymc.Model`, a `GalleryModel`, that also knows
 from pymc_ensemble.gallery.darcy import darcy
 from pymc_ensemble.gallery.decay import decay
 from pymc_ensemble.gallery.linear import linear_gaussian, linear_multiscale
+from pymc_ensemble.gallery.lorenz63 import lorenz63
 from pymc_ensemble.gallery.lynx_hare import lynx_hare
 from pymc_ensemble.gallery.model import GalleryModel
 from pymc_ensemble.gallery.multimodal import bimodal, four_modes
@@ -24,6 +25,7 @@ __all__ = [
     "four_modes",
     "linear_gaussian",
     "linear_multiscale",
+    "lorenz63",
     "lynx_hare",
     "poisson_regression",
     "smooth_nonlinear",

@@ -25,6 +25,7 @@ MODELS = {
     "poisson_regression": gallery.poisson_regression,
     "smooth_nonlinear": gallery.smooth_nonlinear,
     "darcy": gallery.darcy,
+    "lorenz63": gallery.lorenz63,
     "lynx_hare": gallery.lynx_hare,
 }
 
