@@ -19,15 +19,17 @@ def blocks(page):
 
 def test_code_of_multiscale(monkeypatch):
     """One session, block after block, with fewer draws than the default."""
-    short = {"draws": 400, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
+    short = {"draws": 300, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
     monkeypatch.setattr(pm, "sample", functools.partial(pm.sample, **short))
     session = {}
     for block in blocks("multiscale.md"):
         exec(compile(block, "multiscale.md", "exec"), session)
     for name in ("idata", "ring", "mixed"):
         assert session[name].sample_stats["converged"].all()
-    # the mode is where |u_1 - u_2| = sqrt(7) / 2, u_1 = -u_2
-    assert np.abs(session["point"]["u"]) == pytest.approx(np.sqrt(7) / 4, abs=0.01)
+    # nearly Gaussian: the mode is at the mean
+    mean, sd = session["model"].reference["u"].values[:2]
+    assert session["point"].converged
+    assert np.abs((session["point"]["u"] - mean) / sd).max() < 0.1
     radius = np.hypot(*np.moveaxis(session["ring"].posterior["x"].values, -1, 0))
     assert radius.mean() == pytest.approx(1.0, abs=0.1)
 
