@@ -1,6 +1,7 @@
 """Ensemble samplers for PyMC models without gradients."""
 
 from pymc_ensemble import gallery
+from pymc_ensemble.diagnosis import diagnose, reweight
 from pymc_ensemble.diagnostics import ess, to_ensemble
 from pymc_ensemble.forward import forward_model, open_store
 from pymc_ensemble.gaussian_process_step import EnsembleGaussianProcessSampler
@@ -18,10 +19,12 @@ __all__ = [
     "EnsembleLangevinSampler",
     "InverseProblem",
     "MultiscaleSampler",
+    "diagnose",
     "ess",
     "find_MAP_ensemble",
     "forward_model",
     "gallery",
     "open_store",
+    "reweight",
     "to_ensemble",
 ]

@@ -1,0 +1,358 @@
+"""What draws and their stats say about the posterior that they are meant to be: arrays alone.
+
+Draws are arrays of shape (C, S, J, p): chains, sweeps, particles, parameters.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from arviz_stats.base import array_stats
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+from scipy.special import gammaln, logsumexp
+from threadpoolctl import threadpool_limits
+
+from .diagnostics import path_ess
+from .samplers.surrogate import GaussianProcess, basis_values
+
+FloatArray = NDArray[np.float64]
+
+TRAINING_DRAWS = 1000
+PROPOSALS = 4000  # of each round of adaptive importance sampling
+ROUNDS = 5
+N_KERNELS = 300
+MOST_FOR_KERNELS = 10  # parameters
+HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
+
+
+@dataclass(frozen=True)
+class SamplingError:
+    """How far means and standard deviations can be off by chance, for each of p parameters.
+
+    Attributes
+    ----------
+    ess : ndarray of shape (p,)
+        Effective sample size of the mean, from the paths of the particles.
+    mean : ndarray of shape (p,)
+        Standard error of the mean, in posterior standard deviations: the larger one of what paths
+        and what differences between chains say.
+    sd : ndarray of shape (p,)
+        Relative standard error of the standard deviation.
+    drift : ndarray of shape (p,)
+        Change of the mean from the first to the second half of the sweeps, in posterior standard
+        deviations.
+    """
+
+    ess: FloatArray
+    mean: FloatArray
+    sd: FloatArray
+    drift: FloatArray
+
+    @classmethod
+    def of(cls, X: FloatArray) -> "SamplingError":
+        """Errors of draws `X`, shape (C, S, J, p)."""
+        C, S = X.shape[:2]
+        center, scale = X.mean((0, 1, 2)), np.maximum(X.std((0, 1, 2)), 1e-300)
+        z = (X - center) / scale
+        paths = np.moveaxis(z, (3, 0, 2, 1), (0, 1, 2, 3))
+        ess = np.nan_to_num(path_ess(paths), nan=1.0)
+        squares = paths**2 - 1
+        ess_squares = np.nan_to_num(path_ess(squares), nan=1.0)
+        mean = 1 / np.sqrt(ess)
+        sd = 0.5 * squares.std((1, 2, 3)) / np.sqrt(ess_squares)
+        if C > 1:
+            mean = np.maximum(mean, z.mean((1, 2)).std(0, ddof=1) / np.sqrt(C))
+            sd = np.maximum(sd, 0.5 * (z**2).mean((1, 2)).std(0, ddof=1) / np.sqrt(C))
+        half = S // 2
+        drift = np.zeros(z.shape[-1])
+        if half:
+            drift = z[:, -half:].mean((0, 1, 2)) - z[:, :half].mean((0, 1, 2))
+        return cls(ess, mean, sd, drift)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Importance weights of draws from a known law, and what they say of its error.
+
+    Attributes
+    ----------
+    log_weights : ndarray of shape (n,)
+        Pareto-smoothed and normalized.
+    khat : float
+        Shape of their tail: beyond 0.7 they cannot be relied upon.
+    efficiency : float
+        Effective share of the draws.
+    shift : ndarray of shape (p,)
+        Estimated error of the means, in posterior standard deviations.
+    sd_ratio : ndarray of shape (p,)
+        Estimated ratio of the standard deviations to the true ones.
+    """
+
+    log_weights: FloatArray
+    khat: float
+    efficiency: float
+    shift: FloatArray
+    sd_ratio: FloatArray
+
+    @classmethod
+    def of(cls, X: FloatArray, log_ratio: FloatArray) -> "Weights":
+        """Weights of draws `X`, shape (n, p), by their unnormalized log weights, shape (n,)."""
+        finite = np.isfinite(log_ratio)
+        lowest = log_ratio[finite].min() if finite.any() else 0.0
+        log_ratio = np.where(finite, log_ratio, lowest - 50)
+        log_ratio = log_ratio - log_ratio.max()
+        log_weights, khat = log_ratio, -np.inf
+        most = np.sort(log_ratio)[-max(5, int(min(0.2 * len(X), 3 * np.sqrt(len(X))))) :]
+        if np.ptp(most) > 1e-8:  # else there is no tail to smooth
+            log_weights, khat = array_stats.psislw(-log_ratio)
+        weights = np.exp(log_weights - log_weights.max())
+        weights /= weights.sum()
+        mean = weights @ X
+        sd = np.sqrt(np.maximum(weights @ (X - mean) ** 2, 1e-300))
+        return cls(
+            np.log(np.maximum(weights, 1e-300)),
+            float(khat),
+            float(1 / (weights**2).sum() / len(X)),
+            (X.mean(0) - mean) / sd,
+            X.std(0) / sd,
+        )
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Posterior that a regression of the log density on the draws stands for.
+
+    A Gaussian process with a quadratic mean is fitted to the values of the log density that the
+    draws carry, and sampled in place of the posterior. Wherever the draws are, their frequencies
+    play no role in it: so it can tell how far they are from what they should be.
+
+    Attributes
+    ----------
+    mean, sd : ndarray of shape (p,)
+        Moments of the posterior by the fit.
+    shift : ndarray of shape (p,)
+        Error of the means of the draws, in posterior standard deviations.
+    sd_ratio : ndarray of shape (p,)
+        Ratio of the standard deviations of the draws to those of the posterior.
+    khat, efficiency : float
+        Reliability of the sample from the fit.
+    uncertainty : float
+        Standard deviation of the log density by the fit, on average over the posterior.
+    noise : float
+        Standard deviation of the log density about the fit: the roughness of the forward map.
+    """
+
+    mean: FloatArray
+    sd: FloatArray
+    shift: FloatArray
+    sd_ratio: FloatArray
+    khat: float
+    efficiency: float
+    uncertainty: float
+    noise: float
+
+    @classmethod
+    def of(
+        cls, X: FloatArray, lp: FloatArray, log_scale: NDArray[np.bool_], rng: np.random.Generator
+    ) -> "Regression | None":
+        """Fit to draws `X`, shape (n, p), with log densities `lp`, shape (n,).
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, p)
+        lp : ndarray of shape (n,)
+            Log density in the coordinates of the sampler.
+        log_scale : ndarray of bool, shape (p,)
+            Whether these are the logarithms of the parameters.
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        Regression or None
+            None where there are too few different draws for a fit.
+        """
+        p = X.shape[1]
+        Y = np.where(log_scale, np.log(np.where(log_scale, X, 1.0)), X)
+        center, scale = Y.mean(0), Y.std(0)
+        if not (scale > 0).all() or not np.isfinite(Y).all():
+            return None
+        values, vectors = np.linalg.eigh(np.corrcoef(Y.T).reshape(p, p))
+        root = scale[:, None] * vectors * np.sqrt(np.maximum(values, 1e-10))
+        x = np.linalg.solve(root, (Y - center).T).T
+        _, different = np.unique(x.round(10), axis=0, return_index=True)
+        different = different[np.isfinite(lp[different])]
+        n_features = (p + 1) * (p + 2) // 2
+        most = max(TRAINING_DRAWS, 3 * n_features)
+        if len(different) > most:
+            different = rng.choice(different, most, replace=False)
+        top = np.quantile(lp[different], 0.99) if len(different) else 0.0
+        fall = np.maximum(top - lp[different], 0.0)
+        used = fall < 50 + 10 * p
+        if used.sum() < max(1.5 * n_features, 20):
+            return None
+        x, lp, fall = x[different[used]], lp[different[used]], fall[used]
+        relative = 1 + (fall / (2 * p + 4)) ** 4  # far down, a density need not be known well
+        with threadpool_limits(1, "blas"):
+            process = GaussianProcess.fit(x, lp[:, None], "quadratic", rng, relative_noise=relative)
+            points, weights = _adaptive_sample(process, x, rng)
+            uncertainty = float(np.exp(weights.log_weights) @ process.sd(points)[:, 0])
+        moved = center + points @ root.T
+        moved = np.where(log_scale, np.exp(np.where(log_scale, moved, 0.0)), moved)
+        w = np.exp(weights.log_weights)
+        w /= w.sum()
+        mean = w @ moved
+        sd = np.sqrt(w @ (moved - mean) ** 2)
+        return cls(
+            mean,
+            sd,
+            (X.mean(0) - mean) / sd,
+            X.std(0) / sd,
+            weights.khat,
+            weights.efficiency,
+            uncertainty / max(w.sum(), 1e-300),
+            float(process.noise[0]),
+        )
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the fit says anything about the posterior where the draws are."""
+        return self.khat < 0.95 and self.efficiency > 0.02 and self.uncertainty < 0.6
+
+
+def _adaptive_sample(
+    process: GaussianProcess, x: FloatArray, rng: np.random.Generator
+) -> tuple[FloatArray, Weights]:
+    """Points and their weights: a Student-t law that is fitted to the process round by round.
+
+    The process is believed in the neighborhood of the draws `x` only, shape (n, p).
+    """
+    n, p = PROPOSALS, x.shape[1]
+    tree = cKDTree(x)
+    horizon = HORIZON * np.quantile(tree.query(x, k=2)[0][:, 1], 0.98)
+
+    def weighted(points: FloatArray, log_proposal: FloatArray) -> Weights:
+        known = np.isfinite(tree.query(points, distance_upper_bound=horizon)[0])
+        value = process.evaluate(points)[0][:, 0]
+        return Weights.of(points, np.where(known, value, -np.inf) - log_proposal)
+
+    nu, inflation = max(5, p), 1.2 if p < 6 else 1.05
+    mean, covariance = np.zeros(p), np.eye(p)
+    for _ in range(ROUNDS):
+        root, mean_of_law = np.linalg.cholesky(covariance) * inflation, mean
+        tail = np.sqrt(rng.chisquare(nu, n) / nu)[:, None]
+        points = mean + (rng.standard_normal((n, p)) / tail) @ root.T
+        weights = weighted(points, _log_t(points, mean, root, nu))
+        w = np.exp(weights.log_weights)
+        w = np.minimum(w / w.sum(), 10 / n)
+        w /= w.sum()
+        mean = w @ points
+        covariance = ((points - mean).T * w) @ (points - mean) + 1e-6 * np.eye(p)
+    if p > MOST_FOR_KERNELS or weights.efficiency > 0.5:
+        return points, weights
+    # a shape that no ellipse fits: kernels around what was found, beside the law itself
+    kernels = points[rng.choice(n, N_KERNELS, p=w)]
+    narrow = np.linalg.cholesky(covariance) * N_KERNELS ** (-1 / (p + 4))
+    around = kernels[rng.integers(N_KERNELS, size=n)] + rng.standard_normal((n, p)) @ narrow.T
+    points = np.where((rng.random(n) < 0.5)[:, None], around, rng.permutation(points))
+    distances = cdist(*(np.linalg.solve(narrow, z.T).T for z in (points, kernels)), "sqeuclidean")
+    log_kernels = logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS)
+    log_kernels -= np.log(np.diag(narrow)).sum() + 0.5 * p * np.log(2 * np.pi)
+    log_law = _log_t(points, mean_of_law, root, nu)
+    return points, weighted(points, np.logaddexp(log_kernels, log_law))
+
+
+def _log_t(points: FloatArray, mean: FloatArray, root: FloatArray, nu: float) -> FloatArray:
+    """Log density of a multivariate Student-t law."""
+    p = len(mean)
+    e = np.linalg.solve(root, (points - mean).T)
+    log_density = -0.5 * (nu + p) * np.log1p((e**2).sum(0) / nu) - np.log(np.diag(root)).sum()
+    return log_density + gammaln((nu + p) / 2) - gammaln(nu / 2) - 0.5 * p * np.log(nu * np.pi)
+
+
+def logarithmic(X: FloatArray, log_q: FloatArray) -> NDArray[np.bool_]:
+    """Which parameters the sampler sees as logarithms, told by the law that it believes in.
+
+    That law is Gaussian in the coordinates of the sampler, so its log density is quadratic there.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, p)
+    log_q : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of bool, shape (p,)
+    """
+    positive = (X > 0).all(0)
+    chosen = positive.copy()
+    usable = np.flatnonzero(np.isfinite(log_q))
+    p = X.shape[1]
+    n_features = (p + 1) * (p + 2) // 2
+    if not positive.any() or len(usable) < 1.2 * n_features:
+        return chosen
+    usable = usable[:: max(1, len(usable) // max(500, 3 * n_features))]
+    X, log_q = X[usable], log_q[usable]
+
+    def misfit(logs: NDArray[np.bool_]) -> float:
+        Y = np.where(logs, np.log(np.where(logs, X, 1.0)), X)
+        H = basis_values((Y - Y.mean(0)) / np.maximum(Y.std(0), 1e-300), "quadratic")
+        coefficients = np.linalg.lstsq(H, log_q, rcond=None)[0]
+        return float(((log_q - H @ coefficients) ** 2).mean())
+
+    best = misfit(chosen)
+    for k in np.flatnonzero(positive)[:20]:
+        flipped = chosen.copy()
+        flipped[k] = False
+        if (value := misfit(flipped)) < 0.9 * best:
+            chosen, best = flipped, value
+    return chosen
+
+
+def needed_blocks(blocks: list[FloatArray], log_q: FloatArray, most_columns: int) -> list[bool]:
+    """Which variables are coordinates of the sampler, and not functions of the others.
+
+    Parameters
+    ----------
+    blocks : list of ndarray of shape (n, p_k)
+        Draws of every variable.
+    log_q : ndarray of shape (n,)
+        Log density of the law that the sampler believes in: without one of its coordinates it
+        cannot be told.
+    most_columns : int
+        Variables with more columns are taken for functions of the others.
+
+    Returns
+    -------
+    list of bool
+    """
+    kept = [block.shape[1] <= most_columns for block in blocks]
+    if not any(kept):
+        return [True] * len(blocks)
+    usable = np.flatnonzero(np.isfinite(log_q))
+
+    def misfit(kept: list[bool]) -> float:
+        X = np.concatenate([b for b, k in zip(blocks, kept, strict=True) if k], axis=1)
+        n_features = (X.shape[1] + 1) * (X.shape[1] + 2) // 2
+        rows = usable[:: max(1, len(usable) // max(600, 2 * n_features))]
+        if len(rows) < 1.2 * n_features:
+            return np.nan
+        Y = X[rows]
+        positive = (Y > 0).all(0)
+        Y = np.where(positive, np.log(np.where(positive, Y, 1.0)), Y)
+        Y = (Y - Y.mean(0)) / np.maximum(Y.std(0), 1e-300)
+        H = basis_values(Y, "quadratic")
+        values = log_q[rows]
+        residual = values - H @ np.linalg.lstsq(H, values, rcond=None)[0]
+        lost = 1 - n_features / len(rows)
+        return float((residual**2).mean() / lost / max(values.var(), 1e-300))
+
+    best = misfit(kept)
+    for k in range(len(blocks) - 1, -1, -1):
+        if not kept[k] or sum(kept) == 1:
+            continue
+        fewer = [*kept[:k], False, *kept[k + 1 :]]
+        value = misfit(fewer)
+        if value <= max(1.2 * best, 1e-4) if np.isfinite(best) else np.isfinite(value):
+            kept, best = fewer, value
+    return kept

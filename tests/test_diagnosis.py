@@ -1,0 +1,253 @@
+"""What `diagnose` says of results that are right, and of results that are wrong."""
+
+import numpy as np
+import pymc as pm
+import pytest
+import xarray as xr
+
+import pymc_ensemble as pe
+from pymc_ensemble.evidence import Regression, SamplingError, Weights, logarithmic, needed_blocks
+
+
+def sample(model, step, draws=600, chains=4, **kwargs):
+    with model:
+        return pm.sample(
+            draws,
+            step=step,
+            chains=chains,
+            cores=1,
+            random_seed=1,
+            progressbar=False,
+            compute_convergence_checks=False,
+            **kwargs,
+        )
+
+
+@pytest.fixture(scope="module")
+def noisy_decay():
+    return sample(pe.gallery.decay(noise_sd=0.3), pe.EnsembleKalmanSampler(), draws=1000)
+
+
+def true_error(idata, reference, name):
+    mean, sd = (float(reference[name].sel(statistic=k)) for k in ("mean", "sd"))
+    return (float(idata.posterior[name].mean()) - mean) / sd
+
+
+def standard_normal_run(rng, C=4, S=10, J=50, p=2, shift=0.0, scale=1.0):
+    """Draws from a Gaussian law with stats as if the posterior were the standard one."""
+    X = shift + scale * rng.standard_normal((C, S, J, p))
+    lp = -0.5 * (X**2).sum(-1)
+    log_q = -0.5 * (((X - shift) / scale) ** 2).sum(-1) - p * np.log(scale)
+    sweep = np.broadcast_to(np.arange(S)[:, None], X.shape[:3])
+    stats = {
+        "lp": lp,
+        "log_q": log_q,
+        "acceptance": np.ones(X.shape[:3]),
+        "particle": np.broadcast_to(np.arange(J), X.shape[:3]),
+        "sweep": sweep,
+        "n_evals": J * (sweep + 5),
+        "n_failed": np.zeros(X.shape[:3], dtype=int),
+        "converged": np.ones(X.shape[:3], dtype=bool),
+        "step_size": np.full(X.shape[:3], 2.0),
+    }
+
+    def flat(values):  # particle by particle, as the step methods hand them out
+        return np.swapaxes(values, 1, 2).reshape(C, J * S, *values.shape[3:])
+
+    return xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset({"x": (("chain", "draw", "k"), flat(X))}),
+            "sample_stats": xr.Dataset(
+                {name: (("chain", "draw"), flat(values)) for name, values in stats.items()}
+            ),
+        }
+    )
+
+
+# -- verdicts -----------------------------------------------------------------------------------
+
+
+def test_right_draws_are_trustworthy():
+    diagnosis = pe.diagnose(standard_normal_run(np.random.default_rng(1)))
+    assert diagnosis.verdict == "trustworthy"
+    assert diagnosis.trustworthy
+    assert diagnosis.reasons == ()
+    assert list(diagnosis.parameters["parameter"].values) == ["x[0]", "x[1]"]
+    assert np.abs(diagnosis.parameters["shift"]).max() < 0.08
+    assert np.abs(diagnosis.parameters["sd_ratio"] - 1).max() < 0.06
+    assert "trustworthy" in str(diagnosis)
+    assert "x[0]" in diagnosis._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "word"), [(0.5, 1.0, "mean"), (0.0, 0.7, "deviation"), (0, 1.4, "deviation")]
+)
+def test_wrong_draws_are_measured(shift, scale, word):
+    run = standard_normal_run(np.random.default_rng(2), shift=shift, scale=scale)
+    diagnosis = pe.diagnose(run)
+    assert diagnosis.verdict == "wrong"
+    assert word in diagnosis.reasons[0]
+    assert diagnosis.remedies
+    np.testing.assert_allclose(diagnosis.parameters["shift"], shift, atol=0.08)
+    np.testing.assert_allclose(diagnosis.parameters["sd_ratio"], scale, atol=0.08)
+
+
+def test_metropolis_runs_are_recognized():
+    rng = np.random.default_rng(3)
+    run = standard_normal_run(rng)
+    x = run["posterior"]["x"].values.reshape(4, 50, 10, 2)
+    x[:, :, 1::2] = x[:, :, ::2]  # half of the moves refused
+    run["posterior"]["x"].values[:] = x.reshape(4, 500, 2)
+    run["sample_stats"]["acceptance"].values[:] = 0.5
+    # weights against the law would call these draws wrong; they do not apply
+    run["sample_stats"]["lp"].values[:] = -0.5 * (x.reshape(4, 500, 2) ** 2).sum(-1)
+    run["sample_stats"]["log_q"].values[:] = -0.05 * (x.reshape(4, 500, 2) ** 2).sum(-1)
+    assert pe.diagnose(run).trustworthy
+
+
+def test_ensembles_in_different_places():
+    rng = np.random.default_rng(4)
+    run = standard_normal_run(rng, p=1)
+    # lp of two narrow modes far apart, two chains in each, one of them four times as heavy
+    side = np.repeat([3.0, -3.0], 2)[:, None, None]
+    x = run["posterior"]["x"].values
+    run["sample_stats"]["lp"].values[:] = -0.5 * x[..., 0] ** 2 - np.log(4) * (side[..., 0] > 0)
+    x += side
+    diagnosis = pe.diagnose(run)
+    assert not diagnosis.trustworthy
+
+
+def test_burn_in_that_did_not_pass_is_told_where_nothing_else_is_known():
+    run = standard_normal_run(np.random.default_rng(5), C=2, S=3, J=8, p=3)
+    run["sample_stats"]["lp"].values[:] = np.nan
+    run["sample_stats"]["converged"].values[:] = False
+    diagnosis = pe.diagnose(run)
+    assert not diagnosis.trustworthy
+    assert any("burn-in" in reason for reason in diagnosis.reasons)
+
+
+def test_rough_maps_are_recognized():
+    rng = np.random.default_rng(6)
+    run = standard_normal_run(rng)
+    run["sample_stats"]["lp"].values[:] += 2 * rng.standard_normal((4, 500))
+    diagnosis = pe.diagnose(run)
+    assert diagnosis.statistics["roughness"] == pytest.approx(2, rel=0.25)
+    assert any("rough" in reason for reason in diagnosis.reasons)
+    assert any("rough=True" in remedy for remedy in diagnosis.remedies)
+
+
+def test_bias_of_the_plain_sampler_is_estimated(noisy_decay):
+    reference = pe.gallery.decay(noise_sd=0.3).reference
+    parameters = pe.diagnose(noisy_decay).parameters
+    for name in ("log_amplitude", "log_rate"):
+        estimate = float(parameters["shift"].sel(parameter=name))
+        assert estimate == pytest.approx(true_error(noisy_decay, reference, name), abs=0.06)
+
+
+def test_far_off_start_without_burn_in():
+    start = 6 + 0.3 * np.random.default_rng(1).standard_normal((60, 2))
+    step = pe.EnsembleKalmanSampler(initial_ensemble=start)
+    with pytest.warns(UserWarning, match="burn-in"):
+        idata = sample(pe.gallery.decay(), step, draws=300, tune=2)
+    assert not pe.diagnose(idata).trustworthy
+
+
+def test_deterministic_variables_are_left_out():
+    with pm.Model() as model:
+        x = pm.Normal("x", shape=2)
+        scale = pm.HalfNormal("scale")
+        pm.Deterministic("square", x**2)
+        pm.Normal("y", x[0] - x[1], scale, observed=[1.0, 1.4, 0.2])
+    diagnosis = pe.diagnose(sample(model, pe.EnsembleKalmanSampler(adjust=True)))
+    assert list(diagnosis.parameters["parameter"].values) == ["x[0]", "x[1]", "scale"]
+
+
+def test_walkers_are_diagnosed():
+    idata = sample(pe.gallery.bimodal(), pe.MultiscaleSampler(walkers=5), draws=500)
+    diagnosis = pe.diagnose(idata)
+    assert {"shift", "sd_ratio"} <= set(diagnosis.parameters)
+
+
+def test_other_samplers_are_refused():
+    with pytest.raises(ValueError, match="ensemble step method"):
+        pe.diagnose(xr.DataTree.from_dict({"posterior": xr.Dataset()}))
+    run = standard_normal_run(np.random.default_rng(1))
+    run["sample_stats"] = xr.DataTree(run["sample_stats"].dataset.drop_vars("lp"))
+    with pytest.raises(ValueError, match="`lp`"):
+        pe.diagnose(run)
+
+
+# -- reweighting --------------------------------------------------------------------------------
+
+
+def test_reweighting_removes_the_bias(noisy_decay):
+    reference = pe.gallery.decay(noise_sd=0.3).reference
+    better = pe.reweight(noisy_decay)
+    assert better.posterior.sizes == noisy_decay.posterior.sizes
+    before, after = (
+        max(abs(true_error(run, reference, name)) for name in ("log_amplitude", "log_rate"))
+        for run in (noisy_decay, better)
+    )
+    assert before > 0.15
+    assert after < before / 3
+    assert 0 < better.posterior.attrs["efficiency"] <= 1
+    # draws stay together with what was computed for them
+    pairs = {
+        tuple(pair)
+        for pair in zip(
+            noisy_decay.posterior["log_rate"].values.ravel(),
+            noisy_decay.sample_stats["lp"].values.ravel(),
+            strict=True,
+        )
+    }
+    assert all(
+        tuple(pair) in pairs
+        for pair in zip(
+            better.posterior["log_rate"].values.ravel(),
+            better.sample_stats["lp"].values.ravel(),
+            strict=True,
+        )
+    )
+
+
+# -- the parts ----------------------------------------------------------------------------------
+
+
+def test_sampling_error_of_stuck_chains():
+    rng = np.random.default_rng(1)
+    X = np.repeat(rng.standard_normal((4, 1, 20, 1)), 10, axis=1)
+    assert SamplingError.of(X).mean[0] == pytest.approx(1 / np.sqrt(80), rel=0.6)
+    X = rng.standard_normal((4, 10, 20, 1)) * 0.1 + np.array([1.0, -1, 1, -1])[:, None, None, None]
+    assert SamplingError.of(X).mean[0] > 0.4
+
+
+def test_weights_of_a_known_shift():
+    X = np.random.default_rng(1).standard_normal((4000, 1)) + 0.3
+    weights = Weights.of(X, -0.5 * X[:, 0] ** 2 + 0.5 * (X[:, 0] - 0.3) ** 2)
+    assert weights.shift[0] == pytest.approx(0.3, abs=0.06)
+    assert weights.khat < 0.5
+    assert Weights.of(X, np.zeros(4000)).efficiency == pytest.approx(1)
+
+
+def test_regression_needs_different_draws():
+    rng = np.random.default_rng(1)
+    X = np.repeat(rng.standard_normal((6, 2)), 50, axis=0)
+    nothing = np.zeros(2, dtype=bool)
+    assert Regression.of(X, np.zeros(300), nothing, rng) is None
+    assert Regression.of(np.ones((300, 2)), np.zeros(300), nothing, rng) is None
+
+
+def test_logarithms_are_recognized():
+    rng = np.random.default_rng(1)
+    U = rng.standard_normal((800, 3)) @ np.array([[1, 0.5, 0], [0, 1, 0.2], [0, 0, 0.5]])
+    log_q = -0.5 * (U**2).sum(1)
+    X = np.column_stack([np.exp(U[:, 0]), U[:, 1] + 20, U[:, 2]])
+    assert logarithmic(X, log_q).tolist() == [True, False, False]
+
+
+def test_functions_of_others_are_recognized():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((900, 2))
+    log_q = -0.5 * (x**2).sum(1)
+    blocks = [x[:, :1], x[:, 1:], x[:, :1] * x[:, 1:], rng.standard_normal((900, 100))]
+    assert needed_blocks(blocks, log_q, 60) == [True, True, False, False]
