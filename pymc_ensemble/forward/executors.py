@@ -23,6 +23,7 @@ from concurrent.futures import (
 )
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import call
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,6 +113,8 @@ def backend(executor: ExecutorLike, task: Task, timeout: float | None) -> Backen
         return Processes(workers, task, timeout)
     if not isinstance(executor, Executor):
         raise TypeError(f"executor={executor!r} is no executor. {EXECUTORS}")
+    if dask_client(executor) is not None:
+        return DaskCluster(executor, replace(task, timeout=timeout))
     return Pool(executor, replace(task, timeout=timeout), owned=False)
 
 
@@ -217,6 +220,11 @@ class ByValue:
         cloudpickle.register_pickle_by_value(members)
         try:
             self.payload = cloudpickle.dumps(value)
+        except Exception as error:
+            raise ExecutorError(
+                f"The forward model cannot be sent to the workers: {error!r}. It, or something "
+                "that it refers to, cannot be pickled. Create that inside the function."
+            ) from error
         finally:
             cloudpickle.unregister_pickle_by_value(members)
 
@@ -364,29 +372,24 @@ class Pool:
         self.owned = owned
         self.executor = executor
         self.threads = isinstance(executor, ThreadPoolExecutor)
-        self.dask = _dask_client(executor)
-        if self.dask is not None:  # which takes equal calls for one, also those tried again
-            options = getattr(executor, "_kwargs", {}) | {"pure": False}
-            self.executor = self.dask.get_executor(**options)
         self.same_machine = self.threads or _is_process_pool(executor)
-        if not self.threads and self.dask is None:
+        if not self.threads:
             refuse_in_daemon(f"an executor of the type {type(executor).__name__}")
         self.saves = self.same_machine
         if not self.saves:
             task = replace(task, record=None)
         self.task = task
         self.folder = None if self.threads else Path(tempfile.mkdtemp(prefix="pymc_ensemble-"))
+        self._call: tuple[Any, ...]
         if self.threads:
-            self._call: Any = partial(evaluate, task)
+            self._call = (evaluate, task)
         else:
-            self._call = ByValue(partial(members.evaluate_to_tuple, task))
+            self._call = (ByValue(partial(members.evaluate_to_tuple, task)),)
         self._number = 0
 
     @property
     def workers(self) -> int:
         """Calls that are made at the same time."""
-        if self.dask is not None:
-            return max(1, sum(self.dask.nthreads().values()))
         number = getattr(self.executor, "_max_workers", None)  # Python's, loky's
         if number is None:
             number = getattr(self.executor, "num_workers", None)  # mpi4py's
@@ -423,13 +426,7 @@ class Pool:
                         broken[future] = (sent, diary)
                         continue
                     except Exception as error:
-                        if type(error).__name__ != "KilledWorker":
-                            raise self._unusable(error) from error
-                        if len(sent) > 1:
-                            waiting.extend(sent.pieces(1))
-                        else:
-                            yield sent, self._died(error)
-                        continue
+                        raise unusable(self.executor, error) from error
                     seconds = float(np.mean(outcomes.seconds)) if seconds is None else seconds
                     yield sent, outcomes
                 if broken:
@@ -449,7 +446,7 @@ class Pool:
         arguments: Any = (chunk.points, chunk.seeds, chunk.keys, diary and str(diary))
         for attempt in range(2):
             try:
-                future = self.executor.submit(self._call, *arguments)
+                future = self.executor.submit(*self._call, *arguments)
             except BrokenExecutor:  # it broke while nothing of ours was running
                 if attempt:
                     raise
@@ -478,18 +475,12 @@ class Pool:
                 yield sent.part(i, i + 1), outcomes
             rest = sent.part(len(noted or []), len(sent))
             if len(broken) == 1 and (len(rest) == 1 or diary is not None) and len(rest):
-                yield rest.part(0, 1), self._died("A worker process died.")
+                yield rest.part(0, 1), died(self.task, "A worker process died.")
                 rest = rest.part(1, len(rest))
             if len(rest):
                 alone.append(rest.part(0, 1))
             if len(rest) > 1:
                 waiting.append(rest.part(1, len(rest)))
-
-    def _died(self, why: Any) -> Outcomes:
-        text = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
-        return Outcomes.failure(
-            self.task.signature.n_outputs, "died", f"Its worker died. {text}", 0.0
-        )
 
     def _rebuild(self) -> None:
         """Replace a broken pool by a new one of the same kind."""
@@ -512,11 +503,93 @@ class Pool:
             )
         logger.warning("A worker process died; the pool of workers was built anew.")
 
-    def _unusable(self, error: Exception) -> ExecutorError:
-        return ExecutorError(
-            f"The executor of type {type(self.executor).__name__} could not evaluate the forward "
-            f"model. Its workers need the function, and all that it imports. {error!r}"
+
+class DaskCluster:
+    """Workers of a Dask cluster.
+
+    The rounds of several chains, each a client of its own, fill one cluster together.
+
+    Parameters
+    ----------
+    executor : distributed.cfexecutor.ClientExecutor
+        Made by ``client.get_executor()``; its options, such as ``resources``, are respected.
+    task : Task
+        With the time-out: Dask does not kill a worker, so that watches its own clock.
+    """
+
+    saves = False
+
+    def __init__(self, executor: Any, task: Task):
+        self.client = dask_client(executor)
+        self.executor = executor
+        self.task = replace(task, record=None)
+        self._options = getattr(executor, "_kwargs", {}) | {"pure": False}
+        self._shared: Any = None
+
+    def close(self) -> None:
+        """Let the cluster forget the function."""
+        self._shared = None
+
+    def run(self, chunk: Chunk, seconds: float | None) -> Iterator[tuple[Chunk, Outcomes]]:
+        """Evaluate members on the cluster."""
+        from distributed import as_completed
+
+        if self._shared is None:  # sent to each worker once, and made anew if that is lost
+            shared = ByValue(partial(members.evaluate_to_tuple, self.task))
+            self._shared = self.client.submit(cloudpickle.loads, shared.payload, pure=False)
+        workers = max(1, sum(self.client.nthreads().values()))
+        first, rest = plan(chunk, workers, seconds, self.task.vectorized)
+        sent = self._submit(first)
+        finished = as_completed(list(sent), loop=self.client.loop)
+        try:
+            while sent:
+                batch = finished.next_batch()
+                good = [future for future in batch if future.status == "finished"]
+                for future, result in zip(good, self.client.gather(good), strict=True):
+                    outcomes = _unpacked(result)
+                    seconds = seconds or float(np.mean(outcomes.seconds))
+                    yield sent.pop(future), outcomes
+                for future in set(batch) - set(good):
+                    part, error = sent.pop(future), future.exception()
+                    if type(error).__name__ != "KilledWorker":
+                        raise unusable(self.executor, error) from error
+                    if len(part) == 1:
+                        yield part, died(self.task, f"KilledWorker: {error}")
+                        continue
+                    again = self._submit(part.pieces(1))
+                    sent |= again
+                    finished.update(again)
+                if len(rest) and not sent:
+                    size = chunk_size(len(rest), workers, seconds, False)
+                    sent, rest = self._submit(rest.pieces(size)), rest.part(0, 0)
+                    finished.update(sent)
+        finally:
+            if sent:
+                self.client.cancel(list(sent))
+
+    def _submit(self, chunks: Sequence[Chunk]) -> dict[Any, Chunk]:
+        """Send chunks, all in one message."""
+        futures = self.client.map(
+            call,
+            [self._shared] * len(chunks),
+            [part.points for part in chunks],
+            [part.seeds for part in chunks],
+            **self._options,
         )
+        return dict(zip(futures, chunks, strict=True))
+
+
+def died(task: Task, why: str) -> Outcomes:
+    """Outcome of a member that took its worker down."""
+    return Outcomes.failure(task.signature.n_outputs, "died", f"Its worker died. {why}", 0.0)
+
+
+def unusable(executor: Any, error: BaseException) -> ExecutorError:
+    """Error for workers that could not even call the function."""
+    return ExecutorError(
+        f"The executor of type {type(executor).__name__} could not evaluate the forward model. Its "
+        f"workers need the function, and all that it imports. {error!r}"
+    )
 
 
 def _unpacked(result: Any) -> Outcomes:
@@ -535,7 +608,7 @@ def _is_process_pool(executor: Executor) -> bool:
     )
 
 
-def _dask_client(executor: Any) -> Any:
+def dask_client(executor: Any) -> Any:
     """Client behind an executor of Dask, or None."""
     if type(executor).__module__.startswith("distributed."):
         return getattr(executor, "_client", None)
@@ -566,7 +639,7 @@ class Recipe:
             return cls("same", executor)
         if isinstance(executor, ThreadPoolExecutor):
             return cls("threads", executor._max_workers)
-        client = _dask_client(executor)
+        client = dask_client(executor)
         if client is not None:
             return cls("dask", (client.scheduler.address, client.security))
         return cls("foreign", type(executor).__name__)

@@ -7,6 +7,7 @@ alone, and they need not have the package.
 import inspect
 import os
 import socket
+import struct
 import threading
 import time
 import traceback
@@ -489,36 +490,39 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
     raise value
 
 
+HEADER = "<BddII"  # of an entry: status, start, duration, lengths of what follows
+
+
 def note(file: Any, outcomes: Outcomes) -> None:
     """Append one member to a diary."""
-    record = [[STATUSES.index(outcomes.statuses[0]), outcomes.started[0], outcomes.seconds[0]]]
-    record.append(outcomes.outputs[0].tolist())
-    np.save(file, np.concatenate(record), allow_pickle=False)
-    np.save(file, np.array(outcomes.reasons.get(0, "")), allow_pickle=False)
+    reason = outcomes.reasons.get(0, "").encode()
+    outputs = outcomes.outputs[0].tobytes()
+    status = STATUSES.index(outcomes.statuses[0])
+    times = (outcomes.started[0], outcomes.seconds[0])
+    header = struct.pack(HEADER, status, *times, len(outputs), len(reason))
+    file.write(header + outputs + reason)
 
 
 def read_diary(diary: str) -> list[Outcomes] | None:
     """Read the members that were finished; None if the chunk was never begun."""
-    finished: list[Outcomes] = []
     try:
         with open(diary, "rb") as file:  # noqa: PTH123
-            while True:
-                record = np.load(file, allow_pickle=False)
-                reason = str(np.load(file, allow_pickle=False))
-                status = STATUSES[int(record[0])]
-                finished.append(
-                    Outcomes(
-                        record[None, 3:],
-                        [status],
-                        {} if status == "ok" else {0: reason},
-                        record[1:2],
-                        record[2:3],
-                    )
-                )
+            data = file.read()
     except FileNotFoundError:
         return None
-    except (EOFError, ValueError, OSError):
-        return finished
+    finished, at, size = [], 0, struct.calcsize(HEADER)
+    while at + size <= len(data):
+        status, started, seconds, length, length_of_reason = struct.unpack_from(HEADER, data, at)
+        at += size
+        if at + length + length_of_reason > len(data):
+            break
+        outputs = np.frombuffer(data, np.float64, length // 8, at).copy()
+        reason = data[at + length : at + length + length_of_reason].decode()
+        reasons = {} if STATUSES[status] == "ok" else {0: reason}
+        times = (np.array([started]), np.array([seconds]))
+        finished.append(Outcomes(outputs[None], [STATUSES[status]], reasons, *times))
+        at += length + length_of_reason
+    return finished
 
 
 def worker_name() -> str:
