@@ -7,12 +7,17 @@ from typing import Any, Literal
 
 import arviz as az
 import numpy as np
+import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.spatial import cKDTree
 
 from .diagnostics import to_ensemble
+from .draws import points_of, variable_layout
 from .evidence import Regression, SamplingError, Weights, logarithmic, needed_blocks
+from .problem import problem_of
+from .samplers.kalman import EnsembleKalman
 from .samplers.tempering import systematic_resample
 
 __all__ = ["Diagnosis", "diagnose", "reweight"]
@@ -156,10 +161,13 @@ class Run:
         posterior = tree["posterior"].dataset
         blocks: dict[str, FloatArray] = {}
         labels: dict[str, list[str]] = {}
-        for name, values in posterior.data_vars.items():
-            if var_names is not None and name not in var_names:
-                continue
-            block = values.transpose(*dims, ...).to_numpy()
+        if var_names is not None and (unknown := set(var_names) - set(posterior)):
+            raise ValueError(
+                f"The posterior has no `{min(unknown)}`. It has "
+                f"{', '.join(f'`{name}`' for name in posterior)}."
+            )
+        for name in posterior if var_names is None else var_names:
+            block = posterior[name].transpose(*dims, ...).to_numpy()
             shape = block.shape[3:]
             blocks[str(name)] = block.reshape(*block.shape[:3], -1).astype(float)
             labels[str(name)] = [
@@ -210,7 +218,12 @@ class Run:
 
 
 def diagnose(
-    idata: xr.DataTree, *, var_names: Sequence[str] | None = None, random_seed: int = 0
+    idata: xr.DataTree,
+    *,
+    var_names: Sequence[str] | None = None,
+    model: pm.Model | None = None,
+    probe: int = 0,
+    random_seed: int = 0,
 ) -> Diagnosis:
     """Say what the draws of a run are worth, why, and what to do.
 
@@ -219,8 +232,14 @@ def diagnose(
     idata : DataTree
         Result of `pymc.sample` with a step method of this package.
     var_names : list of str, optional
-        The free variables of the model. By default deterministic variables are recognized by the
-        law that the ensemble believes in, which does not depend on them.
+        The free variables of the model. By default they are those of `model`; without it,
+        deterministic variables are recognized by the law that the ensemble believes in, which does
+        not depend on them.
+    model : pm.Model, optional
+        The model of the run.
+    probe : int, default 0
+        Forward evaluations to spend on a search for modes that the draws do not have, by a new
+        ensemble from the prior; needs `model`. A few thousand are a good number.
     random_seed : int, default 0
         Seed of the random numbers in the estimates.
 
@@ -231,7 +250,8 @@ def diagnose(
     Raises
     ------
     ValueError
-        If the result does not come from an ensemble step method.
+        If the result does not come from an ensemble step method, or if `probe` is given without
+        `model`.
 
     Notes
     -----
@@ -263,6 +283,10 @@ def diagnose(
     >>> pe.diagnose(idata).verdict
     'trustworthy'
     """
+    if probe and model is None:
+        raise ValueError("A probe evaluates the forward map: give the model, `model=`.")
+    if var_names is None and model is not None:
+        var_names = [rv.name for rv in model.free_RVs]
     run = Run.of(idata, var_names)
     rng = np.random.default_rng(random_seed)
     chance = SamplingError.of(run.X)
@@ -274,6 +298,8 @@ def diagnose(
         regression = Regression.of(run.pooled, run.stats["lp"].ravel(), logs, rng)
     r_hat, ess_bulk = _arviz(run.X)
     findings = _findings(run, chance, weights, regression, r_hat)
+    if probe and model is not None:
+        findings += search_modes(model, run, probe, rng)
     order: list[Verdict] = ["wrong", "doubtful"]
     findings.sort(key=lambda finding: order.index(finding.severity))
     columns: dict[str, FloatArray] = {
@@ -298,7 +324,7 @@ def diagnose(
         findings[0].severity if findings else "trustworthy",
         tuple(finding.reason for finding in findings),
         tuple(dict.fromkeys(finding.remedy for finding in findings)),
-        _notes(run, regression),
+        _notes(run, regression, probe),
         xr.Dataset(
             {name: ("parameter", np.asarray(values)) for name, values in columns.items()},
             coords={"parameter": run.labels},
@@ -456,7 +482,73 @@ def _findings(
     return found
 
 
-def _notes(run: Run, regression: Regression | None) -> tuple[str, ...]:
+def search_modes(
+    model: pm.Model, run: Run, n_evaluations: int, rng: np.random.Generator
+) -> list[Finding]:
+    """Send a new ensemble from the prior to the posterior, and see where it arrives.
+
+    Parameters
+    ----------
+    model : pm.Model
+    run : Run
+        Draws of the model's free variables.
+    n_evaluations : int
+        Forward evaluations to spend.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of Finding
+        One if members are in a place, and likely, where there are no draws; else none.
+    """
+    problem, _ = problem_of(model)
+    size = max(2 * (problem.dimension + 2), min(100, n_evaluations // 20))
+    sampler = EnsembleKalman(problem, size + size % 2, adjust=True, evolutions=4)
+    state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
+    spent = 0
+    while spent < n_evaluations:
+        points, pending = sampler.ask(state, rng)
+        state, _ = sampler.tell(state, pending, problem.evaluate(points))
+        spent += len(points)
+    ensemble = state.ensemble[state.ensemble.ok]
+    likely = -ensemble.potential > np.nanquantile(run.stats["lp"], 0.01)
+    to_model = model.compile_fn(
+        model.replace_rvs_by_values(model.free_RVs),
+        inputs=model.value_vars,
+        mode="FAST_COMPILE",
+        on_unused_input="ignore",
+    )
+    start = model.initial_point()
+    layout = variable_layout(start, [value.name for value in model.value_vars])
+    places = [
+        np.concatenate([np.ravel(value) for value in to_model(point)])
+        for point in points_of(layout, ensemble.U[likely])
+    ]
+    if not places:
+        return []
+    draws = run.pooled
+    scale = np.maximum(draws.std(0), 1e-300)
+    tree = cKDTree(draws / scale)
+    horizon = 2 * np.quantile(tree.query(draws / scale, k=2)[0][:, 1], 0.99)
+    distance = tree.query(np.array(places) / scale)[0]
+    far = distance > max(horizon, 1.0)
+    if not far.any():
+        return []
+    where = ", ".join(
+        f"{label}={value:.3g}"
+        for label, value in zip(run.labels, places[int(distance.argmax())], strict=True)
+    )
+    return [
+        Finding(
+            "wrong",
+            f"there is a mode that the draws do not have, at {where}: {far.mean():.0%} of an "
+            "ensemble from the prior arrived there.",
+            "Use MultiscaleSampler with many walkers, or start from that ensemble.",
+        )
+    ]
+
+
+def _notes(run: Run, regression: Regression | None, probe: int) -> tuple[str, ...]:
     """What was not, or could not be checked."""
     notes = []
     C, _, J, p = run.X.shape
@@ -474,7 +566,13 @@ def _notes(run: Run, regression: Regression | None) -> tuple[str, ...]:
             f"{failed:.0%} of the forward evaluations failed: the posterior is the one given that "
             "the forward map works"
         )
-    notes.append("modes that no particle has visited were not searched for")
+    if probe:
+        notes.append(f"other modes were searched for with {probe} forward evaluations")
+    else:
+        notes.append(
+            "modes that no particle has visited were not searched for; "
+            "diagnose(idata, model=model, probe=2000) does that"
+        )
     return tuple(notes)
 
 

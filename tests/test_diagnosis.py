@@ -168,6 +168,23 @@ def test_walkers_are_diagnosed():
     assert {"shift", "sd_ratio"} <= set(diagnosis.parameters)
 
 
+def test_modes_are_searched_for():
+    model = pe.gallery.bimodal()
+    right = sample(model, pe.EnsembleKalmanSampler(adjust=True))
+    assert pe.diagnose(right, model=model, probe=2000).trustworthy
+    one_mode = right.posterior["u"][..., 0] > right.posterior["u"][..., 1]
+    # draws of one mode only, as if no particle had ever left it
+    mirrored = right.posterior["u"].values.copy()
+    mirrored[~one_mode.values] = mirrored[~one_mode.values][:, ::-1]
+    right.posterior["u"].values[:] = mirrored
+    assert not any("mode" in reason for reason in pe.diagnose(right).reasons)
+    found = pe.diagnose(right, model=model, probe=2000)
+    assert any("mode that the draws do not have" in reason for reason in found.reasons)
+    assert found.verdict == "wrong"
+    with pytest.raises(ValueError, match="model="):
+        pe.diagnose(right, probe=100)
+
+
 def test_other_samplers_are_refused():
     with pytest.raises(ValueError, match="ensemble step method"):
         pe.diagnose(xr.DataTree.from_dict({"posterior": xr.Dataset()}))
