@@ -22,12 +22,19 @@ import pymc as pm
 import pymc_ensemble as pe
 
 SLEEP = 0.05  # seconds that the forward model takes
+LONG_SLEEP = 0.2
 ENSEMBLE_SIZE = 64
 
 
 def sleeping(u):
     """Take a nap."""
     time.sleep(SLEEP)
+    return u[:3] * 2
+
+
+def sleeping_longer(u):
+    """Take a longer nap, next to which the work of Dask on two cores is small."""
+    time.sleep(LONG_SLEEP)
     return u[:3] * 2
 
 
@@ -118,16 +125,16 @@ def speed():
 
 def chains():
     """Four chains on one cluster that has workers for all of them."""
-    size, rounds_of = int(sys.argv[2]) if len(sys.argv)>2 else 32, 16
+    size = 32  # rounds of half of them
     times = {1: [], 4: []}
-    with dask_cluster(2, 2 * rounds_of) as client:
+    with dask_cluster(2, size) as client:
         for number in (1, 4, 1, 4):
-            model, _ = model_of(sleeping, 3, executor=client.get_executor())
+            model, _ = model_of(sleeping_longer, 3, executor=client.get_executor())
             step = pe.EnsembleKalmanSampler(ensemble_size=size)
-            options = {"draws": 20 * size, "chains": number, "cores": number, "step": step}
+            options = {"draws": 10 * size, "chains": number, "cores": number, "step": step}
             times[number].append(sample(model, **options))
     one, four = min(times[1]), min(times[4])
-    print("Chains on one Dask cluster with workers for all of them")
+    print(f"Forward model of {1e3 * LONG_SLEEP:.0f} ms, a Dask cluster with workers for all chains")
     print(f"    one chain {one:5.2f} s, four chains {four:5.2f} s: {four / one:4.2f} times as long")
     print("    (at most 1.4)")
 
