@@ -1,6 +1,6 @@
 """Ensemble samplers for PyMC models without gradients."""
 
-from pymc_ensemble import gallery
+from pymc_ensemble import gallery, plots
 from pymc_ensemble.diagnosis import diagnose, reweight
 from pymc_ensemble.diagnostics import ess, to_ensemble
 from pymc_ensemble.forward import forward_model, open_store
@@ -25,6 +25,7 @@ __all__ = [
     "forward_model",
     "gallery",
     "open_store",
+    "plots",
     "reweight",
     "to_ensemble",
 ]
