@@ -83,7 +83,7 @@ class DelayedAcceptance:
 
     def start(self, learned: LearningState, archive: Ensemble) -> AdjustedState:
         """State for particles of which some may not have been evaluated yet."""
-        posterior = learned.posterior
+        posterior = learned.bound(self.problem).posterior
         assert posterior is not None
         J = learned.ladder.particles.shape[1]
         rng = np.random.default_rng(learned.seed)
@@ -101,7 +101,7 @@ class DelayedAcceptance:
         middle = len(order) // 2
         index = order[:middle] if state.half == 0 else order[middle:]
         others = order[middle:] if state.half == 0 else order[:middle]
-        posterior = state.learned.posterior
+        posterior = state.learned.bound(self.problem).posterior
         assert posterior is not None
         U, partners = state.ensemble.U[index], state.ensemble.U[others]
         x = posterior.whitening.coordinates(U)
@@ -158,7 +158,8 @@ class DelayedAcceptance:
         Each move of each particle is, at random, a Metropolis-adjusted Langevin step or one of
         differential evolution with partners that stay where they are.
         """
-        posterior, step, factor = state.learned.posterior, state.step, state.factor
+        posterior = state.learned.bound(self.problem).posterior
+        step, factor = state.step, state.factor
         assert posterior is not None
         n, d = x.shape
         x = x.copy()

@@ -408,6 +408,8 @@ class DrawsState:
 
     Attributes
     ----------
+    ensemble : Ensemble
+        Particles with the losses that the surrogate predicts.
     ladder : Ladder
     learned : LearningState
     surest : float
@@ -415,14 +417,10 @@ class DrawsState:
         at the particles that were verified it may have holes, in which draws would gather.
     """
 
+    ensemble: Ensemble
     ladder: Ladder
     learned: LearningState
     surest: float
-
-    @property
-    def ensemble(self) -> Ensemble:
-        """Particles with the potential that the surrogate predicts."""
-        return replace(self.learned, ladder=self.ladder).ensemble
 
 
 @dataclass(frozen=True)
@@ -438,12 +436,14 @@ class SurrogateDraws:
 
     def start(self, learned: LearningState, archive: Ensemble) -> DrawsState:
         """State after some moves on the mean, whose steps are adapted a last time."""
-        rng, posterior = np.random.default_rng(learned.seed), learned.posterior
+        rng, posterior = np.random.default_rng(learned.seed), learned.bound(self.problem).posterior
         assert posterior is not None
         x = posterior.whitening.coordinates(learned.ladder.particles[0])
-        state = DrawsState(learned.ladder, learned, 1 + 2 * float(posterior.loss_sd(x).max()))
-        ladder, _ = _chains(state).run(learned.ladder, 2 * MOVES, rng)
-        return replace(state, ladder=ladder)
+        surest = 1 + 2 * float(posterior.loss_sd(x).max())
+        state = DrawsState(learned.ensemble, learned.ladder, learned, surest)
+        ladder, _ = self._chains(state).run(learned.ladder, 2 * MOVES, rng)
+        ensemble = posterior.predicted(ladder.particles[0], archive.Z.shape[1])
+        return replace(state, ensemble=ensemble, ladder=ladder)
 
     def ask(self, state: DrawsState, rng: np.random.Generator) -> tuple[Array, int]:
         """No points, and the seed of the moves."""
@@ -453,10 +453,10 @@ class SurrogateDraws:
         self, state: DrawsState, pending: int, evaluations: Evaluations
     ) -> tuple[DrawsState, Info]:
         """State after a sweep, and its snapshot."""
-        rng, chains = np.random.default_rng(pending), _chains(state)
+        rng, chains = np.random.default_rng(pending), self._chains(state)
         ladder, acceptance = chains.run(state.ladder, MOVES_BETWEEN_SWEEPS, rng, adapt=False)
-        state = replace(state, ladder=ladder)
-        ensemble = state.ensemble
+        ensemble = chains.posterior.predicted(ladder.particles[0], state.ensemble.Z.shape[1])
+        state = replace(state, ensemble=ensemble, ladder=ladder)
         law = moment_law(LinearMap.fit(Anomalies.of(ensemble.U), np.zeros((len(ensemble), 1))))
         snapshot = Snapshot(
             ensemble.U,
@@ -467,9 +467,8 @@ class SurrogateDraws:
         )
         return state, Info("sampling", True, snapshot, 0, 0, "draws from the surrogate")
 
-
-def _chains(state: DrawsState) -> Chains:
-    posterior, region = state.learned.posterior, state.learned.region
-    assert posterior is not None
-    assert region is not None
-    return Chains(posterior, WIDTHS**2, region, surest=state.surest)
+    def _chains(self, state: DrawsState) -> Chains:
+        learned = state.learned.bound(self.problem)
+        assert learned.posterior is not None
+        assert learned.region is not None
+        return Chains(learned.posterior, WIDTHS**2, learned.region, surest=state.surest)

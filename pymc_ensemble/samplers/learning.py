@@ -88,6 +88,8 @@ class LearningState:
 
     Attributes
     ----------
+    ensemble : Ensemble
+        Particles with the losses that the surrogate predicts.
     last_epoch : int
         Epochs before the verification, the first evaluations included.
     seed : int
@@ -125,6 +127,7 @@ class LearningState:
         Whether the learning is over, and has been verified.
     """
 
+    ensemble: Ensemble
     last_epoch: int
     seed: int
     highest_prior: float
@@ -144,15 +147,11 @@ class LearningState:
     burned_in: bool = False
     converged: bool = False
 
-    @property
-    def ensemble(self) -> Ensemble:
-        """Particles with the potential that the surrogate predicts."""
-        U = self.ladder.particles[0]
+    def bound(self, problem: Problem | None) -> "LearningState":
+        """This state with a posterior that knows its problem, or, to be stored, does not."""
         if self.posterior is None:
-            return self.archive
-        x = self.posterior.whitening.coordinates(U)
-        loss, prior = self.posterior.loss(x), self.posterior.prior(x)[0]
-        return Ensemble(U, np.full((len(U), self.archive.Z.shape[1]), np.nan), loss, prior)
+            return self
+        return replace(self, posterior=self.posterior.bound(problem))
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class Learning:
             U[~ensemble.ok] = ensemble.U[rng.choice(np.flatnonzero(ensemble.ok), len(failed))]
         ladder = Ladder.of(U, len(WIDTHS))
         highest = self._highest_prior(U)
-        state = LearningState(last_epoch, seed, highest, good, failed, ladder, epochs=1)
+        state = LearningState(good, last_epoch, seed, highest, good, failed, ladder, epochs=1)
         return self._learn(state, np.random.default_rng(seed))
 
     def ask(self, state: LearningState, rng: np.random.Generator) -> tuple[Array, Epoch]:
@@ -205,7 +204,7 @@ class Learning:
         self, state: LearningState, pending: Epoch, evaluations: Evaluations
     ) -> tuple[LearningState, Info]:
         """State after the epoch, and an account of it."""
-        state = pending.origin
+        state = pending.origin.bound(self.problem)
         new = Ensemble.evaluated(self.problem, pending.points, evaluations)
         good = new[new.ok]
         verification = state.verification
@@ -225,8 +224,10 @@ class Learning:
             same = standstill(
                 Anomalies.of(verified.ladder.particles[0]), Anomalies.of(state.ladder.particles[0])
             )
-            if not (same and self._verify(state, good).passed):
-                state = verified  # what was learned from its verification is not verified
+            if not (same and self._verify(state.bound(self.problem), good).passed):
+                state = verified.bound(
+                    None
+                )  # what was learned from its verification is not verified
             state = replace(state, burned_in=True, converged=True)
         n_evaluations = len(pending.points)
         return state, Info(
@@ -276,7 +277,6 @@ class Learning:
             posterior.whitening,
             state.archive.U,
             state.failed,
-            posterior.prior,
             highest,
         )
         state = replace(state, exponent=self._exponent(state), region=region)
@@ -291,7 +291,13 @@ class Learning:
             enough = enough or float(state.surrogate_error.max()) < PRECISE
         verifying = state.verifying or enough
         level = 0 if verifying else self._best_level(state)
-        return replace(state, verifying=verifying, level=level)
+        ensemble = self._predicted(state)
+        return replace(state, ensemble=ensemble, verifying=verifying, level=level).bound(None)
+
+    def _predicted(self, state: LearningState) -> Ensemble:
+        """Particles as the present surrogate sees them."""
+        assert state.posterior is not None
+        return state.posterior.predicted(state.ladder.particles[0], state.archive.Z.shape[1])
 
     def _highest_prior(self, U: Array) -> float:
         """Prior potential up to which a surrogate is used, some way beyond that of particles."""
@@ -382,7 +388,7 @@ class Learning:
             # by the smoothed potential: lucky noise must not decide
             loss = state.posterior.loss(state.posterior.whitening.coordinates(archive.U))
             potential = state.exponent * loss + archive.prior
-            particles = state.ensemble
+            particles = self._predicted(state)
             own = state.exponent * particles.loss + particles.prior
             reach = np.quantile(own, 0.05) + REACH
         potential = np.where(np.isnan(potential), np.inf, potential)
@@ -402,7 +408,7 @@ class Learning:
         exponent, d = max(state.exponent, 1e-3), archive.U.shape[1]
         x = posterior.whitening.coordinates(archive.U)
         candidates = exponent * posterior.loss(x) + archive.prior
-        particles = state.ensemble
+        particles = self._predicted(state)
         own = exponent * particles.loss + particles.prior
         best = np.sort(candidates)[: max(20, len(own))]
         far = ~(own < best.mean() + 10 + 2 * d)

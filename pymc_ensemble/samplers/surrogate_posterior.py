@@ -1,6 +1,6 @@
 """Posterior density of a Gaussian-process surrogate, in the coordinates of an ensemble."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -132,7 +132,8 @@ class ForwardTarget:
 
     Attributes
     ----------
-    problem : InverseProblem
+    problem : InverseProblem or None
+        Known while the target is in use; not a part of stored states.
     center, scale : ndarray of shape (K,)
         Scaled outputs are ``(outputs - center) scale``.
     directions : ndarray of shape (K, k)
@@ -144,7 +145,7 @@ class ForwardTarget:
         Loss and scaled gradient at the center, if the loss is quadratic.
     """
 
-    problem: Problem
+    problem: Problem | None
     center: Array
     scale: Array
     directions: Array
@@ -188,6 +189,7 @@ class ForwardTarget:
             value, gradient = self.quadratic
             loss = value + scaled @ gradient + 0.5 * (scaled**2).sum(1)
             return loss, ((gradient + scaled) * slope) @ self.directions
+        assert self.problem is not None
         Z = self.center + scaled / self.scale
         weights = self.problem.loss_gradient(Z) / self.scale * slope
         return self.problem.loss(Z), weights @ self.directions
@@ -199,13 +201,14 @@ class WhitenedPrior:
 
     Attributes
     ----------
-    problem : InverseProblem
+    problem : InverseProblem or None
+        Known while the prior is in use; not a part of stored states.
     whitening : Whitening
     quadratic : tuple or None
         Value, gradient (d,) and Hessian (d, d) at the origin.
     """
 
-    problem: Problem
+    problem: Problem | None
     whitening: Whitening
     quadratic: tuple[float, Array, Array] | None
 
@@ -227,6 +230,7 @@ class WhitenedPrior:
             value, gradient, H = self.quadratic
             Hx = x @ H
             return value + x @ gradient + 0.5 * (x * Hx).sum(1), gradient + Hx
+        assert self.problem is not None
         U = self.whitening.particles(x)
         gradient = self.problem.prior_gradient(U) @ self.whitening.root
         return self.problem.prior_potential(U), gradient
@@ -253,6 +257,18 @@ class SurrogatePosterior:
     process: GaussianProcess
     least_loss: float = np.nan
     mean_excess: float = np.nan
+
+    def bound(self, problem: Problem | None) -> "SurrogatePosterior":
+        """This posterior with its problem, or, for a state that is stored, without."""
+        target = self.target
+        if isinstance(target, ForwardTarget):
+            target = replace(target, problem=problem)
+        return replace(self, prior=replace(self.prior, problem=problem), target=target)
+
+    def predicted(self, U: Array, n_outputs: int) -> Ensemble:
+        """Particles (n, d) with the losses that the surrogate predicts; outputs are not known."""
+        x = self.whitening.coordinates(U)
+        return Ensemble(U, np.full((len(U), n_outputs), np.nan), self.loss(x), self.prior(x)[0])
 
     @property
     def dimension(self) -> int:

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from .ensemble import Array
 from .surrogate import Function
-from .surrogate_posterior import SurrogatePosterior, WhitenedPrior, Whitening
+from .surrogate_posterior import SurrogatePosterior, Whitening
 
 FIRST_STEP = 0.1
 SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
@@ -56,7 +56,6 @@ class Region:
         All evaluated points, if some have failed.
     failed : ndarray of bool
         Which of them.
-    prior : WhitenedPrior or None
     highest_prior : float
         Prior potential beyond which no particle goes.
     """
@@ -64,7 +63,6 @@ class Region:
     wall: float
     tree: cKDTree | None = None
     failed: Array | None = None
-    prior: WhitenedPrior | None = None
     highest_prior: float = np.inf
 
     @classmethod
@@ -74,22 +72,19 @@ class Region:
         whitening: Whitening,
         good: Array,
         failed: Array,
-        prior: WhitenedPrior,
         highest_prior: float,
     ) -> "Region":
         """Region within a wall, and not where nearly all evaluations have failed."""
         if len(failed) == 0 or len(good) + len(failed) < NEIGHBORS:
-            return cls(wall, None, None, prior, highest_prior)
+            return cls(wall, None, None, highest_prior)
         points = whitening.coordinates(np.concatenate([good, failed]))
         mask = np.arange(len(points)) >= len(good)
-        return cls(wall, cKDTree(points), mask, prior, highest_prior)
+        return cls(wall, cKDTree(points), mask, highest_prior)
 
-    def contains(self, x: Array) -> Array:
-        """Whether whitened points, shape (n, d), lie inside; shape (n,)."""
+    def contains(self, x: Array, prior: Array) -> Array:
+        """Whether whitened points (n, d) of some prior potential (n,) lie inside, shape (n,)."""
         with np.errstate(over="ignore", invalid="ignore"):
-            inside = (x**2).sum(1) <= self.wall**2
-            if self.prior is not None:
-                inside &= self.prior(x)[0] <= self.highest_prior
+            inside = ((x**2).sum(1) <= self.wall**2) & (prior <= self.highest_prior)
         if self.tree is not None and self.failed is not None and inside.any():
             _, neighbors = self.tree.query(x[inside], NEIGHBORS)
             inside[inside] = self.failed[neighbors].sum(1) < MANY_FAILED
@@ -173,7 +168,8 @@ class Chains:
             function = function[np.tile(index, L)]
         flat = x.reshape(L * n, d)
         potential, gradient = self.posterior.potential(flat, function, self.exponent)
-        usable = self.region.contains(flat) & ~np.isnan(potential)
+        prior, _ = self.posterior.prior(flat)
+        usable = self.region.contains(flat, prior) & ~np.isnan(potential)
         if np.isfinite(self.surest):
             usable &= self.posterior.loss_sd(flat) <= self.surest
         potential = np.where(usable, potential, np.inf)
