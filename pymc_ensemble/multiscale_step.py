@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +55,8 @@ class MultiscaleSampler(EnsembleStep):
         Walkers M of each chain, which are evaluated together, in one batch.
     adjust : bool, default False
         Whether to add a Metropolis test, which makes the sampler exact for every deterministic
-        forward map, whatever `sigma` and `directions` are.
+        forward map, whatever `sigma` and `directions` are. Beside other step methods it is always
+        there: these change the posterior that the step size was tuned to.
     rough : bool, default False
         Whether the forward map carries fluctuations that are to be averaged out. The target is then
         the smooth posterior behind them.
@@ -220,7 +222,15 @@ class MultiscaleSampler(EnsembleStep):
         if isinstance(options["preconditioner"], DataTree):
             points = self._points_of(options["preconditioner"], problem)
             options["preconditioner"] = np.cov(points.T).reshape(problem.dimension, -1)
-        return Multiscale(problem, **options)
+        sampler = Multiscale(problem, **options)
+        free = sampler.scheme == "averaged" and not sampler.rough and sampler.delta == 0
+        if self._conditional is not None and free and not sampler.adjust:
+            self._account += (
+                ". Steps meet a Metropolis test, as those of other variables change the posterior "
+                "that they were tuned to"
+            )
+            sampler = replace(sampler, adjust=True)
+        return sampler
 
     def _make_initial(
         self,

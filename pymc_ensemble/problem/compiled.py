@@ -1,6 +1,7 @@
 """Forward map, likelihood and prior of a PyMC model as functions of whole ensembles."""
 
 import logging
+import math
 import reprlib
 import traceback
 from collections.abc import Mapping, Sequence
@@ -215,7 +216,8 @@ class CompiledLikelihood:
 
 
 def _joined(parts: Sequence[np.ndarray], rows: int) -> FloatArray:
-    return np.concatenate([part.reshape(rows, -1) for part in parts], axis=1)
+    # reshape cannot tell -1 where there are no rows
+    return np.concatenate([part.reshape(rows, math.prod(part.shape[1:])) for part in parts], axis=1)
 
 
 def given_data(term: Term, graph: TensorVariable) -> TensorVariable:
