@@ -147,13 +147,12 @@ def test_price_of_a_step_is_set_by_the_directions(model, directions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mp_ctx", ["fork", "spawn"])
-def test_same_draws_on_any_number_of_cores(model, mp_ctx):
+def test_same_draws_on_any_number_of_cores(model):
     """Every worker runs the pilot for itself, with the same result."""
     step = pe.MultiscaleSampler()
     one = sample(model, step, chains=3, random_seed=5)
     sample(model, step, random_seed=6)  # leaves a pilot behind that belongs to another run
-    two = sample(model, step, chains=3, cores=2, mp_ctx=mp_ctx, random_seed=5)
+    two = sample(model, step, chains=3, cores=2, mp_ctx="spawn", random_seed=5)
     np.testing.assert_array_equal(one.posterior.u, two.posterior.u)
     for name in ("lp", "log_q", "acceptance", "step_size"):
         np.testing.assert_array_equal(one.sample_stats[name], two.sample_stats[name])
@@ -319,7 +318,7 @@ def test_potential_alone(caplog):
     with pm.Model() as model:
         x = pm.Normal("x", 0, 1, shape=2)
         pm.Potential("ring", ring(x))
-    idata = sample(model, pe.MultiscaleSampler(walkers=20), draws=4000, chains=1)
+    idata = sample(model, pe.MultiscaleSampler(walkers=20), draws=3000, chains=1)
     assert "differences of the log density itself" in caplog.text
     assert "no observed variable" in caplog.text
     radius = np.hypot(*idata.posterior.x.to_numpy().reshape(-1, 2).T)
@@ -327,7 +326,7 @@ def test_potential_alone(caplog):
     w = r * np.exp(-8 * (r - 1) ** 2 - r**2 / 2)
     mean = (r * w).sum() / w.sum()
     sd = np.sqrt((r**2 * w).sum() / w.sum() - mean**2)
-    # twenty walkers, 200 steps of about .1 each: 100 independent draws are the least
+    # twenty walkers, 150 steps of about .1 each: 100 independent draws are the least
     assert abs(radius.mean() - mean) < 0.4 * sd
     assert radius.std() == pytest.approx(sd, rel=0.3)
 
@@ -460,10 +459,11 @@ def test_compound_step_has_the_exact_posterior():
     model, means, sds = mixed_model()
     with model:
         steps = [
-            pe.MultiscaleSampler(["slope"], adjust=True),
+            pe.MultiscaleSampler(["slope"]),
             pm.BinaryMetropolis([model["curve"]]),
             pm.Metropolis([model["noise"]]),
         ]
+    assert steps[0]._bound.sampler.adjust
     idata = sample(model, steps, draws=1200, tune=150, chains=1, random_seed=3)
     n = az.ess(idata.posterior.dataset, method="mean")
     for name, mean in means.items():
@@ -472,6 +472,13 @@ def test_compound_step_has_the_exact_posterior():
         assert abs(z) * np.sqrt(n[name].item()) < 4, name
         ratio = idata.posterior[name].std().item() / sds[name]
         assert ratio == pytest.approx(1, abs=4 / np.sqrt(n[name].item())), name
+    # the slope was moved with the others where they had been left before
+    density = model.compile_logp(jacobian=False)
+    drawn = {name: idata.posterior[name][0].to_numpy() for name in means}
+    for k in range(1, 1200, 50):
+        noise = np.log(drawn["noise"][k - 1])
+        point = {"curve": drawn["curve"][k - 1], "slope": drawn["slope"][k], "noise_log__": noise}
+        assert idata.sample_stats.lp[0, k].item() == pytest.approx(float(density(point)), rel=1e-8)
 
 
 def test_pilot_is_shared_beside_other_steps():

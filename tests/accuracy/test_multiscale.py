@@ -19,7 +19,6 @@ from array_problems import (
     errors,
     four_modes,
     run,
-    sample_bimodal,
     sample_density,
     step,
     stiff_linear,
@@ -68,10 +67,10 @@ def quadrants(U):
 
 CASES = {
     "linear 10d": Case(
-        ("linear_gaussian", {"d": 10}), lambda: stiff_linear(10), 33_000, 40_000, 0.05, 0.04
+        ("linear_gaussian", {"d": 10}), lambda: stiff_linear(10), 3_350, 40_000, 0.05, 0.04
     ),
     "linear 20d": Case(
-        ("linear_gaussian", {"d": 20}), lambda: stiff_linear(20), 15_500, 40_000, 0.08, 0.05
+        ("linear_gaussian", {"d": 20}), lambda: stiff_linear(20), 1_650, 40_000, 0.08, 0.05
     ),
     "bimodal": Case(
         ("bimodal", {}), bimodal, 12_000, 40_000, 0.13, 0.07,
@@ -82,7 +81,7 @@ CASES = {
         half_width=2.0, total_variation=0.15, masses=quadrants,
     ),
     "noisy decay": Case(
-        ("decay", {"noise_sd": 0.3}), lambda: decay(noise=0.3), 1_800, 10_000, 0.10, 0.09
+        ("decay", {"noise_sd": 0.3}), lambda: decay(noise=0.3), 2_050, 10_000, 0.10, 0.09
     ),
     "Poisson regression": Case(
         ("poisson_regression", {}), PoissonRegression, 6_000, 40_000, 0.08, 0.06
@@ -138,7 +137,9 @@ def moment_errors(posterior: Any, reference: Any) -> tuple[float, float]:
     return tuple(float(np.sqrt((np.concatenate(v) ** 2).mean())) for v in (shifts, ratios))
 
 
-@pytest.mark.parametrize("name", CASES)
+# With so few evaluations as the noisy decay may have, pilots of different length leave no number of
+# draws that uses them up: it is judged on arrays, where a run goes on up to its last evaluation.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "noisy decay"])
 def test_pymc_runs(name, capsys):
     case, figures = CASES[name], []
     model = getattr(gallery, case.gallery[0])(**case.gallery[1])
@@ -170,7 +171,7 @@ def test_ten_chains(capsys):
         with model:
             idata = pm.sample(
                 step=pe.MultiscaleSampler(),
-                draws=3_300,
+                draws=335,
                 chains=10,
                 cores=1,
                 random_seed=seed,
@@ -301,26 +302,29 @@ def test_order_in_the_distance_of_the_explorers(capsys):
 
 
 def test_order_in_the_step_size(capsys):
-    """Averaged steps have the second order, Euler-Maruyama steps the first."""
-    problem, rng = bimodal(), np.random.default_rng(0)
-    exact = sample_bimodal(20_000, rng)
-    product = 0.134159
+    """The variance has an error of second order with averaged steps, of first order without."""
+    problem, M = GaussianProblem(lambda U: U + U**3 / 3, [1.0], [0.0], [[1.0]]), 100_000
+    u = np.linspace(-5, 5, 20_001)[:, None]
+    V = problem.loss(problem.forward_map(u)) + problem.prior_potential(u)
+    w = np.exp(-V) / np.exp(-V).sum()
+    mean, variance = w @ u[:, 0], w @ u[:, 0] ** 2 - (w @ u[:, 0]) ** 2
 
     def bias(h, averaged):
         rng = np.random.default_rng(1)
-        explorers = Explorers(problem, 2, 1e-3, independent=False)
-        kernel = Walkers(explorers, averaged=averaged)
-        state = kernel.start(exact, Preconditioner(np.zeros(2), np.eye(2)), h)
-        state, _ = step(kernel, problem, state, rng)
-        state, _ = sweeps(kernel, problem, state, int(2 / h), rng)
-        state, snapshots = sweeps(kernel, problem, state, int(2 / h), rng)
-        U = np.array([s.U for s in snapshots])
-        return (U[..., 0] * U[..., 1]).mean() - product
+        kernel = Walkers(Explorers(problem, 1, 1e-4, central=True), averaged=averaged)
+        start = rng.choice(u, M, p=w)
+        law = Preconditioner(np.array([mean]), np.sqrt([[variance]]))
+        state, _ = step(kernel, problem, kernel.start(start, law, h), rng)
+        state, _ = sweeps(kernel, problem, state, int(4 / h), rng)
+        state, snapshots = sweeps(kernel, problem, state, int(6 / h), rng)
+        return ((np.array([s.U for s in snapshots]) - mean) ** 2).mean() / variance - 1
 
-    found = {(h, a): bias(h, a) for a in (True, False) for h in (0.02, 0.04)}
+    found = {k: bias(*k) for k in [(0.1, False), (0.2, False), (0.2, True), (0.4, True)]}
     tell(capsys, ", ".join(f"h {h}, averaged {a}: {v:+.4f}" for (h, a), v in found.items()))
-    assert abs(found[0.02, True]) < 0.25 * abs(found[0.02, False])
-    assert np.log2(found[0.04, False] / found[0.02, False]) > 0.7
+    # Monte Carlo errors are about .003; Euler-Maruyama steps of .4 explode
+    assert 0.7 < np.log2(found[0.2, False] / found[0.1, False]) < 1.6
+    assert abs(found[0.2, True]) < 0.2 * abs(found[0.2, False])
+    assert abs(found[0.4, True]) < 0.2 * abs(found[0.2, False])
 
 
 def test_potential_alone(capsys):
