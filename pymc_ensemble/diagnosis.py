@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
-import arviz as az
+import arviz_stats as az  # arviz itself would load its plots
 import numpy as np
 import pymc as pm
 import xarray as xr
