@@ -23,7 +23,7 @@ from .surrogate_posterior import (
     Whitening,
 )
 from .tempered_chains import Chains, Ladder, Region
-from .tempering import standstill
+from .tempering import next_exponent, normalized_weights, standstill
 
 WIDTHS = np.array([1.0, 1.5, 2.25, 3.4, 5.0])  # of the particles' laws, in posterior sd
 LARGEST_GROWTH = 2.3  # of the width of the design from epoch to epoch
@@ -148,7 +148,7 @@ class LearningState:
     converged: bool = False
 
     def bound(self, problem: Problem | None) -> "LearningState":
-        """This state with a posterior that knows its problem, or, to be stored, does not."""
+        """State with a posterior that knows its problem, or, to be stored, does not."""
         if self.posterior is None:
             return self
         return replace(self, posterior=self.posterior.bound(problem))
@@ -185,15 +185,18 @@ class Learning:
         failed = ensemble.U[~ensemble.ok]
         if archive is not None:
             good = joined(archive[archive.ok], good)
-        U = ensemble.U
-        if len(failed):  # their particles start from others
-            rng = np.random.default_rng(seed)
+        U, rng = ensemble.U, np.random.default_rng(seed)
+        if archive is not None:  # particles start where the posterior is known to be
+            exponent = next_exponent(good.potential, 0.0, len(U))
+            weights, _ = normalized_weights(-exponent * good.potential)
+            U = good.U[rng.choice(len(good), len(U), p=weights)]
+        elif len(failed):  # their particles start from others
             U = U.copy()
             U[~ensemble.ok] = ensemble.U[rng.choice(np.flatnonzero(ensemble.ok), len(failed))]
         ladder = Ladder.of(U, len(WIDTHS))
         highest = self._highest_prior(U)
         state = LearningState(good, last_epoch, seed, highest, good, failed, ladder, epochs=1)
-        return self._learn(state, np.random.default_rng(seed))
+        return self._learn(state, rng)
 
     def ask(self, state: LearningState, rng: np.random.Generator) -> tuple[Array, Epoch]:
         """Points of the next epoch, shape (J, d), and what `tell` needs."""
@@ -225,9 +228,7 @@ class Learning:
                 Anomalies.of(verified.ladder.particles[0]), Anomalies.of(state.ladder.particles[0])
             )
             if not (same and self._verify(state.bound(self.problem), good).passed):
-                state = verified.bound(
-                    None
-                )  # what was learned from its verification is not verified
+                state = verified.bound(None)  # what was learned afterwards is not verified
             state = replace(state, burned_in=True, converged=True)
         n_evaluations = len(pending.points)
         return state, Info(
@@ -268,7 +269,6 @@ class Learning:
     def _learn(self, state: LearningState, rng: np.random.Generator) -> LearningState:
         """Fit the surrogate, move the particles on it, and choose where to evaluate next."""
         posterior, radius = self._fit(state, rng)
-        previous = state.posterior
         state = replace(state, posterior=posterior)
         state = self._rescue(state, rng)
         highest = max(state.highest_prior, float(self._highest_prior(state.ladder.particles[0])))
@@ -287,7 +287,8 @@ class Learning:
         state = replace(state, ladder=ladder, acceptance=float(acceptance[0]))
         state = replace(state, surrogate_error=self._error(state, rng))
         enough = state.epochs >= state.last_epoch
-        if state.exponent == 1 and previous is not None and state.surrogate_error is not None:
+        J = state.ladder.particles.shape[1]
+        if len(state.archive) >= 1.5 * J and state.surrogate_error is not None:
             enough = enough or float(state.surrogate_error.max()) < PRECISE
         verifying = state.verifying or enough
         level = 0 if verifying else self._best_level(state)
@@ -360,11 +361,13 @@ class Learning:
             straight = max(REACH, min(straight, float(losses.max()) - least))
             return ForwardTarget.of(self.problem, archive[selected], Bend(np.sqrt(2 * straight)))
         relevant = DEEP + 2 * d
+        # far out a loss is rarely quadratic, least so with few unknowns
+        straight = relevant * max(3, d)
         if exponent == 0:
-            return PotentialTarget(least, Bend(max(3 * relevant, middle)), max(relevant, middle))
+            return PotentialTarget(least, Bend(max(straight, middle)), max(relevant, middle))
         noise = min(noise, REACH / 10)
         return PotentialTarget(
-            least, Bend(3 * relevant / exponent + 10 * noise), relevant / exponent + 4 * noise
+            least, Bend(straight / exponent + 10 * noise), relevant / exponent + 4 * noise
         )
 
     def _indefinite(self, posterior: SurrogatePosterior, exponent: float) -> bool:

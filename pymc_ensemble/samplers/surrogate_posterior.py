@@ -259,7 +259,7 @@ class SurrogatePosterior:
     mean_excess: float = np.nan
 
     def bound(self, problem: Problem | None) -> "SurrogatePosterior":
-        """This posterior with its problem, or, for a state that is stored, without."""
+        """Posterior with its problem, or, for a state that is stored, without."""
         target = self.target
         if isinstance(target, ForwardTarget):
             target = replace(target, problem=problem)

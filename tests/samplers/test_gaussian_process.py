@@ -125,9 +125,9 @@ def test_tell_changes_neither_state_nor_points():
 @pytest.mark.parametrize("losses", [False, True])
 def test_archive_saves_evaluations(losses):
     problem, rng = decay(prior_sd=3.0), np.random.default_rng(0)
-    points = problem.mean + 0.3 * rng.standard_normal((600, 2))
+    points = problem.mean + 4 * problem.sd * rng.standard_normal((300, 2))
     known = problem.ensemble(points)
-    options = {"ensemble_size": 30, "target": "potential" if losses else "forward"}
+    options = {"ensemble_size": 50, "target": "potential" if losses else "forward"}
     archive = (known.U, known.loss if losses else known.Z)
     sampler, state, _ = learn(problem, rng, archive=archive, **options)
     with_archive = problem.n_evaluations
