@@ -17,6 +17,7 @@ from .initial_ensemble import InitialEnsembles, posterior_points
 from .log import logger
 from .problem import InverseProblem, problem_of
 from .samplers.multiscale import Multiscale, Pilot
+from .samplers.walkers import Preconditioner
 from .step_methods import EnsembleStep, FloatArray, Named
 
 PILOT_KEY = 0x1107  # sets the seed that all chains share apart from those of the chains
@@ -159,6 +160,7 @@ class MultiscaleSampler(EnsembleStep):
         blocked: bool = True,
     ):
         self._pilot: Pilot | None = None
+        self._pilot_iterations = 0
         self._process = 0  # to which the pilot belongs: workers inherit those of earlier runs
         self._conditional: ConditionalModel | None = None
         self._sampled: Any = None
@@ -221,7 +223,8 @@ class MultiscaleSampler(EnsembleStep):
         options = dict(self._options)
         if isinstance(options["preconditioner"], DataTree):
             points = self._points_of(options["preconditioner"], problem)
-            options["preconditioner"] = np.cov(points.T).reshape(problem.dimension, -1)
+            root = Preconditioner.of_points(points).root
+            options["preconditioner"] = root @ root.T
         sampler = Multiscale(problem, **options)
         free = sampler.scheme == "averaged" and not sampler.rough and sampler.delta == 0
         if self._conditional is not None and free and not sampler.adjust:
@@ -264,6 +267,9 @@ class MultiscaleSampler(EnsembleStep):
             return super().step(point)
         self._condition(self._conditional, point)
         moved, stats = super().step(point)
+        state = self._chain.state
+        if state.shared or state.ensemble is None:  # the walkers have not set out yet
+            return dict(point), stats
         return {**point, **moved}, stats
 
     def _condition(self, conditional: ConditionalModel, point: Point) -> None:
@@ -295,10 +301,26 @@ class MultiscaleSampler(EnsembleStep):
             chain.state = bound.sampler.start(bound.initial.U[0], skip_burn_in=skip, number=number)
 
     def _burn_in_once(self) -> None:
-        super()._burn_in_once()
         chain = self._chain
+        if chain.state is None:
+            self._start()
+        if self._waits:
+            chain.iterations += 1
+            return
+        super()._burn_in_once()
         if self._pilot is None and not chain.state.shared:
             self._pilot, chain.n_shared = chain.state.pilot, chain.n_evals
+            self._pilot_iterations = chain.iterations
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the chain lets the time pass that the pilot has taken in another one.
+
+        Other step methods go on meanwhile, and draws must not depend on where the pilot has run.
+        """
+        chain, owned = self._chain, self._chain.n_shared > 0 or self._pilot is None
+        alone = self._conditional is None or not chain.tune
+        return not alone and not owned and chain.iterations < self._pilot_iterations
 
     @property
     def _spawn_key(self) -> tuple[int, ...]:
