@@ -550,6 +550,9 @@ class DaskCluster:
                     seconds = seconds or float(np.mean(outcomes.seconds))
                     yield sent.pop(future), outcomes
                 for future in set(batch) - set(good):
+                    if future.status in ("pending", "lost"):  # with its worker, so it is done again
+                        finished.add(future)
+                        continue
                     part, error = sent.pop(future), future.exception()
                     if type(error).__name__ != "KilledWorker":
                         raise unusable(self.executor, error) from error
