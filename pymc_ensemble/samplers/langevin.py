@@ -20,7 +20,7 @@ from .settling import UNSETTLED, Settling
 from .start import Start
 
 LARGEST_STEP = 0.1
-STABLE_MOVE = 1.0  # drift of one Euler step, in ensemble sd
+STABLE_MOVE = 0.1  # largest drift of an Euler step, in ensemble sd
 FIRST_STEP = 0.1
 TARGET_ACCEPTANCE = 0.57
 ADAPTATION = 0.3  # change of the log step per unit of excess acceptance
@@ -292,7 +292,13 @@ class EnsembleLangevin:
     def _force(self, ensemble: Ensemble, anomalies: Anomalies) -> Array:
         """Minus the gradient of the potential, in normalized coordinates, shape (n, r)."""
         gradient = ensemble.Z[:, 1:] + self.problem.prior_gradient(ensemble.U)
-        return -gradient @ anomalies.L
+        force = -gradient @ anomalies.L
+        if not self.adjust:
+            return force
+        # a particle in a steep tail would never be accepted again
+        longest = 2 * (np.sqrt(force.shape[1]) + 3)
+        size = np.sqrt((force**2).sum(1, keepdims=True))
+        return force * np.minimum(1.0, longest / np.maximum(size, longest))
 
     def _acceptance(self, old: Ensemble, values: Ensemble, pending: LangevinMove) -> Array:
         """Probability that a Metropolis test accepts the moves, or would accept them."""

@@ -232,7 +232,8 @@ class WhitenedPrior:
             return value + x @ gradient + 0.5 * (x * Hx).sum(1), gradient + Hx
         assert self.problem is not None
         U = self.whitening.particles(x)
-        gradient = self.problem.prior_gradient(U) @ self.whitening.root
+        with np.errstate(invalid="ignore", over="ignore"):  # far out it may be infinite
+            gradient = self.problem.prior_gradient(U) @ self.whitening.root
         return self.problem.prior_potential(U), gradient
 
 

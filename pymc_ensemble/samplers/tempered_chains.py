@@ -173,6 +173,7 @@ class Chains:
         if np.isfinite(self.surest):
             usable &= self.posterior.loss_sd(flat) <= self.surest
         potential = np.where(usable, potential, np.inf)
+        gradient = np.where(usable[:, None] & np.isfinite(gradient), gradient, 0.0)
         return potential.reshape(L, n), gradient.reshape(L, n, d)
 
     def _langevin(

@@ -1,0 +1,226 @@
+"""The ensemble Gaussian process sampler under `pm.sample`."""
+
+import logging
+
+import numpy as np
+import pymc as pm
+import pytest
+
+import pymc_ensemble as pe
+from pymc_ensemble import gallery
+
+A = np.array([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]])
+Y = np.array([0.5, -0.3, 1.2])
+COVARIANCE = np.linalg.inv(A.T @ A / 0.25 + np.eye(2))
+MEAN = COVARIANCE @ A.T @ Y / 0.25
+
+
+def linear_model(scale=1.0):
+    forward = pe.forward_model(lambda u: A @ u, output_shape=(3,))
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=2)
+        pm.Normal("y", scale * forward(u), 0.5, observed=Y)
+    model.forward = forward
+    return model
+
+
+def sample(model, step=None, **kwargs):
+    settings = {"draws": 400, "chains": 1, "cores": 1, "random_seed": 1}
+    with model:
+        return pm.sample(
+            step=pe.EnsembleGaussianProcessSampler(ensemble_size=40) if step is None else step,
+            progressbar=False,
+            compute_convergence_checks=False,
+            **settings | kwargs,
+        )
+
+
+def test_posterior_and_cost():
+    """Draws cost nothing; 2000 of them have standard errors of about .03."""
+    model = linear_model()
+    idata = sample(model, draws=2000)
+    u = idata.posterior["u"].values.reshape(-1, 2)
+    sd = np.sqrt(np.diag(COVARIANCE))
+    assert (np.abs(u.mean(0) - MEAN) < 0.15 * sd).all()
+    assert (np.abs(u.std(0) / sd - 1) < 0.12).all()
+    assert (idata.sample_stats["n_evals"] == model.forward.n_evaluations).all()
+    assert model.forward.n_evaluations <= 160
+    assert idata.sample_stats["converged"].all()
+
+
+def test_lp_is_that_of_the_surrogate():
+    model = linear_model()
+    idata = sample(model)
+    logp = model.compile_logp()
+    u = idata.posterior["u"].values[0, ::50]
+    exact = [float(logp({"u": point})) for point in u]
+    np.testing.assert_allclose(idata.sample_stats["lp"][0, ::50], exact, atol=0.05)
+
+
+def test_one_core_or_two():
+    draws = [
+        sample(linear_model(), cores=cores, chains=2).posterior["u"].values for cores in (1, 2)
+    ]
+    assert np.array_equal(*draws)
+
+
+def test_adjusted_draws_carry_the_exact_density():
+    model = linear_model()
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, adjust=True)
+    idata = sample(model, step)
+    logp = model.compile_logp()
+    u = idata.posterior["u"].values[0, ::50]
+    exact = [float(logp({"u": point})) for point in u]
+    np.testing.assert_allclose(idata.sample_stats["lp"][0, ::50], exact)
+    n_evals = idata.sample_stats["n_evals"].values[0]
+    assert n_evals.max() - n_evals.min() == 9 * 40  # ten sweeps
+
+
+def test_density_without_forward_map(caplog):
+    with pm.Model() as model:
+        x = pm.Normal("x", shape=2)
+        pm.Potential("ring", -8 * (pm.math.sqrt((x**2).sum()) - 1) ** 2)
+    with caplog.at_level(logging.INFO, logger="pymc_ensemble"):
+        idata = sample(model, pe.EnsembleGaussianProcessSampler(), draws=2000)
+    assert "the surrogate predicts the log density" in caplog.text
+    x = idata.posterior["x"].values.reshape(-1, 2)
+    radius = np.sqrt((x**2).sum(1))
+    r = np.linspace(0, 6, 4001)
+    w = r * np.exp(-(r**2) / 2 - 8 * (r - 1) ** 2)
+    assert radius.mean() == pytest.approx((w @ r) / w.sum(), abs=0.03)
+    assert (np.abs(x.mean(0)) < 0.15).all()
+
+
+def test_bounded_parameters_and_unknown_noise():
+    """Priors in unconstrained coordinates are taken as they are."""
+    rng = np.random.default_rng(0)
+    t, data = np.linspace(0, 3, 30), None
+    data = 2.0 * np.exp(-0.7 * t) + 0.1 * rng.standard_normal(30)
+    with pm.Model() as model:
+        amplitude = pm.HalfNormal("amplitude", 3.0)
+        rate = pm.Gamma("rate", 2.0, 2.0)
+        sigma = pm.HalfNormal("sigma", 0.5)
+        pm.Normal("y", amplitude * pm.math.exp(-rate * t), sigma, observed=data)
+    surrogate = sample(model, pe.EnsembleGaussianProcessSampler(), draws=3000)
+    exact = sample(model, pe.EnsembleKalmanSampler(adjust=True), draws=6000)
+    assert surrogate.sample_stats["converged"].all()
+    for name in ("amplitude", "rate", "sigma"):
+        a, b = (idata.posterior[name].values for idata in (surrogate, exact))
+        assert abs(a.mean() - b.mean()) < 0.2 * b.std()
+        assert a.std() / b.std() == pytest.approx(1, abs=0.2)
+
+
+def test_what_was_learned_is_told(caplog):
+    model = linear_model()
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, model=model)
+    assert step.learned is None
+    with caplog.at_level(logging.INFO, logger="pymc_ensemble"):
+        sample(model, step)
+    assert step.learned.verification.passed
+    assert step.learned.surrogate_error.shape == (2, 2)
+    assert len(step.learned.archive) == model.forward.n_evaluations
+    assert "surrogate errors of mean and sd" in caplog.text
+    assert "verification passed" in caplog.text
+
+
+def test_evaluations_of_an_earlier_run_are_learned_from():
+    model = linear_model()
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, model=model)
+    sample(model, step)
+    known = step.learned.archive
+    idata = sample(
+        model, pe.EnsembleGaussianProcessSampler(ensemble_size=10, archive=(known.U, known.Z))
+    )
+    assert idata.sample_stats["converged"].all()
+    assert (idata.sample_stats["n_evals"] == 20).all()  # initial ensemble and verification
+    by_name = {"u": known.U}
+    assert (
+        sample(
+            model, pe.EnsembleGaussianProcessSampler(ensemble_size=10, archive=(by_name, known.Z))
+        )
+        .sample_stats["converged"]
+        .all()
+    )
+
+
+def test_draws_of_another_sampler_are_learned_from():
+    model = linear_model()
+    exact = sample(model, pe.EnsembleKalmanSampler(ensemble_size=20, adjust=True))
+    options = {"ensemble_size": 20, "archive": exact}
+    idata = sample(model, pe.EnsembleGaussianProcessSampler(target="potential", **options))
+    assert idata.sample_stats["converged"].all()
+    assert int(idata.sample_stats["n_evals"].max()) <= 60
+    with pytest.raises(ValueError, match='use target="potential"'):
+        sample(model, pe.EnsembleGaussianProcessSampler(**options))
+
+
+def test_initial_ensemble_of_an_earlier_run():
+    model = linear_model()
+    first = sample(model, pe.EnsembleKalmanSampler(ensemble_size=30))
+    second = sample(model, pe.EnsembleGaussianProcessSampler(initial_ensemble=first))
+    assert second.sample_stats["converged"].all()
+    third = sample(model, pe.EnsembleGaussianProcessSampler(initial_ensemble=second))
+    assert third.sample_stats["converged"].all()
+
+
+def test_tune_counts_epochs():
+    model = gallery.linear_multiscale()
+    start = np.random.default_rng(0).random((20, 2))
+    before = model.forward.n_evaluations
+    step = pe.EnsembleGaussianProcessSampler(initial_ensemble=start)
+    with pytest.warns(UserWarning, match="had not passed its test"):
+        idata = sample(model, step, tune=4, discard_tuned_samples=False)
+    assert model.forward.n_evaluations - before <= 80
+    assert idata.warmup_posterior.sizes["draw"] == 4
+    assert pe.EnsembleGaussianProcessSampler().default_tune_steps == 14
+    assert pe.EnsembleGaussianProcessSampler(epochs=5).default_tune_steps == 11
+
+
+def test_tune_zero_learns_before_the_first_draw():
+    model = linear_model()
+    idata = sample(model, tune=0)
+    assert idata.sample_stats["converged"].all()
+
+
+def test_failed_verification_is_warned_of():
+    """A forward map that is never the same cannot be verified."""
+    n = []
+
+    def drifting(u):
+        n.append(1)
+        return A @ u * (1 + len(n) / 20)
+
+    forward = pe.forward_model(drifting, output_shape=(3,), vectorized=False)
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=2)
+        pm.Normal("y", forward(u), 0.01, observed=Y)
+    with pytest.warns(UserWarning, match="had not passed its test.*verification failed"):
+        idata = sample(model)
+    assert not idata.sample_stats["converged"].any()
+
+
+def test_published_scheme():
+    model = linear_model()
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=30, scheme="paper")
+    with pytest.warns(UserWarning, match="had not passed its test"):
+        idata = sample(model, step, tune=3, draws=60)
+    assert int(idata.sample_stats["n_evals"].max()) == 5 * 30
+    assert pe.EnsembleGaussianProcessSampler(scheme="paper").default_tune_steps == 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "both"}, "target must be"),
+        ({"ensemble_size": 3}, "too small for 2 parameters"),
+        ({"epochs": 0}, "epochs must be"),
+        ({"archive": 3.0}, r"archive must be a pair \(points, outputs\)"),
+        ({"archive": (np.zeros((3, 3)), np.zeros((3, 3)))}, "points of the archive have shape"),
+        ({"dt": 1.0}, 'dt is an option of scheme="paper"'),
+    ],
+)
+def test_wrong_use_is_refused_at_construction(options, message):
+    model = linear_model()
+    with model, pytest.raises(ValueError, match=message):
+        pe.EnsembleGaussianProcessSampler(**options)
+    assert model.forward.n_evaluations == 0
