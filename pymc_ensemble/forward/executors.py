@@ -42,6 +42,8 @@ logger = logging.getLogger("pymc_ensemble")
 CHUNK_SECONDS = 0.02  # of work that is sent to a worker at once
 PATIENCE = 0.05  # seconds after which a worker hands back the rest of its chunk
 WATCH_SECONDS = 0.1
+# forked workers need nothing pickled, and scripts no `if __name__ == "__main__"`
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 ExecutorLike = Executor | str | int | None
 
@@ -213,11 +215,19 @@ def _evaluate_here(*arguments: Any) -> Outcomes:
     return evaluate(_task, *arguments)
 
 
-class ByValue:
-    """Pickles an object by value, with the module that defines what workers do."""
+class Pickled:
+    """An object that any pickler can send, with functions that have no name.
 
-    def __init__(self, value: Any):
-        cloudpickle.register_pickle_by_value(members)
+    Parameters
+    ----------
+    value : object
+    everything : bool, default True
+        Whether to include the module that defines what workers do, for those without the package.
+    """
+
+    def __init__(self, value: Any, everything: bool = True):
+        if everything:
+            cloudpickle.register_pickle_by_value(members)
         try:
             self.payload = cloudpickle.dumps(value)
         except Exception as error:
@@ -226,7 +236,8 @@ class ByValue:
                 "that it refers to, cannot be pickled. Create that inside the function."
             ) from error
         finally:
-            cloudpickle.unregister_pickle_by_value(members)
+            if everything:
+                cloudpickle.unregister_pickle_by_value(members)
 
     def __reduce__(self) -> tuple[Callable, tuple[bytes]]:
         return cloudpickle.loads, (self.payload,)
@@ -252,14 +263,13 @@ class Processes:
     def __init__(self, workers: int, task: Task, timeout: float | None):
         refuse_in_daemon("worker processes")
         self.workers, self.timeout, self.task = workers, timeout, task
-        # forked workers need nothing pickled, and scripts no `if __name__ == "__main__"`
-        forks = sys.platform == "linux"
-        context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+        forks = START_METHOD == "fork"
+        context: Any = multiprocessing.get_context(START_METHOD)
         self.folder = Path(tempfile.mkdtemp(prefix="pymc_ensemble-"))
         self.pool = ProcessPool(
             max_workers=workers,
             initializer=_begin_worker,
-            initargs=(task if forks else ByValue(task), os.getpid()),
+            initargs=(task if forks else Pickled(task, everything=False), os.getpid()),
             context=context,
         )
         self._number = 0
@@ -384,7 +394,7 @@ class Pool:
         if self.threads:
             self._call = (evaluate, task)
         else:
-            self._call = (ByValue(partial(members.evaluate_to_tuple, task)),)
+            self._call = (Pickled(partial(members.evaluate_to_tuple, task)),)
         self._number = 0
 
     @property
@@ -535,7 +545,7 @@ class DaskCluster:
         from distributed import as_completed
 
         if self._shared is None:  # sent to each worker once, and made anew if that is lost
-            shared = ByValue(partial(members.evaluate_to_tuple, self.task))
+            shared = Pickled(partial(members.evaluate_to_tuple, self.task))
             self._shared = self.client.submit(cloudpickle.loads, shared.payload, pure=False)
         workers = max(1, sum(self.client.nthreads().values()))
         first, rest = plan(chunk, workers, seconds, self.task.vectorized)

@@ -291,7 +291,7 @@ class ForwardModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Put the forward model into a graph, or call the function with numbers."""
         values = [*args, *kwargs.values()]
-        if not any(isinstance(value, Variable) for value in values):
+        if not any(_is_symbolic(value) for value in values):
             self._runtime.n_evaluations += 1
             return self.function(*args, **kwargs)
         names = self._input_names(len(args), list(kwargs))
@@ -341,7 +341,7 @@ class ForwardModel:
 
     def _as_input(self, name: str, value: Any) -> Any:
         try:
-            variable = pt.as_tensor(value if isinstance(value, Variable) else np.asarray(value))
+            variable = pt.as_tensor(value if _is_symbolic(value) else np.asarray(value))
         except (TypeError, ValueError, NotImplementedError) as error:
             raise TypeError(
                 f"The argument `{name}` of {self.name} is {value!r:.100}, which is no number, "
@@ -754,6 +754,12 @@ class ForwardOp(Op):
 @_vectorize_node.register(ForwardOp)
 def _vectorize_forward(op: ForwardOp, node: Apply, *inputs: Variable) -> Apply:
     return op.make_node(*inputs)
+
+
+def _is_symbolic(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_is_symbolic(entry) for entry in value)
+    return isinstance(value, Variable)
 
 
 def _common(lengths: Sequence[int | None]) -> int | None:

@@ -174,6 +174,27 @@ def test_a_worker_that_dies_takes_nobody_along(run, log, cheap, monkeypatch):
     assert not inverse.evaluate(U).failed.any(), "the pool is complete again"
 
 
+@pytest.mark.slow
+def test_workers_that_are_not_forked(run, log, monkeypatch):
+    """As on macOS and Windows."""
+    monkeypatch.setattr("pymc_ensemble.forward.executors.START_METHOD", "spawn")
+    note, factor = log.path, 2.0
+
+    def function(x):
+        with open(note, "a") as file:  # noqa: PTH123
+            file.write(f"{float(x[0])!r}\n")
+        if x[0] == 4:
+            os._exit(7)
+        return factor * x
+
+    inverse, _ = run(function, 2)
+    first = np.array([10, 4, 11, 12])
+    evaluations = inverse.evaluate(points(first))
+    np.testing.assert_array_equal(evaluations.failed, first == 4)
+    np.testing.assert_array_equal(evaluations.outputs[first != 4], 2 * points(first)[first != 4])
+    assert sorted(log.read()) == sorted(first)
+
+
 @pytest.mark.parametrize("pool", ["stdlib", "loky"])
 @pytest.mark.slow
 def test_pools_of_others_are_rebuilt(run, log, pool, caplog):

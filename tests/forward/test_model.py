@@ -97,6 +97,14 @@ def test_as_decorator_with_and_without_options():
             assert forward(pm.Normal("x")).type.shape == ()
 
 
+def test_a_list_of_variables_is_a_vector():
+    forward = pe.forward_model(lambda theta: 2 * theta, output_shape=(2,))
+    with pm.Model():
+        a, b = pm.Normal("a"), pm.Normal("b")
+        y = forward([a, b])
+    np.testing.assert_array_equal(pytensor.function([a, b], y)(1.0, 3.0), [2.0, 6.0])
+
+
 def test_integers_and_constants_keep_their_type():
     seen = []
 
