@@ -551,7 +551,7 @@ class EnsembleStep(BlockedStep):
 
     def _seed_of_round(self) -> np.random.SeedSequence:
         """Seed for stochastic forward models: from that of the run, and the evaluations so far."""
-        sequence: Any = self._generator.bit_generator.seed_seq  # type: ignore[attr-defined]
+        sequence: Any = self._generator.bit_generator.seed_seq
         number = self._chain.n_evals - self._chain.n_shared
         numbers = (*sequence.spawn_key, SEEDS_OF_EVALUATIONS, number)
         return np.random.SeedSequence(sequence.entropy, spawn_key=numbers)
