@@ -16,6 +16,7 @@ from .linearization import Anomalies, GaussianLaw, LinearMap, fit_law, gaussian_
 
 STANDSTILLS = 3  # consecutive sweeps without change that end the burn-in
 TRUSTED = 0.9  # acceptance of moves at exponent one with which a single one does
+FITTING = 0.6  # the same, with which they show that the target is much like its law
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 
@@ -52,6 +53,8 @@ class BurnInState:
         Autocorrelation of the Metropolis proposals; 0 stands for independent ones.
     settled : int
         Consecutive sweeps at b = 1 in which mean and covariance stood still.
+    acceptance : float
+        Acceptance of the first moves of the last stage.
     """
 
     ensemble: Ensemble
@@ -63,6 +66,7 @@ class BurnInState:
     try_linear: bool = True
     reference: Anomalies | None = None
     settled: int = 0
+    acceptance: float = np.nan
     burned_in: bool = False
     converged: bool = False
 
@@ -277,7 +281,7 @@ class TemperedBurnIn:
             force = law.linear_force(law.map.coordinates(U))
             points, log_ratio = proposals.relaxation(law, U, force, 1.0, rng)
             return self._pending(state, stage, "relax", points, log_ratio, rng)
-        if stage.evolved < self.evolutions:
+        if stage.evolved < self.evolutions and not self._fits(state):
             points, log_ratio = proposals.differential_evolution(law.anomalies, U, U, rng)
             return self._pending(state, stage, "evolve", points, log_ratio, rng)
         if state.correlation == 0:
@@ -285,6 +289,10 @@ class TemperedBurnIn:
         else:
             points, log_ratio = proposals.autoregressive(law, U, state.correlation, rng)
         return self._pending(state, stage, "metropolis", points, log_ratio, rng)
+
+    def _fits(self, state: BurnInState) -> bool:
+        """Whether the target is reached, and so much like its law that nothing has to evolve."""
+        return state.exponent == 1 and state.acceptance > FITTING
 
     def _relaxes(self, state: BurnInState) -> bool:
         return not self.deterministic or (self.finish == "relax" and state.exponent == 1)
@@ -337,6 +345,7 @@ class TemperedBurnIn:
             state,
             stage=None,
             exponent=stage.exponent,
+            acceptance=stage.first_acceptance,
             fraction=fraction,
             stages=state.stages + 1,
         )

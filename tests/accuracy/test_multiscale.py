@@ -81,7 +81,7 @@ CASES = {
         half_width=2.0, total_variation=0.15, masses=quadrants,
     ),
     "noisy decay": Case(
-        ("decay", {"noise_sd": 0.3}), lambda: decay(noise=0.3), 2_050, 10_000, 0.10, 0.09
+        ("decay", {"noise_sd": 0.3}), lambda: decay(noise=0.3), 2_500, 10_000, 0.10, 0.09
     ),
     "Poisson regression": Case(
         ("poisson_regression", {}), PoissonRegression, 6_000, 40_000, 0.08, 0.06
@@ -137,9 +137,7 @@ def moment_errors(posterior: Any, reference: Any) -> tuple[float, float]:
     return tuple(float(np.sqrt((np.concatenate(v) ** 2).mean())) for v in (shifts, ratios))
 
 
-# With so few evaluations as the noisy decay may have, pilots of different length leave no number of
-# draws that uses them up: it is judged on arrays, where a run goes on up to its last evaluation.
-@pytest.mark.parametrize("name", [name for name in CASES if name != "noisy decay"])
+@pytest.mark.parametrize("name", CASES)
 def test_pymc_runs(name, capsys):
     case, figures = CASES[name], []
     model = getattr(gallery, case.gallery[0])(**case.gallery[1])
