@@ -105,7 +105,7 @@ def lorenz63() -> GalleryModel:
     --------
     >>> from pymc_ensemble import gallery
     >>> gallery.lorenz63().reference["r"].sel(statistic="mean").values.round(1)
-    array(28.)
+    np.float64(27.8)
     """
     observed, covariance = lorenz63_data()
 
