@@ -1,6 +1,7 @@
 """Ensemble samplers for PyMC models without gradients."""
 
 from pymc_ensemble import gallery, plots
+from pymc_ensemble.calibration import coverage
 from pymc_ensemble.diagnosis import diagnose, reweight
 from pymc_ensemble.diagnostics import ess, to_ensemble
 from pymc_ensemble.forward import forward_model, open_store
@@ -19,6 +20,7 @@ __all__ = [
     "EnsembleLangevinSampler",
     "InverseProblem",
     "MultiscaleSampler",
+    "coverage",
     "diagnose",
     "ess",
     "find_MAP_ensemble",

@@ -11,11 +11,12 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
+from .calibration import HIGHEST_DENSITY, Coverage
 from .diagnosis import Run
 from .diagnostics import to_ensemble
 from .evidence import Weights
 
-__all__ = ["misfit", "outputs", "path", "spread", "weights"]
+__all__ = ["coverage", "misfit", "outputs", "path", "spread", "weights"]
 
 FloatArray = NDArray[np.float64]
 
@@ -417,3 +418,58 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
 def _tail_length(n: int) -> int:
     """Number of weights whose tail is fitted, as of Pareto-smoothed importance sampling."""
     return max(5, int(min(0.2 * n, 3 * np.sqrt(n))))
+
+
+def coverage(result: Coverage | xr.DataTree, *, ax: Axes | None = None) -> Axes:
+    """Draw how often regions hold the truth against how often they claim to.
+
+    Curves below the diagonal are those of regions that are too small, or in the wrong place.
+
+    Parameters
+    ----------
+    result : Coverage or DataTree
+        Result of `pymc_ensemble.coverage`, or its ``data``, as loaded from disk.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Regions of highest density in black, the central intervals of each parameter in color, and
+        the band that holds all of them together if the sampler is calibrated.
+
+    See Also
+    --------
+    arviz.plot_ecdf_pit : draws the ranks, of ``result.data``.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_ensemble as pe
+    >>> with pm.Model() as model:
+    ...     x = pm.Normal("x")
+    ...     y = pm.Normal("y", x, 0.5, observed=0.0)
+    >>> result = pe.coverage(
+    ...     model, pe.EnsembleKalmanSampler, simulations=5, draws=100, random_seed=1
+    ... )
+    >>> ax = pe.plots.coverage(result)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['highest density', 'x']
+    """
+    tree = result.data if isinstance(result, Coverage) else result
+    group = tree["coverage"].dataset
+    ax = _axes(ax, figsize=(4.8, 4.8))
+    level = group["level"].to_numpy()
+    ax.fill_between(level, group["lower"], group["upper"], color="0.88", linewidth=0)
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    names = [str(name) for name in group["region"].values]
+    for k, name in enumerate(names):
+        highest = name == HIGHEST_DENSITY
+        color, width = ("black", 2.0) if highest else (f"C{k - 1}", 1.0)
+        label = name if k < LINES else None
+        values = group["coverage"].sel(region=name)
+        ax.step(level, values, where="post", color=color, linewidth=width, label=label)
+    ax.set(xlabel="probability of the region", ylabel="share of simulations", aspect="equal")
+    ax.set_title(str(group.attrs["verdict"]))
+    ax.legend(frameon=False)
+    return ax
