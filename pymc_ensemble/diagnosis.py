@@ -558,7 +558,7 @@ def _notes(run: Run, regression: Regression | None, probe: int) -> tuple[str, ..
         notes.append("the log density at the draws does not determine the moments")
     if C < 2:
         notes.append("one ensemble cannot disagree with another one: run several chains")
-    if 1 < J < 2 * (p + 2):
+    if run.cost == 1 and 1 < J < 2 * (p + 2):
         notes.append(f"{J} particles are few for {p} parameters; {2 * (p + 2)} are needed")
     failed = float(run.stats["n_failed"].max() / max(run.stats["n_evals"].max(), 1))
     if failed > 0.05:
