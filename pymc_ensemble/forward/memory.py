@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 FloatArray = NDArray[np.float64]
 
-TOLERANCE = 1e-10  # relative to the largest known value of each input: some digits of rounding
+TOLERANCE = 1e-10  # relative to an input, or to its median if that is larger: rounding
 LARGEST_TAIL = 256  # points that are searched one by one before the tree is built anew
 MEMORY_BYTES = 2**28  # how much is remembered
 
@@ -35,7 +35,6 @@ class Memory:
     def __init__(self, max_bytes: int = MEMORY_BYTES):
         self.max_bytes = max_bytes
         self._numbers: dict[bytes, int] = {}  # counted from the first that was ever added
-        self._reasons: dict[int, str] = {}
         self._batches: deque[tuple[FloatArray, FloatArray]] = deque()
         self._starts: deque[int] = deque()  # numbers of the first points of the batches
         self._next = self._bytes = 0
@@ -47,25 +46,17 @@ class Memory:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def add(
-        self,
-        keys: Sequence[bytes],
-        points: FloatArray,
-        outputs: FloatArray,
-        reasons: dict[int, str],
-    ) -> None:
-        """Remember points of shape (n, d) with outputs (n, K), and why some of them failed."""
+    def add(self, keys: Sequence[bytes], points: FloatArray, outputs: FloatArray) -> None:
+        """Remember points of shape (n, d), which are `keys` as bytes, with outputs (n, K)."""
         size = points[:1].nbytes + outputs[:1].nbytes + 200
         fitting = self.max_bytes // size
         if len(keys) > fitting:
             first = len(keys) - fitting
-            reasons = {i - first: text for i, text in reasons.items() if i >= first}
             keys, points, outputs = keys[first:], points[first:], outputs[first:]
         if not keys:
             return
         start, self._next = self._next, self._next + len(keys)
         self._numbers.update(zip(keys, range(start, self._next), strict=True))
-        self._reasons |= {start + i: text for i, text in reasons.items()}
         self._starts.append(start)
         self._batches.append((points.copy(), outputs.copy()))
         self._tail.append(self._batches[-1][0])
@@ -80,7 +71,6 @@ class Memory:
             self._bytes -= size * len(self._batches.popleft()[0])
         first = self._starts[0]
         self._numbers = {key: i for key, i in self._numbers.items() if i >= first}
-        self._reasons = {i: text for i, text in self._reasons.items() if i >= first}
         self._tree, self._indexed = None, first
         self._tail = [points for points, _ in self._batches]
 
@@ -88,45 +78,46 @@ class Memory:
         """Whether there is one of these points."""
         return not self._numbers.keys().isdisjoint(keys)
 
-    def exact(self, key: bytes) -> tuple[FloatArray, str] | None:
-        """Outputs, shape (K,), and reason of the failure, of the very same point."""
+    def exact(self, key: bytes) -> FloatArray | None:
+        """Outputs, shape (K,), of the very same point."""
         number = self._numbers.get(key)
         return None if number is None else self._at(number)
 
-    def _at(self, number: int) -> tuple[FloatArray, str]:
+    def _at(self, number: int) -> FloatArray:
         batch = bisect_right(self._starts, number) - 1
-        outputs = self._batches[batch][1][number - self._starts[batch]]
-        return outputs, self._reasons.get(number, "")
+        return self._batches[batch][1][number - self._starts[batch]]
 
-    def near(self, point: FloatArray) -> tuple[FloatArray, str] | None:
-        """Outputs and reason of the nearest point that is the same up to rounding."""
+    def near(self, point: FloatArray) -> FloatArray | None:
+        """Outputs of the nearest point that is the same up to rounding."""
         if not self._numbers or not np.isfinite(point).all():
             return None
         in_tail = self._next - self._indexed
         if self._tree is None or in_tail > max(LARGEST_TAIL, self._tree.n // 4):
             self._build()
         assert self._tree is not None
-        best, number = TOLERANCE, None
-        distance, i = self._tree.query(point / self._scale, p=np.inf, distance_upper_bound=best)
+        position, best, number = self._position(point), TOLERANCE, None
+        distance, i = self._tree.query(position, p=np.inf, distance_upper_bound=best)
         if np.isfinite(distance):
             best, number = float(distance), self._starts[0] + int(i)
         if self._tail:
             if len(self._tail) > 1:
                 self._tail = [np.concatenate(self._tail)]
-            distances = np.abs((self._tail[0] - point) / self._scale).max(axis=1, initial=0.0)
+            distances = np.abs(self._position(self._tail[0]) - position).max(axis=1, initial=0.0)
             j = int(np.argmin(distances))
             if distances[j] <= best:
                 number = self._indexed + j
         return None if number is None else self._at(number)
 
+    def _position(self, points: FloatArray) -> FloatArray:
+        """Coordinates in which rounding is everywhere of the same size."""
+        return np.arcsinh(points / self._scale)
+
     def _build(self) -> None:
         """Index all points."""
         points = np.concatenate([points for points, _ in self._batches])
-        finite = np.isfinite(points)
-        scale = np.abs(np.where(finite, points, 0.0)).max(axis=0, initial=0.0)
+        scale = np.median(np.abs(points), axis=0)
         self._scale = np.where(scale > 0, scale, 1.0)
-        # what is not finite is far from everything that is asked for
-        self._tree = KDTree(np.where(finite, points / self._scale, 10.0))
+        self._tree = KDTree(self._position(points))
         self._indexed, self._tail = self._next, []
 
 

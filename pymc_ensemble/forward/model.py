@@ -363,7 +363,7 @@ class ForwardModel:
                 if self._runtime.store is not None:
                     self._runtime.store.bind(signature)
                     self._runtime.store.put([key], outcomes)
-                self._memory(signature).add([key[0]], point[None], outcomes.outputs, {})
+                self._memory(signature).add([key[0]], point[None], outcomes.outputs)
                 return signature
             reason = f"{self._at(signature, point)}\n{outcomes.reasons.get(0, '')}"
         raise ValueError(
@@ -458,11 +458,11 @@ class ForwardModel:
 
     def _remember(self, batch: "Batch", rows: Sequence[int]) -> None:
         """Keep evaluations for later, and for other processes."""
-        keys, points, outputs, reasons = batch.keys, batch.points, batch.outputs, batch.reasons
+        keys, points, outputs = batch.keys, batch.points, batch.outputs
+        rows = [i for i in rows if i not in batch.reasons] if batch.reasons else rows
         if len(rows) < len(keys):
-            reasons = {j: reasons[i] for j, i in enumerate(rows) if i in reasons}
             keys, points, outputs = [keys[i] for i in rows], points[rows], outputs[rows]
-        self._memory(batch.signature).add(keys, points, outputs, reasons)
+        self._memory(batch.signature).add(keys, points, outputs)
         if keys and _in_chain_process():
             self._spill.write(points, outputs)
 
@@ -501,11 +501,7 @@ class ForwardModel:
         for points, outputs in self._spill.read():
             if points.shape[1] != sum(signature.sizes) or outputs.shape[1] != signature.n_outputs:
                 continue
-            reasons = {
-                int(i): "It failed in another process."
-                for i in np.flatnonzero(np.isnan(outputs).any(axis=1))
-            }
-            memory.add(_bytes(points), points, outputs, reasons)
+            memory.add(_bytes(points), points, outputs)
         runtime = self._runtime
         if runtime.store is None:
             return
@@ -515,9 +511,8 @@ class ForwardModel:
         names = names[-(memory.max_bytes // size) :]
         for i, outcome in runtime.store.get(names, signature.n_outputs):
             key = names[i][0]
-            if memory.exact(key) is None or outcome.statuses[0] == "ok":
-                point = np.frombuffer(key)[None]
-                memory.add([key], point, outcome.outputs, outcome.reasons)
+            if outcome.statuses[0] == "ok":
+                memory.add([key], np.frombuffer(key)[None], outcome.outputs)
 
     def _evaluate(
         self, batch: "Batch", rows: Sequence[int], attempt: int, this: Round | None
@@ -658,10 +653,10 @@ class Batch:
         if reason:
             self.reasons[row] = reason
 
-    def recall(self, row: int, known: tuple[FloatArray, str] | None) -> bool:
+    def recall(self, row: int, known: FloatArray | None) -> bool:
         """Fill in what is known, if it is; return whether it is."""
         if known is not None:
-            self.fill(row, *known)
+            self.outputs[row] = known
         return known is not None
 
 

@@ -9,7 +9,7 @@ from pymc_ensemble.forward.model import _bytes as as_bytes
 
 def filled(points, **options):
     memory = Memory(**options)
-    memory.add(as_bytes(points), points, 2 * points, {0: "bad luck"})
+    memory.add(as_bytes(points), points, 2 * points)
     return memory
 
 
@@ -17,12 +17,10 @@ def test_exact_and_near():
     points = np.random.default_rng(0).normal(size=(1000, 3)) * [1.0, 1e-8, 1e6]
     memory = filled(points)
     for i in (0, 17, 999):
-        outputs, reason = memory.exact(points[i].tobytes())
-        np.testing.assert_array_equal(outputs, 2 * points[i])
-        assert reason == ("bad luck" if i == 0 else "")
+        np.testing.assert_array_equal(memory.exact(points[i].tobytes()), 2 * points[i])
         rounded = np.nextafter(points[i], np.inf)
         assert memory.exact(rounded.tobytes()) is None
-        np.testing.assert_array_equal(memory.near(rounded)[0], 2 * points[i])
+        np.testing.assert_array_equal(memory.near(rounded), 2 * points[i])
         assert memory.near(points[i] * (1 + 1e-7)) is None
 
 
@@ -30,11 +28,11 @@ def test_the_nearest_of_two_is_taken_wherever_it_is_kept():
     """Points of the tree and points that came after it was built."""
     points = np.array([[1.0], [2.0]])
     memory = filled(points)
-    assert memory.near(np.array([1.0]))[0] == 2.0  # builds the tree
+    assert memory.near(np.array([1.0])) == 2.0  # builds the tree
     later = np.array([[1.0 + 4e-11], [3.0]])
-    memory.add(as_bytes(later), later, np.array([[7.0], [8.0]]), {})
-    assert memory.near(np.array([1.0 + 3e-11]))[0] == 7.0
-    assert memory.near(np.array([1.0 + 1e-11]))[0] == 2.0
+    memory.add(as_bytes(later), later, np.array([[7.0], [8.0]]))
+    assert memory.near(np.array([1.0 + 3e-11])) == 7.0
+    assert memory.near(np.array([1.0 + 1e-11])) == 2.0
     assert memory.near(np.array([np.nan])) is None
 
 
@@ -43,18 +41,35 @@ def test_a_finite_difference_is_another_point():
     assert filled(points).near(points[0] * (1 + 1.5e-8)) is None
 
 
+def test_outliers_do_not_blur_the_others():
+    """As draws from a heavy tailed prior are."""
+    points = np.array([[1.0, 1e12], [1.0 + 1e-8, -3.0], [2.0, 1e-3], [1e15, 5.0]])
+    memory = filled(points)
+    for point in points:
+        np.testing.assert_array_equal(memory.near(point * (1 + 1e-14)), 2 * point)
+    assert memory.near(np.array([1.0 + 4e-9, -3.0])) is None
+    assert memory.near(np.array([1.0, 1e12 + 1e5])) is None
+
+
+def test_zero_that_is_not_quite_zero():
+    """A difference of equal numbers, after rounding."""
+    memory = filled(np.array([[0.0], [1.0], [3.0]]))
+    assert memory.near(np.array([1e-16])) == 0.0
+    assert memory.near(np.array([1e-6])) is None
+
+
 def test_the_oldest_are_forgotten():
     memory = Memory(max_bytes=100_000)
     for k in range(30):
         points = np.arange(10.0)[:, None] + 10 * k
-        memory.add(as_bytes(points), points, np.zeros((10, 100)), {})
+        memory.add(as_bytes(points), points, np.zeros((10, 100)))
     assert 50 < len(memory) <= 100
     assert memory.exact(np.array([299.0]).tobytes()) is not None
     assert memory.exact(np.array([0.0]).tobytes()) is None
     assert memory.near(np.array([299.0])) is not None
     assert memory.near(np.array([0.0])) is None
     points = np.arange(3.0)[:, None]
-    memory.add(as_bytes(points), points, np.zeros((3, 100_000)), {})  # larger than all there is
+    memory.add(as_bytes(points), points, np.zeros((3, 100_000)))  # larger than all there is
 
 
 @pytest.mark.usefixtures("monkeypatch")

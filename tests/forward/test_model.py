@@ -461,6 +461,26 @@ def test_repeated_points_in_a_batch():
     assert problem.evaluate(U).n_calls == 0
 
 
+def test_failures_are_tried_again():
+    """Their cause may be gone: the licence is back."""
+    broken = True
+
+    def function(u):
+        if broken:
+            raise OSError("no licence")
+        return u
+
+    problem = pe.InverseProblem(
+        pe.forward_model(function, output_shape=(1,)),
+        prior=(np.zeros(1), np.eye(1)),
+        data=[0.0],
+        noise=1.0,
+    )
+    assert problem.evaluate([[1.0]]).failed.all()
+    broken = False
+    assert not problem.evaluate([[1.0]]).failed.any()
+
+
 def test_copies_share_what_is_known():
     forward = pe.forward_model(decay)
     model = decay_model(forward)

@@ -65,6 +65,14 @@ def test_retries_are_kept(log, path):
     assert pe.open_store(path)["attempt"].values.tolist() == [0, 0, 1, 2]
 
 
+def test_more_retries_give_stored_failures_another_chance(log, path):
+    for retries, calls in ((0, 2), (1, 1), (1, 0)):
+        inverse, forward = new_problem(log, path, retries=retries)
+        inverse.evaluate(points([1, 10]))
+        assert forward.n_evaluations == calls
+    assert log.read() == [1, 10, 1]
+
+
 def test_replicates_are_kept_apart(path):
     def noisy(x, rng):
         return x + rng.normal(size=2)
