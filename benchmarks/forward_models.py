@@ -131,7 +131,7 @@ def chains():
         for number in (1, 4, 1, 4):
             model, _ = model_of(sleeping_longer, 3, executor=client.get_executor())
             step = pe.EnsembleKalmanSampler(ensemble_size=size)
-            options = {"draws": 10 * size, "chains": number, "cores": number, "step": step}
+            options = {"draws": 20 * size, "chains": number, "cores": number, "step": step}
             times[number].append(sample(model, **options))
     one, four = min(times[1]), min(times[4])
     print(f"Forward model of {1e3 * LONG_SLEEP:.0f} ms, a Dask cluster with workers for all chains")

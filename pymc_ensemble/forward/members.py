@@ -341,7 +341,9 @@ def _one_by_one(
             try:
                 result = call(*arguments)
                 if simple:
-                    row = numbers(result)
+                    row = np.asarray(result)
+                    if row.dtype is not FLOAT:
+                        row = numbers(result)
                     if row.shape != shape:
                         raise ValueError(wrong_shape(row.shape, shape))
                     outputs[i] = row if is_vector else row.ravel()
