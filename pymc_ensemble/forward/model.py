@@ -225,9 +225,9 @@ class ForwardModel:
         self.executor = executor
         self.timeout, self.retries = timeout, retries
         self.store_path = store
-        self.version = ""
-        if store is not None:
-            self.version = fingerprint(function) if version is None else str(version)
+        self._version = version
+        if store is not None and version is None:
+            fingerprint(function)  # refused at once where there is none
         self._token, self._pid = uuid4().hex, os.getpid()
         self._spill = Spill(f"pymc_ensemble-{self._token}")
         weakref.finalize(self, _forget, self._token, os.getpid(), self._spill.folder)
@@ -250,7 +250,15 @@ class ForwardModel:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"executor": Recipe.of(self.executor)}
+        # a copy elsewhere is of the same version, whatever becomes of the function on the way
+        return self.__dict__ | {"executor": Recipe.of(self.executor), "version": self.version}
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Version of the model, told when it is first used: all that it refers to is there then."""
+        if self._version is not None or self.store_path is None:
+            return str(self._version or "")
+        return fingerprint(self.function)
 
     @property
     def _runtime(self) -> Runtime:
@@ -408,7 +416,7 @@ class ForwardModel:
             record = None if runtime.store is None else runtime.store.put
             task = Task(self.function, signature, self.vectorized, self.random, record=record)
             if runtime.store is not None:
-                len(runtime.store)  # opened and checked here, not in every worker
+                self._tell_of(runtime.store)  # and check it here, not in every worker
             runtime.backends[signature] = backend(runtime.executor, task, self._timeout)
         return runtime.backends[signature]
 
@@ -540,6 +548,16 @@ class ForwardModel:
             if this is not None:
                 this.n_calls += n
                 this.seconds += seconds
+
+    def _tell_of(self, store: EvaluationStore) -> None:
+        ours, others = store.count()
+        if ours:
+            logger.info(f"{ours} evaluations of {self.name} are known from {store.path}.")
+        elif others:
+            logger.warning(
+                f"The {others} evaluations of {self.name} in {store.path} are of other versions of "
+                f"the model, and are not used. This is version {self.version!r}."
+            )
 
     def _warn_of_lost(self, outcomes: Outcomes) -> None:
         """Tell, once, of members that took too long or killed their worker."""

@@ -145,6 +145,35 @@ def test_default_version_follows_the_source(path):
         problem(make(object()), store=path)
 
 
+def test_other_versions_are_told(log, path, caplog):
+    new_problem(log, path)[0].evaluate(U)
+    assert not caplog.records
+    new_problem(log, path, version="2")[0].evaluate(U)
+    [record] = caplog.records
+    assert "10 evaluations" in record.getMessage()
+    assert "other versions" in record.getMessage()
+
+
+def test_functions_that_are_defined_later_count(path):
+    """The version is told when the model is first used."""
+    versions = set()
+    for factor in (2, 3):
+        source = f"""
+            @pe.forward_model(output_shape=(2,), store=path)
+            def simulate(x):
+                return later(x)
+
+            def later(x):
+                return {factor} * x
+        """
+        module = path.with_name(f"module{factor}.py")
+        module.write_text(textwrap.dedent(source))
+        namespace = {"__name__": module.stem, "pe": pe, "path": path}
+        exec(compile(module.read_text(), str(module), "exec"), namespace)
+        versions.add(namespace["simulate"].version)
+    assert len(versions) == 2
+
+
 def test_draws_are_recognized_after_a_restart(path, log):
     """What is asked for again has been through transforms, and the process is a new one."""
     inverse, _ = new_problem(log, path)
