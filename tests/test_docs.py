@@ -4,9 +4,12 @@ import functools
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 import pytest
+
+import pymc_ensemble as pe
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -32,6 +35,39 @@ def test_code_of_multiscale(monkeypatch):
     assert np.abs((session["point"]["u"] - mean) / sd).max() < 0.1
     radius = np.hypot(*np.moveaxis(session["ring"].posterior["x"].values, -1, 0))
     assert radius.mean() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
+def test_code_of_trust(monkeypatch, capsys):
+    """The failures of the page fail, and are found; simulations are fewer than the default."""
+    monkeypatch.setattr(pe, "coverage", functools.partial(pe.coverage, simulations=6))
+    session = {}
+    for block in blocks("trust.md"):
+        exec(compile(block, "trust.md", "exec"), session)
+    plt.close("all")
+    found = ("diagnosis", "one_mode_probed", "rough", "short", "small", "far_off", "heavy")
+    assert not [name for name in found if session[name].trustworthy]
+    # moments by quadrature on a grid
+    a, r = np.meshgrid(np.linspace(-5, 5, 501), np.linspace(-6, 5, 551), indexing="ij")
+    y = np.exp(a - np.exp(r) * np.array([1.0, 3.0])[:, None, None])
+    potential = ((y - np.array([0.6, 0.3])[:, None, None]) ** 2).sum(0) / 0.08 + (a**2 + r**2) / 2
+    weights = np.exp(potential.min() - potential)
+    weights /= weights.sum()
+    mean = (weights * a).sum()
+    sd = np.sqrt((weights * (a - mean) ** 2).sum())
+    error = {
+        name: (float(session[name].posterior["log_amplitude"].mean()) - mean) / sd
+        for name in ("plain", "adjusted", "corrected")
+    }
+    assert error["plain"] == pytest.approx(0.33, abs=0.05)
+    assert float(session["diagnosis"].parameters["shift"][0]) == pytest.approx(0.33, abs=0.1)
+    assert abs(error["adjusted"]) < 0.15
+    assert abs(error["corrected"]) < 0.11
+    assert session["calibration"].finished == 6
+    printed = capsys.readouterr().out
+    assert "there is a mode that the draws do not have" in printed
+    assert "calibrated, by 6 of 6 simulations" in printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
