@@ -24,7 +24,9 @@ def test_code(monkeypatch, capsys):
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), session)
         results.append(session["idata"])
-    decay, bimodal = results
+    decay, diagnosed, bimodal = results
+    assert diagnosed is decay
+    assert session["better"].posterior["rate"].shape == (2, 300)
     # Moments by quadrature on a grid; of 600 adjusted draws 100 or more count as independent.
     for name, mean, sd in [("amplitude", 1.3189, 0.0446), ("rate", 0.7926, 0.0378)]:
         draws = decay.posterior[name]
@@ -32,7 +34,9 @@ def test_code(monkeypatch, capsys):
         assert float(draws.std()) == pytest.approx(sd, rel=0.4)
     assert bimodal.posterior["u"].shape == (2, 300, 2)
     n_evals = int(bimodal.sample_stats["n_evals"].max("draw").sum())
-    assert f"\n{n_evals} evaluations\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("trustworthy: ")
+    assert f"\n{n_evals} evaluations\n" in printed
     assert n_evals > 2 * 300
     assert float(az.rhat(decay.posterior.dataset)["rate"]) < 1.1
 
