@@ -29,6 +29,7 @@ WIDTHS = np.array([1.0, 1.5, 2.25, 3.4, 5.0])  # of the particles' laws, in post
 LARGEST_GROWTH = 2.3  # of the width of the design from epoch to epoch
 MOVES = 50  # on the surrogate in an epoch
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
+NEAR = 50.0  # potential above that of the particles up to which points of the fit have full weight
 DEEP = 10.0  # potential that separates what matters from what does not, with 2 d added
 GUARDS = 100  # points beyond it that keep the fit from running away
 WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop
@@ -46,7 +47,7 @@ class Verification:
     Attributes
     ----------
     mean, sd : float
-        Mean and standard deviation of observed minus predicted loss.
+        Mean and standard deviation of observed minus predicted loss, less what noise explains.
     outliers : float
         Share of particles with a difference beyond all noise.
     noise : float
@@ -61,10 +62,20 @@ class Verification:
     passed: bool
 
     @classmethod
-    def of(cls, difference: Array, noise: Array) -> "Verification":
-        """Judge differences, shape (n,); `noise` are the sd of the noise at these particles."""
+    def of(cls, difference: Array, noise: Array, offset: float = 0.0) -> "Verification":
+        """Judge observed minus predicted losses.
+
+        Parameters
+        ----------
+        difference, noise : ndarray of shape (n,)
+            Differences, and the standard deviations of the noise at these particles.
+        offset : float, default 0.0
+            By how much noise raises observed losses at most: the fit may take for noise what it
+            has missed elsewhere.
+        """
         nugget = max(float(np.median(noise)), 0.1)
         n = len(difference)
+        difference = difference - np.clip(difference.mean(), 0.0, offset)
         outliers = float((np.abs(difference) > 5 + 4 * nugget).mean())
         mean, sd = float(difference.mean()), float(difference.std())
         passed = (
@@ -261,8 +272,9 @@ class Learning:
         if len(good) < 0.5 * state.ladder.particles.shape[1]:
             return Verification(np.nan, np.nan, 1.0, np.nan, False)
         x = state.posterior.whitening.coordinates(good.U)
-        difference = good.loss - state.posterior.loss(x) - state.posterior.loss_offset
-        verification = Verification.of(difference, state.posterior.loss_noise(x))
+        difference = good.loss - state.posterior.loss(x)
+        noise, offset = state.posterior.loss_noise(x), state.posterior.loss_offset
+        verification = Verification.of(difference, noise, offset)
         error = np.inf if state.surrogate_error is None else state.surrogate_error.max()
         return replace(verification, passed=verification.passed and bool(error < UNSURE))
 
@@ -328,7 +340,12 @@ class Learning:
         is_guard = np.arange(len(points)) >= len(selected)
         prior = WhitenedPrior.of(self.problem, whitening)
         least, mean_excess, relative = np.nan, np.nan, None
-        if not self.forward and loss is not None:
+        if loss is not None and self.forward:
+            # far from the posterior the process may be wrong: what it misses there is no noise
+            potential = state.exponent * loss[points] + data.prior
+            excess = potential - np.quantile(potential[: len(selected)], 0.05)
+            relative = 1 + (np.maximum(excess, 0) / NEAR) ** 4
+        elif loss is not None:
             least = float(np.quantile(loss[selected], 0.02))
             excess = np.maximum(loss[points] - least, 0) + 0.5 * d
             mean_excess = float(excess[: len(selected)].mean())
