@@ -344,7 +344,7 @@ class Learning:
             # far from the posterior the process may be wrong: what it misses there is no noise
             potential = state.exponent * loss[points] + data.prior
             excess = potential - np.quantile(potential[: len(selected)], 0.05)
-            relative = 1 + (np.maximum(excess, 0) / NEAR) ** 4
+            relative = 1 + (np.clip(excess, 0, 10 * NEAR) / NEAR) ** 4
         elif loss is not None:
             least = float(np.quantile(loss[selected], 0.02))
             excess = np.maximum(loss[points] - least, 0) + 0.5 * d
