@@ -505,6 +505,7 @@ class Pool:
             self.owned = True
         elif type(old).__name__ == "_ReusablePoolExecutor":
             module = sys.modules[type(old).__module__]
+            old.shutdown(wait=True, kill_workers=True)  # else it may be handed out again
             self.executor = module.get_reusable_executor(max_workers=old._max_workers)
         else:
             raise ExecutorError(

@@ -18,7 +18,7 @@ from misbehaving import misbehave, points, problem
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import ExecutorError
-from pymc_ensemble.forward.executors import chunk_size, plan
+from pymc_ensemble.forward.executors import Chunk, Recipe, chunk_size, plan
 from pymc_ensemble.forward.members import Outcomes, note, read_diary
 
 U = points(np.arange(10, 40))
@@ -51,7 +51,6 @@ def executors():
     yield pytest.param(lambda: ProcessPoolExecutor(2, mp_context=fork()), id="ProcessPoolExecutor")
     yield pytest.param(FarAway, id="far away")
     yield pytest.param(loky, id="loky", marks=pytest.mark.slow)
-    yield pytest.param(joblib, id="joblib", marks=pytest.mark.slow)
 
 
 def fork():
@@ -64,13 +63,6 @@ def fork():
 
 def loky():
     return pytest.importorskip("loky").get_reusable_executor(2)
-
-
-def joblib():
-    pytest.importorskip("joblib")
-    from joblib.externals.loky import get_reusable_executor
-
-    return get_reusable_executor(2)
 
 
 @pytest.fixture
@@ -211,6 +203,16 @@ def test_pools_of_others_are_rebuilt(run, log, pool, caplog):
     assert not inverse.evaluate(U).failed.any()
 
 
+@pytest.mark.slow
+def test_joblib(run):
+    """It ships a loky of its own."""
+    pytest.importorskip("joblib")
+    from joblib.externals.loky import get_reusable_executor
+
+    inverse, _ = run(lambda x: 2 * x, get_reusable_executor(2))
+    np.testing.assert_array_equal(inverse.forward(U), 2 * U)
+
+
 def test_workers_that_cannot_get_the_function_are_no_failure(run):
     class Unpicklable:
         def __reduce__(self):
@@ -257,17 +259,28 @@ def test_chains_in_processes_can_have_no_processes(executor):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mp_ctx", ["fork", "spawn"])
-def test_chains_in_processes_can_have_threads(mp_ctx):
-    if mp_ctx == "fork" and os.name != "posix":
-        pytest.skip("no fork")
+@pytest.mark.skipif(os.name != "posix", reason="no fork")
+def test_chains_in_processes_can_have_threads():
+    """Which a fork does not inherit."""
     results = []
     for executor, cores in ((None, 1), ("threads", 2), (ThreadPoolExecutor(3), 2)):
         if executor is not None:
-            chains_in_processes(executor, cores=1)[0].close()  # threads that a fork does not have
-        results.append(chains_in_processes(executor, cores=cores, mp_ctx=mp_ctx)[1].posterior)
+            chains_in_processes(executor, cores=1)[0].close()
+        results.append(chains_in_processes(executor, cores=cores, mp_ctx="fork")[1].posterior)
     np.testing.assert_array_equal(results[1].x, results[0].x)
     np.testing.assert_array_equal(results[2].x, results[0].x)
+
+
+def test_what_is_needed_to_have_an_executor_elsewhere():
+    assert Recipe.of(None).make() is None
+    assert Recipe.of("processes").make() == "processes"
+    with ThreadPoolExecutor(3) as mine, Recipe.of(mine).make() as theirs:
+        assert theirs is not mine
+        assert theirs._max_workers == 3
+    recipe = Recipe.of(FarAway())
+    assert cloudpickle.loads(cloudpickle.dumps(recipe)) == recipe
+    with pytest.raises(ExecutorError, match="FarAway cannot be used in another process"):
+        recipe.make()
 
 
 MPI_SCRIPT = """
@@ -367,8 +380,6 @@ def test_a_diary_that_ends_in_the_midst_of_a_word(tmp_path):
 
 
 def test_plan_begins_with_some_if_nothing_is_known():
-    from pymc_ensemble.forward.executors import Chunk
-
     chunk = Chunk(np.arange(20), np.zeros((20, 1)), None, None)
     first, rest = plan(chunk, 2, None, False)
     assert [len(part) for part in first] == [1, 1]
