@@ -74,3 +74,14 @@ def test_code_of_trust(monkeypatch, capsys):
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert not [link for link in links if "://" not in link and not (DOCS / link).exists()]
+
+
+@pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
+def test_code_of_gaussian_process(monkeypatch):
+    """The example on the page, with fewer draws and epochs than the default."""
+    short = {"draws": 200, "tune": 3, "chains": 1, "cores": 1, "progressbar": False}
+    monkeypatch.setattr(pm, "sample", functools.partial(pm.sample, **short))
+    session = {}
+    [block] = blocks("gaussian_process.md")
+    exec(compile(block, "gaussian_process.md", "exec"), session)
+    assert session["idata"].posterior["u"].shape == (1, 200, 2)
