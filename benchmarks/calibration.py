@@ -4,9 +4,9 @@
                                      [--figure FILE]
 
 draws the two parameters of an exponential decay from their prior and data with much noise from the
-model, samples the posterior, and sees where the parameters lie among the draws: again and again,
-with every sampler of the package. A sampler that is calibrated keeps all of its curves in the
-bands. Takes a few minutes on one core.
+model, samples the posterior, and sees where the parameters lie among the draws: again and again. A
+sampler that is calibrated keeps all of its curves in the bands. The four samplers of the default
+take some ten minutes on one core.
 """
 
 import argparse
@@ -47,8 +47,8 @@ SAMPLERS = {
     "EKS": lambda: pe.EnsembleKalmanSampler(),
     "EKS, adjusted": lambda: pe.EnsembleKalmanSampler(adjust=True),
     "multiscale": lambda: pe.MultiscaleSampler(walkers=10),
-    "multiscale, adjusted": lambda: pe.MultiscaleSampler(walkers=10, adjust=True),
     "EGPS": lambda: pe.EnsembleGaussianProcessSampler(),
+    "multiscale, adjusted": lambda: pe.MultiscaleSampler(walkers=10, adjust=True),
     "EGPS, adjusted": lambda: pe.EnsembleGaussianProcessSampler(adjust=True),
 }
 
@@ -75,7 +75,7 @@ def main():
     """Print verdicts, and what is behind them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=200)
-    parser.add_argument("--samplers", nargs="*", default=list(SAMPLERS), choices=list(SAMPLERS))
+    parser.add_argument("--samplers", nargs="*", default=list(SAMPLERS)[:4], choices=list(SAMPLERS))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--figure")
