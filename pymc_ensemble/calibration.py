@@ -157,8 +157,9 @@ def coverage(
     from a surrogate. This takes two forward evaluations of each simulation.
 
     Bands are simultaneous [2]_: all curves together stay in them with the given probability if the
-    sampler is calibrated. With fewer than ten simulations they are too narrow. A calibrated sampler is right on average over the prior, and may yet be
-    wrong for particular data; `diagnose` judges a particular run.
+    sampler is calibrated. With fewer than ten simulations they are too narrow. A calibrated sampler
+    is right on average over the prior, and may yet be wrong for particular data; `diagnose` judges
+    a particular run.
 
     A simulation that fails is left out, and told. What is left is no fair sample of the prior, if
     failures depend on parameters.
