@@ -213,6 +213,10 @@ def test_wrong_samplers_are_told(sd, verdict):
     result = run(scalar(sd), ToyStep, 30, draws=60)
     assert result.verdict == verdict
     assert result.finished == 30
+    # the truth is further out, or further in, than it should be
+    levels = result.data["simulations"]["highest_density"]
+    assert (float(levels.mean()) > 0.6) is (verdict == "overconfident")
+    assert (float(levels.mean()) < 0.4) is (verdict == "conservative")
 
 
 def test_failures_are_kept_with_their_reason(caplog):
