@@ -196,7 +196,7 @@ def plan(
 _task: Task | None = None  # of this worker
 
 
-def _begin_worker(task: Task, parent: int) -> None:
+def _begin_worker(task: Task, parent: int, folder: Path) -> None:
     """Keep the task; leave interrupts to the parent, and end with it."""
     global _task
     _task = task
@@ -205,6 +205,7 @@ def _begin_worker(task: Task, parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(WATCH_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watch").start()
@@ -269,7 +270,7 @@ class Processes:
         self.pool = ProcessPool(
             max_workers=workers,
             initializer=_begin_worker,
-            initargs=(task if forks else Pickled(task, everything=False), os.getpid()),
+            initargs=(task if forks else Pickled(task, everything=False), os.getpid(), self.folder),
             context=context,
         )
         self._number = 0
@@ -389,12 +390,11 @@ class Pool:
         if not self.saves:
             task = replace(task, record=None)
         self.task = task
-        self.folder = None if self.threads else Path(tempfile.mkdtemp(prefix="pymc_ensemble-"))
-        self._call: tuple[Any, ...]
-        if self.threads:
-            self._call = (evaluate, task)
-        else:
+        self._call: tuple[Any, ...] = (evaluate, task)
+        self.folder = None
+        if not self.threads:
             self._call = (Pickled(partial(members.evaluate_to_tuple, task)),)
+            self.folder = Path(tempfile.mkdtemp(prefix="pymc_ensemble-"))
         self._number = 0
 
     @property
