@@ -278,7 +278,9 @@ def test_map_that_changes_its_mind_is_not_verified():
 
     def drifting(U):
         n.append(len(U))
-        return np.exp(U[:, :1]) * np.exp(-np.exp(U[:, 1:]) * np.linspace(0.2, 4, 12)) * 20 * len(n)
+        return (
+            np.exp(U[:, :1]) * np.exp(-np.exp(U[:, 1:]) * np.linspace(0.2, 4, 12)) * 2.0 ** len(n)
+        )
 
     problem.forward_map = drifting
     _, state, reports = learn(problem, np.random.default_rng(0), ensemble_size=40)
