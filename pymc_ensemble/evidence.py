@@ -22,6 +22,7 @@ TRAINING_DRAWS = 1000
 PROPOSALS = 4000  # of each round of adaptive importance sampling
 ROUNDS = 5
 N_KERNELS = 300
+LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates can still be told
 MOST_FOR_KERNELS = 10  # parameters
 HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
 
@@ -196,11 +197,11 @@ class Regression:
         with threadpool_limits(1, "blas"):
             process = GaussianProcess.fit(x, lp[:, None], "quadratic", rng, relative_noise=relative)
             points, weights = _adaptive_sample(process, x, rng)
-            uncertainty = float(np.exp(weights.log_weights) @ process.sd(points)[:, 0])
+            w = np.exp(weights.log_weights)
+            w /= w.sum()
+            uncertainty = w @ process.sd(points)[:, 0]
         moved = center + points @ root.T
         moved = np.where(log_scale, np.exp(np.where(log_scale, moved, 0.0)), moved)
-        w = np.exp(weights.log_weights)
-        w /= w.sum()
         mean = w @ moved
         sd = np.sqrt(w @ (moved - mean) ** 2)
         return cls(
@@ -210,14 +211,22 @@ class Regression:
             X.std(0) / sd,
             weights.khat,
             weights.efficiency,
-            uncertainty / max(w.sum(), 1e-300),
-            float(process.noise[0]),
+            float(uncertainty),
+            min(float(process.noise[0]), _nugget(x, lp - process.evaluate(x)[0][:, 0])),
         )
 
     @property
     def reliable(self) -> bool:
         """Whether the fit says anything about the posterior where the draws are."""
         return self.khat < 0.95 and self.efficiency > 0.02 and self.uncertainty < 0.6
+
+
+def _nugget(x: FloatArray, residual: FloatArray) -> float:
+    """Scatter of residuals between close neighbors: it vanishes if a fit was merely too stiff."""
+    distance, neighbor = cKDTree(x).query(x, k=2)
+    close = distance[:, 1] <= np.quantile(distance[:, 1], 0.25)
+    difference = residual[close] - residual[neighbor[close, 1]]
+    return float(np.sqrt(0.5 * np.median(difference**2) / 0.455))  # of a squared normal variable
 
 
 def _adaptive_sample(
@@ -348,6 +357,8 @@ def needed_blocks(blocks: list[FloatArray], log_q: FloatArray, most_columns: int
         return float((residual**2).mean() / lost / max(values.var(), 1e-300))
 
     best = misfit(kept)
+    if best > LARGEST_MISFIT:  # the laws of the run have nothing in common
+        return kept
     for k in range(len(blocks) - 1, -1, -1):
         if not kept[k] or sum(kept) == 1:
             continue
