@@ -275,7 +275,7 @@ def diagnose(
     >>> import pymc_ensemble as pe
     >>> with pm.Model():
     ...     x = pm.Normal("x", shape=2)
-    ...     pm.Normal("y", x[0] - x[1], 0.5, observed=1.0)
+    ...     _ = pm.Normal("y", x[0] - x[1], 0.5, observed=1.0)
     ...     idata = pm.sample(
     ...         1000, step=pe.EnsembleKalmanSampler(), chains=4, cores=1, random_seed=1,
     ...         progressbar=False,

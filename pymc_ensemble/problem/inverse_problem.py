@@ -283,7 +283,7 @@ class InverseProblem:
         >>> from pymc_ensemble import InverseProblem
         >>> with pm.Model():
         ...     x = pm.Normal("x", shape=2)
-        ...     pm.Potential("ring", -8 * (pm.math.sqrt((x**2).sum()) - 1) ** 2)
+        ...     _ = pm.Potential("ring", -8 * (pm.math.sqrt((x**2).sum()) - 1) ** 2)
         ...     problem = InverseProblem.from_density()
         >>> problem.n_outputs
         1
