@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Variable
-from xarray import DataTree
+from xarray import Dataset, DataTree
 
 from .diagnostics import ensemble_stats
 from .draws import Point
+from .forward import open_store
 from .initial_ensemble import posterior_points, unconstrained
 from .log import logger
 from .problem import InverseProblem, problem_of
@@ -20,7 +22,7 @@ from .samplers.learning import LearningState
 from .step_methods import EnsembleStep, Named
 
 FloatArray = NDArray[np.float64]
-Archive = tuple[Any, ArrayLike] | DataTree
+Archive = tuple[Any, ArrayLike] | DataTree | Dataset | str | PathLike
 
 PAPER_TUNE = 1000  # short steps: the published scheme needs many
 TOLD = 10  # coordinates in the log
@@ -52,11 +54,13 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     epochs : int, default 8
         Epochs of J evaluations before the verification, the initial ensemble included. A surrogate
         that is precise earlier is verified earlier.
-    archive : (points, outputs) or DataTree, optional
+    archive : (points, outputs), DataTree, Dataset or path, optional
         Evaluations that were made before: points of shape (n, d) in unconstrained coordinates, or a
         mapping of variable names to values of shape (n, ...), with the forward outputs, shape
         (n, K), as `InverseProblem.evaluate` gives them; or, for ``target="potential"``, the result
-        of a run whose draws carry exact log densities.
+        of a run whose draws carry exact log densities; or an evaluation store, by its path or as
+        `open_store` reads it, if the inputs of the forward model are the model's variables, and
+        have their names. A forward model with this store finds all evaluations there.
     dt : float, optional
         Largest time step of ``scheme="paper"``, in units in which the ensemble has unit variance,
         by default 0.1.
@@ -212,8 +216,11 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         if isinstance(self._archive, DataTree):
             points, lp = exact_draws(self._archive, model, problem.coordinate_names)
             return points, -lp - problem.prior_potential(points)
+        if isinstance(self._archive, str | PathLike | Dataset):
+            return self._stored_evaluations(problem)
         try:
-            points, outputs = self._archive  # type: ignore[misc]
+            pair: Any = self._archive
+            points, outputs = pair
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "archive must be a pair (points, outputs), or the result of an earlier run."
@@ -221,6 +228,24 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         if isinstance(points, Mapping):
             points = unconstrained(model, points)
         return np.asarray(points, dtype=float), np.asarray(outputs, dtype=float)
+
+    def _stored_evaluations(self, problem: Any) -> tuple[FloatArray, FloatArray]:
+        """Points and outputs of an evaluation store."""
+        given: Any = self._archive
+        stored = given if isinstance(given, Dataset) else open_store(given)
+        names = [rv.name for rv in self._model_to_bind.free_RVs]
+        if missing := [name for name in names if name not in stored]:
+            raise ValueError(
+                f"The archive has no values of `{missing[0]}`: a store knows the inputs of its "
+                "forward model, which have to be all variables of the model, by their names. Give "
+                "a pair (points, outputs) instead."
+            )
+        stored = stored.isel(evaluation=stored["status"].to_numpy() == "ok")
+        points = unconstrained(
+            self._model_to_bind, {name: stored[name].to_numpy() for name in names}
+        )
+        points = np.unique(points, axis=0)
+        return points, problem.evaluate(points).outputs
 
     def _bind(self, model: pm.Model) -> None:
         self._model_to_bind = model

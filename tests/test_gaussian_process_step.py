@@ -224,3 +224,38 @@ def test_wrong_use_is_refused_at_construction(options, message):
     with model, pytest.raises(ValueError, match=message):
         pe.EnsembleGaussianProcessSampler(**options)
     assert model.forward.n_evaluations == 0
+
+
+def test_archive_from_a_store(tmp_path):
+    calls = []
+
+    def model(store):
+        @pe.forward_model(output_shape=(3,), store=store, version="1")
+        def simulate(rate, level):
+            calls.append(rate)
+            return level * np.exp(-rate * np.arange(3))
+
+        with pm.Model() as model:
+            rate = pm.LogNormal("rate", 0, 0.5)
+            level = pm.Normal("level", 1, 0.3)
+            pm.Normal("y", simulate(rate, level), 0.1, observed=[1.0, 0.4, 0.2])
+        return model
+
+    path = tmp_path / "runs.db"
+    sample(model(path), pe.EnsembleKalmanSampler(ensemble_size=30), draws=60)
+    known = len(calls)
+    assert known > 60
+    calls.clear()
+    same = model(path)
+    with same:
+        step = pe.EnsembleGaussianProcessSampler(ensemble_size=30, archive=path)
+        pe.EnsembleGaussianProcessSampler(ensemble_size=30, archive=pe.open_store(path))
+    assert not calls  # all of them were found
+    sample(same, step, draws=60)
+    assert len(step.learned.archive) >= known + len(calls)
+    with pm.Model():
+        rate = pm.LogNormal("rate", 0, 0.5)
+        other = pm.Normal("other")
+        pm.Normal("y", rate + other, 0.1, observed=1.0)
+        with pytest.raises(ValueError, match="`other`"):
+            pe.EnsembleGaussianProcessSampler(archive=path)
