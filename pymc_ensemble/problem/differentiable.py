@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from pytensor.gradient import NullTypeGradError
 from pytensor.graph.basic import Variable
 
-from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
+from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch
 from pymc_ensemble.problem.batching import BatchFunction
 from pymc_ensemble.problem.compiled import CompiledPrior, gradients
 from pymc_ensemble.problem.extraction import extract_density
@@ -73,13 +73,7 @@ class DifferentiableProblem:
         def all_of(points: FloatArray) -> FloatArray:
             return np.column_stack(self._function(points))
 
-        def one(point: FloatArray) -> FloatArray:
-            return np.concatenate(self._function.one(point))
-
-        try:
-            return evaluate_batch(all_of, points, self.n_outputs)
-        except Exception:
-            return evaluate_rows(one, points, self.n_outputs)
+        return evaluate_batch(all_of, points, self.n_outputs)
 
     def loss(self, Z: FloatArray) -> FloatArray:
         """Loss of the outputs, shape (J,)."""
