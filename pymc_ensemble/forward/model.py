@@ -805,10 +805,11 @@ def _described(output_shape: Any) -> Outputs:
     """Outputs by what the user says of their shapes."""
 
     def shape(value: Any) -> tuple[int, ...]:
-        if isinstance(value, int | np.integer):
-            return (int(value),)
-        if isinstance(value, tuple) and all(isinstance(k, int | np.integer) for k in value):
-            return tuple(int(k) for k in value)
+        sizes = value if isinstance(value, tuple) else (value,)
+        if all(isinstance(k, int | np.integer) for k in sizes):
+            if min(sizes, default=0) < 0:
+                raise ValueError(f"output_shape={output_shape!r} has a negative length.")
+            return tuple(int(k) for k in sizes)
         raise TypeError(
             f"output_shape={output_shape!r} must be a tuple of integers, or a list or dict of such "
             "tuples if the function returns several arrays."

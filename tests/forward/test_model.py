@@ -608,3 +608,8 @@ def test_fingerprint_follows_what_the_function_is(monkeypatch):
         fingerprint(make(object()))
     with pytest.raises(ValueError, match="version"):
         fingerprint(Recorder(decay))
+
+
+def test_negative_output_shape():
+    with pytest.raises(ValueError, match="negative length"):
+        pe.forward_model(output_shape=(2, -1))(lambda u: u)
