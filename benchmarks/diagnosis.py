@@ -1,20 +1,21 @@
 """How often `diagnose` flags posteriors that are wrong, and spares those that are right.
 
-    python benchmarks/diagnosis.py [--seeds 5] [--cases NAME ...] [--runs FOLDER]
+    python benchmarks/diagnosis.py [--seeds 5] [--cases NAME ...] [--parts PART ...] [--runs FOLDER]
 
-samples problems whose posteriors are known, about half of them such that the result is wrong on
-purpose, and prints the confusion table: once for the problems with which thresholds were chosen,
-once for those that were held back. Wrong is a mean that is off by more than 0.3 posterior standard
-deviations, or a standard deviation that is off by more than 20%, in any parameter. Finished runs
-are kept in a folder, so that only what is missing is computed.
+samples problems whose posteriors are known, many of them such that the result is wrong on purpose,
+and prints the confusion table: for the problems with which thresholds were chosen, for those that
+were held back then, and for those that were written later. Wrong is a mean that is off by more than
+0.3 posterior standard deviations, or a standard deviation that is off by more than 20%, in any
+parameter. Finished runs are kept in a folder, so that only what is missing is computed.
 """
 
 import argparse
 import logging
 import warnings
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,244 +23,30 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
+from known_posteriors import PROBLEMS, Moments
 
 import pymc_ensemble as pe
-from pymc_ensemble import gallery
 
+PARTS = {
+    "chosen": "problems with which thresholds were chosen",
+    "held back": "problems that were held back then",
+    "fresh": "problems that were written later",
+}
 MEAN, SD = 0.3, 0.2  # errors beyond which a result is wrong
 
 
-def quadrature(model: pm.Model, half_width: float = 8.0, n: int = 801) -> dict[str, Any]:
-    """Moments of the posterior of a model without transforms, in one or two dimensions."""
-    problem = pe.InverseProblem.from_density(model)
-    center, width = np.zeros(problem.dimension), half_width
-    for _ in range(2):  # once to find the posterior, once to resolve it
-        axes = [np.linspace(c - w, c + w, n) for c, w in np.broadcast(center, width)]
-        grid = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=1)
-        potential = problem.loss(problem.evaluate(grid).outputs) + problem.prior_potential(grid)
-        weights = np.exp(potential.min() - potential)
-        weights /= weights.sum()
-        center = weights @ grid
-        sd = np.sqrt(weights @ (grid - center) ** 2)
-        width = np.minimum(half_width, 10 * sd)
-    [name] = [rv.name for rv in model.free_RVs]
-    return {name: {"mean": center, "sd": sd}}
-
-
-# -- problems -----------------------------------------------------------------------------------
-
-
-def black_box_free(forward: Callable[[Any], Any], prior: Any, likelihood: Any) -> pm.Model:
-    """Model of one vector ``u`` with a prior, a forward map in PyTensor, and a likelihood."""
-    with pm.Model() as model:
-        likelihood(forward(prior()))
-    return model
-
-
-def normal(d: int = 2, sd: float = 1.0) -> Callable[[], Any]:
-    """Gaussian prior of ``u``."""
-    return lambda: pm.Normal("u", 0.0, sd, shape=d)
-
-
-def observed(data: Any, sd: Any) -> Callable[[Any], Any]:
-    """Gaussian likelihood."""
-    return lambda z: pm.Normal("y", z, sd, observed=np.asarray(data, dtype=float))
-
-
-TIMES = np.linspace(0.2, 3.0, 8)
-
-
-def banana() -> pm.Model:
-    """Bent by a square."""
-    return black_box_free(
-        lambda u: pm.math.stack([u[0], u[1] - u[0] ** 2]),
-        normal(2, 2.0),
-        observed([0.5, 0], [1, 0.4]),
-    )
-
-
-def cubic_banana() -> pm.Model:
-    """Bent by a cube."""
-    return black_box_free(
-        lambda u: pm.math.stack([u[0], u[1] - u[0] ** 3]),
-        normal(2, 2.0),
-        observed([0, 0], [1, 0.3]),
-    )
-
-
-def mild_banana() -> pm.Model:
-    """Bent a little."""
-    return black_box_free(
-        lambda u: pm.math.stack([u[0], u[1] - 0.1 * u[0] ** 2]),
-        normal(2, 2.0),
-        observed([0.5, 0.2], [0.5, 0.4]),
-    )
-
-
-def hyperbola() -> pm.Model:
-    """Only a product is observed: two ridges."""
-    return black_box_free(lambda u: u[0] * u[1], normal(2, 1.0), observed(0.8, 0.2))
-
-
-def ring() -> pm.Model:
-    """Only a radius is observed."""
-    return black_box_free(lambda u: (u**2).sum(), normal(2, 1.0), observed(2.0, 0.3))
-
-
-def saturation() -> pm.Model:
-    """Growth that saturates, with little noise."""
-    rate = [0.55, 0.85, 1.1, 1.15, 1.35, 1.3, 1.35, 1.3]
-    return black_box_free(
-        lambda u: pm.math.exp(0.5 * u[0]) * (1 - pm.math.exp(-pm.math.exp(u[1]) * TIMES)),
-        normal(2, 1.0),
-        observed(rate, 0.1),
-    )
-
-
-def weak_saturation() -> pm.Model:
-    """The same with much noise."""
-    rate = [0.1, 0.9, 0.3, 1.0, 1.9, 0.8, 1.7, 1.1]
-    return black_box_free(
-        lambda u: pm.math.exp(u[0]) * (1 - pm.math.exp(-pm.math.exp(u[1]) * TIMES)),
-        normal(2, 1.0),
-        observed(rate, 0.6),
-    )
-
-
-def robust_line() -> pm.Model:
-    """A line with an outlier, and heavy-tailed noise."""
-    data = [0.1, 0.9, 2.2, 2.8, 9.0, 5.1, 5.8, 7.3]
-    return black_box_free(
-        lambda u: u[0] + u[1] * np.arange(8.0),
-        normal(2, 3.0),
-        lambda z: pm.StudentT("y", nu=3, mu=z, sigma=0.3, observed=data),
-    )
-
-
-def cauchy_location() -> pm.Model:
-    """Two groups of data with Cauchy noise: two modes."""
-    return black_box_free(
-        lambda u: u[0] + np.zeros(4),
-        normal(1, 5.0),
-        lambda z: pm.Cauchy("y", z, 0.5, observed=[-3.0, -2.4, 2.6, 3.1]),
-    )
-
-
-def heavy_prior() -> pm.Model:
-    """A sum is observed, of unknowns with a heavy-tailed prior."""
-    return black_box_free(
-        lambda u: u[0] + u[1],
-        lambda: pm.StudentT("u", nu=2.5, mu=0, sigma=1, shape=2),
-        observed(3.0, 1.0),
-    )
-
-
-def counts() -> pm.Model:
-    """Exponential growth of counts."""
-    return black_box_free(
-        lambda u: pm.math.exp(u[0] + u[1] * (TIMES - 1.6)),
-        normal(2, 1.0),
-        lambda z: pm.Poisson("y", z, observed=[3, 2, 6, 4, 9, 7, 12, 15]),
-    )
-
-
-def few_counts() -> pm.Model:
-    """The same with hardly any counts."""
-    return black_box_free(
-        lambda u: pm.math.exp(u[0] + u[1] * (TIMES - 1.6)),
-        normal(2, 2.0),
-        lambda z: pm.Poisson("y", z, observed=[0, 0, 0, 1, 0, 0, 1, 2]),
-    )
-
-
-def shares() -> pm.Model:
-    """Logistic regression."""
-    return black_box_free(
-        lambda u: u[0] + u[1] * (TIMES - 1.6),
-        normal(2, 1.5),
-        lambda z: pm.Binomial("y", n=10, logit_p=z, observed=[1, 3, 2, 5, 4, 8, 9, 9]),
-    )
-
-
-def unknown_noise() -> pm.Model:
-    """Gaussian data of unknown scale: the second unknown is its logarithm."""
-    return black_box_free(
-        lambda u: u,
-        normal(2, 2.0),
-        lambda u: pm.Normal("y", u[0], pm.math.exp(u[1]), observed=[0.3, 1.4, -0.6, 2.9, 1.1]),
-    )
-
-
-def funnel() -> pm.Model:
-    """Scale of a group of effects and one of these, centered."""
-    return black_box_free(
-        lambda u: u,
-        normal(2, 1.5),
-        lambda u: (
-            pm.Potential("effect", pm.logp(pm.Normal.dist(0, pm.math.exp(1.5 * u[0])), u[1])),
-            pm.Normal("y", u[1], 1.0, observed=[0.6]),
-        ),
-    )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A model whose posterior is known.
-
-    `held_out` problems were not looked at when thresholds were chosen.
-    """
-
-    model: Callable[[], pm.Model]
-    held_out: bool = False
-    smooth: Callable[[], pm.Model] | None = None  # the model behind a rough one
-
-    def reference(self) -> dict[str, Any]:
-        """Mean and standard deviation of every variable."""
-        model = (self.smooth or self.model)()
-        if not isinstance(model, gallery.model.GalleryModel):
-            return quadrature(model)
-        known = model.reference
-        return {
-            str(name): {k: known[name].sel(statistic=k).values for k in ("mean", "sd")}
-            for name in known.data_vars
-        }
-
-
-PROBLEMS = {
-    "linear 10-d": Problem(lambda: gallery.linear_gaussian(10)),
-    "linear 20-d": Problem(lambda: gallery.linear_gaussian(20), held_out=True),
-    "decay": Problem(gallery.decay),
-    "noisy decay": Problem(lambda: gallery.decay(noise_sd=0.3)),
-    "poisson": Problem(gallery.poisson_regression, held_out=True),
-    "smooth 5-d": Problem(gallery.smooth_nonlinear),
-    "bimodal": Problem(gallery.bimodal),
-    "four modes": Problem(lambda: gallery.four_modes(rough=False)),
-    "rough": Problem(
-        lambda: gallery.linear_multiscale(prior_variance=1.0),
-        smooth=lambda: gallery.linear_multiscale(prior_variance=1.0, rough=False),
-    ),
-    "rough decay": Problem(
-        lambda: gallery.decay(roughness=0.2), held_out=True, smooth=gallery.decay
-    ),
-    "banana": Problem(banana),
-    "cubic banana": Problem(cubic_banana, held_out=True),
-    "mild banana": Problem(mild_banana),
-    "hyperbola": Problem(hyperbola, held_out=True),
-    "ring": Problem(ring),
-    "saturation": Problem(saturation, held_out=True),
-    "weak saturation": Problem(weak_saturation),
-    "robust line": Problem(robust_line),
-    "cauchy location": Problem(cauchy_location),
-    "heavy prior": Problem(heavy_prior, held_out=True),
-    "counts": Problem(counts),
-    "few counts": Problem(few_counts, held_out=True),
-    "shares": Problem(shares),
-    "unknown noise": Problem(unknown_noise, held_out=True),
-    "funnel": Problem(funnel),
-}
-
-
 # -- cases --------------------------------------------------------------------------------------
+
+
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "plain": pe.EnsembleKalmanSampler,
+    "adjusted": partial(pe.EnsembleKalmanSampler, adjust=True),
+    "published": partial(pe.EnsembleKalmanSampler, scheme="paper"),
+    "multiscale": partial(pe.MultiscaleSampler, walkers=5),
+    "surrogate": pe.EnsembleGaussianProcessSampler,
+    "tested surrogate": partial(pe.EnsembleGaussianProcessSampler, adjust=True),
+    "Langevin": pe.EnsembleLangevinSampler,
+}
 
 
 @dataclass(frozen=True)
@@ -284,9 +71,7 @@ class Case:
         options = dict(self.options)
         if self.start is not None:
             options["initial_ensemble"] = self.start(np.random.default_rng(seed), d)
-        if self.sampler == "multiscale":
-            return pe.MultiscaleSampler(**{"walkers": 5} | options)
-        return pe.EnsembleKalmanSampler(adjust=self.sampler == "adjusted", **options)
+        return SAMPLERS[self.sampler](**options)
 
 
 def far_off(rng: np.random.Generator, d: int) -> np.ndarray:
@@ -332,6 +117,37 @@ CASES = [
     *each("decay, robust line, linear 20-d", "adjusted", "far off", tune=2, start=far_off),
     *each("bimodal", "multiscale", "few steps", draws=100),
     *each("hyperbola", "multiscale", "one walker", options={"walkers": 1}),
+    # the fresh ones
+    *each(
+        "rosenbrock, rosenbrock chain, schools, neal, gamma rates, uneven modes, robust curve, "
+        "heavy location, logistic, shell, ripples, rough plane, quiet kinetics, loud kinetics, "
+        "heteroscedastic, corner, exchange, wave, kink, breakdown, linear 40-d",
+        "plain",
+    ),
+    *each(
+        "rosenbrock, rosenbrock chain, schools, neal, gamma rates, uneven modes, robust curve, "
+        "heavy location, shell, ripples, rough plane, quiet kinetics, loud kinetics, corner, "
+        "exchange, wave, kink, breakdown",
+        "adjusted",
+    ),
+    *each(
+        "rosenbrock, gamma rates, uneven modes, heavy location, logistic, shell, heteroscedastic, "
+        "exchange, wave, kink",
+        "multiscale",
+    ),
+    *each("rosenbrock, logistic, heteroscedastic, ripples, rough plane, corner", "surrogate"),
+    *each("rosenbrock, kink, loud kinetics", "tested surrogate"),
+    *each("rosenbrock, wave, shell", "surrogate", "too short", tune=2),
+    *each("rough plane, loud kinetics", "plain", "rough=True", options={"rough": True}),
+    *each("rosenbrock chain, logistic, schools", "adjusted", "too short", draws=100, tune=2),
+    *each("logistic, linear 40-d", "plain", "too short", draws=100, tune=2),
+    *each("rosenbrock, gamma rates", "plain", "small ensemble", options={"ensemble_size": 6}),
+    *each("linear 40-d", "plain", "small ensemble", options={"ensemble_size": 43}),
+    *each("heteroscedastic, linear 40-d", "plain", "far off", tune=2, start=far_off),
+    *each("logistic, rosenbrock", "adjusted", "far off", tune=2, start=far_off),
+    *each("exchange", "multiscale", "few steps", draws=60),
+    *each("gamma rates, heteroscedastic", "published"),
+    *each("logistic, rosenbrock", "Langevin"),
 ]
 
 
@@ -352,7 +168,7 @@ def sample(case: Case, seed: int) -> xr.DataTree:
         )
 
 
-def errors(idata: xr.DataTree, reference: dict[str, Any]) -> tuple[float, float]:
+def errors(idata: xr.DataTree, reference: Moments) -> tuple[float, float]:
     """Largest error of a mean in posterior sd, and of an sd, in any parameter."""
     mean, sd = 0.0, 0.0
     for name, moments in reference.items():
@@ -385,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cases", nargs="*", help="only cases whose name contains one of these")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--runs", type=Path, default=Path("outputs/diagnosis"))
     options = parser.parse_args()
     pytensor.config.mode = "FAST_COMPILE"
@@ -395,10 +212,11 @@ def main() -> None:
     cases = [
         case
         for case in CASES
-        if not options.cases or any(name in case.name for name in options.cases)
+        if PROBLEMS[case.problem].part in options.parts
+        and (not options.cases or any(name in case.name for name in options.cases))
     ]
-    references: dict[str, Any] = {}
-    table: dict[tuple[bool, bool, bool], int] = defaultdict(int)
+    references: dict[str, Moments] = {}
+    table: Counter[tuple[str, bool, bool]] = Counter()
     for case in cases:
         problem = PROBLEMS[case.problem]
         if case.problem not in references:
@@ -408,7 +226,7 @@ def main() -> None:
             mean, sd = errors(idata, references[case.problem])
             diagnosis = pe.diagnose(idata)
             wrong, flagged = mean > MEAN or sd > SD, not diagnosis.trustworthy
-            table[problem.held_out, wrong, flagged] += 1
+            table[problem.part, wrong, flagged] += 1
             if wrong != flagged:
                 kind = "missed" if wrong else "false alarm"
                 print(
@@ -416,10 +234,10 @@ def main() -> None:
                 )
                 print(f"{'':12}{diagnosis.headline}", flush=True)
     print(f"\n{len(cases)} cases, {options.seeds} seeds")
-    for held_out in (False, True):
-        print("problems that were held back" if held_out else "problems behind the thresholds")
+    for part in options.parts:
+        print(PARTS[part])
         for wrong in (True, False):
-            flagged, spared = table[held_out, wrong, True], table[held_out, wrong, False]
+            flagged, spared = table[part, wrong, True], table[part, wrong, False]
             share = flagged / max(flagged + spared, 1)
             name = "wrong" if wrong else "right"
             print(f"  {name}: {flagged} flagged, {spared} not ({share:.0%} flagged)")
