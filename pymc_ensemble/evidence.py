@@ -14,14 +14,17 @@ from scipy.special import gammaln, logsumexp
 from threadpoolctl import threadpool_limits
 
 from .diagnostics import path_ess
-from .samplers.surrogate import GaussianProcess, basis_values
+from .samplers.surrogate import Function, GaussianProcess, basis_size, basis_values
 
 FloatArray = NDArray[np.float64]
 
 TRAINING_DRAWS = 1000
+ENOUGH_DRAWS = 4000  # where these are too few for a fit
+VAGUE = 0.1  # standard error of a moment by the fit
+FUNCTIONS, SAMPLE = 50, 1000  # that a fit leaves open, and the points at which they are compared
 PROPOSALS = 4000  # of each round of adaptive importance sampling
 ROUNDS = 5
-N_KERNELS = 300
+N_KERNELS, KERNEL_ROUNDS = 300, 2
 LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates can still be told
 MOST_FOR_KERNELS = 10  # parameters
 HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
@@ -136,6 +139,8 @@ class Regression:
         Error of the means of the draws, in posterior standard deviations.
     sd_ratio : ndarray of shape (p,)
         Ratio of the standard deviations of the draws to those of the posterior.
+    shift_error, sd_ratio_error : ndarray of shape (p,)
+        Their standard errors, as far as the fit is uncertain; those of `sd_ratio` are relative.
     khat, efficiency : float
         Reliability of the sample from the fit.
     uncertainty : float
@@ -148,6 +153,8 @@ class Regression:
     sd: FloatArray
     shift: FloatArray
     sd_ratio: FloatArray
+    shift_error: FloatArray
+    sd_ratio_error: FloatArray
     khat: float
     efficiency: float
     uncertainty: float
@@ -155,7 +162,12 @@ class Regression:
 
     @classmethod
     def of(
-        cls, X: FloatArray, lp: FloatArray, log_scale: NDArray[np.bool_], rng: np.random.Generator
+        cls,
+        X: FloatArray,
+        lp: FloatArray,
+        log_scale: NDArray[np.bool_],
+        rng: np.random.Generator,
+        others: tuple[FloatArray, FloatArray] | None = None,
     ) -> "Regression | None":
         """Fit to draws `X`, shape (n, p), with log densities `lp`, shape (n,).
 
@@ -163,10 +175,12 @@ class Regression:
         ----------
         X : ndarray of shape (n, p)
         lp : ndarray of shape (n,)
-            Log density in the coordinates of the sampler.
+            Log density in the coordinates of the sampler, NaN where it is not known.
         log_scale : ndarray of bool, shape (p,)
             Whether these are the logarithms of the parameters.
         rng : numpy.random.Generator
+        others : tuple of ndarray, optional
+            Points that are no draws, shape (m, p), with their log densities, shape (m,).
 
         Returns
         -------
@@ -174,51 +188,112 @@ class Regression:
             None where there are too few different draws for a fit.
         """
         p = X.shape[1]
-        Y = np.where(log_scale, np.log(np.where(log_scale, X, 1.0)), X)
+
+        def coordinates(X: FloatArray) -> FloatArray:
+            return np.where(log_scale, np.log(np.where(log_scale, X, 1.0)), X)
+
+        Y = coordinates(X)
         center, scale = Y.mean(0), Y.std(0)
         if not (scale > 0).all() or not np.isfinite(Y).all():
             return None
         values, vectors = np.linalg.eigh(np.corrcoef(Y.T).reshape(p, p))
         root = scale[:, None] * vectors * np.sqrt(np.maximum(values, 1e-10))
+        if others is not None:
+            inside = ((others[0] > 0) | ~log_scale).all(1)
+            Y = np.concatenate([Y, coordinates(others[0][inside])])
+            lp = np.concatenate([lp, others[1][inside]])
         x = np.linalg.solve(root, (Y - center).T).T
         _, different = np.unique(x.round(10), axis=0, return_index=True)
         different = different[np.isfinite(lp[different])]
-        n_features = (p + 1) * (p + 2) // 2
-        most = max(TRAINING_DRAWS, 3 * n_features)
-        if len(different) > most:
-            different = rng.choice(different, most, replace=False)
-        top = np.quantile(lp[different], 0.99) if len(different) else 0.0
-        fall = np.maximum(top - lp[different], 0.0)
-        used = fall < 50 + 10 * p
-        if used.sum() < max(1.5 * n_features, 20):
-            return None
-        x, lp, fall = x[different[used]], lp[different[used]], fall[used]
-        relative = 1 + (fall / (2 * p + 4)) ** 4  # far down, a density need not be known well
-        with threadpool_limits(1, "blas"):
-            process = GaussianProcess.fit(x, lp[:, None], "quadratic", rng, relative_noise=relative)
-            points, weights = _adaptive_sample(process, x, rng)
-            w = np.exp(weights.log_weights)
-            w /= w.sum()
-            uncertainty = w @ process.sd(points)[:, 0]
-        moved = center + points @ root.T
-        moved = np.where(log_scale, np.exp(np.where(log_scale, moved, 0.0)), moved)
-        mean = w @ moved
-        sd = np.sqrt(w @ (moved - mean) ** 2)
-        return cls(
-            mean,
-            sd,
-            (X.mean(0) - mean) / sd,
-            X.std(0) / sd,
-            weights.khat,
-            weights.efficiency,
-            float(uncertainty),
-            min(float(process.noise[0]), _nugget(x, lp - process.evaluate(x)[0][:, 0])),
-        )
+        x, lp = x[different], lp[different]
+        if others is not None and len(lp):  # most of them may be of no use
+            high = lp > np.quantile(lp, 0.99) - 50 - 10 * p
+            x, lp = x[high], lp[high]
+        level, result = lp, None
+        for most in (max(TRAINING_DRAWS, 3 * basis_size("quadratic", p)), ENOUGH_DRAWS):
+            some = rng.permutation(len(x))[:most]
+            with threadpool_limits(1, "blas"):
+                fit = _fit(x[some], lp[some], level[some], rng)
+                if fit is None:
+                    return None
+                process, points, weights = fit
+                w = np.exp(weights.log_weights)
+                w /= w.sum()
+                moved = center + points @ root.T
+                moved = np.where(log_scale, np.exp(np.where(log_scale, moved, 0.0)), moved)
+                mean = w @ moved
+                sd = np.sqrt(w @ (moved - mean) ** 2)
+                errors = _errors_of_moments(process, points, moved, w, rng)
+                level = process.evaluate(x)[0][:, 0]
+                result = cls(
+                    mean,
+                    sd,
+                    (X.mean(0) - mean) / sd,
+                    X.std(0) / sd,
+                    *errors,
+                    weights.khat,
+                    weights.efficiency,
+                    float(w @ process.sd(points)[:, 0]),
+                    min(float(process.noise[0]), _nugget(x[some], (lp - level)[some])),
+                )
+            if not result.vague:
+                break
+        return result
+
+    @property
+    def vague(self) -> bool:
+        """Whether a fit to more draws might say more."""
+        return bool(self.shift_error.max() > VAGUE or self.sd_ratio_error.max() > VAGUE)
 
     @property
     def reliable(self) -> bool:
         """Whether the fit says anything about the posterior where the draws are."""
         return self.khat < 0.95 and self.efficiency > 0.02 and self.uncertainty < 0.6
+
+
+def _fit(
+    x: FloatArray, lp: FloatArray, level: FloatArray, rng: np.random.Generator
+) -> tuple[GaussianProcess, FloatArray, Weights] | None:
+    """Process for values `lp` at points, and a weighted sample of the density that it stands for.
+
+    The lower the `level`, shape (n,), which is the values themselves or a smooth fit to them, the
+    less they count: far down, a density need not be known well.
+    """
+    p = x.shape[1]
+    top = np.quantile(level, 0.99) if len(level) else 0.0
+    fall = np.maximum(top - level, 0.0)
+    used = fall < 50 + 10 * p
+    if used.sum() < max(1.5 * basis_size("quadratic", p), 20):
+        return None
+    relative = 1 + (fall[used] / (2 * p + 4)) ** 4
+    process = GaussianProcess.fit(
+        x[used], lp[used, None], "quadratic", rng, relative_noise=relative
+    )
+    return process, *_adaptive_sample(process, x[used], rng)
+
+
+def _errors_of_moments(
+    process: GaussianProcess,
+    points: FloatArray,
+    parameters: FloatArray,
+    weights: FloatArray,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray]:
+    """Standard errors of means, in standard deviations, and relative ones of these.
+
+    Moments differ between the functions that a process leaves open.
+    """
+    chosen = rng.choice(len(points), SAMPLE, p=weights)
+    points, moved = points[chosen], parameters[chosen]
+    drawn = process.draw(FUNCTIONS, rng)
+    together = Function(drawn.kernel[:, :, 0].T, drawn.basis[:, :, 0].T)
+    difference = process.evaluate(points, together)[0] - process.evaluate(points)[0]
+    w = np.exp(difference - difference.max(0))
+    w /= w.sum(0)
+    z = (moved - moved.mean(0)) / np.maximum(moved.std(0), 1e-300)
+    means = w.T @ z
+    sds = np.sqrt(np.maximum(w.T @ z**2 - means**2, 1e-300))
+    return means.std(0), np.log(sds).std(0)
 
 
 def _nugget(x: FloatArray, residual: FloatArray) -> float:
@@ -260,15 +335,22 @@ def _adaptive_sample(
     if p > MOST_FOR_KERNELS or weights.efficiency > 0.5:
         return points, weights
     # a shape that no ellipse fits: kernels around what was found, beside the law itself
-    kernels = points[rng.choice(n, N_KERNELS, p=w)]
     narrow = np.linalg.cholesky(covariance) * N_KERNELS ** (-1 / (p + 4))
-    around = kernels[rng.integers(N_KERNELS, size=n)] + rng.standard_normal((n, p)) @ narrow.T
-    points = np.where((rng.random(n) < 0.5)[:, None], around, rng.permutation(points))
-    distances = cdist(*(np.linalg.solve(narrow, z.T).T for z in (points, kernels)), "sqeuclidean")
-    log_kernels = logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS)
-    log_kernels -= np.log(np.diag(narrow)).sum() + 0.5 * p * np.log(2 * np.pi)
-    log_law = _log_t(points, mean_of_law, root, nu)
-    return points, weighted(points, np.logaddexp(log_kernels, log_law))
+    wide, log_norm = points, np.log(np.diag(narrow)).sum() + 0.5 * p * np.log(2 * np.pi)
+    for _ in range(KERNEL_ROUNDS):
+        kernels = points[rng.choice(n, N_KERNELS, p=w)]
+        around = kernels[rng.integers(N_KERNELS, size=n)] + rng.standard_normal((n, p)) @ narrow.T
+        points = np.where((rng.random(n) < 0.3)[:, None], wide, around)
+        distances = cdist(
+            *(np.linalg.solve(narrow, z.T).T for z in (points, kernels)), "sqeuclidean"
+        )
+        log_kernels = logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS) - log_norm
+        log_law = _log_t(points, mean_of_law, root, nu)
+        log_proposal = np.logaddexp(np.log(0.7) + log_kernels, np.log(0.3) + log_law)
+        weights = weighted(points, log_proposal)
+        w = np.exp(weights.log_weights)
+        w /= w.sum()
+    return points, weights
 
 
 def _log_t(points: FloatArray, mean: FloatArray, root: FloatArray, nu: float) -> FloatArray:

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from .calibration import HIGHEST_DENSITY, Coverage
-from .diagnosis import Run
 from .diagnostics import to_ensemble
 from .evidence import Weights
+from .runs import Run
 
 __all__ = ["coverage", "misfit", "outputs", "path", "spread", "weights"]
 

@@ -1,0 +1,490 @@
+"""Evaluations that are no draws, and what they say of a run.
+
+They are left from the burn-in, come from a store or an archive, or are made for this purpose: at
+draws once more, or in a search for modes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from pytensor.graph.replace import graph_replace
+from pytensor.graph.traversal import ancestors
+from scipy.spatial import cKDTree
+from scipy.stats import rankdata
+
+from .draws import points_of, variable_layout
+from .findings import LOST, ROUGH, SMOOTH, UNTRUE, Evidence, Finding
+from .forward import open_store
+from .forward.model import ForwardOp
+from .initial_ensemble import unconstrained
+from .problem import InverseProblem, problem_of
+from .runs import Run, entries
+from .samplers.kalman import EnsembleKalman
+
+FloatArray = NDArray[np.float64]
+Store = str | PathLike | xr.Dataset | tuple[Any, ArrayLike]
+
+REPEATS = 4  # evaluations at each of some draws
+JITTER = 1e-6  # in posterior sd: deterministic models remember points that are the same
+DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
+ONE_SIDED = 0.5  # correlation of ranks with failures from which they are in a corner
+BOOKKEEPING = {"status", "reason", "start", "duration", "worker", "version", "replicate", "attempt"}
+
+
+@dataclass(frozen=True)
+class OtherEvaluations:
+    """Evaluations from a store or an archive.
+
+    Attributes
+    ----------
+    inputs : ndarray of shape (n, q)
+        What the forward model was called with.
+    labels : list of str
+        Names of the inputs.
+    failed : ndarray of bool, shape (n,)
+    X : ndarray of shape (n, p) or None
+        The same in the parameters of the run, where that can be told.
+    lp : ndarray of shape (n,)
+        Log densities in the coordinates of the sampler, NaN where they are not known.
+    """
+
+    inputs: FloatArray
+    labels: list[str]
+    failed: NDArray[np.bool_]
+    X: FloatArray | None
+    lp: FloatArray
+
+    @property
+    def known(self) -> tuple[FloatArray, FloatArray] | None:
+        """Points and log densities where both are known."""
+        if self.X is None or not (usable := np.isfinite(self.lp)).any():
+            return None
+        return self.X[usable], self.lp[usable]
+
+
+# -- from a store or an archive -----------------------------------------------------------------
+
+
+def other_evaluations(store: Store, run: Run, model: pm.Model | None) -> OtherEvaluations:
+    """Read what the user has given as a store.
+
+    Parameters
+    ----------
+    store : path-like, Dataset, or tuple
+        An evaluation store, by its path or as `open_store` reads it, or (points, outputs).
+    run : Run
+        If there is a model, of its free variables.
+    model : pm.Model or None
+
+    Returns
+    -------
+    OtherEvaluations
+    """
+    if isinstance(store, str | PathLike):
+        store = open_store(store)
+    if isinstance(store, xr.Dataset):
+        return _of_store(store, run, model)
+    if not isinstance(store, tuple) or len(store) != 2:
+        raise ValueError(
+            "`store` must be the path of an evaluation store, what `pymc_ensemble.open_store` "
+            f"returns, or a pair (points, outputs); it is of type {type(store).__name__}."
+        )
+    if model is None:
+        raise ValueError("Outputs alone have no density: give the model, `model=`, too.")
+    return _of_archive(store, run, model)
+
+
+def _of_archive(pair: tuple[Any, ArrayLike], run: Run, model: pm.Model) -> OtherEvaluations:
+    points, outputs = pair
+    problem, _ = problem_of(model)
+    U = unconstrained(model, points) if isinstance(points, Mapping) else np.asarray(points, float)
+    Z = np.asarray(outputs, dtype=float)
+    if U.ndim != 2 or U.shape[1] != problem.dimension:
+        raise ValueError(
+            f"The points of `store` have shape {U.shape}; the model has {problem.dimension} "
+            f"unconstrained coordinates, so that (n, {problem.dimension}) is expected."
+        )
+    if Z.shape != (len(U), problem.n_outputs):
+        raise ValueError(
+            f"The outputs of `store` have shape {Z.shape}; for {len(U)} points and "
+            f"{problem.n_outputs} outputs, ({len(U)}, {problem.n_outputs}) is expected."
+        )
+    X = in_model(model, U)
+    failed = ~np.isfinite(Z).all(1)
+    return OtherEvaluations(X, run.labels, failed, X, _log_density(problem, U, Z))
+
+
+def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEvaluations:
+    if "evaluation" not in stored.dims or not set(stored.variables) >= BOOKKEEPING:
+        raise ValueError(
+            "`store` is a Dataset, but not one of `pymc_ensemble.open_store`: it has no dimension "
+            "`evaluation`, or no `status`."
+        )
+    stored = _latest(stored)
+    failed = stored["status"].to_numpy() != "ok"
+    if model is None:
+        names = _inputs_of(stored, failed)
+        inputs, labels = _table(stored, names)
+        X = inputs if set(names) == set(run.names) else None
+        if X is not None:
+            X, _ = _table(stored, run.names)
+        return OtherEvaluations(inputs, labels, failed, X, np.full(len(failed), np.nan))
+    nodes = {
+        v.owner
+        for v in ancestors([*model.basic_RVs, *model.potentials])
+        if v.owner is not None and isinstance(v.owner.op, ForwardOp)
+    }
+    if len(nodes) != 1:
+        raise ValueError(
+            f"`store` is about one forward model; there are {len(nodes)} in the model. Give a pair "
+            "(points, outputs) instead, or leave out `model=`."
+        )
+    [node] = nodes
+    names = list(node.op.signature.names)
+    if missing := [name for name in names if name not in stored]:
+        raise ValueError(
+            f"`store` has no `{missing[0]}`, which is an input of the forward model "
+            f"{node.op.forward.name}: it belongs to another model."
+        )
+    inputs, labels = _table(stored, names)
+    where = dict(zip(node.inputs, names, strict=True))
+    if not set(model.free_RVs) <= set(where):  # inputs are functions of the variables
+        return OtherEvaluations(inputs, labels, failed, None, np.full(len(failed), np.nan))
+    values = {rv.name: stored[where[rv]].to_numpy() for rv in model.free_RVs}
+    U = unconstrained(model, values)
+    X = np.concatenate([v.reshape(len(v), -1) for v in values.values()], axis=1)
+    results = [str(name) for name in stored.data_vars if name not in BOOKKEEPING | set(names)]
+    lp = np.full(len(U), np.nan)
+    lp[~failed] = _log_density_given(model, U[~failed], stored.isel(evaluation=~failed), results)
+    return OtherEvaluations(inputs, labels, failed, X, lp)
+
+
+def _latest(stored: xr.Dataset) -> xr.Dataset:
+    """The last attempts of the version that was used last."""
+    if not stored.sizes["evaluation"]:
+        raise ValueError("`store` is empty: no evaluation was saved in it.")
+    version = stored["version"].to_numpy()
+    rows = np.flatnonzero(version == version[-1])
+    numeric, _ = _table(stored, _inputs_of(stored, stored["status"].to_numpy() != "ok"))
+    keys = [
+        (numeric[row].tobytes(), str(replicate))
+        for row, replicate in zip(rows, stored["replicate"].to_numpy()[rows], strict=True)
+    ]
+    return stored.isel(evaluation=sorted(dict(zip(keys, rows, strict=True)).values()))
+
+
+def _inputs_of(stored: xr.Dataset, failed: NDArray[np.bool_]) -> list[str]:
+    """Names of the inputs: they come before the outputs, which are NaN where a call failed."""
+    names = [str(name) for name in stored.data_vars if name not in BOOKKEEPING]
+    given = [name for name in names if failed.any() and np.isfinite(stored[name][failed]).all()]
+    return given or names
+
+
+def _table(stored: xr.Dataset, names: Sequence[str]) -> tuple[FloatArray, list[str]]:
+    """Columns of several variables, and their labels."""
+    columns, labels = [], []
+    for name in names:
+        values = stored[name].to_numpy()
+        columns.append(values.reshape(len(values), -1).astype(float))
+        labels += entries(name, values.shape[1:])
+    return np.concatenate(columns, axis=1), labels
+
+
+def _log_density_given(
+    model: pm.Model, U: FloatArray, stored: xr.Dataset, results: Sequence[str]
+) -> FloatArray:
+    """Log densities at points, from outputs that are known: nothing is evaluated."""
+    density = model.logp()
+    [node] = {
+        v.owner
+        for v in ancestors([density])
+        if v.owner is not None and isinstance(v.owner.op, ForwardOp)
+    }
+    given = [output.type() for output in node.outputs]
+    [density] = graph_replace([density], dict(zip(node.outputs, given, strict=True)), strict=False)
+    evaluate = pytensor.function(
+        [*model.value_vars, *given], density, mode="FAST_COMPILE", on_unused_input="ignore"
+    )
+    layout = variable_layout(model.initial_point(), [v.name for v in model.value_vars])
+    outputs = zip(*(stored[name].to_numpy() for name in results), strict=True)
+    lp = [
+        evaluate(*(point[v.name] for v in model.value_vars), *values)
+        for point, values in zip(points_of(layout, U), outputs, strict=True)
+    ]
+    return np.array(lp, dtype=float)
+
+
+def _log_density(problem: InverseProblem, U: FloatArray, Z: FloatArray) -> FloatArray:
+    """Log densities from forward outputs, NaN where these are not finite."""
+    failed = ~np.isfinite(Z).all(1)
+    return np.where(failed, np.nan, -problem.loss(Z) - problem.prior_potential(U))
+
+
+def in_model(model: pm.Model, U: FloatArray) -> FloatArray:
+    """Values of the free variables, shape (n, p), at points in unconstrained coordinates."""
+    to_model = model.compile_fn(
+        model.replace_rvs_by_values(model.free_RVs),
+        inputs=model.value_vars,
+        mode="FAST_COMPILE",
+        on_unused_input="ignore",
+    )
+    layout = variable_layout(model.initial_point(), [value.name for value in model.value_vars])
+    rows = [
+        np.concatenate([np.ravel(value) for value in to_model(point)])
+        for point in points_of(layout, U)
+    ]
+    return np.array(rows, dtype=float).reshape(len(U), -1)
+
+
+# -- modes --------------------------------------------------------------------------------------
+
+
+def missed_mode(run: Run, X: FloatArray, lp: FloatArray, whose: str) -> list[Finding]:
+    """Likely places without draws.
+
+    Parameters
+    ----------
+    run : Run
+    X : ndarray of shape (n, p)
+        Points that were evaluated.
+    lp : ndarray of shape (n,)
+        Their log densities.
+    whose : str
+        What to say of them.
+
+    Returns
+    -------
+    list of Finding
+    """
+    told = run.stats["lp"][np.isfinite(run.stats["lp"])]
+    if not len(told):
+        return []
+    likely = lp > max(np.quantile(told, 0.01), np.median(told) - DEEP)
+    if not likely.any():
+        return []
+    draws = run.pooled
+    scale = np.maximum(draws.std(0), 1e-300)
+    tree = cKDTree(draws / scale)
+    horizon = 2 * np.quantile(tree.query(draws / scale, k=2)[0][:, 1], 0.99)
+    far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
+    if not far.any():
+        return []
+    best = np.flatnonzero(likely)[far][int(np.argmax(lp[likely][far]))]
+    where = ", ".join(
+        f"{label}={value:.3g}" for label, value in zip(run.labels, X[best], strict=True)
+    )
+    return [
+        Finding(
+            "wrong",
+            f"there is a mode that the draws do not have, at {where}: {whose.format(far.sum())}.",
+            "Use MultiscaleSampler with many walkers, or an initial_ensemble that has all modes.",
+        )
+    ]
+
+
+def search_modes(
+    model: pm.Model, run: Run, n_evaluations: int, rng: np.random.Generator
+) -> list[Finding]:
+    """Send a new ensemble from the prior to the posterior, and see where it arrives.
+
+    Parameters
+    ----------
+    model : pm.Model
+    run : Run
+        Draws of the model's free variables.
+    n_evaluations : int
+        Forward evaluations to spend.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of Finding
+        One if members are in a place, and likely, where there are no draws; else none.
+    """
+    problem, _ = problem_of(model)
+    size = max(2 * (problem.dimension + 2), min(100, n_evaluations // 20))
+    sampler = EnsembleKalman(problem, size + size % 2, adjust=True, evolutions=4)
+    state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
+    spent = 0
+    while spent < n_evaluations:
+        points, pending = sampler.ask(state, rng)
+        state, _ = sampler.tell(state, pending, problem.evaluate(points))
+        spent += len(points)
+    ensemble = state.ensemble[state.ensemble.ok]
+    whose = f"{{}} of {len(ensemble.U)} members of an ensemble from the prior arrived there"
+    return missed_mode(run, in_model(model, ensemble.U), -ensemble.potential, whose)
+
+
+# -- failures -----------------------------------------------------------------------------------
+
+
+def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[str]]:
+    """Whether evaluations fail in a corner of parameter space, and whether draws are near it.
+
+    Parameters
+    ----------
+    run : Run
+    others : OtherEvaluations
+
+    Returns
+    -------
+    findings : list of Finding
+        One if a part of the posterior seems to be cut off.
+    notes : list of str
+        Where evaluations failed otherwise.
+    """
+    failed = others.failed
+    if failed.sum() < 5 or failed.all():
+        return [], []
+    ranks = rankdata(others.inputs, axis=0)
+    n, m = len(failed), int(failed.sum())
+    # difference of the mean ranks of those that failed and of those that did not: -1 to 1
+    difference = (ranks[failed].mean(0) - ranks[~failed].mean(0)) / (n / 2)
+    order = np.argsort(-np.abs(difference))
+    corner: list[str] = []
+    for k in order[:3]:
+        if abs(difference[k]) > ONE_SIDED or (corner and abs(difference[k]) > 0.7 * ONE_SIDED):
+            high = difference[k] > 0
+            edge = np.quantile(others.inputs[failed, k], 0.1 if high else 0.9)
+            corner.append(f"`{others.labels[k]}` is {'above' if high else 'below'} {edge:.3g}")
+    if not corner:
+        return [], [f"{m / n:.0%} of the stored evaluations failed, here and there"]
+    where = " and ".join(corner)
+    near = _near(run, others)
+    share = float(failed[near].mean()) if near.sum() > 20 else 0.0
+    told = f"{m / n:.0%} of the stored evaluations failed, most of them where {where}"
+    if share < LOST:
+        return [], [told]
+    return [
+        Finding(
+            "doubtful",
+            f"{told}; near the draws it is {share:.0%}, so that a part of the posterior is cut "
+            "off.",
+            f"Make the forward map work where {where}, or choose priors that leave this out.",
+        )
+    ], []
+
+
+def _near(run: Run, others: OtherEvaluations) -> NDArray[np.bool_]:
+    """Which of the evaluations are where most draws are."""
+    if others.X is None:
+        return np.zeros(len(others.failed), dtype=bool)
+    draws = run.pooled
+    center, p = draws.mean(0), draws.shape[1]
+    values, vectors = np.linalg.eigh(np.cov(draws.T).reshape(p, p))
+    root = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
+    limit = np.quantile((((draws - center) @ root) ** 2).sum(1), 0.95)
+    return (((others.X - center) @ root) ** 2).sum(1) < limit
+
+
+# -- the same points again ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What evaluations at some draws, made again, have shown.
+
+    Attributes
+    ----------
+    n_evaluations, n_failed : int
+    noise : float
+        Standard deviation of the log density at one and the same point.
+    luck : float
+        By how much the log density of draws is higher than that of their points, usually.
+    error : float
+        Standard deviation of the log densities of draws about those of their points, without what
+        noise explains.
+    """
+
+    n_evaluations: int
+    n_failed: int
+    noise: float
+    luck: float
+    error: float
+
+    def judge(self, evidence: Evidence) -> tuple[list[Finding], list[str]]:
+        """What speaks against the run, and what is to be noted."""
+        run, found = evidence.run, []
+        told = (
+            f"evaluated again at the same points, the log density scatters by {self.noise:.1f}: "
+            "the forward map is stochastic, or rough at the smallest scale"
+        )
+        if self.noise > ROUGH and run.exact:
+            reason = f"{told}. A Metropolis test keeps lucky evaluations"
+            if self.luck > 2 * self.noise / np.sqrt(self.n_evaluations / REPEATS):
+                reason += f": the draws' log densities are higher by {self.luck:.1f}"
+            found.append(Finding("doubtful", f"{reason}.", f"{SMOOTH}."))
+        elif self.noise > 1.0 and not run.exact and not run.fitted and evidence.fit is None:
+            found.append(Finding("doubtful", f"{told}.", f"{SMOOTH}."))
+        if run.cost == 0 and self.error > UNTRUE:
+            found.append(
+                Finding(
+                    "wrong",
+                    f"the surrogate's log density is off by {self.error:.1f} at the draws.",
+                    "Give it more epochs (tune), a larger ensemble, or use adjust=True.",
+                )
+            )
+        note = f"{self.n_evaluations} forward evaluations were made again at draws"
+        note += f", of which {self.n_failed} failed" if self.n_failed else ""
+        return found, [f"{note}: their log density scatters by {self.noise:.2g}"]
+
+
+def repeat(
+    model: pm.Model, run: Run, n_evaluations: int, rng: np.random.Generator, seed: int
+) -> Repeated:
+    """Evaluate the forward map several times at some draws.
+
+    Parameters
+    ----------
+    model : pm.Model
+    run : Run
+        Draws of the model's free variables.
+    n_evaluations : int
+        Forward evaluations to spend.
+    rng : numpy.random.Generator
+    seed : int
+        Of a stochastic forward model.
+
+    Returns
+    -------
+    Repeated
+    """
+    problem, _ = problem_of(model)
+    lp = run.stats["lp"].ravel()
+    usable = np.flatnonzero(np.isfinite(lp))
+    chosen = rng.choice(usable, min(n_evaluations // REPEATS, len(usable)), replace=False)
+    shapes, values, start = model.eval_rv_shapes(), {}, 0
+    for name in run.names:
+        size = int(np.prod(shapes[name]))
+        values[name] = run.pooled[chosen, start : start + size].reshape(-1, *shapes[name])
+        start += size
+    U = unconstrained(model, values)
+    points = np.repeat(U, REPEATS, axis=0)
+    points = points + JITTER * U.std(0) * rng.standard_normal(points.shape)
+    outputs = problem.evaluate(points, np.random.SeedSequence(seed)).outputs
+    again = _log_density(problem, points, outputs).reshape(len(U), REPEATS)
+    told = np.isfinite(again).sum(1)
+    kept = told > 1
+    if not kept.any():
+        raise ValueError(
+            f"All of the {again.size} forward evaluations at draws failed. Does the forward map "
+            "still work?"
+        )
+    again, told = again[kept], told[kept]
+    mean, variance = np.nanmean(again, axis=1), np.nanvar(again, axis=1, ddof=1)
+    difference = lp[chosen][kept] - mean
+    explained = float((variance / told).mean())
+    return Repeated(
+        points.shape[0],
+        int((~np.isfinite(outputs).all(1)).sum()),
+        float(np.sqrt(variance.mean())),
+        float(np.median(difference)),
+        float(np.sqrt(max(difference.var() - explained, 0.0))),
+    )
