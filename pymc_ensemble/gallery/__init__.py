@@ -3,7 +3,9 @@
 Each function returns a ready `pymc.Model`, a `GalleryModel`, that also knows
 
 - ``model.reference``: mean and standard deviation of each parameter's exact posterior,
-- ``model.forward``: its forward map, a plain function that counts its evaluations,
+- ``model.reference_draws``: two thousand draws of it,
+- ``model.forward``: its forward map, a plain function that counts its evaluations; None if the
+  model was asked for as ``native``, with gradients,
 - ``model.truth``: the parameters behind synthetic data,
 - ``model.description``: what it teaches, in one sentence.
 """

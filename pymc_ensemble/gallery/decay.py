@@ -18,7 +18,7 @@ DATA = {
 }  # fmt: skip
 
 
-def decay(noise_sd: float = 0.05, roughness: float = 0.0) -> GalleryModel:
+def decay(noise_sd: float = 0.05, roughness: float = 0.0, native: bool = False) -> GalleryModel:
     """Exponential decay, amplitude times exp(-rate t), observed at twelve times with known noise.
 
     With little noise the posterior is nearly Gaussian; with much it is curved, and the ensemble
@@ -33,6 +33,9 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0) -> GalleryModel:
         about 0.02, that are added to the outputs. What a sampler that averages them out should find
         is the reference of ``roughness=0``; the posterior of the rough map itself is too ragged for
         quadrature.
+    native : bool, default False
+        Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
+        Otherwise it is a black box.
 
     Returns
     -------
@@ -75,15 +78,15 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0) -> GalleryModel:
                 "The posterior of the rough decay is not known. Compare with the smooth one: "
                 f"decay(noise_sd={noise_sd}).reference."
             )
-        mean, covariance = quadrature(
+        mean, sd, draws = quadrature(
             potential, np.linspace(-1.5, 2.5, 1001), np.linspace(-4.0, 3.0, 1401)
         )
-        sd = np.sqrt(np.diag(covariance))
         names = ("log_amplitude", "log_rate")
         moments = {name: {"mean": mean[k], "sd": sd[k]} for k, name in enumerate(names)}
-        return moments, "quadrature"
+        return Reference(moments, dict(zip(names, draws.T, strict=True)), "quadrature")
 
-    forward = forward_model(outputs if roughness else smooth, output_shape=(12,))
+    solve = outputs if roughness else smooth
+    forward = None if native else forward_model(solve, output_shape=(12,))
     with GalleryModel(
         "A smooth nonlinear map with a curved posterior: it shows the bias of the ensemble Kalman "
         "sampler, which grows with the noise, and that adjusting removes it.",
@@ -94,6 +97,6 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0) -> GalleryModel:
     ) as model:
         log_amplitude = pm.Normal("log_amplitude", 0.0, 1.0)
         log_rate = pm.Normal("log_rate", 0.0, 1.0)
-        mu = forward(pm.math.stack([log_amplitude, log_rate]))
+        mu = (forward or solve)(pm.math.stack([log_amplitude, log_rate]))
         pm.Normal("y", mu, noise_sd, observed=y, dims="time")
     return model

@@ -6,14 +6,16 @@ from numpy.typing import ArrayLike
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import (
+    DRAWS_SEED,
     Array,
     GalleryModel,
     Reference,
     gaussian_posterior,
+    resample,
 )
 
 
-def linear_gaussian(d: int = 10) -> GalleryModel:
+def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
     """Linear map with Gaussian noise and prior: the posterior is known in closed form.
 
     The data are 2 d outputs with unit noise; the map's squared singular values run from 1 to 100,
@@ -23,6 +25,9 @@ def linear_gaussian(d: int = 10) -> GalleryModel:
     ----------
     d : int, default 10
         Number of parameters.
+    native : bool, default False
+        Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
+        Otherwise it is a black box.
 
     Returns
     -------
@@ -42,21 +47,20 @@ def linear_gaussian(d: int = 10) -> GalleryModel:
     truth = rng.standard_normal(d)
     y = A @ truth + rng.standard_normal(2 * d)
 
-    def reference() -> Reference:
-        mean, covariance = gaussian_posterior(A, y, noise_sd=1.0)
-        return {"u": {"mean": mean, "sd": np.sqrt(np.diag(covariance))}}, "closed form"
+    def outputs(u: Array) -> Array:
+        return A @ u
 
-    forward = forward_model(lambda u: A @ u, output_shape=(2 * d,))
+    forward = None if native else forward_model(outputs, output_shape=(2 * d,))
     with GalleryModel(
         "Linear and Gaussian: the ensemble Kalman sampler has no bias here, so whatever error is "
         "left is Monte Carlo error or a mistake.",
         forward=forward,
-        reference=reference,
+        reference=lambda: gaussian_posterior(A, y, noise_sd=1.0),
         truth={"u": truth},
         coords={"component": range(d), "output": range(2 * d)},
     ) as model:
         u = pm.Normal("u", 0.0, 1.0, dims="component")
-        pm.Normal("y", forward(u), 1.0, observed=y, dims="output")
+        pm.Normal("y", (forward or outputs)(u), 1.0, observed=y, dims="output")
     return model
 
 
@@ -64,6 +68,7 @@ def linear_multiscale(
     prior_variance: float = 0.05,
     rough: bool = True,
     data: ArrayLike = (1.028114, 1.970460),
+    native: bool = False,
 ) -> GalleryModel:
     """Linear map with a fast oscillation: G(u) = A u + sin(2 pi u / 0.1), A = diag(-1, 2).
 
@@ -80,6 +85,9 @@ def linear_multiscale(
         ``rough=False``.
     data : array_like, shape (2,)
         The observation.
+    native : bool, default False
+        Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
+        Otherwise it is a black box.
 
     Returns
     -------
@@ -103,7 +111,7 @@ def linear_multiscale(
     y = np.asarray(data, dtype=float)
 
     def outputs(u: Array) -> Array:
-        return slopes * u + rough * np.sin(2 * np.pi * u / period)
+        return slopes * u + float(rough) * np.sin(2 * np.pi * u / period)
 
     def potential(u: Array) -> Array:
         # Coordinate by coordinate: nothing couples the two.
@@ -111,18 +119,18 @@ def linear_multiscale(
 
     def reference() -> Reference:
         if not rough:
-            mean, covariance = gaussian_posterior(
-                np.diag(slopes), y, np.sqrt(noise_variance), prior_variance
-            )
-            return {"u": {"mean": mean, "sd": np.sqrt(np.diag(covariance))}}, "closed form"
+            return gaussian_posterior(np.diag(slopes), y, np.sqrt(noise_variance), prior_variance)
         axis = np.linspace(-6, 6, 24_001)
         weights = np.exp(-potential(axis[:, None]))
         weights /= weights.sum(0)
         mean = axis @ weights
         sd = np.sqrt((weights * (axis[:, None] - mean) ** 2).sum(0))
-        return {"u": {"mean": mean, "sd": sd}}, "quadrature"
+        rng = np.random.default_rng(DRAWS_SEED)
+        draws = np.stack([axis[resample(w, rng)] for w in weights.T], axis=1)
+        draws += (axis[1] - axis[0]) * rng.uniform(-0.5, 0.5, draws.shape)
+        return Reference({"u": {"mean": mean, "sd": sd}}, {"u": draws}, "quadrature")
 
-    forward = forward_model(outputs, output_shape=(2,))
+    forward = None if native else forward_model(outputs, output_shape=(2,))
     with GalleryModel(
         "A smooth trend under a fast oscillation: pointwise gradients are useless, differences "
         "across an ensemble see the trend.",
@@ -132,5 +140,7 @@ def linear_multiscale(
         coords={"component": range(2)},
     ) as model:
         u = pm.Normal("u", 0.0, np.sqrt(prior_variance), dims="component")
-        pm.Normal("y", forward(u), np.sqrt(noise_variance), observed=y, dims="component")
+        pm.Normal(
+            "y", (forward or outputs)(u), np.sqrt(noise_variance), observed=y, dims="component"
+        )
     return model

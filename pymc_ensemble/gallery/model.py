@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
@@ -16,10 +17,24 @@ Array = NDArray[np.float64]
 Moments = Mapping[str, Mapping[str, ArrayLike]]
 """``{variable: {"mean": ..., "sd": ..., "mcse_mean": ..., "mcse_sd": ...}}``; no mcse: exact."""
 
-Reference = tuple[Moments, str]
-"""Moments of a posterior, and how they were found."""
+Draws = Mapping[str, ArrayLike]
+"""``{variable: array of shape (N_DRAWS, ...)}``."""
 
 STATISTICS = ("mean", "sd", "mcse_mean", "mcse_sd")
+
+N_DRAWS = 2000
+"""Number of draws that a reference holds."""
+
+DRAWS_SEED = 2000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A posterior that is known."""
+
+    moments: Moments
+    draws: Draws
+    source: str  # how it is known
 
 
 class GalleryModel(pm.Model):
@@ -32,7 +47,7 @@ class GalleryModel(pm.Model):
     forward : ForwardModel, optional
         The black box; None for a model that is written in PyTensor throughout.
     reference : callable
-        Returns the posterior's moments and how they were found; called when first asked for.
+        Returns the posterior, a `Reference`; called when first asked for.
     truth : mapping, optional
         The parameters behind the data, where the data are synthetic.
     coords : mapping, optional
@@ -52,7 +67,11 @@ class GalleryModel(pm.Model):
         self.description = description
         self.forward = forward
         self.truth = truth
-        self._reference = reference
+        self._find_reference = reference
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return self._find_reference()
 
     @cached_property
     def reference(self) -> xr.Dataset:
@@ -65,20 +84,43 @@ class GalleryModel(pm.Model):
             standard errors ``mcse_mean`` and ``mcse_sd``, which are zero where the posterior is
             known in closed form or by quadrature. The attribute ``source`` says how it is known.
         """
-        all_moments, source = self._reference()
-        variables = {}
-        for name, moments in all_moments.items():
-            values = np.array([moments.get(k, np.zeros_like(moments["mean"])) for k in STATISTICS])
-            variables[name] = (("statistic", *self._dims(name)), values)
-        coords = {"statistic": list(STATISTICS)} | {
-            dim: list(values) for dim, values in self.coords.items() if values is not None
+        values = {
+            name: np.array([moments.get(k, np.zeros_like(moments["mean"])) for k in STATISTICS])
+            for name, moments in self._reference.moments.items()
         }
+        return self._dataset("statistic", list(STATISTICS), values)
+
+    @cached_property
+    def reference_draws(self) -> xr.Dataset:
+        """Nearly independent draws of the model's exact posterior, for distances between laws.
+
+        They are the same in every process.
+
+        Returns
+        -------
+        xarray.Dataset
+            The variables of `reference`, each with the dimension ``draw``: 2000 draws of equal
+            weight. The attribute ``source`` says how the posterior is known.
+
+        Examples
+        --------
+        >>> from pymc_ensemble import gallery
+        >>> dict(gallery.decay().reference_draws.sizes)
+        {'draw': 2000}
+        """
+        values = {name: np.asarray(draws) for name, draws in self._reference.draws.items()}
+        return self._dataset("draw", range(N_DRAWS), values)
+
+    def _dataset(self, dim: str, labels: Sequence, values: Mapping[str, Array]) -> xr.Dataset:
+        """Label arrays whose first dimension is `dim`."""
+        variables = {name: ((dim, *self._dims(name)), array) for name, array in values.items()}
         used = {dim for dims, _ in variables.values() for dim in dims}
-        return xr.Dataset(
-            variables,
-            coords={dim: values for dim, values in coords.items() if dim in used},
-            attrs={"source": source},
-        )
+        coords = {dim: labels} | {
+            name: list(labels)
+            for name, labels in self.coords.items()
+            if labels is not None and name in used
+        }
+        return xr.Dataset(variables, coords=coords, attrs={"source": self._reference.source})
 
     def _dims(self, name: str) -> tuple[str, ...]:
         """Dimensions of a variable, or of the variable behind an unconstrained coordinate."""
@@ -87,25 +129,45 @@ class GalleryModel(pm.Model):
 
 
 def stored_reference(problem: str) -> Reference:
-    """Read moments that took long to compute from the package's data.
+    """Read a posterior that took long to compute from the package's data.
 
-    ``benchmarks/gallery_references.py`` computes and stores them.
+    ``benchmarks/gallery_references.py`` computes and stores them, the draws in units of standard
+    deviations from the mean, as half-precision numbers.
     """
-    stored = files(__package__).joinpath("data", "references.json")
-    entry = json.loads(stored.read_text(encoding="utf-8"))[problem]
-    return entry["moments"], entry["source"]
+    folder = files(__package__).joinpath("data")
+    entry = json.loads(folder.joinpath("references.json").read_text(encoding="utf-8"))[problem]
+    moments = entry["moments"]
+    with folder.joinpath(f"{problem}.npz").open("rb") as file, np.load(file) as scores:
+        draws = {
+            name: np.asarray(of["mean"]) + np.asarray(of["sd"]) * scores[name].astype(float)
+            for name, of in moments.items()
+        }
+    return Reference(moments, draws, entry["source"])
 
 
 def gaussian_posterior(
     A: Array, y: Array, noise_sd: float, prior_variance: float = 1.0
-) -> tuple[Array, Array]:
-    """Posterior mean (d,) and covariance (d, d) of y = A u + noise under the prior N(0, s^2 I)."""
+) -> Reference:
+    """Posterior of u for y = A u + noise under the prior N(0, s^2 I)."""
     precision = A.T @ A / noise_sd**2 + np.eye(A.shape[1]) / prior_variance
-    return np.linalg.solve(precision, A.T @ y / noise_sd**2), np.linalg.inv(precision)
+    mean = np.linalg.solve(precision, A.T @ y / noise_sd**2)
+    covariance = np.linalg.inv(precision)
+    rng = np.random.default_rng(DRAWS_SEED)
+    draws = rng.multivariate_normal(mean, covariance, N_DRAWS, method="cholesky")
+    moments = {"u": {"mean": mean, "sd": np.sqrt(np.diag(covariance))}}
+    return Reference(moments, {"u": draws}, "closed form")
 
 
-def quadrature(potential: Callable[[Array], Array], *axes: Array) -> tuple[Array, Array]:
-    """Mean (d,) and covariance (d, d) of exp(-potential) by the trapezoidal rule on a grid.
+def resample(weights: Array, rng: np.random.Generator, n: int = N_DRAWS) -> NDArray[np.intp]:
+    """Indices of `n` draws of equal weight, by systematic resampling, in random order."""
+    positions = (rng.random() + np.arange(n)) / n
+    cumulative = np.cumsum(weights)
+    indices = np.searchsorted(cumulative, positions * cumulative[-1], side="right")
+    return rng.permutation(np.minimum(indices, len(weights) - 1))
+
+
+def quadrature(potential: Callable[[Array], Array], *axes: Array) -> tuple[Array, Array, Array]:
+    """Integrate exp(-potential) by the trapezoidal rule on a grid.
 
     Parameters
     ----------
@@ -113,11 +175,19 @@ def quadrature(potential: Callable[[Array], Array], *axes: Array) -> tuple[Array
         Takes points of shape (..., d) and returns their potentials.
     *axes : ndarray
         Equidistant nodes of each coordinate, wide enough that the density vanishes at the ends.
+
+    Returns
+    -------
+    mean, sd, draws : ndarray, shapes (d,), (d,) and (N_DRAWS, d)
+        The draws are uniform within the cells of the grid.
     """
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
     values = potential(points)
     weights = np.exp(values.min() - values)
     weights /= weights.sum()
     mean = weights @ points
-    anomalies = points - mean
-    return mean, (anomalies.T * weights) @ anomalies
+    sd = np.sqrt(weights @ (points - mean) ** 2)
+    rng = np.random.default_rng(DRAWS_SEED)
+    cell = np.array([axis[1] - axis[0] for axis in axes])
+    draws = points[resample(weights, rng)] + cell * rng.uniform(-0.5, 0.5, (N_DRAWS, len(axes)))
+    return mean, sd, draws

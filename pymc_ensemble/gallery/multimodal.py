@@ -9,17 +9,23 @@ from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, Reference, quadrature
 
 
-def _moments(potential: Callable[[Array], Array], half_width: float, n: int) -> Reference:
+def _posterior(potential: Callable[[Array], Array], half_width: float, n: int) -> Reference:
     axis = np.linspace(-half_width, half_width, n)
-    mean, covariance = quadrature(potential, axis, axis)
-    return {"u": {"mean": mean, "sd": np.sqrt(np.diag(covariance))}}, "quadrature"
+    mean, sd, draws = quadrature(potential, axis, axis)
+    return Reference({"u": {"mean": mean, "sd": sd}}, {"u": draws}, "quadrature")
 
 
-def bimodal() -> GalleryModel:
+def bimodal(native: bool = False) -> GalleryModel:
     """Two ridges: only the squared difference of two parameters is observed.
 
     G(u) = (u_1 - u_2)^2 with y = 2, unit noise and prior N(0, I). The modes lie at
-    |u_1 - u_2| = 1.3229; by symmetry each side has half of the mass.
+    ``|u_1 - u_2| = 1.3229``; by symmetry each side has half of the mass.
+
+    Parameters
+    ----------
+    native : bool, default False
+        Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
+        Otherwise it is a black box.
 
     Returns
     -------
@@ -40,20 +46,20 @@ def bimodal() -> GalleryModel:
     def potential(u: Array) -> Array:
         return ((outputs(u) - y) ** 2).sum(-1) / 2 + (u**2).sum(-1) / 2
 
-    forward = forward_model(outputs, output_shape=(1,))
+    forward = None if native else forward_model(outputs, output_shape=(1,))
     with GalleryModel(
         "Two equal ridges: the ensemble Kalman sampler without adjusting fits one Gaussian over "
         "both and must fail.",
         forward=forward,
-        reference=lambda: _moments(potential, half_width=7.0, n=1001),
+        reference=lambda: _posterior(potential, half_width=7.0, n=1001),
         coords={"component": range(2)},
     ) as model:
         u = pm.Normal("u", 0.0, 1.0, dims="component")
-        pm.Normal("y", forward(u), 1.0, observed=[y])
+        pm.Normal("y", (forward or outputs)(u), 1.0, observed=[y])
     return model
 
 
-def four_modes(rough: bool = True) -> GalleryModel:
+def four_modes(rough: bool = True, native: bool = False) -> GalleryModel:
     """Four equal modes, with a fast oscillation on top.
 
     G(u) = (u_1^2 - 1)^2 + (u_2^2 - 1)^2 + 0.1 (sin(20 pi u_1) + sin(20 pi u_2)), y = 0, noise
@@ -67,6 +73,9 @@ def four_modes(rough: bool = True) -> GalleryModel:
         Whether the oscillation is there. The reference is always the posterior of the model as it
         stands; what a sampler that averages the oscillation out should find is the reference of
         ``rough=False``.
+    native : bool, default False
+        Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
+        Otherwise it is a black box.
 
     Returns
     -------
@@ -95,14 +104,14 @@ def four_modes(rough: bool = True) -> GalleryModel:
         misfit = (outputs(u) ** 2).sum(-1)
         return misfit / (2 * noise_variance) + (u**2).sum(-1) / (2 * prior_variance)
 
-    forward = forward_model(outputs, output_shape=(1,))
+    forward = None if native else forward_model(outputs, output_shape=(1,))
     with GalleryModel(
         "Four equal modes behind high barriers: whoever finds all four in the right proportion "
         "moves globally.",
         forward=forward,
-        reference=lambda: _moments(potential, half_width=2.2, n=1101),
+        reference=lambda: _posterior(potential, half_width=2.2, n=1101),
         coords={"component": range(2)},
     ) as model:
         u = pm.Normal("u", 0.0, np.sqrt(prior_variance), dims="component")
-        pm.Normal("y", forward(u), np.sqrt(noise_variance), observed=[0.0])
+        pm.Normal("y", (forward or outputs)(u), np.sqrt(noise_variance), observed=[0.0])
     return model

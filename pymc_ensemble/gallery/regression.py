@@ -2,16 +2,31 @@
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 
 from pymc_ensemble.forward import forward_model
-from pymc_ensemble.gallery.model import Array, GalleryModel, Reference, stored_reference
+from pymc_ensemble.gallery.model import (
+    DRAWS_SEED,
+    N_DRAWS,
+    Array,
+    GalleryModel,
+    Reference,
+    resample,
+    stored_reference,
+)
 
 
-def poisson_regression() -> GalleryModel:
+def poisson_regression(native: bool = False) -> GalleryModel:
     """Sixty counts with a log-linear rate: linear forward map, non-Gaussian likelihood.
 
     The forward map is the linear predictor, so that all that is nonlinear is in the likelihood,
     where the samplers know its curvature.
+
+    Parameters
+    ----------
+    native : bool, default False
+        Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
+        Otherwise it is a black box.
 
     Returns
     -------
@@ -29,7 +44,10 @@ def poisson_regression() -> GalleryModel:
     truth = np.array([0.5, 0.4, -0.5, 0.3, 0.2])
     y = rng.poisson(np.exp(X @ truth))
 
-    forward = forward_model(lambda beta: X @ beta, output_shape=(60,))
+    def predictor(beta: Array) -> Array:
+        return X @ beta
+
+    forward = None if native else forward_model(predictor, output_shape=(60,))
     with GalleryModel(
         "Counts instead of Gaussian noise: keep the nonlinearity in the likelihood, and the "
         "ensemble Kalman sampler is accurate to Monte Carlo error.",
@@ -39,16 +57,22 @@ def poisson_regression() -> GalleryModel:
         coords={"predictor": range(5), "count": range(60)},
     ) as model:
         beta = pm.Normal("beta", 0.0, 1.0, dims="predictor")
-        eta = forward(beta)
+        eta = (forward or predictor)(beta)
         pm.Poisson("y", mu=pm.math.exp(eta), observed=y, dims="count")
     return model
 
 
-def smooth_nonlinear() -> GalleryModel:
+def smooth_nonlinear(native: bool = False) -> GalleryModel:
     """Five parameters, six outputs, a gentle nonlinearity in each direction.
 
     G(u) = (u_1, u_2 - 0.6 u_1^2, u_3, u_4 exp(0.3 u_3), u_5 + 0.4 u_1 u_3, u_1 + ... + u_5) with
     noise standard deviations (0.9, 0.25, 0.3, 0.3, 0.3, 0.5) and prior N(0, I).
+
+    Parameters
+    ----------
+    native : bool, default False
+        Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
+        Otherwise it is a black box.
 
     Returns
     -------
@@ -65,8 +89,9 @@ def smooth_nonlinear() -> GalleryModel:
     y = np.array([0.2, -0.481308, -0.574508, 0.728629, -0.219186, 0.932912])
 
     def outputs(u: Array) -> Array:
-        u1, u2, u3, u4, u5 = u
-        return np.array(
+        u1, u2, u3, u4, u5 = (u[k] for k in range(5))
+        stack = np.stack if isinstance(u, np.ndarray) else pt.stack
+        return stack(
             [u1, u2 - 0.6 * u1**2, u3, u4 * np.exp(0.3 * u3), u5 + 0.4 * u1 * u3, u.sum(0)]
         )
 
@@ -94,9 +119,16 @@ def smooth_nonlinear() -> GalleryModel:
         spread = np.column_stack([zero, spread[:, 0], zero, spread[:, 1:]])
         center = weights @ points
         sd = np.sqrt(weights @ ((points - center) ** 2 + spread))
-        return {"u": {"mean": center, "sd": sd}}, "quadrature"
 
-    forward = forward_model(outputs, output_shape=(6,))
+        random = np.random.default_rng(DRAWS_SEED)
+        nodes = resample(weights, random)
+        L = np.linalg.cholesky(covariance[nodes])
+        draws = points[nodes]
+        draws[:, [0, 2]] += (axis[1] - axis[0]) * random.uniform(-0.5, 0.5, (N_DRAWS, 2))
+        draws[:, [1, 3, 4]] += np.einsum("nvw,nw->nv", L, random.standard_normal((N_DRAWS, 3)))
+        return Reference({"u": {"mean": center, "sd": sd}}, {"u": draws}, "quadrature")
+
+    forward = None if native else forward_model(outputs, output_shape=(6,))
     with GalleryModel(
         "Mildly curved in every direction: a surrogate or an adjustment pays, and can be checked.",
         forward=forward,
@@ -104,5 +136,5 @@ def smooth_nonlinear() -> GalleryModel:
         coords={"component": range(5), "output": range(6)},
     ) as model:
         u = pm.Normal("u", 0.0, 1.0, dims="component")
-        pm.Normal("y", forward(u), noise_sd, observed=y, dims="output")
+        pm.Normal("y", (forward or outputs)(u), noise_sd, observed=y, dims="output")
     return model

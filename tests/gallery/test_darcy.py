@@ -1,10 +1,18 @@
 """The elliptic solver behind `gallery.darcy`."""
 
 import numpy as np
+import pytensor
 import pytest
+from pytensor.gradient import verify_grad
 
 from pymc_ensemble import gallery
-from pymc_ensemble.gallery.darcy import CELLS, OBSERVED, temperatures
+from pymc_ensemble.gallery.darcy import (
+    CELLS,
+    OBSERVED,
+    Temperatures,
+    log_conductivity,
+    temperatures,
+)
 
 
 def poisson_series(x, y, n_terms=199):
@@ -43,3 +51,48 @@ def test_scaling_and_symmetry():
     T, M = (temperatures(v).reshape(10, 10) for v in (tilt, mirrored))
     np.testing.assert_allclose(T, M.T, rtol=1e-10)
     assert not np.allclose(T, T.T, rtol=1e-3)
+
+
+@pytest.mark.parametrize("d", [9, 16, 64])
+def test_batches(d):
+    """A batch gives what its members give one by one, also where it is more than one chunk."""
+    U = np.random.default_rng(d).standard_normal((70, d))
+    one_by_one = np.array([temperatures(u) for u in U])
+    np.testing.assert_allclose(temperatures(U), one_by_one, rtol=1e-12)
+    assert temperatures(U.reshape(2, 35, d)).shape == (2, 35, 100)
+
+
+def test_fields_of_many_modes_contain_those_of_few():
+    """The first three by three modes are among the eight by eight, with the same scales."""
+    few, many = (log_conductivity(np.eye(d)).reshape(d, -1) for d in (9, 64))
+    distances = np.abs(few[:, None] - many).max(-1)
+    np.testing.assert_allclose(distances.min(1), 0, atol=1e-12)
+    rms = np.array(
+        [np.sqrt(np.trapezoid(np.trapezoid(f**2))) / CELLS for f in many.reshape(64, 33, 33)]
+    )
+    assert (np.diff(rms) < 1e-12).all(), "sqrt(lambda_k) falls from mode to mode"
+
+
+def test_gradient_of_the_native_version():
+    rng = np.random.default_rng(8)
+    for d in (9, 16):
+        u = rng.standard_normal(d)
+        verify_grad(lambda u: Temperatures()(u)[0], [u], rng=rng, mode="FAST_COMPILE")
+
+
+def test_gradient_needs_one_factorization():
+    """The log density and its gradient together hold one solution of the problem."""
+    model = gallery.darcy(9, native=True)
+    both = model.compile_fn(
+        [model.logp(), *pytensor.grad(model.logp(), model.value_vars)],
+        inputs=model.value_vars,
+        mode="CVM",
+    )
+    solves = [node for node in both.f.maker.fgraph.apply_nodes if isinstance(node.op, Temperatures)]
+    assert len(solves) == 1
+
+
+@pytest.mark.parametrize("d", [4, 10, 81])
+def test_numbers_of_modes_without_data(d):
+    with pytest.raises(ValueError, match=rf"9, 16, 25, 36, 49 or 64, not {d}\."):
+        gallery.darcy(d)

@@ -1,9 +1,12 @@
 """Every problem of the gallery: its reference must be the posterior of its model."""
 
+from functools import partial
+
 import cloudpickle
 import numpy as np
 import pymc as pm
 import pytensor
+import pytensor.tensor as pt
 import pytest
 from pymc.blocking import DictToArrayBijection, RaveledVars
 from scipy.optimize import minimize
@@ -12,22 +15,29 @@ from pymc_ensemble import gallery
 
 MODELS = {
     "linear_gaussian": gallery.linear_gaussian,
-    "linear_gaussian_20": lambda: gallery.linear_gaussian(20),
+    "linear_gaussian_20": partial(gallery.linear_gaussian, 20),
     "linear_multiscale": gallery.linear_multiscale,
-    "linear_multiscale_smooth": lambda: gallery.linear_multiscale(rough=False),
-    "linear_multiscale_wide": lambda: gallery.linear_multiscale(1.0, data=(1, 2)),
+    "linear_multiscale_smooth": partial(gallery.linear_multiscale, rough=False),
+    "linear_multiscale_wide": partial(gallery.linear_multiscale, 1.0, data=(1, 2)),
     "decay": gallery.decay,
-    "decay_noisy": lambda: gallery.decay(noise_sd=0.3),
-    "decay_rough": lambda: gallery.decay(roughness=4.0),
+    "decay_noisy": partial(gallery.decay, noise_sd=0.3),
+    "decay_rough": partial(gallery.decay, roughness=4.0),
     "bimodal": gallery.bimodal,
     "four_modes": gallery.four_modes,
-    "four_modes_smooth": lambda: gallery.four_modes(rough=False),
+    "four_modes_smooth": partial(gallery.four_modes, rough=False),
     "poisson_regression": gallery.poisson_regression,
     "smooth_nonlinear": gallery.smooth_nonlinear,
     "darcy": gallery.darcy,
+    "darcy_9": partial(gallery.darcy, 9),
+    "darcy_25": partial(gallery.darcy, 25),
     "lorenz63": gallery.lorenz63,
     "lynx_hare": gallery.lynx_hare,
 }
+
+ODE_TOLERANCE = {"lynx_hare": 2e-3, "influenza": 2e-3}
+"""Solvers that differ; all other native versions compute the same numbers."""
+
+NATIVE = [name for name in MODELS if not name.startswith("lorenz")]
 
 SMOOTH_UNIMODAL = [
     "linear_gaussian",
@@ -37,6 +47,8 @@ SMOOTH_UNIMODAL = [
     "poisson_regression",
     "smooth_nonlinear",
     "darcy",
+    "darcy_9",
+    "darcy_25",
     "lynx_hare",
 ]
 
@@ -117,6 +129,67 @@ def test_reference_of_several_modes(name):
     reference = raveled_reference(model)
     draws = np.random.default_rng(2).uniform(-4 * reference[1], 4 * reference[1], (8000, 2))
     assert_moments(draws, np.array([density(u) for u in draws]), reference, at_least=100)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "decay_rough"])
+def test_reference_draws_follow_the_reference(name):
+    """Means and sds of 2000 draws, to 4.5 standard errors of independent ones; their order."""
+    model = MODELS[name]()
+    assert set(model.reference_draws) == set(model.reference)
+    for variable, draws in model.reference_draws.items():
+        assert draws.dims == ("draw", *model.reference[variable].dims[1:])
+        mean, sd = model.reference[variable].values[:2]
+        scores = (draws.values - mean) / sd
+        n = len(scores)
+        assert n == 2000
+        np.testing.assert_array_less(np.abs(scores.mean(0)), 4.5 / np.sqrt(n))
+        error = np.sqrt(((scores**2).var(0) + 1e-12) / n) / 2
+        np.testing.assert_array_less(np.abs(np.sqrt((scores**2).mean(0)) - 1), 4.5 * error + 1e-3)
+        # Neither sorted nor a slow chain: neighbors are uncorrelated.
+        neighbors = (scores[1:] * scores[:-1]).mean(0)
+        np.testing.assert_array_less(np.abs(neighbors), 4.5 / np.sqrt(n))
+    assert model.reference_draws.equals(MODELS[name]().reference_draws)
+
+
+def test_reference_draws_are_correlated_as_the_posterior():
+    """The two rates of the decay, against a direct integral over the grid."""
+    model = gallery.decay(noise_sd=0.3)
+    density = log_density(model)
+    mean, sd = raveled_reference(model)[:2]
+    axis = np.linspace(-5, 5, 61)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    values = np.array([density(mean + sd * point) for point in points])
+    weights = np.exp(values - values.max())
+    weights /= weights.sum()
+    correlation = weights @ points.prod(1)
+    draws = np.stack([model.reference_draws[name].values for name in model.reference_draws], 1)
+    assert np.corrcoef(draws.T)[0, 1] == pytest.approx(correlation, abs=4.5 / np.sqrt(2000))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_version_is_the_same_posterior(name):
+    """The same density, data and truth, and a gradient that agrees with differences."""
+    native, black_box = MODELS[name](native=True), MODELS[name]()
+    assert native.forward is None
+    assert native.description == black_box.description
+    densities = [log_density(model) for model in (native, black_box)]
+    gradient = native.compile_fn(
+        pt.concatenate([g.ravel() for g in pytensor.grad(native.logp(), native.value_vars)]),
+        inputs=native.value_vars,
+    )
+    info = DictToArrayBijection.map(native.initial_point()).point_map_info
+    mean, sd = raveled_reference(gallery.decay() if name == "decay_rough" else native)[:2]
+    rng = np.random.default_rng(6)
+    for _ in range(3):
+        u = mean + sd * rng.standard_normal(len(mean))
+        direction = sd * rng.standard_normal(len(mean))
+        values = [density(u) for density in densities]
+        assert values[0] == pytest.approx(values[1], abs=ODE_TOLERANCE.get(name, 1e-8), rel=1e-9)
+        point = DictToArrayBijection.rmap(RaveledVars(u, info))
+        step = 1e-5
+        difference = densities[0](u + step * direction) - densities[0](u - step * direction)
+        slope = gradient(point) @ direction
+        assert slope == pytest.approx(difference / (2 * step), rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["linear_multiscale", "linear_multiscale_wide"])
