@@ -32,7 +32,7 @@ from .start import Start
 from .surrogate import basis_size
 from .tempered_chains import Chains, Ladder
 
-DEFAULT_EPOCHS = 8
+DEFAULT_EPOCHS = 7
 EXTRA_EPOCHS = 5  # for surrogates that were not verified at once
 MOVES_BETWEEN_SWEEPS = 25
 MANY_OUTPUTS = 2000  # beyond which the surrogate predicts the loss by default
@@ -96,7 +96,7 @@ class EnsembleGaussianProcess:
     scheme : {"archive", "paper"}, default "archive"
         Learn from all evaluations, or the published scheme, which knows those of the present
         ensemble alone.
-    epochs : int, default 8
+    epochs : int, default 7
         Epochs of J evaluations before the verification, which takes another J. A surrogate that is
         precise earlier is verified earlier; one that fails gets up to five more epochs.
     archive : (ndarray of shape (n, d), ndarray of shape (n, K) or (n,)), optional

@@ -16,6 +16,7 @@ from .surrogate import Basis, Function, GaussianProcess, basis_size, farthest_po
 from .surrogate_posterior import (
     Bend,
     ForwardTarget,
+    NoiseLaw,
     PotentialTarget,
     SurrogatePosterior,
     Target,
@@ -238,7 +239,9 @@ class Learning:
             same = standstill(
                 Anomalies.of(verified.ladder.particles[0]), Anomalies.of(state.ladder.particles[0])
             )
-            if not (same and self._verify(state.bound(self.problem), good).passed):
+            before, after = _largest(verified.surrogate_error), _largest(state.surrogate_error)
+            surer = after <= max(PRECISE, before)
+            if not (same and surer and self._verify(state.bound(self.problem), good).passed):
                 state = verified.bound(None)  # what was learned afterwards is not verified
             state = replace(state, burned_in=True, converged=True)
         n_evaluations = len(pending.points)
@@ -275,8 +278,8 @@ class Learning:
         difference = good.loss - state.posterior.loss(x)
         noise, offset = state.posterior.loss_noise(x), state.posterior.loss_offset
         verification = Verification.of(difference, noise, offset)
-        error = np.inf if state.surrogate_error is None else state.surrogate_error.max()
-        return replace(verification, passed=verification.passed and bool(error < UNSURE))
+        sure = _largest(state.surrogate_error) < UNSURE
+        return replace(verification, passed=verification.passed and sure)
 
     def _learn(self, state: LearningState, rng: np.random.Generator) -> LearningState:
         """Fit the surrogate, move the particles on it, and choose where to evaluate next."""
@@ -300,8 +303,8 @@ class Learning:
         state = replace(state, surrogate_error=self._error(state, rng))
         enough = state.epochs >= state.last_epoch
         J = state.ladder.particles.shape[1]
-        if len(state.archive) >= 1.5 * J and state.surrogate_error is not None:
-            enough = enough or float(state.surrogate_error.max()) < PRECISE
+        if len(state.archive) >= 1.5 * J:
+            enough = enough or _largest(state.surrogate_error) < PRECISE
         verifying = state.verifying or enough
         level = 0 if verifying else self._best_level(state)
         ensemble = self._predicted(state)
@@ -338,22 +341,25 @@ class Learning:
             basis = "quadratic"
         warm = None if state.posterior is None else state.posterior.process.hyperparameters
         is_guard = np.arange(len(points)) >= len(selected)
+        if loss is not None and isinstance(target, PotentialTarget):
+            # a logarithm of losses is not quadratic where they are
+            bent = loss[points] - target.reference > target.bend.start
+            if (~bent[: len(selected)]).sum() >= d + 2:
+                is_guard |= bent
         prior = WhitenedPrior.of(self.problem, whitening)
-        least, mean_excess, relative = np.nan, np.nan, None
+        law, relative = None, None
         if loss is not None and self.forward:
             # far from the posterior the process may be wrong: what it misses there is no noise
             potential = state.exponent * loss[points] + data.prior
             excess = potential - np.quantile(potential[: len(selected)], 0.05)
             relative = 1 + (np.clip(excess, 0, 10 * NEAR) / NEAR) ** 4
         elif loss is not None:
-            least = float(np.quantile(loss[selected], 0.02))
-            excess = np.maximum(loss[points] - least, 0) + 0.5 * d
-            mean_excess = float(excess[: len(selected)].mean())
-            relative = excess / mean_excess
+            law = NoiseLaw.of(loss[selected], archive.loss[selected], d)
+            relative = law(loss[points])
         process = GaussianProcess.fit(
             x, values, basis, rng, relative_noise=relative, guards=is_guard, warm=warm
         )
-        posterior = SurrogatePosterior(whitening, prior, target, process, least, mean_excess)
+        posterior = SurrogatePosterior(whitening, prior, target, process, law)
         if basis == "quadratic" and self._indefinite(posterior, max(state.exponent, 1e-3)):
             process = GaussianProcess.fit(
                 x, values, "constant", rng, relative_noise=relative, guards=is_guard, warm=warm
@@ -486,6 +492,11 @@ class Learning:
         if np.median(sizes) < LOST * len(x):  # the functions have nothing in common
             return np.full((2, U.shape[1]), np.inf)
         return np.std(moments, axis=0)
+
+
+def _largest(error: Array | None) -> float:
+    """Largest surrogate error, infinite as long as it is not known."""
+    return np.inf if error is None else float(error.max())
 
 
 def joined(first: Ensemble, second: Ensemble) -> Ensemble:

@@ -11,6 +11,8 @@ from .surrogate import Function, GaussianProcess
 MANY_OUTPUTS = 12  # more are projected on their leading directions
 PROJECTED_AWAY = 1e-6  # share of the variance of the outputs that a projection may lose
 LARGEST_LOG = 50.0  # of what a bend may undo
+LARGEST_BASE = 8  # doublings of the base of the noise of losses
+OUTLIER = 5.0  # residuals, in their median, that count no more than this
 SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without information get no weight
 
 
@@ -238,6 +240,55 @@ class WhitenedPrior:
 
 
 @dataclass(frozen=True)
+class NoiseLaw:
+    """Noise of observed losses: its variance grows linearly with the smooth loss.
+
+    Roughness of the outputs enters a loss in proportion to the residuals, and by its own square.
+
+    Attributes
+    ----------
+    least : float
+        Loss above which it grows.
+    base : float
+        Excess over the least loss that the noise at the least loss is worth.
+    mean : float
+        Mean of excess and base together, where the noise has the level of the process.
+    """
+
+    least: float
+    base: float
+    mean: float
+
+    @classmethod
+    def of(cls, loss: Array, observed: Array | None, dimension: int) -> "NoiseLaw":
+        """Law for the smooth losses of points, shape (n,).
+
+        Parameters
+        ----------
+        loss : ndarray of shape (n,)
+            Predicted losses.
+        observed : ndarray of shape (n,) or None
+            Those that were evaluated; without them the base is half the dimension.
+        dimension : int
+        """
+        least, base = float(np.quantile(loss, 0.02)), 0.5 * dimension
+        excess = np.maximum(loss - least, 0)
+        if observed is not None:
+            # most probable base for residuals with a Laplace law; outliers do not lead it
+            bases = base * 2.0 ** np.arange(LARGEST_BASE)
+            variance = excess + bases[:, None]
+            size = (np.abs(observed - loss) + np.finfo(float).tiny) / np.sqrt(variance)
+            size = np.minimum(size, OUTLIER * np.median(size, axis=1, keepdims=True))
+            fit = np.log(size.mean(1)) + 0.5 * np.log(variance).mean(1)
+            base = float(bases[fit.argmin()])
+        return cls(least, base, float(excess.mean()) + base)
+
+    def __call__(self, loss: Array) -> Array:
+        """Variances of the noise relative to one another, at smooth losses."""
+        return (np.maximum(loss - self.least, 0) + self.base) / self.mean
+
+
+@dataclass(frozen=True)
 class SurrogatePosterior:
     """Negative log posterior of a surrogate.
 
@@ -247,17 +298,15 @@ class SurrogatePosterior:
     prior : WhitenedPrior
     target : Target
     process : GaussianProcess
-    least_loss, mean_excess : float
-        Heteroscedastic noise of losses: their variance is proportional to the excess over the
-        least loss plus d / 2, divided by the mean excess. NaN where all values have equal noise.
+    noise_law : NoiseLaw or None
+        How the noise of losses depends on them; None where all values have equal noise.
     """
 
     whitening: Whitening
     prior: WhitenedPrior
     target: Target
     process: GaussianProcess
-    least_loss: float = np.nan
-    mean_excess: float = np.nan
+    noise_law: NoiseLaw | None = None
 
     def bound(self, problem: Problem | None) -> "SurrogatePosterior":
         """Posterior with its problem, or, for a state that is stored, without."""
@@ -292,10 +341,7 @@ class SurrogatePosterior:
 
     def relative_noise(self, loss: Array) -> Array | None:
         """Variances of the noise of losses relative to one another; None if they are equal."""
-        if np.isnan(self.least_loss):
-            return None
-        excess = np.maximum(loss - self.least_loss, 0) + 0.5 * self.dimension
-        return excess / self.mean_excess
+        return None if self.noise_law is None else self.noise_law(loss)
 
     def loss_sd(self, x: Array) -> Array:
         """Standard deviation of the surrogate's loss at points, shape (n,), by its slopes."""

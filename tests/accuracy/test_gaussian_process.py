@@ -84,7 +84,10 @@ four_modes = of_gallery(gallery.four_modes, lambda: gallery.four_modes(rough=Fal
 
 @dataclass(frozen=True)
 class Case:
-    """A problem, a run, and the bounds of its median and of every seed."""
+    """A problem, a run, and the bounds of its median and of every seed.
+
+    No run may take more than so many evaluations; of Lorenz 63 that holds on average.
+    """
 
     build: Callable
     start: Callable
@@ -207,7 +210,8 @@ def test_errors_are_within_bounds(name, capsys):
             + (f"masses {np.median(masses):.3f} (worst {max(masses):.3f}), " * bool(case.masses))
             + f"verified {converged.mean():.0%}"
         )
-    assert evaluations.mean() <= case.evaluations
+    used = evaluations.mean() if name == "Lorenz 63" else evaluations.max()
+    assert used <= case.evaluations
     for values, bounds in ((mean, case.mean), (sd, case.sd), (masses, case.masses or (1, 1))):
         assert np.median(values) <= bounds[0]
         assert np.max(values) <= bounds[1]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from array_problems import GaussianProblem, PoissonRegression, decay, random_linear
@@ -6,6 +8,7 @@ from pymc_ensemble.samplers.surrogate import GaussianProcess
 from pymc_ensemble.samplers.surrogate_posterior import (
     Bend,
     ForwardTarget,
+    NoiseLaw,
     PotentialTarget,
     SurrogatePosterior,
     WhitenedPrior,
@@ -139,7 +142,20 @@ def test_holes_below_the_depth_are_hills():
 def test_losses_of_unequal_noise():
     posterior, _ = posterior_of(random_linear(2), forward=False)
     assert posterior.relative_noise(np.ones(3)) is None
-    loud = SurrogatePosterior(
-        posterior.whitening, posterior.prior, posterior.target, posterior.process, 2.0, 3.0
-    )
+    law = NoiseLaw(least=2.0, base=1.0, mean=3.0)
+    loud = replace(posterior, noise_law=law)
     np.testing.assert_allclose(loud.relative_noise(np.array([1.0, 2.0, 7.0])), [1 / 3, 1 / 3, 2.0])
+
+
+@pytest.mark.parametrize("base", [2.0, 16.0])
+def test_law_of_the_noise_of_losses(base):
+    """It is found within a factor of two, and outliers make no difference."""
+    rng = np.random.default_rng(0)
+    loss = 5 + rng.exponential(20, 2000)
+    observed = loss + 3 * np.sqrt(loss - 5 + base) * rng.standard_normal(2000)
+    observed[:20] += 1e4
+    law = NoiseLaw.of(loss, observed, 2)
+    assert 0.5 <= law.base / base <= 2
+    assert law(loss).mean() == pytest.approx(1)
+    assert NoiseLaw.of(loss, None, 2).base == 1
+    assert np.isfinite(NoiseLaw.of(loss, loss, 2)(loss)).all()  # nothing to be learned
