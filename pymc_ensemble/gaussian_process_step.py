@@ -12,7 +12,7 @@ from pytensor.graph.basic import Variable
 from xarray import Dataset, DataTree
 
 from .diagnostics import ensemble_stats
-from .draws import Point
+from .draws import Draw, Point, Stats
 from .forward import open_store
 from .initial_ensemble import posterior_points, unconstrained
 from .log import logger
@@ -51,7 +51,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         surrogate explores, and the law of the draws is exact for deterministic forward maps.
     scheme : {"archive", "paper"}, default "archive"
         Learn from all evaluations, or the published algorithm [1]_.
-    epochs : int, default 8
+    epochs : int, default 7
         Epochs of J evaluations before the verification, the initial ensemble included. A surrogate
         that is precise earlier is verified earlier.
     archive : (points, outputs), DataTree, Dataset or path, optional
@@ -99,9 +99,12 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     Without `adjust` draws cost no evaluation, and `lp` is the log density of the surrogate. For
     rough and noisy forward maps that is the point: the draws follow the smooth posterior.
 
-    After sampling with ``cores=1``, `learned` holds what the last chain has learned: the
-    ``surrogate_error`` of means and standard deviations of every coordinate, the verification, the
-    hyperparameters, and all evaluations. The log tells the essentials in any case.
+    The stats ``surrogate_error`` and ``surrogate_error_sd``, one value for each unconstrained
+    coordinate, are standard errors of its mean and standard deviation that come from what the
+    surrogate does not know; ``verification_mean``, ``verification_sd``, ``verification_noise`` and
+    ``verification_outliers`` tell how observed losses differed from predicted ones. The log has the
+    hyperparameters of every epoch. After sampling with ``cores=1``, `learned` holds all that the
+    last chain has learned, its evaluations included.
 
     References
     ----------
@@ -250,6 +253,13 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     def _bind(self, model: pm.Model) -> None:
         self._model_to_bind = model
         super()._bind(model)
+        d = self._bound.problem.dimension
+        shapes = {name: np.shape(value) for name, value in surrogate_stats(None, d).items()}
+        cls = type(self)
+        types: dict[str, Any] = {name: np.dtype((float, shape)) for name, shape in shapes.items()}
+        shaped = {name: (np.float64, list(shape)) for name, shape in shapes.items()}
+        self.stats_dtypes = [cls.stats_dtypes[0] | types]  # type: ignore[misc]
+        self.stats_dtypes_shapes = cls.stats_dtypes_shapes | shaped  # type: ignore[misc]
 
     # -- life of a chain ------------------------------------------------------------------------
 
@@ -259,6 +269,11 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         chain = self._chain
         rounds = chain.tune or self.default_tune_steps
         chain.state = replace(chain.state, rounds=rounds)
+
+    def step(self, point: Point) -> Draw:
+        """Next draw, with what is known about the surrogate that it comes from."""
+        drawn, [stats] = super().step(point)
+        return drawn, [stats | surrogate_stats(self.learned, self._bound.problem.dimension)]
 
     def _burn_in_once(self) -> None:
         super()._burn_in_once()
@@ -280,6 +295,24 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             f"{self._progress.label}surrogate errors of mean and sd, in posterior sd: "
             f"{errors}{more}; {self.learned.verification or 'not verified'}."
         )
+
+
+def surrogate_stats(learned: LearningState | None, dimension: int) -> Stats:
+    """Surrogate errors and verification as stats; NaN for what is not known.
+
+    Parameters
+    ----------
+    learned : LearningState or None
+    dimension : int
+        Number d of coordinates, and length of the surrogate errors.
+    """
+    error = None if learned is None else learned.surrogate_error
+    verification = None if learned is None else learned.verification
+    means, sds = np.full((2, dimension), np.nan) if error is None else error
+    return {"surrogate_error": means, "surrogate_error_sd": sds} | {
+        f"verification_{name}": np.nan if verification is None else getattr(verification, name)
+        for name in ("mean", "sd", "noise", "outliers")
+    }
 
 
 def exact_draws(

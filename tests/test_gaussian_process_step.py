@@ -123,6 +123,28 @@ def test_what_was_learned_is_told(caplog):
     assert "verification passed" in caplog.text
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_stats_tell_how_good_the_surrogate_is(cores):
+    """Steps are built before their model is known, and run in other processes."""
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40)
+    options = {"chains": 2, "cores": cores, "discard_tuned_samples": False}
+    idata = sample(linear_model(), step, draws=100, **options)
+    stats = idata.sample_stats
+    for name in ("surrogate_error", "surrogate_error_sd"):
+        assert stats[name].shape == (2, 100, 2)
+        assert ((stats[name] > 0) & (stats[name] < 0.5)).all()
+        assert (stats[name] == stats[name][:, :1]).all()  # the same for all draws of a chain
+    assert np.isnan(idata.warmup_sample_stats["verification_mean"][:, 0]).all()
+    assert (np.abs(stats["verification_mean"]) < 0.5).all()
+    assert (stats["verification_sd"] < 1.2).all()
+    assert (stats["verification_noise"] == 0.1).all()
+    assert (stats["verification_outliers"] == 0).all()
+    by_particle = pe.to_ensemble(idata).sample_stats["surrogate_error"]
+    assert by_particle.dims[:3] == ("chain", "sweep", "particle")
+    if cores == 1:
+        assert np.array_equal(stats["surrogate_error"][-1, -1], step.learned.surrogate_error[0])
+
+
 def test_evaluations_of_an_earlier_run_are_learned_from():
     model = linear_model()
     step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, model=model)
@@ -172,7 +194,7 @@ def test_tune_counts_epochs():
         idata = sample(model, step, tune=4, discard_tuned_samples=False)
     assert model.forward.n_evaluations - before <= 80
     assert idata.warmup_posterior.sizes["draw"] == 4
-    assert pe.EnsembleGaussianProcessSampler().default_tune_steps == 14
+    assert pe.EnsembleGaussianProcessSampler().default_tune_steps == 13
     assert pe.EnsembleGaussianProcessSampler(epochs=5).default_tune_steps == 11
 
 
@@ -205,6 +227,7 @@ def test_published_scheme():
     with pytest.warns(UserWarning, match="had not passed its test"):
         idata = sample(model, step, tune=3, draws=60)
     assert int(idata.sample_stats["n_evals"].max()) == 5 * 30
+    assert np.isnan(idata.sample_stats["surrogate_error"]).all()
     assert pe.EnsembleGaussianProcessSampler(scheme="paper").default_tune_steps == 1000
 
 
