@@ -2,6 +2,8 @@
 
 import functools
 import re
+import sys
+import types
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -68,6 +70,27 @@ def test_code_of_trust(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "there is a mode that the draws do not have" in printed
     assert "calibrated, by 6 of 6 simulations" in printed
+
+
+def test_code_of_step_method(monkeypatch):
+    """The sampler that is written on the page finds a posterior known in closed form."""
+    short = {"chains": 2, "cores": 1, "progressbar": False}
+    monkeypatch.setattr(pm, "sample", functools.partial(pm.sample, **short))
+    session = {"__name__": "step_method"}  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, "step_method", types.ModuleType("step_method"))
+    for block in blocks("step_method.md"):
+        exec(compile(block, "step_method.md", "exec"), session)
+    # 400 sweeps of 50 particles, of which one in 30 is independent
+    mean, covariance = session["mean"], session["covariance"]
+    sd = np.sqrt(np.diag(covariance))
+    assert np.abs((session["draws"].mean(0) - mean) / sd).max() < 0.15
+    np.testing.assert_allclose(session["draws"].std(0), sd, rtol=0.12)
+    # 2 x 10000 draws of the step method, effectively some 400
+    mean, sd = session["model"].reference["u"].values[:2]
+    draws = session["idata"].posterior["u"].stack(sample=("chain", "draw"))
+    assert session["idata"].sample_stats["converged"].all()
+    assert np.abs((draws.mean("sample") - mean) / sd).max() < 0.25
+    np.testing.assert_allclose(draws.std("sample"), sd, rtol=0.2)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

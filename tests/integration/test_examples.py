@@ -1,16 +1,155 @@
-"""The examples run as they stand, on the command line."""
+"""The examples run as they stand: notebooks cell by cell, scripts on the command line."""
 
+import linecache
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import pymc_ensemble as pe
 from pymc_ensemble.forward import Evaluations
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+NOTEBOOKS = sorted(EXAMPLES.glob("*.md"))
+
+
+def run_notebook(name):
+    """Run the code of a notebook, and return what it has defined."""
+    text = (EXAMPLES / f"{name}.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```\{code-cell\}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    session = {}
+    for number, cell in enumerate(cells, start=1):
+        file = f"{name}.md, cell {number}"
+        linecache.cache[file] = (len(cell), None, cell.splitlines(keepends=True), file)
+        exec(compile(cell, file, "exec"), session)
+    plt.close("all")
+    return session
+
+
+def errors(idata, reference):
+    """Errors of means in posterior standard deviations, and ratios of these, of all parameters."""
+    draws = idata.posterior.dataset[list(reference.data_vars)]
+    mean, sd = (reference.sel(statistic=name, drop=True) for name in ("mean", "sd"))
+    error = (draws.mean(("chain", "draw")) - mean) / sd
+    ratio = draws.std(("chain", "draw")) / sd
+    return error.to_stacked_array("x", []).values, ratio.to_stacked_array("x", []).values
+
+
+def quickstart(session):
+    # the posterior is that of the gallery, with nearly the same priors
+    reference = pe.gallery.lynx_hare().reference[["alpha", "gamma", "sigma"]]
+    error, ratio = errors(session["idata"], reference)
+    assert np.abs(error).max() < 0.5
+    assert 0.7 < ratio.min() <= ratio.max() < 1.4
+
+
+def simulator(session):
+    posterior = session["idata"].posterior
+    assert session["idata"].sample_stats.n_failed.max() > 0
+    assert abs(posterior["drag"] / posterior["mass"] - 0.03).mean() < 0.005
+
+
+def darcy(session):
+    # 16 parameters of 2000 adjusted draws, of which a third are independent
+    assert session["mode"].converged
+    assert np.sqrt((session["error"] ** 2).mean()) < 0.15
+    assert 0.8 < session["ratio"].min() <= session["ratio"].max() < 1.25
+    error, ratio = errors(session["walkers"], session["model"].reference)
+    assert np.sqrt((error**2).mean()) < 0.3
+    assert 0.7 < ratio.min() <= ratio.max() < 1.4
+
+
+def lorenz63(session):
+    for idata in session["runs"].values():
+        error, ratio = errors(idata, session["reference"])
+        assert np.abs(error).max() < 0.5
+        assert 0.7 < ratio.min() <= ratio.max() < 1.4
+
+
+def four_modes(session):
+    assert session["idata"].sample_stats.converged.all()
+    u = session["u"]
+    shares = np.bincount(2 * (u[:, 0] > 0) + (u[:, 1] > 0)) / len(u)
+    assert np.abs(shares - 0.25).max() < 0.1
+    _, ratio = errors(session["idata"], session["smooth"].reference)
+    assert 0.9 < ratio.min() <= ratio.max() < 1.1
+
+
+def bimodal(session):
+    right = {}
+    for name, idata in session["runs"].items():
+        u = idata.posterior["u"]
+        right[name] = (u[..., 0] > u[..., 1]).mean("draw").values
+    assert np.abs(right.pop("plain") - 0.5).min() > 0.2
+    assert np.abs(list(right.values()) - np.array(0.5)).max() < 0.2
+    assert (session["one_mode"].posterior["v"] > 0).all()
+
+
+def unknown_noise(session):
+    for name in ("mu", "tau", "sigma"):
+        ours, nuts = (session[run].posterior[name] for run in ("idata", "nuts"))
+        assert abs(ours.mean() - nuts.mean()) < 0.25 * nuts.std()
+
+
+def counts(session):
+    truth = {"spread": {"growth": 0.2, "initial": 3}, "doses": {"uptake": 2, "potency": 1.5}}
+    for run, values in truth.items():
+        for name, value in values.items():
+            draws = session[run].posterior[name]
+            assert abs(draws.mean() - value) < 4 * draws.std()
+            assert draws.std() < 0.3 * value
+
+
+def coverage(session):
+    assert session["result"].finished == 20
+    assert session["result"].calibrated
+
+
+def restart(session):
+    assert session["kept"] >= 200
+    assert session["again"][1] == "0 evaluations in this run"
+    cost = [session[run].sample_stats.n_evals.max("draw") for run in ("more", "first")]
+    assert (cost[0] < 0.6 * cost[1]).all()
+    assert abs(session["idata"].posterior["rate"].mean() - 0.8) < 0.1
+
+
+CHECKS = [
+    quickstart,
+    simulator,
+    darcy,
+    lorenz63,
+    four_modes,
+    bimodal,
+    unknown_noise,
+    counts,
+    coverage,
+    restart,
+]
+
+
+def test_notebooks_are_checked():
+    assert {path.stem for path in NOTEBOOKS} == {check.__name__ for check in CHECKS}
+
+
+@pytest.mark.default_mode
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_notebook(check, monkeypatch, tmp_path):
+    """Each runs from top to bottom, and finds what its text says."""
+    monkeypatch.chdir(tmp_path)
+    check(run_notebook(check.__name__))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_of_notebooks(path):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    assert not [link for link in links if "://" not in link and not (EXAMPLES / link).exists()]
 
 
 @pytest.mark.default_mode
@@ -41,26 +180,6 @@ def test_lynx_hare(monkeypatch, tmp_path, capsys):
     [calls] = [int(row[4]) for row in table if row[:3] == ["solutions", "of", "the"]]
     assert calls <= 24_000
     assert set(module["PARAMETERS"]) == {label.split("[")[0] for label in rows}
-
-
-@pytest.mark.default_mode
-@pytest.mark.slow
-def test_darcy(monkeypatch, tmp_path, capsys):
-    """Mode and posterior of the conductivity, with few draws."""
-    picture = tmp_path / "darcy.png"
-    monkeypatch.setattr(sys, "argv", ["darcy.py", "--quick", "--output", str(picture)])
-    runpy.run_path(str(EXAMPLES / "darcy.py"), run_name="__main__")
-
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    lines = [line for line in capsys.readouterr().out.splitlines() if ":" in line or "sd" in line]
-    [mode, posterior, mean, ratio, _] = [line for line in lines if not line.startswith(" ")]
-    assert mode.endswith("converged: True")
-    assert int(mode.split()[2]) < 1500
-    assert int(posterior.split()[1]) < 11_000
-    # 2 x 100 draws of walkers that began at the posterior: a standard error of .1
-    assert float(mean.split()[2]) < 0.25
-    low, high = ratio.split()[2::2]
-    assert 0.7 < float(low) <= float(high) < 1.4
 
 
 @pytest.mark.slow
