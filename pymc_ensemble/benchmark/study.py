@@ -1,0 +1,237 @@
+"""Runs of samplers on problems, each kept in a file of its own, so that a study can be resumed."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from threadpoolctl import threadpool_limits
+
+from pymc_ensemble.benchmark.metrics import first_within
+from pymc_ensemble.benchmark.problems import find
+from pymc_ensemble.benchmark.samplers import SAMPLERS, sample
+from pymc_ensemble.benchmark.traces import BUDGET_STEP, CURVES, curves
+
+MEAN_BOUND, SD_BOUND = 0.1, 0.1
+"""Errors that count as found: of every mean in posterior sd, of every sd relative to it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run.
+
+    Parameters
+    ----------
+    problem, sampler : str
+        Names of a problem (`problems.find`) and of one of `SAMPLERS`.
+    budget : int
+        Evaluations that one of our samplers is to spend.
+    seed : int
+    """
+
+    problem: str
+    sampler: str
+    budget: int
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        name = f"{self.problem}--{self.sampler}--{self.budget}--{self.seed}.nc"
+        return name.replace(" ", "_").replace(",", "")
+
+    def run(self, folder: Path) -> Path:
+        """Sample and keep the result; a run that fails keeps what it said.
+
+        Returns
+        -------
+        Path
+            The file, which appears when it is complete.
+        """
+        path = folder / self.file
+        problem = find(self.problem)
+        try:
+            with threadpool_limits(1):
+                run = sample(problem, SAMPLERS[self.sampler], self.budget, self.seed)
+            result = curves(run, problem)
+        except Exception as error:
+            result = xr.Dataset(
+                {name: ("checkpoint", []) for name in ("evaluations", "rounds", *CURVES)},
+                attrs={"failed": f"{type(error).__name__}: {error}"},
+            )
+        result.attrs |= {
+            "problem": self.problem,
+            "sampler": self.sampler,
+            "budget": self.budget,
+            "seed": self.seed,
+        }
+        partial = path.with_suffix(".partial")
+        result.to_netcdf(partial, engine="h5netcdf")
+        partial.rename(path)
+        return path
+
+
+def cases(problems: Sequence[str], samplers: Sequence[str], budget: int, seeds: int) -> list[Case]:
+    """All runs of a comparison, seed by seed, so that an early end leaves fewer seeds of all.
+
+    Pairs that do not fit, and samplers whose package is not installed, are left out.
+    """
+    return [
+        Case(problem, sampler, budget, seed)
+        for seed, problem, sampler in itertools.product(range(1, seeds + 1), problems, samplers)
+        if SAMPLERS[sampler].installed and SAMPLERS[sampler].suits(find(problem))
+    ]
+
+
+def run_all(
+    todo: Sequence[Case],
+    folder: Path,
+    workers: int = 1,
+    told: Callable[[Case], None] = lambda case: None,
+) -> None:
+    """Run the cases that have no result yet.
+
+    Parameters
+    ----------
+    todo : sequence of Case
+    folder : Path
+        Where results are kept.
+    workers : int, default 1
+        Processes.
+    told : callable, optional
+        Is called after each case, those with a result included.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = []
+    for case in todo:
+        if (folder / case.file).exists():
+            told(case)
+        else:
+            missing.append(case)
+    if workers == 1 or len(missing) < 2:
+        for case in missing:
+            case.run(folder)
+            told(case)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        waiting: dict[Future, Case] = {executor.submit(case.run, folder): case for case in missing}
+        for done in as_completed(waiting):
+            done.result()
+            told(waiting[done])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Runs of one sampler on one problem.
+
+    Parameters
+    ----------
+    runs : sequence of Dataset
+        One for each seed.
+    """
+
+    runs: Sequence[xr.Dataset]
+
+    @property
+    def failures(self) -> list[str]:
+        """What runs that failed have said."""
+        return [run.attrs["failed"] for run in self.runs if "failed" in run.attrs]
+
+    @property
+    def finished(self) -> list[xr.Dataset]:
+        """Runs with a result."""
+        return [run for run in self.runs if run.sizes["checkpoint"]]
+
+    def reached(self, cost: str = "evaluations") -> np.ndarray:
+        """Evaluations, or rounds, until means and sds keep their bounds; infinite where never."""
+        return np.array(
+            [
+                first_within(
+                    run[cost].values,
+                    (run["mean_worst"].values, MEAN_BOUND),
+                    (run["sd_worst"].values, SD_BOUND),
+                )
+                for run in self.finished
+            ]
+            + [np.inf] * len(self.failures)
+        )
+
+    def spent(self, cost: str = "evaluations") -> float:
+        """Largest cost of a run."""
+        return max((float(run[cost].max()) for run in self.finished), default=np.nan)
+
+    def at_end(self, metric: str) -> np.ndarray:
+        """A metric at the largest number of evaluations, one value a run."""
+        return np.array(
+            [float(run[metric][int(run["evaluations"].values.argmax())]) for run in self.finished]
+        )
+
+    def curve(self, metric: str) -> Iterator[tuple[float, float, float, float]]:
+        """Evaluations; median, least and largest metric of the runs that have a value there."""
+        bins: dict[int, list[tuple[float, float]]] = {}
+        for run in self.finished:
+            pairs = zip(run["evaluations"].values, run[metric].values, strict=True)
+            for evaluations, value in pairs:
+                place = round(np.log10(evaluations) / BUDGET_STEP)
+                bins.setdefault(place, []).append((evaluations, value))
+        for place in sorted(bins):
+            evaluations, some = np.transpose(bins[place])
+            yield float(np.median(evaluations)), float(np.median(some)), some.min(), some.max()
+
+    @property
+    def own_seconds(self) -> float:
+        """Median time besides the forward map, compilation included."""
+        return float(
+            np.median(
+                [run.attrs["seconds"] - run.attrs["forward_seconds"] for run in self.finished]
+            )
+        )
+
+
+def load(folder: Path, budget: int | None = None) -> dict[tuple[str, str], Summary]:
+    """Read results.
+
+    Parameters
+    ----------
+    folder : Path
+    budget : int, optional
+        Only runs with this budget.
+
+    Returns
+    -------
+    dict
+        Summaries by (problem, sampler).
+    """
+    runs: dict[tuple[str, str], list[xr.Dataset]] = {}
+    for path in sorted(folder.glob("*--*.nc")):
+        run = xr.load_dataset(path, engine="h5netcdf")
+        if budget is None or run.attrs["budget"] == budget:
+            runs.setdefault((run.attrs["problem"], run.attrs["sampler"]), []).append(run)
+    return {key: Summary(some) for key, some in runs.items()}
+
+
+def combined(results: dict[tuple[str, str], Summary]) -> xr.Dataset:
+    """All curves in one dataset.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions ``run`` and ``checkpoint``, NaN after the end of a run, with the coordinates
+        ``problem``, ``sampler`` and ``seed`` of each run.
+    """
+    runs = [run for summary in results.values() for run in summary.runs]
+    kept = ["evaluations", "rounds", *CURVES]
+    return xr.concat(
+        [run[kept].assign_coords(checkpoint=range(run.sizes["checkpoint"])) for run in runs],
+        dim="run",
+        join="outer",
+    ).assign_coords(
+        {
+            name: ("run", [run.attrs[name] for run in runs])
+            for name in ("problem", "sampler", "seed")
+        }
+    )

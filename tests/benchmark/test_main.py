@@ -1,0 +1,43 @@
+import pytest
+import xarray as xr
+
+from pymc_ensemble.benchmark.__main__ import main
+
+
+def test_a_comparison_leaves_tables_pictures_and_data(tmp_path, capsys):
+    arguments = ["comparison", "--problems", "decay", "Poisson", "--samplers", "EKS"]
+    arguments += ["EKS adjusted", "--budget", "600", "--seeds", "2", "--workers", "1"]
+    arguments += ["--output", str(tmp_path)]
+    main(arguments)
+    folder = tmp_path / "full"
+    table = (folder / "comparison.md").read_text()
+    assert "| EKS adjusted |" in table
+    assert "| | decay | Poisson |" in table
+    assert (folder / "comparison.png").stat().st_size > 10_000
+    result = xr.load_dataset(folder / "comparison.nc", engine="h5netcdf")
+    assert result.sizes["run"] == 8
+    assert set(result["problem"].values) == {"decay", "Poisson"}
+    assert "Evaluations until" in capsys.readouterr().out
+
+    runs = sorted((folder / "runs").iterdir())
+    assert len(runs) == 8
+    runs[0].unlink()
+    times = {path: path.stat().st_mtime_ns for path in runs[1:]}
+    main(arguments)  # resumes
+    assert runs[0].exists()
+    assert times == {path: path.stat().st_mtime_ns for path in runs[1:]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["comparisons"], "comparison and scaling"),
+        (["--budget", "0"], "--budget must be at least 1"),
+        (["--samplers", "emcees"], "invalid choice"),
+    ],
+)
+def test_wrong_options_are_refused(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main([*arguments, "--output", str(tmp_path)])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
