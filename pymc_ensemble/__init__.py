@@ -12,7 +12,7 @@ from pymc_ensemble.optimization import find_MAP_ensemble
 from pymc_ensemble.problem import InverseProblem
 from pymc_ensemble.step_methods import EnsembleKalmanSampler
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "EnsembleGaussianProcessSampler",
