@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--budget",
         type=int,
-        help="evaluations that each of our samplers may spend; chains from elsewhere have 4 times, "
-        "ensembles 10 to 30 times as many; default 10000",
+        help="evaluations that our ensembles may spend; single chains have 4 times, ensembles "
+        "from elsewhere 10 to 30 times as many; default 10000",
     )
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     made.add_argument(

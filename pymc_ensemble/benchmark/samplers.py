@@ -32,7 +32,7 @@ STRETCH_FACTOR = 30
 """The same for emcee as it comes, with which ours are compared above all."""
 
 CHAINS_FACTOR = 4
-"""The same for single chains, which PyMC evaluates point by point."""
+"""The same for single chains: those of PyMC, and our multiscale sampler."""
 
 NUTS_DRAWS = 2000
 
@@ -151,7 +151,7 @@ def multiscale(**options: Any) -> Runner:
     """One walker of the multiscale sampler: a draw costs one evaluation more than directions."""
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
-        draws = max(50, budget // (len(problem.moments[0]) + 1))
+        draws = max(50, CHAINS_FACTOR * budget // (len(problem.moments[0]) + 1))
         told = {} if options.get("adjust") else {"rough": problem.rough}
         return _sampled(problem, pe.MultiscaleSampler, draws, seed, **options, **told)[0]
 
