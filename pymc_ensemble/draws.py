@@ -28,6 +28,7 @@ STATS: dict[str, type] = {
     "step_size": np.float64,
     "n_failed": np.int64,
     "converged": bool,
+    "lost": bool,
     "tune": bool,
 }
 UNKNOWN: dict[type, Any] = {np.float64: math.nan, np.int64: -1, bool: False}
@@ -127,6 +128,7 @@ class Block:
                     "step_size": step_size,
                     "n_failed": n_failed,
                     "converged": converged,
+                    "lost": lost,
                     "tune": tune,
                 }
             ]
@@ -140,6 +142,7 @@ class Block:
                 step_size,
                 n_failed,
                 converged,
+                lost,
                 tune,
             ) in zip(*columns, strict=True)
         ]

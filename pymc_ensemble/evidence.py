@@ -20,13 +20,15 @@ FloatArray = NDArray[np.float64]
 
 TRAINING_DRAWS = 1000
 ENOUGH_DRAWS = 4000  # where these are too few for a fit
-VAGUE = 0.1  # standard error of a moment by the fit
+VAGUE, NOISY = 0.1, 0.3  # error of a moment by the fit, and noise about it, that ask for more
 FUNCTIONS, SAMPLE = 50, 1000  # that a fit leaves open, and the points at which they are compared
 PROPOSALS = 4000  # of each round of adaptive importance sampling
 ROUNDS = 5
 N_KERNELS, KERNEL_ROUNDS = 300, 2
 LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates can still be told
 MOST_FOR_KERNELS = 10  # parameters
+FEWEST_VISITS = 3  # that are no accident
+DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
 HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
 
 
@@ -236,14 +238,14 @@ class Regression:
                     float(w @ process.sd(points)[:, 0]),
                     min(float(process.noise[0]), _nugget(x[some], (lp - level)[some])),
                 )
-            if not result.vague:
+            if result.largest_error < VAGUE and result.noise < NOISY:
                 break
         return result
 
     @property
-    def vague(self) -> bool:
-        """Whether a fit to more draws might say more."""
-        return bool(self.shift_error.max() > VAGUE or self.sd_ratio_error.max() > VAGUE)
+    def largest_error(self) -> float:
+        """Standard error of the moment that is known worst."""
+        return float(max(self.shift_error.max(), self.sd_ratio_error.max()))
 
     @property
     def reliable(self) -> bool:
@@ -293,7 +295,8 @@ def _errors_of_moments(
     z = (moved - moved.mean(0)) / np.maximum(moved.std(0), 1e-300)
     means = w.T @ z
     sds = np.sqrt(np.maximum(w.T @ z**2 - means**2, 1e-300))
-    return means.std(0), np.log(sds).std(0)
+    low, high = np.quantile([means, np.log(sds)], [0.16, 0.84], axis=1)
+    return tuple((high - low) / 2)
 
 
 def _nugget(x: FloatArray, residual: FloatArray) -> float:
@@ -359,6 +362,38 @@ def _log_t(points: FloatArray, mean: FloatArray, root: FloatArray, nu: float) ->
     e = np.linalg.solve(root, (points - mean).T)
     log_density = -0.5 * (nu + p) * np.log1p((e**2).sum(0) / nu) - np.log(np.diag(root)).sum()
     return log_density + gammaln((nu + p) / 2) - gammaln(nu / 2) - 0.5 * p * np.log(nu * np.pi)
+
+
+def without_draws(
+    draws: FloatArray, lp_of_draws: FloatArray, X: FloatArray, lp: FloatArray
+) -> NDArray[np.int64]:
+    """Likely points that are far from all draws, the most likely first, unless they are very few.
+
+    Parameters
+    ----------
+    draws : ndarray of shape (n, p)
+    lp_of_draws : ndarray of shape (n,)
+        Their log densities.
+    X : ndarray of shape (m, p)
+        Points that were evaluated.
+    lp : ndarray of shape (m,)
+        Their log densities.
+
+    Returns
+    -------
+    ndarray of int
+        Numbers of the points.
+    """
+    told = lp_of_draws[np.isfinite(lp_of_draws)]
+    if not len(told):
+        return np.empty(0, dtype=int)
+    likely = np.flatnonzero(lp > max(np.quantile(told, 0.01), np.median(told) - DEEP))
+    scale = np.maximum(draws.std(0), 1e-300)
+    tree = cKDTree(draws / scale)
+    horizon = 2 * np.quantile(tree.query(draws / scale, k=2)[0][:, 1], 0.99)
+    far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
+    found = likely[far]
+    return found[np.argsort(-lp[found])] if len(found) >= FEWEST_VISITS else found[:0]
 
 
 def logarithmic(X: FloatArray, log_q: FloatArray) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ CHANCE_LIMIT = 0.2  # standard error of a mean beyond which chance alone may mak
 DISAGREEMENT = 0.6  # the same, where chains are in different places
 APART = 1.2  # R-hat of chains that have not seen the same posterior
 LARGEST_KHAT = 0.7
+VAGUE = 0.3  # standard error of a moment by a regression that says nothing about it
 ROUGH = 0.6  # scatter of the log density about a smooth fit
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 LOW_WOULD_BE = 0.6  # of moves that met none
@@ -96,7 +97,37 @@ def judge(evidence: Evidence) -> list[Finding]:
     list of Finding
         The worst first.
     """
-    parts = [_rough, _off, _by_chance, _not_the_law, _not_arrived, _hardly_moved, _surrogate, _lost]
+    parts = [
+        _rough,
+        _off,
+        _by_chance,
+        _mode_lost,
+        _not_the_law,
+        _not_arrived,
+        _hardly_moved,
+        _surrogate,
+        _cut_off,
+    ]
+    return by_severity([finding for part in parts for finding in part(evidence)])
+
+
+def first_look(run: Run) -> list[Finding]:
+    """What speaks against one chain, as far as that can be told in next to no time.
+
+    Parameters
+    ----------
+    run : Run
+        With a single chain.
+
+    Returns
+    -------
+    list of Finding
+        The worst first.
+    """
+    unknown = np.full(len(run.labels), np.nan)
+    weights = Weights.of(run.pooled, run.log_ratio)
+    evidence = Evidence(run, SamplingError.of(run.X), weights, None, unknown, unknown)
+    parts = [_not_the_law, _not_arrived, _hardly_moved, _surrogate, _cut_off]
     return by_severity([finding for part in parts for finding in part(evidence)])
 
 
@@ -122,7 +153,7 @@ def _rough(evidence: Evidence) -> Iterator[Finding]:
             "them."
         )
         yield Finding("doubtful", told, f"{SMOOTH}.")
-    elif not run.exact and noise > 1.0 and (fit is None or fit.vague):
+    elif not run.exact and noise > 1.0 and (fit is None or fit.largest_error > VAGUE):
         yield Finding("doubtful", told, f"{SMOOTH}.")
 
 
@@ -200,6 +231,18 @@ def _by_chance(evidence: Evidence) -> Iterator[Finding]:
     yield Finding("doubtful", f"{reason}.", remedy)
 
 
+def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
+    """Likely places of the burn-in in which no chain has draws."""
+    lost = evidence.run.stats.get("lost")
+    if lost is not None and lost.all():
+        yield Finding(
+            "wrong",
+            "the burn-in came by likely places without draws: a mode was lost on the way.",
+            f"{MODES}, or a larger ensemble_size. The log of the run says where it is, and so does "
+            "pymc.sample(discard_tuned_samples=False).",
+        )
+
+
 def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
     """A posterior that is not what the ensemble takes it to be, where its moments are not known."""
     run, weights, regression = evidence.run, evidence.weights, evidence.regression
@@ -254,7 +297,8 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
             "Give it more time (tune), or start nearer to the posterior.",
         )
     drift, where = worst(evidence.chance.drift, run.labels)
-    if abs(drift) > 0.3:
+    by_chance = 2 * evidence.chance.mean[run.labels.index(where)]  # of the halves' difference
+    if abs(drift) > max(0.3, 4 * by_chance):
         yield Finding(
             "doubtful",
             f"`{where}` drifts: its mean moved by {drift:+.2f} posterior standard deviations "
@@ -277,15 +321,23 @@ def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
 def _surrogate(evidence: Evidence) -> Iterator[Finding]:
     """A surrogate that does not predict what the forward map gives."""
     run = evidence.run
-    if run.cost == 0 and not run.converged:
+    if run.cost:
+        return
+    remedy = "Give it more epochs (tune), a larger ensemble, or use adjust=True."
+    if not run.converged:
+        yield Finding("wrong", "the surrogate did not pass its verification.", remedy)
+    errors = [run.stats.get(name) for name in ("surrogate_error", "surrogate_error_sd")]
+    mean, sd = (0.0 if e is None else float(np.nan_to_num(e).max()) for e in errors)
+    if mean > CHANCE_LIMIT or sd > SD_LIMIT:
         yield Finding(
-            "wrong",
-            "the surrogate did not pass its verification.",
-            "Give it more epochs (tune), a larger ensemble, or use adjust=True.",
+            "doubtful",
+            f"the surrogate leaves means open by {mean:.2f} posterior standard deviations, and "
+            f"standard deviations by {sd:.0%}.",
+            remedy,
         )
 
 
-def _lost(evidence: Evidence) -> Iterator[Finding]:
+def _cut_off(evidence: Evidence) -> Iterator[Finding]:
     """Failures that may have cut off a part of the posterior, where that cannot be told."""
     run = evidence.run
     if evidence.fit is None and run.failed > LOST:

@@ -161,6 +161,7 @@ class MultiscaleSampler(EnsembleStep):
     ):
         self._pilot: Pilot | None = None
         self._pilot_iterations = 0
+        self._pilot_seen: list[tuple[FloatArray, FloatArray]] = []
         self._process = 0  # to which the pilot belongs: workers inherit those of earlier runs
         self._conditional: ConditionalModel | None = None
         self._sampled: Any = None
@@ -287,6 +288,7 @@ class MultiscaleSampler(EnsembleStep):
             logger.info(f"MultiscaleSampler: {self._account.rstrip('.')}.")
         if self._pilot is not None:
             chain.state = bound.sampler.start_from(self._pilot, number)
+            chain.seen = list(self._pilot_seen)
             return
         seed: Any = self.rng.bit_generator.seed_seq
         key = (*self._spawn_key[:-1], PILOT_KEY)
@@ -310,7 +312,7 @@ class MultiscaleSampler(EnsembleStep):
         super()._burn_in_once()
         if self._pilot is None and not chain.state.shared:
             self._pilot, chain.n_shared = chain.state.pilot, chain.n_evals
-            self._pilot_iterations = chain.iterations
+            self._pilot_iterations, self._pilot_seen = chain.iterations, list(chain.seen)
 
     @property
     def _waits(self) -> bool:

@@ -16,10 +16,10 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import ancestors
-from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from .draws import points_of, variable_layout
+from .evidence import without_draws
 from .findings import LOST, ROUGH, SMOOTH, UNTRUE, Evidence, Finding
 from .forward import open_store
 from .forward.model import ForwardOp
@@ -33,7 +33,6 @@ Store = str | PathLike | xr.Dataset | tuple[Any, ArrayLike]
 
 REPEATS = 4  # evaluations at each of some draws
 JITTER = 1e-6  # in posterior sd: deterministic models remember points that are the same
-DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
 ONE_SIDED = 0.5  # correlation of ranks with failures from which they are in a corner
 BOOKKEEPING = {"status", "reason", "start", "duration", "worker", "version", "replicate", "attempt"}
 
@@ -130,11 +129,10 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
     stored = _latest(stored)
     failed = stored["status"].to_numpy() != "ok"
     if model is None:
-        names = _inputs_of(stored, failed)
-        inputs, labels = _table(stored, names)
-        X = inputs if set(names) == set(run.names) else None
-        if X is not None:
-            X, _ = _table(stored, run.names)
+        inputs, labels = _table(stored, _inputs_of(stored, failed))
+        X = None
+        if set(labels) == set(run.labels):
+            X = inputs[:, [labels.index(label) for label in run.labels]]
         return OtherEvaluations(inputs, labels, failed, X, np.full(len(failed), np.nan))
     nodes = {
         v.owner
@@ -263,27 +261,16 @@ def missed_mode(run: Run, X: FloatArray, lp: FloatArray, whose: str) -> list[Fin
     -------
     list of Finding
     """
-    told = run.stats["lp"][np.isfinite(run.stats["lp"])]
-    if not len(told):
+    found = without_draws(run.pooled, run.stats["lp"].ravel(), X, lp)
+    if not len(found):
         return []
-    likely = lp > max(np.quantile(told, 0.01), np.median(told) - DEEP)
-    if not likely.any():
-        return []
-    draws = run.pooled
-    scale = np.maximum(draws.std(0), 1e-300)
-    tree = cKDTree(draws / scale)
-    horizon = 2 * np.quantile(tree.query(draws / scale, k=2)[0][:, 1], 0.99)
-    far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
-    if not far.any():
-        return []
-    best = np.flatnonzero(likely)[far][int(np.argmax(lp[likely][far]))]
     where = ", ".join(
-        f"{label}={value:.3g}" for label, value in zip(run.labels, X[best], strict=True)
+        f"{label}={value:.3g}" for label, value in zip(run.labels, X[found[0]], strict=True)
     )
     return [
         Finding(
             "wrong",
-            f"there is a mode that the draws do not have, at {where}: {whose.format(far.sum())}.",
+            f"there is a mode that the draws do not have, at {where}: {whose.format(len(found))}.",
             "Use MultiscaleSampler with many walkers, or an initial_ensemble that has all modes.",
         )
     ]
@@ -358,7 +345,7 @@ def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[st
         return [], [f"{m / n:.0%} of the stored evaluations failed, here and there"]
     where = " and ".join(corner)
     near = _near(run, others)
-    share = float(failed[near].mean()) if near.sum() > 20 else 0.0
+    share = float(failed[near].mean()) if near.sum() > 20 else run.failed
     told = f"{m / n:.0%} of the stored evaluations failed, most of them where {where}"
     if share < LOST:
         return [], [told]

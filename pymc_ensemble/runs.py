@@ -50,7 +50,7 @@ class Run:
                 f"The result has no stat `{min(missing)}`, so it does not come from a sampler of "
                 "pymc_ensemble, or was stripped of it. Diagnose the DataTree as it was returned."
             )
-        arrays = {str(k): stats[k].transpose(*dims).to_numpy() for k in stats}
+        arrays = {str(k): stats[k].transpose(*dims, ...).to_numpy() for k in stats}
         posterior = tree["posterior"].dataset
         blocks: dict[str, FloatArray] = {}
         labels: dict[str, list[str]] = {}

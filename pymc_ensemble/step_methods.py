@@ -4,6 +4,7 @@ One chain is one ensemble. Draws are handed out particle by particle over a bloc
 neighboring draws are neighbors on the path of a particle.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,11 +39,14 @@ from .draws import (
     points_of,
     variable_layout,
 )
+from .evidence import without_draws
+from .findings import first_look
 from .forward.evaluation import Evaluations
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
 from .log import ProgressLog, logger, show_log
 from .problem import InverseProblem
+from .runs import Run
 from .samplers.ensemble import EnsembleFailure, Info, Snapshot
 from .samplers.kalman import EnsembleKalman
 
@@ -53,7 +57,7 @@ __all__ = ["EnsembleKalmanSampler"]
 BLOCK_BYTES = 2**30
 SHORTEST_BLOCK = 5
 SEEDS_OF_EVALUATIONS = 0xE5  # sets their seeds apart from those of other children of the run's
-LOW_ACCEPTANCE = 0.8  # below which an approximate posterior is not to be trusted
+FEW_DRAWS = 100  # that say nothing about a run
 
 FloatArray = NDArray[np.float64]
 Named = Variable | str
@@ -85,8 +89,8 @@ class Chain:
         Whether adaptation has ended.
     interrupted : float or None
         Time of the interrupt after which the chain ends with this block.
-    warned : bool
-        Whether the log has told that the approximation is poor.
+    seen : list of tuple
+        Particles of the burn-in, shape (n, d), and their log densities.
     shared_rng : Generator or None
         Source of randomness of what all chains have in common.
     n_shared : int
@@ -106,7 +110,7 @@ class Chain:
     position: int = 0
     sampling: bool = False
     interrupted: float | None = None
-    warned: bool = False
+    seen: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
     shared_rng: np.random.Generator | None = None
     n_shared: int = 0
 
@@ -399,30 +403,45 @@ class EnsembleStep(BlockedStep):
                 end_run(chain.interrupted)
         snapshots, sweep, n_evals, n_failed = zip(*done, strict=True)
         snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
-        self._warn_of_low_acceptance(snapshots)
         shared = {
             "sweep": sweep,
             "n_evals": n_evals,
             "n_failed": n_failed,
             "step_size": [float(snapshot.step_size) for snapshot in snapshots],
             "converged": [chain.converged] * len(snapshots),
+            "lost": [False] * len(snapshots),
         }
-        return Block.of(snapshots, shared)
+        block = Block.of(snapshots, shared)
+        return self._look_at(block) if block.n_draws >= max(FEW_DRAWS, chain.draws) else block
 
-    def _warn_of_low_acceptance(self, snapshots: Sequence[Snapshot]) -> None:
-        """Say so when moves without a Metropolis test would have failed too many of them."""
-        chain = self._chain
-        if chain.warned or not getattr(self._bound.sampler, "approximate", False):
-            return
-        acceptance = float(np.mean([snapshot.acceptance.mean() for snapshot in snapshots]))
-        if acceptance < LOW_ACCEPTANCE:
-            chain.warned = True
-            logger.warning(
-                f"{self._progress.label}a Metropolis test would have accepted {acceptance:.0%} of "
-                "the moves, so the posterior is not what this approximation takes it to be, and "
-                "means and standard deviations may be far off. If the forward map is "
-                "deterministic, use adjust=True, which is exact."
-            )
+    def _look_at(self, block: Block) -> Block:
+        """Tell by the log what the draws of this chain are worth; mark them if a mode was lost."""
+        chain, d = self._chain, block.U.shape[1]
+        S = block.n_draws // self.ensemble_size
+        stats = {  # as chain, sweep, particle
+            name: values.reshape(1, -1, S).swapaxes(1, 2) for name, values in block.stats.items()
+        }
+        X = block.U.reshape(1, -1, S, d).swapaxes(1, 2)
+        run = Run(X, list(self._bound.problem.coordinate_names), stats)
+        with _one_blas_thread():
+            found = first_look(run)
+            elsewhere = np.empty(0, dtype=int)
+            if chain.seen and run.cost and not run.fitted:
+                U, lp = (np.concatenate(part) for part in zip(*chain.seen, strict=True))
+                elsewhere = without_draws(run.pooled, stats["lp"].ravel(), U, lp)
+        block.stats["lost"][:] = len(elsewhere) > 0
+        level, verdict = logging.INFO, "at first sight nothing speaks against its draws."
+        if found:
+            level, verdict = logging.WARNING, f"{found[0].severity}: {found[0].reason}"
+        if len(elsewhere):
+            place = self._describe(U[elsewhere[0]])
+            level = logging.WARNING
+            verdict = f"its burn-in came by likely places without draws, such as {place}."
+        logger.log(
+            level,
+            f"{self._progress.label}{verdict} pymc_ensemble.diagnose(idata) looks closer.",
+        )
+        return block
 
     def _sweeps_of_next_block(self) -> int:
         """As many sweeps as memory holds, in blocks of equal length."""
@@ -463,6 +482,8 @@ class EnsembleStep(BlockedStep):
             self._start()
         self._iterate(f"burn-in iteration {chain.iterations + 1}")
         chain.iterations += 1
+        if (ensemble := chain.state.ensemble) is not None:
+            chain.seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
         chain.converged = chain.state.converged
         if initial is not None and initial.burned_in:
             chain.converged = initial.converged

@@ -68,6 +68,7 @@ def test_stats_are_complete_and_typed():
         "step_size": "f",
         "n_failed": "i",
         "converged": "b",
+        "lost": "b",
     }
     lp = -0.5 * (idata.posterior.x**2).sum("x_dim_0") - np.log(2 * np.pi)
     np.testing.assert_allclose(stats.lp, lp)
@@ -440,7 +441,8 @@ def test_progress_is_not_told_at_every_round(caplog, monkeypatch):
         monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
     sample(gaussian_model(), draws=200)
     seconds = next(clock)
-    lines = [r for r in caplog.records if r.name == "pymc_ensemble"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "pymc_ensemble"]
+    assert lines.pop().endswith("pymc_ensemble.diagnose(idata) looks closer.")
     assert 1 <= len(lines) <= seconds / 2
 
 
@@ -495,13 +497,33 @@ def curved_model():
 def test_poor_approximation_is_told_once_a_chain(adjust, times, caplog):
     with curved_model() as model:
         sample(model, pe.EnsembleKalmanSampler(ensemble_size=20, adjust=adjust), draws=100)
-    assert caplog.text.count("a Metropolis test would") == times
+    assert caplog.text.count("the posterior is not what the ensemble takes it to be") == times
 
 
 def test_good_approximation_is_not_warned_of(caplog):
+    caplog.set_level(logging.INFO, "pymc_ensemble")
     with gaussian_model() as model:
         sample(model, pe.EnsembleKalmanSampler(ensemble_size=20), draws=100)
-    assert "Metropolis" not in caplog.text
+    assert "nothing speaks against its draws" in caplog.text
+    assert not [r for r in caplog.records if r.name == "pymc_ensemble" and r.levelname != "INFO"]
+
+
+def test_modes_that_were_lost_are_marked(caplog):
+    """All particles end in one of two modes, and the prior ensemble was in both."""
+    with pm.Model() as model:
+        u = pm.Normal("u", 0.0, 5.0)
+        pm.NormalMixture(
+            "y",
+            w=[0.5, 0.5],
+            mu=pm.math.stack([u, u + 3.0]),
+            sigma=[0.3, 0.9],
+            observed=[1.0, 1.0],
+        )
+    idata = sample(model, pe.EnsembleKalmanSampler(ensemble_size=40), draws=300)
+    assert float(idata.posterior["u"].std()) < 1.0  # the modes are three apart
+    assert idata.sample_stats["lost"].all()
+    assert "its burn-in came by likely places without draws, such as u=" in caplog.text
+    assert any("a mode was lost" in reason for reason in pe.diagnose(idata).reasons)
 
 
 def test_data_of_another_length_bind_the_step_anew():

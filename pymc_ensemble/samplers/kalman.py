@@ -173,11 +173,6 @@ class EnsembleKalman:
         return self.ensemble_size
 
     @property
-    def approximate(self) -> bool:
-        """Whether draws follow an approximation that the would-be acceptance can judge."""
-        return not (self.adjust or self.rough)
-
-    @property
     def splits(self) -> bool:
         """Whether the ensemble is large enough for split halves."""
         return self.size >= 2 * (self.problem.dimension + 2)

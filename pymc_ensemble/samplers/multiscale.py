@@ -248,14 +248,6 @@ class Multiscale:
         """Forward evaluations of one step of all walkers."""
         return self.walkers * self._walkers.explorers.cloud_size
 
-    @property
-    def approximate(self) -> bool:
-        """Whether draws follow an approximation that the would-be acceptance can judge.
-
-        It cannot judge averaged steps, which are far more accurate than single ones.
-        """
-        return self.scheme == "paper"
-
     # -- the parts at work ----------------------------------------------------------------------
 
     def _pilot(self, size: int) -> EnsembleKalman:
