@@ -53,6 +53,8 @@ class Verification:
         Share of particles with a difference beyond all noise.
     noise : float
         Standard deviation of the noise of the loss.
+    beyond : float
+        Share of particles farther out than all points of the fit: the posterior may go on there.
     passed : bool
     """
 
@@ -60,10 +62,13 @@ class Verification:
     sd: float
     outliers: float
     noise: float
+    beyond: float
     passed: bool
 
     @classmethod
-    def of(cls, difference: Array, noise: Array, offset: float = 0.0) -> "Verification":
+    def of(
+        cls, difference: Array, noise: Array, offset: float = 0.0, beyond: float = 0.0
+    ) -> "Verification":
         """Judge observed minus predicted losses.
 
         Parameters
@@ -82,15 +87,20 @@ class Verification:
         passed = (
             abs(mean) < 0.5 + 4 * nugget / np.sqrt(n)
             and sd < 1 + 2 * nugget
-            and outliers * n <= 0.02 * n + 1
+            and max(outliers, beyond) * n <= 0.02 * n + 1
         )
-        return cls(mean, sd, outliers, nugget, bool(passed))
+        return cls(mean, sd, outliers, nugget, beyond, bool(passed))
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "failed"
         return (
             f"verification {verdict}: observed minus predicted loss {self.mean:.2g} +- "
             f"{self.sd:.2g}, noise {self.noise:.2g}, outliers {self.outliers:.0%}"
+            + (
+                f", {self.beyond:.0%} of the particles beyond all evaluations"
+                if self.beyond
+                else ""
+            )
         )
 
 
@@ -272,12 +282,14 @@ class Learning:
     def _verify(self, state: LearningState, good: Ensemble) -> Verification:
         """Compare evaluations with predictions; half of the particles must have got one."""
         assert state.posterior is not None
+        assert state.region is not None
         if len(good) < 0.5 * state.ladder.particles.shape[1]:
-            return Verification(np.nan, np.nan, 1.0, np.nan, False)
+            return Verification(np.nan, np.nan, 1.0, np.nan, 0.0, False)
         x = state.posterior.whitening.coordinates(good.U)
         difference = good.loss - state.posterior.loss(x)
         noise, offset = state.posterior.loss_noise(x), state.posterior.loss_offset
-        verification = Verification.of(difference, noise, offset)
+        beyond = float(((x**2).sum(1) > (state.region.wall / WALL) ** 2).mean())
+        verification = Verification.of(difference, noise, offset, beyond)
         sure = _largest(state.surrogate_error) < UNSURE
         return replace(verification, passed=verification.passed and sure)
 

@@ -227,6 +227,18 @@ def test_constant_outputs_leave_the_prior():
     np.testing.assert_allclose(U.std(0), 1, atol=0.12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_start_of_few_points_does_not_cut_the_posterior(seed):
+    """Losses of few points are predicted without error, but the posterior goes on beyond them."""
+    problem, rng = random_linear(3), np.random.default_rng(seed)
+    U = np.repeat(problem.mean + 0.3 * problem.sd * rng.standard_normal((8, 3)), 10, axis=0)
+    sampler, state, _ = learn(problem, rng, U=U, target="potential", ensemble_size=80)
+    assert state.converged
+    mean, sd = errors(problem, draws(sampler, problem, state, rng, 40))
+    assert mean < 0.12
+    assert sd < 0.08
+
+
 def test_duplicates_in_the_initial_ensemble():
     problem, rng = decay(), np.random.default_rng(0)
     U = np.repeat(problem.sample_prior(10, rng), 10, axis=0)
@@ -270,6 +282,14 @@ def test_thirty_parameters(target):
 )
 def test_verification(difference, noise, passed):
     assert Verification.of(difference, np.full(100, noise)).passed is passed
+
+
+def test_particles_beyond_all_evaluations_are_not_verified():
+    zero, noise = np.zeros(100), np.full(100, 0.1)
+    assert Verification.of(zero, noise, beyond=0.03).passed
+    failed = Verification.of(zero, noise, beyond=0.04)
+    assert not failed.passed
+    assert "4% of the particles beyond all evaluations" in str(failed)
 
 
 def test_map_that_changes_its_mind_is_not_verified():
