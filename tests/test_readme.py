@@ -35,7 +35,7 @@ def test_code(monkeypatch, capsys):
     assert bimodal.posterior["u"].shape == (2, 300, 2)
     n_evals = int(bimodal.sample_stats["n_evals"].max("draw").sum())
     printed = capsys.readouterr().out
-    assert printed.count("trustworthy: ") == 2
+    assert printed.startswith("trustworthy: ")
     assert f"\n{n_evals} evaluations\n" in printed
     assert n_evals > 2 * 300
     assert float(az.rhat(decay.posterior.dataset)["rate"]) < 1.1
