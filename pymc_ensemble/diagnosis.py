@@ -141,12 +141,12 @@ def diagnose(
         not depend on them.
     model : pm.Model, optional
         The model of the run.
-    store : path, Dataset or (points, outputs), optional
-        More evaluations of the forward map, which are used but not repeated: an evaluation store,
-        by its path or as `open_store` reads it, or points and outputs as `archive` of
-        `EnsembleGaussianProcessSampler` takes them, with rows of NaN for those that failed. They
-        tell of modes without draws, where evaluations fail, and whether a surrogate is right.
-        Without `model` only failures are looked at.
+    store : path, store, Dataset or (points, outputs), optional
+        More evaluations of the forward map, which are used but not repeated: an evaluation store
+        (``forward.store`` of a forward model), its path or what `open_store` reads from it, or
+        points and outputs as `archive` of `EnsembleGaussianProcessSampler` takes them, with rows of
+        NaN for those that failed. They tell of modes without draws, where evaluations fail, and
+        whether a surrogate is right. Without `model` only failures are looked at.
     repeats : int, default 0
         Forward evaluations to spend on draws that are evaluated once more, four times each: how
         noisy is the forward map, does a Metropolis test keep lucky evaluations, and is a surrogate

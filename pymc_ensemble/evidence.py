@@ -250,7 +250,8 @@ class Regression:
     @property
     def reliable(self) -> bool:
         """Whether the fit says anything about the posterior where the draws are."""
-        return self.khat < 0.95 and self.efficiency > 0.02 and self.uncertainty < 0.6
+        sampled = self.efficiency > 0.3 or (self.khat < 0.95 and self.efficiency > 0.02)
+        return sampled and self.uncertainty < 0.6
 
 
 def _fit(

@@ -66,7 +66,8 @@ class Evidence:
     @property
     def fit(self) -> Regression | None:
         """The regression, if it says anything about the posterior."""
-        return self.regression if self.regression is not None and self.regression.reliable else None
+        fit = self.regression
+        return fit if fit is not None and fit.reliable and fit.largest_error < VAGUE else None
 
     @property
     def roughness(self) -> float:
@@ -153,7 +154,7 @@ def _rough(evidence: Evidence) -> Iterator[Finding]:
             "them."
         )
         yield Finding("doubtful", told, f"{SMOOTH}.")
-    elif not run.exact and noise > 1.0 and (fit is None or fit.largest_error > VAGUE):
+    elif not run.exact and noise > 1.0 and fit is None:
         yield Finding("doubtful", told, f"{SMOOTH}.")
 
 

@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 from .draws import points_of, variable_layout
 from .evidence import without_draws
 from .findings import LOST, ROUGH, SMOOTH, UNTRUE, Evidence, Finding
-from .forward import open_store
+from .forward import EvaluationStore, open_store
 from .forward.model import ForwardOp
 from .initial_ensemble import unconstrained
 from .problem import InverseProblem, problem_of
@@ -29,7 +29,7 @@ from .runs import Run, entries
 from .samplers.kalman import EnsembleKalman
 
 FloatArray = NDArray[np.float64]
-Store = str | PathLike | xr.Dataset | tuple[Any, ArrayLike]
+Store = str | PathLike | EvaluationStore | xr.Dataset | tuple[Any, ArrayLike]
 
 REPEATS = 4  # evaluations at each of some draws
 JITTER = 1e-6  # in posterior sd: deterministic models remember points that are the same
@@ -77,7 +77,7 @@ def other_evaluations(store: Store, run: Run, model: pm.Model | None) -> OtherEv
     Parameters
     ----------
     store : path-like, Dataset, or tuple
-        An evaluation store, by its path or as `open_store` reads it, or (points, outputs).
+        An evaluation store, itself, by its path or as `open_store` reads it, or (points, outputs).
     run : Run
         If there is a model, of its free variables.
     model : pm.Model or None
@@ -86,6 +86,8 @@ def other_evaluations(store: Store, run: Run, model: pm.Model | None) -> OtherEv
     -------
     OtherEvaluations
     """
+    if isinstance(store, EvaluationStore):
+        store = store.path
     if isinstance(store, str | PathLike):
         store = open_store(store)
     if isinstance(store, xr.Dataset):
