@@ -137,6 +137,13 @@ PROBLEMS = {
         _both("lynx and hare", gallery.lynx_hare),
         Problem("bimodal", gallery.bimodal, partial(gallery.bimodal, native=True), modes=_sides),
         Problem(
+            "four smooth modes",
+            partial(gallery.four_modes, rough=False),
+            partial(gallery.four_modes, rough=False, native=True),
+            modes=_quadrants,
+            start=_square(-2.0, 2.0),
+        ),
+        Problem(
             "four modes",
             gallery.four_modes,
             partial(gallery.four_modes, native=True),

@@ -148,7 +148,7 @@ def ensemble(
 
 
 def multiscale(**options: Any) -> Runner:
-    """One walker of the multiscale sampler: a draw costs one evaluation more than directions."""
+    """Walkers of the multiscale sampler, one by default: a draw costs one evaluation more than directions."""
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
         draws = max(50, CHAINS_FACTOR * budget // (len(problem.moments[0]) + 1))
@@ -221,7 +221,7 @@ def emcee(moves: str = "stretch", start: str = "prior", factor: int = PEERS_FACT
             )
             draws, evaluations, rounds = _columns(kalman.traces[0])
             walkers = draws[-n_walkers:]
-            kalman_evaluations, kalman_rounds = evaluations[-1], rounds[-1]
+            kalman_evaluations, kalman_rounds = int(evaluations[-1]), int(rounds[-1])
             forward_seconds = kalman.forward_seconds
         model = problem.model()
         with model, _fast_compiling():
@@ -419,6 +419,7 @@ SAMPLERS = {
         Sampler("EKS paper", _kalman(scheme="paper")),
         Sampler("multiscale", multiscale()),
         Sampler("multiscale adjusted", multiscale(adjust=True)),
+        Sampler("multiscale, 40 walkers", multiscale(walkers=40)),
         Sampler("multiscale paper", multiscale(scheme="paper")),
         Sampler("EGPS", gaussian_process()),
         Sampler("EGPS potential", gaussian_process(target="potential")),
