@@ -12,6 +12,7 @@ Each function returns a ready `pymc.Model`, a `GalleryModel`, that also knows
 
 from pymc_ensemble.gallery.darcy import darcy
 from pymc_ensemble.gallery.decay import decay
+from pymc_ensemble.gallery.influenza import influenza
 from pymc_ensemble.gallery.linear import linear_gaussian, linear_multiscale
 from pymc_ensemble.gallery.lorenz63 import lorenz63
 from pymc_ensemble.gallery.lynx_hare import lynx_hare
@@ -25,6 +26,7 @@ __all__ = [
     "darcy",
     "decay",
     "four_modes",
+    "influenza",
     "linear_gaussian",
     "linear_multiscale",
     "lorenz63",

@@ -32,6 +32,7 @@ MODELS = {
     "darcy_25": partial(gallery.darcy, 25),
     "lorenz63": gallery.lorenz63,
     "lynx_hare": gallery.lynx_hare,
+    "influenza": gallery.influenza,
 }
 
 ODE_TOLERANCE = {"lynx_hare": 2e-3, "influenza": 2e-3}
@@ -50,6 +51,7 @@ SMOOTH_UNIMODAL = [
     "darcy_9",
     "darcy_25",
     "lynx_hare",
+    "influenza",
 ]
 
 
