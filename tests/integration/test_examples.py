@@ -33,8 +33,10 @@ def run_notebook(name):
 
 def errors(idata, reference):
     """Errors of means in posterior standard deviations, and ratios of these, of all parameters."""
-    draws = idata.posterior.dataset[list(reference.data_vars)]
+    draws = idata.posterior.dataset
+    reference = reference[[name for name in reference if name in draws]]
     mean, sd = (reference.sel(statistic=name, drop=True) for name in ("mean", "sd"))
+    draws = draws[list(reference)]
     error = (draws.mean(("chain", "draw")) - mean) / sd
     ratio = draws.std(("chain", "draw")) / sd
     return error.to_stacked_array("x", []).values, ratio.to_stacked_array("x", []).values
