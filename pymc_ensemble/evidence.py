@@ -29,6 +29,7 @@ LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates ca
 MOST_FOR_KERNELS = 10  # parameters
 FEWEST_VISITS = 3  # that are no accident
 DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
+CLOSE = 0.2  # posterior sd, within which a smooth function changes little
 HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
 
 
@@ -227,6 +228,7 @@ class Regression:
                 sd = np.sqrt(w @ (moved - mean) ** 2)
                 errors = _errors_of_moments(process, points, moved, w, rng)
                 level = process.evaluate(x)[0][:, 0]
+                residual = ((lp - level) / np.sqrt(_relative_noise(level, p)))[some]
                 result = cls(
                     mean,
                     sd,
@@ -236,7 +238,7 @@ class Regression:
                     weights.khat,
                     weights.efficiency,
                     float(w @ process.sd(points)[:, 0]),
-                    min(float(process.noise[0]), _nugget(x[some], (lp - level)[some])),
+                    min(float(process.noise[0]), _nugget(x[some], residual, rng)),
                 )
             if result.largest_error < VAGUE and result.noise < NOISY:
                 break
@@ -263,16 +265,20 @@ def _fit(
     less they count: far down, a density need not be known well.
     """
     p = x.shape[1]
-    top = np.quantile(level, 0.99) if len(level) else 0.0
-    fall = np.maximum(top - level, 0.0)
-    used = fall < 50 + 10 * p
+    relative = _relative_noise(level, p)
+    used = relative < np.inf
     if used.sum() < max(1.5 * basis_size("quadratic", p), 20):
         return None
-    relative = 1 + (fall[used] / (2 * p + 4)) ** 4
     process = GaussianProcess.fit(
-        x[used], lp[used, None], "quadratic", rng, relative_noise=relative
+        x[used], lp[used, None], "quadratic", rng, relative_noise=relative[used]
     )
     return process, *_adaptive_sample(process, x[used], rng)
+
+
+def _relative_noise(level: FloatArray, p: int) -> FloatArray:
+    """How much less values count, as a variance, the lower they are."""
+    fall = np.maximum((np.quantile(level, 0.99) if len(level) else 0.0) - level, 0.0)
+    return np.where(fall < 50 + 10 * p, 1 + (fall / (2 * p + 4)) ** 4, np.inf)
 
 
 def _errors_of_moments(
@@ -300,11 +306,14 @@ def _errors_of_moments(
     return tuple((high - low) / 2)
 
 
-def _nugget(x: FloatArray, residual: FloatArray) -> float:
+def _nugget(x: FloatArray, residual: FloatArray, rng: np.random.Generator) -> float:
     """Scatter of residuals between close neighbors: it vanishes if a fit was merely too stiff."""
-    distance, neighbor = cKDTree(x).query(x, k=2)
-    close = distance[:, 1] <= np.quantile(distance[:, 1], 0.25)
-    difference = residual[close] - residual[neighbor[close, 1]]
+    tree = cKDTree(x)
+    nearest = np.quantile(tree.query(x, k=2)[0][:, 1], 0.25)
+    near = tree.query_ball_point(x, max(CLOSE, nearest))
+    pairs = [(i, some[rng.integers(len(some))]) for i, some in enumerate(near)]
+    first, second = np.array([(i, j) for i, j in pairs if i != j] or [(0, 0)]).T
+    difference = residual[first] - residual[second]
     return float(np.sqrt(0.5 * np.median(difference**2) / 0.455))  # of a squared normal variable
 
 

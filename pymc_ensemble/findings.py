@@ -168,7 +168,7 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
     ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
     both = abs(shift) / 0.3 + abs(ratio) / 0.2 > SUM_LIMIT
-    if abs(shift) > MEAN_LIMIT or both:
+    if abs(shift) > MEAN_LIMIT or (both and abs(ratio) <= SD_LIMIT):
         k = run.labels.index(where)
         yield Finding(
             "wrong",
@@ -176,7 +176,7 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
             + by,
             _remedy_of_error(evidence, fit.shift[k], evidence.chance.mean[k]),
         )
-    if abs(ratio) > SD_LIMIT or both:
+    if abs(ratio) > SD_LIMIT or (both and abs(shift) <= MEAN_LIMIT):
         k = run.labels.index(which)
         yield Finding(
             "wrong",
