@@ -34,6 +34,8 @@ NEAR = 50.0  # potential above that of the particles up to which points of the f
 DEEP = 10.0  # potential that separates what matters from what does not, with 2 d added
 GUARDS = 100  # points beyond it that keep the fit from running away
 WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop
+CROWDED = 0.5  # share of particles beyond these points, of that of a uniform law, that is a crowd
+PATIENCE = 2  # epochs with a crowd after which the wall is moved out, twice as far each time
 UNSURE = 0.5  # surrogate error with which no verification is passed
 PRECISE = 0.05  # surrogate error in posterior sd that ends the learning
 REFERENCE_PARTICLES = 200  # at which the precision of a design is judged
@@ -128,8 +130,12 @@ class LearningState:
         The fit, None before the first.
     region : Region or None
         Where it may be used.
+    radius : float
+        Of the points of the fit, in its coordinates.
     exponent : float
         Inverse temperature of the loss.
+    crowded : int
+        Epochs in a row after which particles crowded between the points of the fit and the wall.
     level : int
         Temperature whose particles are evaluated next.
     epochs : int
@@ -158,7 +164,9 @@ class LearningState:
     ladder: Ladder
     posterior: SurrogatePosterior | None = None
     region: Region | None = None
+    radius: float = np.inf
     exponent: float = 0.0
+    crowded: int = 0
     level: int = 0
     epochs: int = 0
     verifying: bool = False
@@ -282,14 +290,12 @@ class Learning:
     def _verify(self, state: LearningState, good: Ensemble) -> Verification:
         """Compare evaluations with predictions; half of the particles must have got one."""
         assert state.posterior is not None
-        assert state.region is not None
         if len(good) < 0.5 * state.ladder.particles.shape[1]:
             return Verification(np.nan, np.nan, 1.0, np.nan, 0.0, False)
         x = state.posterior.whitening.coordinates(good.U)
         difference = good.loss - state.posterior.loss(x)
         noise, offset = state.posterior.loss_noise(x), state.posterior.loss_offset
-        beyond = float(((x**2).sum(1) > (state.region.wall / WALL) ** 2).mean())
-        verification = Verification.of(difference, noise, offset, beyond)
+        verification = Verification.of(difference, noise, offset, _beyond(x, state.radius))
         sure = _largest(state.surrogate_error) < UNSURE
         return replace(verification, passed=verification.passed and sure)
 
@@ -299,8 +305,9 @@ class Learning:
         state = replace(state, posterior=posterior)
         state = self._rescue(state, rng)
         highest = max(state.highest_prior, float(self._highest_prior(state.ladder.particles[0])))
+        wall = WALL * 2.0 ** max(0, state.crowded - PATIENCE)
         region = Region.of(
-            WALL * radius,
+            wall * radius,
             posterior.whitening,
             state.archive.U,
             state.failed,
@@ -312,6 +319,9 @@ class Learning:
         chains = Chains(posterior, WIDTHS**2, region, state.exponent, functions)
         ladder, acceptance = chains.run(state.ladder, MOVES, rng)
         state = replace(state, ladder=ladder, acceptance=float(acceptance[0]))
+        beyond = _beyond(posterior.whitening.coordinates(ladder.particles[0]), radius)
+        crowded = beyond > CROWDED * (1 - wall ** -particles.shape[2])
+        state = replace(state, crowded=state.crowded + 1 if crowded else 0, radius=radius)
         state = replace(state, surrogate_error=self._error(state, rng))
         enough = state.epochs >= state.last_epoch
         J = state.ladder.particles.shape[1]
@@ -509,6 +519,11 @@ class Learning:
 def _largest(error: Array | None) -> float:
     """Largest surrogate error, infinite as long as it is not known."""
     return np.inf if error is None else float(error.max())
+
+
+def _beyond(x: Array, radius: float) -> float:
+    """Share of points (n, d) farther out than a radius."""
+    return float(((x**2).sum(1) > radius**2).mean())
 
 
 def joined(first: Ensemble, second: Ensemble) -> Ensemble:

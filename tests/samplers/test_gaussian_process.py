@@ -239,6 +239,18 @@ def test_start_of_few_points_does_not_cut_the_posterior(seed):
     assert sd < 0.08
 
 
+@pytest.mark.parametrize("target", ["forward", "potential"])
+def test_start_from_nearly_one_point(target):
+    """A ball of a thousandth of the posterior's size, as around an optimum."""
+    problem, rng = random_linear(3), np.random.default_rng(0)
+    U = problem.mean + 1e-3 * problem.sd * rng.standard_normal((60, 3))
+    sampler, state, _ = learn(problem, rng, U=U, target=target, ensemble_size=60)
+    assert state.converged
+    mean, sd = errors(problem, draws(sampler, problem, state, rng, 50))
+    assert mean < 0.12
+    assert sd < 0.08
+
+
 def test_duplicates_in_the_initial_ensemble():
     problem, rng = decay(), np.random.default_rng(0)
     U = np.repeat(problem.sample_prior(10, rng), 10, axis=0)
