@@ -15,7 +15,7 @@ Verdict = Literal["trustworthy", "doubtful", "wrong"]
 
 # Errors that make a result wrong are 0.3 posterior sd in a mean, and 20% in an sd. What is
 # estimated is estimated with an error, so less is enough to be doubted.
-MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.25, 0.15, 1.2
+MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.25, 0.15, 1.3
 CHANCE_LIMIT = 0.2  # standard error of a mean beyond which chance alone may make it wrong
 DISAGREEMENT = 0.6  # the same, where chains are in different places
 APART = 1.2  # R-hat of chains that have not seen the same posterior

@@ -49,6 +49,7 @@ def test_code_of_trust(monkeypatch, capsys):
         exec(compile(block, "trust.md", "exec"), session)
     plt.close("all")
     found = ("diagnosis", "one_mode_probed", "rough", "short", "small", "far_off", "heavy")
+    found += ("lost_mode", "broken", "lucky", "unlearned")
     assert not [name for name in found if session[name].trustworthy]
     # moments by quadrature on a grid
     a, r = np.meshgrid(np.linspace(-5, 5, 501), np.linspace(-6, 5, 551), indexing="ij")
@@ -91,6 +92,15 @@ def test_code_of_step_method(monkeypatch):
     assert session["idata"].sample_stats["converged"].all()
     assert np.abs((draws.mean("sample") - mean) / sd).max() < 0.25
     np.testing.assert_allclose(draws.std("sample"), sd, rtol=0.2)
+
+
+def test_reference_has_everything_public():
+    reference = re.findall(r"^   ([a-z_]+\.)*(\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    listed = {prefix + name for prefix, name in reference}
+    modules = {"gallery": pe.gallery, "plots": pe.plots}
+    public = {name for name in pe.__all__ if name not in modules}
+    public |= {f"{short}.{name}" for short, module in modules.items() for name in module.__all__}
+    assert not public - listed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
