@@ -233,22 +233,24 @@ def lorenz63(time=2000.0, n=13):
     return Reference(moments, draws, source)
 
 
-def polynomial_fit(points, values, degree):
+def polynomial_fit(points, values, degree, precisions):
     """Least-squares polynomial of total degree `degree` through values (n, K) at points (n, d)."""
     powers = [p for p in product(range(degree + 1), repeat=points.shape[1]) if sum(p) <= degree]
 
     def features(points):
         return np.stack([np.prod(points**p, axis=-1) for p in powers], axis=-1)
 
-    coefficients = np.linalg.lstsq(features(points), values, rcond=None)[0]
+    roots = np.sqrt(precisions)[:, None]
+    coefficients = np.linalg.lstsq(roots * features(points), roots * values, rcond=None)[0]
     return lambda points: features(points) @ coefficients
 
 
-def lorenz96(rounds=((128, 100.0, 2), (128, 500.0, 3)), inflation=1.5):
+def lorenz96(rounds=((128, 100.0, 2), (128, 500.0, 3), (128, 300.0, 3)), inflation=1.5):
     """Polynomial fits of long averages on designs about the posterior, importance sampling.
 
     Each round has a number of runs, their length, and the degree of the polynomial; its design is
-    normal, with the covariance of the posterior that the round before has found, inflated.
+    normal, with the covariance of the posterior that the round before has found, inflated; the fit
+    takes all runs so far that are not too far away.
 
     The balance of energy, <X^2> = F <X> - h c <X Ybar>, holds to far less than the averages
     fluctuate, and makes the posterior a thin curved sheet. Two things flatten it: what is fitted in
@@ -272,8 +274,9 @@ def lorenz96(rounds=((128, 100.0, 2), (128, 500.0, 3)), inflation=1.5):
         shift = F * averages[:, 0] - h * np.exp(log_c) * averages[:, 3]
         return np.insert(np.zeros((len(u), 4)), 2, shift, axis=1)
 
-    def averages_fit(points, averages, degree):
-        fit = polynomial_fit(points, averages - balance(parameters(points), averages), degree)
+    def averages_fit(points, averages, times, degree):
+        imbalances = averages - balance(parameters(points), averages)
+        fit = polynomial_fit(points, imbalances, degree, times)
 
         def fitted(v):
             values = fit(v)
@@ -281,8 +284,8 @@ def lorenz96(rounds=((128, 100.0, 2), (128, 500.0, 3)), inflation=1.5):
 
         return fitted
 
-    def posterior(points, averages, degree, n_draws):
-        fitted = averages_fit(points, averages, degree)
+    def posterior(runs, degree, n_draws):
+        fitted = averages_fit(*runs, degree)
 
         def residuals(v):
             v = np.atleast_2d(v)
@@ -291,7 +294,7 @@ def lorenz96(rounds=((128, 100.0, 2), (128, 500.0, 3)), inflation=1.5):
 
         def potential(v):
             # Nothing is known about the averages far from the design.
-            return np.where(np.abs(v).max(1) > 7, np.inf, (residuals(v) ** 2).sum(1) / 2)
+            return np.where((v**2).sum(1) > 25, np.inf, (residuals(v) ** 2).sum(1) / 2)
 
         fit = least_squares(lambda v: residuals(v)[0], np.zeros(4))
         precision = fit.jac.T @ fit.jac
@@ -299,23 +302,30 @@ def lorenz96(rounds=((128, 100.0, 2), (128, 500.0, 3)), inflation=1.5):
 
     center = sheared(np.array([list(TRUTH_96.values())]), -1)[0]
     scale = np.diag([0.1, 0.3, 0.2, 0.7]) / inflation
+    known = []
     for n, time, degree in rounds:
-        points = inflation * rng.standard_normal((n, 4))
-        starts = np.stack([random_start_96(rng) for _ in points])
-        values = lorenz96_averages(parameters(points), starts, window=time)[:, 0]
-        moments, draws, sampling = posterior(points, values, degree, 100_000)
+        u = parameters(inflation * rng.standard_normal((n, 4)))
+        starts = np.stack([random_start_96(rng) for _ in u])
+        known.append((u, lorenz96_averages(u, starts, window=time)[:, 0], np.full(n, time)))
+        u, averages, times = (np.concatenate(column) for column in zip(*known, strict=True))
+        points = np.linalg.solve(scale, (sheared(u, -1) - center).T).T
+        near = np.abs(points).max(1) < 6
+        runs = points[near], averages[near], times[near]
+        moments, draws, sampling = posterior(runs, degree, 100_000)
         # The error of the fit shows in fits to runs that are drawn anew from those that there are.
-        resampled = [rng.integers(n, size=n) for _ in range(20)]
-        variants = [posterior(points[k], values[k], degree, 10_000)[0] for k in resampled]
+        resampled = [rng.integers(near.sum(), size=near.sum()) for _ in range(20)]
+        variants = [posterior([x[k] for x in runs], degree, 10_000)[0] for k in resampled]
         for statistic in ("mean", "sd"):
             spread = np.std([variant[statistic] for variant in variants], axis=0, ddof=1)
             moments[f"mcse_{statistic}"] = np.hypot(moments[f"mcse_{statistic}"], spread)
-        residuals = (values - averages_fit(points, values, degree)(points)) @ whiten.T
-        variance = (residuals**2).sum(0) / (n - comb(degree + 4, 4))
-        excess = np.sqrt(variance * time / WINDOW).round(2)
+        residuals = (runs[1] - averages_fit(*runs, degree)(runs[0])) @ whiten.T
+        degrees_of_freedom = near.sum() - comb(degree + 4, 4)
+        variance = (runs[2] / WINDOW) @ residuals**2 / degrees_of_freedom
+        excess = np.sqrt(variance).round(2)
         source = (
-            f"fit of degree {degree} to {n} averages over {time:g} units of time, with residuals "
-            f"{excess.min():g} to {excess.max():g} times the fluctuations at the truth; {sampling}"
+            f"fit of degree {degree} to {near.sum()} averages over {runs[2].min():g} to {time:g} "
+            f"units of time, with residuals {excess.min():g} to {excess.max():g} times the "
+            f"fluctuations at the truth; {sampling}"
         )
         print(source, moments, sep="\n")
         flat = sheared(draws, -1)

@@ -15,6 +15,7 @@ from pymc_ensemble.gallery.decay import decay
 from pymc_ensemble.gallery.influenza import influenza
 from pymc_ensemble.gallery.linear import linear_gaussian, linear_multiscale
 from pymc_ensemble.gallery.lorenz63 import lorenz63
+from pymc_ensemble.gallery.lorenz96 import lorenz96
 from pymc_ensemble.gallery.lynx_hare import lynx_hare
 from pymc_ensemble.gallery.model import GalleryModel
 from pymc_ensemble.gallery.multimodal import bimodal, four_modes
@@ -30,6 +31,7 @@ __all__ = [
     "linear_gaussian",
     "linear_multiscale",
     "lorenz63",
+    "lorenz96",
     "lynx_hare",
     "poisson_regression",
     "smooth_nonlinear",

@@ -31,6 +31,7 @@ MODELS = {
     "darcy_9": partial(gallery.darcy, 9),
     "darcy_25": partial(gallery.darcy, 25),
     "lorenz63": gallery.lorenz63,
+    "lorenz96": gallery.lorenz96,
     "lynx_hare": gallery.lynx_hare,
     "influenza": gallery.influenza,
 }
