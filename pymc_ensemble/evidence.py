@@ -4,6 +4,7 @@ Draws are arrays of shape (C, S, J, p): chains, sweeps, particles, parameters.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from arviz_stats.base import array_stats
@@ -27,6 +28,7 @@ ROUNDS = 5
 N_KERNELS, KERNEL_ROUNDS = 300, 2
 LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates can still be told
 MOST_FOR_KERNELS = 10  # parameters
+MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 3  # that are no accident
 DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
 CLOSE = 0.2  # posterior sd, within which a smooth function changes little
@@ -397,13 +399,19 @@ def without_draws(
     told = lp_of_draws[np.isfinite(lp_of_draws)]
     if not len(told):
         return np.empty(0, dtype=int)
-    likely = np.flatnonzero(lp > max(np.quantile(told, 0.01), np.median(told) - DEEP))
+    likely = _thinned(np.flatnonzero(lp > max(np.quantile(told, 0.01), np.median(told) - DEEP)))
     scale = np.maximum(draws.std(0), 1e-300)
-    tree = cKDTree(draws / scale)
-    horizon = 2 * np.quantile(tree.query(draws / scale, k=2)[0][:, 1], 0.99)
+    z = _thinned(draws) / scale
+    tree = cKDTree(z)
+    horizon = 2 * np.quantile(tree.query(z, k=2)[0][:, 1], 0.99)
     far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
     found = likely[far]
     return found[np.argsort(-lp[found])] if len(found) >= FEWEST_VISITS else found[:0]
+
+
+def _thinned(rows: NDArray[Any]) -> NDArray[Any]:
+    """Some of the rows, evenly, if there are too many to be compared with one another."""
+    return rows[:: max(1, -(-len(rows) // MOST_COMPARED))]
 
 
 def logarithmic(X: FloatArray, log_q: FloatArray) -> NDArray[np.bool_]:
