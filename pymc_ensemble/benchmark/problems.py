@@ -135,6 +135,7 @@ PROBLEMS = {
         _both("nonlinear 5-d", gallery.smooth_nonlinear),
         _both("Darcy 16-d", gallery.darcy),
         _both("lynx and hare", gallery.lynx_hare),
+        _both("influenza", gallery.influenza),
         Problem("bimodal", gallery.bimodal, partial(gallery.bimodal, native=True), modes=_sides),
         Problem(
             "four smooth modes",
@@ -169,6 +170,7 @@ PROBLEMS = {
             start=_square(0.0, 1.0),
         ),
         Problem("Lorenz 63", gallery.lorenz63, rough=True, start=_lorenz63_start),
+        Problem("Lorenz 96", gallery.lorenz96, rough=True, share=0.1, only=("EKS", "EGPS")),
     )
 }
 """The problems by their names."""
