@@ -148,7 +148,7 @@ def ensemble(
 
 
 def multiscale(**options: Any) -> Runner:
-    """Walkers of the multiscale sampler, one by default: a draw costs one evaluation more than directions."""
+    """Walkers of the multiscale sampler: a draw costs one evaluation more than directions."""
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
         draws = max(50, CHAINS_FACTOR * budget // (len(problem.moments[0]) + 1))
