@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln, logsumexp
+from scipy.stats import chi2
 from threadpoolctl import threadpool_limits
 
 from .diagnostics import path_ess
@@ -381,6 +382,9 @@ def without_draws(
 ) -> NDArray[np.int64]:
     """Likely points that are far from all draws, the most likely first, unless they are very few.
 
+    Draws that are much less likely than a Gaussian law has them do not follow the posterior
+    themselves, so that there is no telling: none are found then.
+
     Parameters
     ----------
     draws : ndarray of shape (n, p)
@@ -399,13 +403,18 @@ def without_draws(
     told = lp_of_draws[np.isfinite(lp_of_draws)]
     if not len(told):
         return np.empty(0, dtype=int)
-    likely = _thinned(np.flatnonzero(lp > max(np.quantile(told, 0.01), np.median(told) - DEEP)))
+    lowest, usual = np.quantile(told, [0.01, 0.5])
+    expected = 0.5 * np.subtract(*chi2.ppf([0.99, 0.5], draws.shape[1]))
+    if usual - lowest > 2 * expected:
+        return np.empty(0, dtype=int)
+    likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
     scale = np.maximum(draws.std(0), 1e-300)
     z = _thinned(draws) / scale
     tree = cKDTree(z)
     horizon = 2 * np.quantile(tree.query(z, k=2)[0][:, 1], 0.99)
     far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
-    found = likely[far]
+    _, different = np.unique(X[likely[far]], axis=0, return_index=True)
+    found = likely[far][different]
     return found[np.argsort(-lp[found])] if len(found) >= FEWEST_VISITS else found[:0]
 
 

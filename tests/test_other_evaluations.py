@@ -144,7 +144,8 @@ def black_box_free():
 
 def test_modes_of_the_burn_in_are_not_forgotten():
     run = standard_normal_run(np.random.default_rng(1))
-    points = np.concatenate([np.full((4, 10, 2), 30.0), run["posterior"]["x"].values[:, :10]], 1)
+    there = 30.0 - 1e-3 * np.arange(40).reshape(4, 10, 1) * np.ones(2)
+    points = np.concatenate([there, run["posterior"]["x"].values[:, :10]], 1)
     lp = np.full((4, 20), -1.0)
     run["warmup_posterior"] = xr.DataTree(xr.Dataset({"x": (("chain", "draw", "k"), points)}))
     run["warmup_sample_stats"] = xr.DataTree(xr.Dataset({"lp": (("chain", "draw"), lp)}))
@@ -165,6 +166,9 @@ def test_points_without_draws():
     assert without_draws(draws, lp, places, values).tolist() == [2, 0, 3]
     assert without_draws(draws, lp, places[:3], values[:3]).tolist() == []  # two are few
     assert without_draws(draws, np.full(500, np.nan), places, values).tolist() == []
+    assert without_draws(draws, lp, places[[0, 0, 0]], values[[0, 0, 0]]).tolist() == []
+    spread = 3 * draws  # not where the density says
+    assert without_draws(spread, 9 * lp, 3 * places, values).tolist() == []
 
 
 # -- the same points again ----------------------------------------------------------------------
