@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from pymc_ensemble.benchmark.problems import PROBLEMS, find
 from pymc_ensemble.benchmark.samplers import SAMPLERS
-from pymc_ensemble.benchmark.study import MEAN_BOUND, SD_BOUND, Summary
+from pymc_ensemble.benchmark.study import MASS_BOUND, MEAN_BOUND, OVER, SD_BOUND, Summary
 
 Results = Mapping[tuple[str, str], Summary]
 
@@ -61,9 +61,9 @@ def _table(
     return [*lines, ""]
 
 
-def _reached(cost: str) -> Callable[[Summary, str], str]:
+def _reached(cost: str, over: str = "rms") -> Callable[[Summary, str], str]:
     def cell(summary: Summary, problem: str) -> str:
-        reached = summary.reached(cost)
+        reached = summary.reached(cost, over)
         median = np.median(reached)
         if not np.isfinite(median):
             return f"> {_number(summary.spent(cost))}"
@@ -93,19 +93,20 @@ def tables(results: Results) -> str:
     """
     problems = _names(results, 0, PROBLEMS)
     seeds = max(len(summary.runs) for summary in results.values())
-    bounds = f"within {MEAN_BOUND:g} posterior sd, and every sd within {SD_BOUND:.0%}"
     lines = [
-        f"## Evaluations until every mean is {bounds}",
+        f"Precision: errors of at most {MEAN_BOUND:g} posterior standard deviations in the means, "
+        f"of {SD_BOUND:.0%} in the standard deviations, and of {MASS_BOUND:g} in the masses of "
+        f"modes where there are several, from there on. Median of {seeds} seeds, with least and "
+        "greatest; warm-up, pilots and failed evaluations included. A sampler that did not get "
+        "there has a > with what it had spent. A round is a batch of evaluations that can run at "
+        "the same time.",
         "",
-        f"Median of {seeds} seeds, with least and greatest; warm-up, pilots and failed evaluations "
-        "included. A sampler that did not get there has a > with what it had spent.",
-        "",
-        *_table(results, _reached("evaluations"), problems),
-        f"## Rounds until every mean is {bounds}",
-        "",
-        "A round is a batch of evaluations that can run at the same time.",
-        "",
-        *_table(results, _reached("rounds"), problems),
+    ]
+    for over, words in OVER.items():
+        for cost in ("evaluations", "rounds"):
+            lines += [f"## {cost.capitalize()} until precision {words}", ""]
+            lines += _table(results, _reached(cost, over), problems)
+    lines += [
         "## Errors at the end",
         "",
         "Error of the worst mean in posterior sd / relative error of the worst sd / sliced "
@@ -113,9 +114,10 @@ def tables(results: Results) -> str:
         "are several. For rough problems they are errors against the smooth posterior.",
         "",
         *_table(results, _errors, problems),
-        "## Seconds until that precision, if an evaluation takes a second",
+        "## Seconds until precision, if an evaluation takes a second",
         "",
-        "On one worker / on enough workers, own arithmetic and compilation included.",
+        "On one worker / on enough workers, own arithmetic and compilation included; by root mean "
+        "square.",
         "",
         *_table(results, _seconds, problems),
     ]
@@ -142,26 +144,27 @@ def savings(results: Results, ours: str = "EKS adjusted", peer: str = "emcee") -
 
     Where the peer has not got there the factor is a lower bound.
     """
-    lines = [f"| {ours} against {peer} | evaluations | rounds |", "|---|---|---|"]
+    columns = [(cost, over) for over in OVER for cost in ("evaluations", "rounds")]
+    heads = [f"{cost}, {'rms' if over == 'rms' else 'worst parameter'}" for cost, over in columns]
+    lines = [f"| {ours} against {peer} | " + " | ".join(heads) + " |", "|---|---|---|---|---|"]
     for problem in _names(results, 0, PROBLEMS):
         pair = [results.get((problem, name)) for name in (ours, peer)]
         if pair[0] is None or pair[1] is None or not pair[1].finished:
             continue
-        cells = []
-        for cost in ("evaluations", "rounds"):
-            our, their = (float(np.median(summary.reached(cost))) for summary in pair if summary)
-            if not np.isfinite(our):
-                cells.append("–")
-            elif np.isfinite(their):
-                cells.append(f"{their / our:.3g}x")
-            else:
-                cells.append(f"> {pair[1].spent(cost) / our:.3g}x")
-        lines.append(f"| {problem} | {cells[0]} | {cells[1]} |")
+        cells = [_ratio(pair[0], pair[1], cost, over) for cost, over in columns]
+        lines.append(f"| {problem} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
+def _ratio(ours: Summary, peer: Summary, cost: str, over: str) -> str:
+    our, their = (float(np.median(summary.reached(cost, over))) for summary in (ours, peer))
+    if not np.isfinite(our):
+        return "–"
+    return f"{their / our:.3g}x" if np.isfinite(their) else f"> {peer.spent(cost) / our:.3g}x"
+
+
 def draw_errors(results: Results, file: Path) -> None:
-    """Error of the worst mean against evaluations, one panel a problem."""
+    """Error of the means against evaluations, one panel a problem."""
     problems = _names(results, 0, PROBLEMS)
     columns = min(4, len(problems))
     rows = -(-len(problems) // columns)
@@ -179,7 +182,7 @@ def draw_errors(results: Results, file: Path) -> None:
             summary = results.get((problem, sampler))
             if summary is None or not summary.finished:
                 continue
-            curve = np.array(list(summary.curve("mean_worst")))
+            curve = np.array(list(summary.curve("mean_rms")))
             style = {"color": color, "lw": 1.6, "ls": "-" if SAMPLERS[sampler].ours else "--"}
             if len(curve) < 6:
                 style |= {"marker": "o", "ms": 4}
@@ -192,7 +195,7 @@ def draw_errors(results: Results, file: Path) -> None:
     for ax in axes.flat[len(problems) :]:
         ax.set_visible(False)
     figure.supxlabel("forward evaluations")
-    figure.supylabel("error of worst mean, posterior sd")
+    figure.supylabel("rms error of means, posterior sd")
     handles = {
         label: handle
         for ax in axes.flat

@@ -16,8 +16,12 @@ from pymc_ensemble.benchmark.problems import find
 from pymc_ensemble.benchmark.samplers import SAMPLERS, sample
 from pymc_ensemble.benchmark.traces import BUDGET_STEP, CURVES, curves
 
-MEAN_BOUND, SD_BOUND = 0.1, 0.1
-"""Errors that count as found: of every mean in posterior sd, of every sd relative to it."""
+MEAN_BOUND, SD_BOUND, MASS_BOUND = 0.1, 0.1, 0.1
+"""Errors that count as found: of means in posterior standard deviations, of these relative to them,
+and of the masses of modes where there are several."""
+
+OVER = {"rms": "in the root mean square over parameters", "worst": "for the worst parameter"}
+"""How the errors of several parameters are taken together."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,15 @@ class Summary:
         """Runs with a result."""
         return [run for run in self.runs if run.sizes["checkpoint"]]
 
-    def reached(self, cost: str = "evaluations") -> np.ndarray:
-        """Evaluations, or rounds, until means and sds keep their bounds; infinite where never."""
+    def reached(self, cost: str = "evaluations", over: str = "rms") -> np.ndarray:
+        """Evaluations, or rounds, until errors `over` parameters keep their bounds, or infinity."""
         return np.array(
             [
                 first_within(
                     run[cost].values,
-                    (run["mean_worst"].values, MEAN_BOUND),
-                    (run["sd_worst"].values, SD_BOUND),
+                    (run[f"mean_{over}"].values, MEAN_BOUND),
+                    (run[f"sd_{over}"].values, SD_BOUND),
+                    (run["mode_mass"].fillna(0.0).values, MASS_BOUND),
                 )
                 for run in self.finished
             ]

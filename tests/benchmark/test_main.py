@@ -17,7 +17,7 @@ def test_a_comparison_leaves_tables_pictures_and_data(tmp_path, capsys):
     result = xr.load_dataset(folder / "comparison.nc", engine="h5netcdf")
     assert result.sizes["run"] == 8
     assert set(result["problem"].values) == {"decay", "Poisson"}
-    assert "Evaluations until" in capsys.readouterr().out
+    assert "Evaluations until precision" in capsys.readouterr().out
 
     runs = sorted((folder / "runs").iterdir())
     assert len(runs) == 8

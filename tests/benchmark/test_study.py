@@ -12,6 +12,7 @@ from pymc_ensemble.benchmark.traces import CURVES
 def run_with(evaluations, mean_worst, sd_worst=0.0, **attrs):
     columns = dict.fromkeys(CURVES, np.zeros(len(evaluations)))
     columns |= {"mean_worst": mean_worst, "sd_worst": np.full(len(evaluations), sd_worst)}
+    columns |= {"mean_rms": np.array(mean_worst) / 2}
     columns |= {"evaluations": evaluations, "rounds": np.array(evaluations) / 10}
     return xr.Dataset(
         {name: ("checkpoint", np.array(values, dtype=float)) for name, values in columns.items()}
@@ -62,11 +63,19 @@ def test_summaries_take_medians_over_seeds():
             run_with([100, 1000], [0.5, 0.5]),
         ]
     )
-    assert summary.reached().tolist() == [1000, 100, np.inf]
-    assert summary.reached("rounds").tolist() == [100, 10, np.inf]
+    assert summary.reached(over="worst").tolist() == [1000, 100, np.inf]
+    assert summary.reached("rounds", "worst").tolist() == [100, 10, np.inf]
+    assert summary.reached().tolist() == [1000, 100, np.inf]  # half as large
     assert summary.at_end("mean_worst").tolist() == [0.05, 0.05, 0.5]
     assert list(summary.curve("mean_worst")) == [(100, 0.5, 0.05, 0.5), (1000, 0.05, 0.05, 0.5)]
     assert summary.own_seconds == 2.0
+
+
+def test_modes_have_to_be_found_where_there_are_several():
+    run = run_with([100, 1000], [0.05, 0.05])
+    assert Summary([run]).reached() == 100
+    run["mode_mass"] = ("checkpoint", [0.5, 0.05])
+    assert Summary([run]).reached() == 1000
 
 
 def test_savings_are_bounds_where_the_peer_did_not_arrive():
@@ -77,8 +86,8 @@ def test_savings_are_bounds_where_the_peer_did_not_arrive():
         ("Poisson", "emcee"): Summary([run_with([100, 20_000], [0.5, 0.5])]),
     }
     text = report.savings(results)
-    assert "| decay | 20x | 20x |" in text
-    assert "| Poisson | > 200x | > 200x |" in text
+    assert "| decay | 20x | 20x | 20x | 20x |" in text
+    assert "| Poisson | > 200x | > 200x | > 200x | > 200x |" in text
 
 
 @pytest.mark.parametrize("name", ["EKS", "EKS adjusted", "multiscale", "emcee", "DEMetropolisZ"])
