@@ -6,8 +6,8 @@ samples problems whose posteriors are known, many of them such that the result i
 and prints the confusion table: for the problems with which thresholds were chosen, for those that
 were held back then, and for those that were written later. Wrong is a mean that is off by more than
 0.3 posterior standard deviations, or a standard deviation that is off by more than 20%, in any
-parameter. Finished runs are kept in a folder, so that only what is missing is computed. All of it is
-750 runs, and takes about half an hour; ``--seeds 1`` takes a fifth of that.
+parameter. Finished runs are kept in a folder, so that only what is missing is computed. All of it
+is 750 runs, and takes about half an hour; ``--seeds 1`` takes a fifth of that.
 """
 
 import argparse
