@@ -315,6 +315,12 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
         )
     if C < 2:
         notes.append("one ensemble cannot disagree with another one: run several chains")
+    if fit is not None and evidence.disagree:
+        notes.append(
+            f"the ensembles disagree (R-hat {np.nanmax(evidence.r_hat):.2f}): together they have "
+            "the means and standard deviations that the log densities ask for, but single ones have "
+            "not"
+        )
     if run.small:
         notes.append(
             f"{J} particles are few for {p} parameters; {run.smallest_ensemble} are needed"

@@ -18,6 +18,7 @@ Verdict = Literal["trustworthy", "doubtful", "wrong"]
 MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.25, 0.15, 1.3
 CHANCE_LIMIT = 0.2  # standard error of a mean beyond which chance alone may make it wrong
 DISAGREEMENT = 0.6  # the same, where chains are in different places
+UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
 APART = 1.2  # R-hat of chains that have not seen the same posterior
 LARGEST_KHAT = 0.7
 VAGUE = 0.3  # standard error of a moment by a regression that says nothing about it
@@ -84,6 +85,13 @@ class Evidence:
     def apart(self) -> bool:
         """Whether chains are in different places."""
         return bool(np.nan_to_num(self.r_hat).max() > APART)
+
+    @property
+    def disagree(self) -> bool:
+        """Whether no chain could do without the others."""
+        return bool(np.nan_to_num(self.r_hat).max() > UNEQUAL) and bool(
+            self.chance.mean.max() > CHANCE_LIMIT
+        )
 
 
 def judge(evidence: Evidence) -> list[Finding]:

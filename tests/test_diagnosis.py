@@ -268,3 +268,11 @@ def test_functions_of_others_are_recognized():
     log_q = -0.5 * (x**2).sum(1)
     blocks = [x[:, :1], x[:, 1:], x[:, :1] * x[:, 1:], rng.standard_normal((900, 100))]
     assert needed_blocks(blocks, log_q, 60) == [True, True, False, False]
+
+
+def test_ensembles_that_disagree_are_told_of_even_if_their_pool_is_right():
+    idata = sample(pe.gallery.bimodal(), pe.EnsembleKalmanSampler(), draws=1000)
+    sides = (idata.posterior["u"][..., 0] > idata.posterior["u"][..., 1]).mean("draw")
+    assert float(sides.std()) > 0.2  # what the note is about
+    told = str(pe.diagnose(idata))
+    assert "disagree" in told or "wrong" in told
