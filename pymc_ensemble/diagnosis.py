@@ -318,8 +318,8 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
     if fit is not None and evidence.disagree:
         notes.append(
             f"the ensembles disagree (R-hat {np.nanmax(evidence.r_hat):.2f}): together they have "
-            "the means and standard deviations that the log densities ask for, but single ones have "
-            "not"
+            "the means and standard deviations that the log densities ask for, but single ones "
+            "have not"
         )
     if run.small:
         notes.append(
