@@ -418,14 +418,17 @@ class Pool:
         first, rest = plan(chunk, workers, seconds, self.task.vectorized)
         waiting, alone = deque(first), deque[Chunk]()
         running: dict[Future, tuple[Chunk, Path | None]] = {}
+        suspected = False  # of having killed a worker, is what is running
         try:
             while waiting or running or alone or len(rest):
                 if not waiting and not running and not alone:
                     waiting.extend(rest.pieces(chunk_size(len(rest), workers, seconds, False)))
                     rest = rest.part(0, 0)
-                if alone and not running:  # suspects are tried one at a time
-                    self._submit(alone.popleft(), running)
-                while waiting and not alone:
+                if not running:
+                    suspected = bool(alone)
+                    if suspected:  # tried one at a time, with nothing beside it
+                        self._submit(alone.popleft(), running)
+                while waiting and not alone and not suspected:
                     self._submit(waiting.popleft(), running)
                 broken = {}
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
