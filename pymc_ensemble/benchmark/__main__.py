@@ -163,6 +163,9 @@ def scale(options: argparse.Namespace, folder: Path, console: Console) -> None:
         if file.exists():
             found[name] = xr.load_dataset(file, engine="h5netcdf")
     results = study.load(runs, options.budget)
+    if not results and not found:
+        console.print(f"There are no results in {folder}.")
+        return
     text = report.scaling_tables(results, found)
     (folder / "scaling.md").write_text(text, encoding="utf-8")
     report.draw_scaling(results, found, folder / "scaling.png")

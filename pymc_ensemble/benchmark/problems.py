@@ -1,5 +1,6 @@
 """Problems of the comparison: models of the gallery, with the posteriors that are to be found."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -188,7 +189,6 @@ def find(name: str) -> Problem:
     """Problem of that name, with linear ones of any dimension: ``linear 50-d``."""
     if name in PROBLEMS:
         return PROBLEMS[name]
-    kind, dimension = name.removesuffix("-d").split()
-    if kind != "linear":
-        raise KeyError(name)
-    return _both(name, gallery.linear_gaussian, d=int(dimension))
+    if (linear := re.fullmatch(r"linear (\d+)-d", name)) is None:
+        raise KeyError(f"There is no problem {name!r}. There are {', '.join(PROBLEMS)}.")
+    return _both(name, gallery.linear_gaussian, d=int(linear[1]))

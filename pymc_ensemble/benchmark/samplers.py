@@ -111,7 +111,10 @@ def _sampled(
         )
     values, evaluations = _in_time_order(problem, idata)
     batches = [] if meter is None else meter.batches
-    rounds = evaluations if meter is None else meter.rounds(evaluations)
+    if meter is None:  # all particles at once
+        rounds = evaluations / (1 + idata["sample_stats"].to_dataset()["particle"].values.max())
+    else:
+        rounds = meter.rounds(evaluations)
     converged = bool(idata["sample_stats"]["converged"].all())
     run = Run(
         [Trace(values, evaluations * price, rounds)],

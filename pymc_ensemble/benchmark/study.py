@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
+from pymc_ensemble import __version__
 from pymc_ensemble.benchmark.metrics import first_within
 from pymc_ensemble.benchmark.problems import find
 from pymc_ensemble.benchmark.samplers import SAMPLERS, sample
@@ -48,6 +49,14 @@ class Case:
         name = f"{self.problem}--{self.sampler}--{self.budget}--{self.seed}.nc"
         return name.replace(" ", "_").replace(",", "")
 
+    def is_done(self, folder: Path) -> bool:
+        """Whether there is a result, and not only a failure."""
+        path = folder / self.file
+        if not path.exists():
+            return False
+        with xr.open_dataset(path, engine="h5netcdf") as result:
+            return "failed" not in result.attrs
+
     def run(self, folder: Path) -> Path:
         """Sample and keep the result; a run that fails keeps what it said.
 
@@ -72,6 +81,7 @@ class Case:
             "sampler": self.sampler,
             "budget": self.budget,
             "seed": self.seed,
+            "version": __version__,
         }
         partial = path.with_suffix(".partial")
         result.to_netcdf(partial, engine="h5netcdf")
@@ -97,7 +107,7 @@ def run_all(
     workers: int = 1,
     told: Callable[[Case], None] = lambda case: None,
 ) -> None:
-    """Run the cases that have no result yet.
+    """Run the cases that have no result yet, or failed.
 
     Parameters
     ----------
@@ -112,7 +122,7 @@ def run_all(
     folder.mkdir(parents=True, exist_ok=True)
     missing = []
     for case in todo:
-        if (folder / case.file).exists():
+        if case.is_done(folder):
             told(case)
         else:
             missing.append(case)

@@ -158,7 +158,8 @@ def lorenz96() -> GalleryModel:
     -------
     GalleryModel
         Parameters ``h``, ``F``, ``log_c`` and ``b``, data ``averages`` of shape (5,). The reference
-        is the posterior of the infinite-time averages.
+        is the posterior of the infinite-time averages, known to about a tenth of a posterior
+        standard deviation.
 
     References
     ----------

@@ -41,3 +41,9 @@ def test_wrong_options_are_refused(arguments, message, capsys, tmp_path):
         main([*arguments, "--output", str(tmp_path)])
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["comparison", "scaling"])
+def test_there_may_be_nothing_to_report(what, tmp_path, capsys):
+    main([what, "--report", "--output", str(tmp_path / "nowhere")])
+    assert "There are no results" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from pymc_ensemble.benchmark import report, samplers, study
 from pymc_ensemble.benchmark.problems import find
 from pymc_ensemble.benchmark.samplers import SAMPLERS, Sampler
 from pymc_ensemble.benchmark.study import Case, Summary
-from pymc_ensemble.benchmark.traces import CURVES
+from pymc_ensemble.benchmark.traces import CURVES, Run, Trace
 
 
 def run_with(evaluations, mean_worst, sd_worst=0.0, **attrs):
@@ -21,27 +21,32 @@ def run_with(evaluations, mean_worst, sd_worst=0.0, **attrs):
     )
 
 
-def test_what_was_run_is_not_run_again(tmp_path, monkeypatch):
+def test_what_was_run_is_not_run_again_but_what_failed_is(tmp_path, monkeypatch):
     calls = []
 
     def run(problem, budget, seed):
-        calls.append((problem.name, budget, seed))
-        raise RuntimeError("no result")
+        calls.append((problem.name, seed))
+        if seed == 2:
+            raise RuntimeError("no result")
+        draws = problem.reference_draws
+        steps = np.arange(1, len(draws) + 1)
+        return Run([Trace(draws, steps, steps)])
 
-    monkeypatch.setitem(SAMPLERS, "failing", Sampler("failing", run))
-    todo = study.cases(["decay", "Poisson"], ["failing"], 10, 2)
+    monkeypatch.setitem(SAMPLERS, "fragile", Sampler("fragile", run))
+    todo = study.cases(["decay", "bimodal"], ["fragile"], 10, 2)
     told = []
     study.run_all(todo[:2], tmp_path, told=told.append)
     study.run_all(todo, tmp_path, told=told.append)
-    assert sorted(calls) == sorted((c.problem, 10, c.seed) for c in todo)
-    assert len(told) == 6
-    summary = study.load(tmp_path)["decay", "failing"]
-    assert summary.failures == ["RuntimeError: no result"] * 2
-    assert not summary.finished
-    assert np.isinf(summary.reached()).all()
+    study.run_all(todo, tmp_path, told=told.append)
+    assert calls.count(("decay", 1)) == calls.count(("bimodal", 1)) == 1
+    assert calls.count(("decay", 2)) == calls.count(("bimodal", 2)) == 2
+    assert len(told) == 10
+    summary = study.load(tmp_path)["decay", "fragile"]
+    assert summary.failures == ["RuntimeError: no result"]
+    assert len(summary.finished) == 1
+    assert np.isinf(summary.reached()).tolist() == [False, True]
     text = report.tables(study.load(tmp_path))
-    assert "| failing | failed | failed |" in text
-    assert "no result" in text
+    assert "fragile on decay: RuntimeError: no result" in text
 
 
 def test_pairs_that_do_not_fit_are_left_out(monkeypatch):

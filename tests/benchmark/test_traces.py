@@ -77,5 +77,6 @@ def test_problems_know_their_posterior(name):
 
 
 def test_unknown_problems_are_refused():
-    with pytest.raises(KeyError, match="cubic"):
-        find("cubic 3-d")
+    for name in ("cubic 3-d", "decays"):
+        with pytest.raises(KeyError, match=f"no problem '{name}'"):
+            find(name)
