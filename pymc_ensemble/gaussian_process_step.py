@@ -3,17 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import ancestors
 from xarray import Dataset, DataTree
 
 from .diagnostics import ensemble_stats
 from .draws import Draw, Point, Stats
 from .forward import open_store
+from .forward.model import ForwardOp
 from .initial_ensemble import posterior_points, unconstrained
 from .log import logger
 from .problem import InverseProblem, problem_of
@@ -60,7 +63,8 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         (n, K), as `InverseProblem.evaluate` gives them; or, for ``target="potential"``, the result
         of a run whose draws carry exact log densities; or an evaluation store, by its path or as
         `open_store` reads it, if the inputs of the forward model are the model's variables, and
-        have their names. A forward model with this store finds all evaluations there.
+        have their names. It has to be the store of this forward model, whose version counts;
+        nothing is evaluated again.
     dt : float, optional
         Largest time step of ``scheme="paper"``, in units in which the ensemble has unit variance,
         by default 0.1.
@@ -236,19 +240,25 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         """Points and outputs of an evaluation store."""
         given: Any = self._archive
         stored = given if isinstance(given, Dataset) else open_store(given)
-        names = [rv.name for rv in self._model_to_bind.free_RVs]
+        model = self._model_to_bind
+        names = [rv.name for rv in model.free_RVs]
         if missing := [name for name in names if name not in stored]:
             raise ValueError(
                 f"The archive has no values of `{missing[0]}`: a store knows the inputs of its "
                 "forward model, which have to be all variables of the model, by their names. Give "
                 "a pair (points, outputs) instead."
             )
-        stored = stored.isel(evaluation=stored["status"].to_numpy() == "ok")
-        points = unconstrained(
-            self._model_to_bind, {name: stored[name].to_numpy() for name in names}
-        )
+        version = store_version(model, stored)
+        kept = (stored["status"] == "ok") & (stored["version"] == version)
+        if not kept.any():
+            raise ValueError(
+                f"The archive has no evaluation of this version of the forward model, {version!r}, "
+                "that did not fail. Leave out `archive`."
+            )
+        stored = stored.isel(evaluation=kept.to_numpy())
+        points = unconstrained(model, {name: stored[name].to_numpy() for name in names})
         points = np.unique(points, axis=0)
-        return points, problem.evaluate(points).outputs
+        return points, problem.known_outputs(points)
 
     def _bind(self, model: pm.Model) -> None:
         self._model_to_bind = model
@@ -313,6 +323,56 @@ def surrogate_stats(learned: LearningState | None, dimension: int) -> Stats:
         f"verification_{name}": np.nan if verification is None else getattr(verification, name)
         for name in ("mean", "sd", "noise", "outliers")
     }
+
+
+def store_version(model: pm.Model, stored: Dataset) -> str:
+    """Version of the forward model of a model, if the evaluations of a store are its own.
+
+    Parameters
+    ----------
+    model : pm.Model
+    stored : Dataset
+        What `open_store` reads.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If the model has no forward model, or several, or one that has another store or is called
+        with something else than variables of the model.
+    """
+    nodes = {
+        v.owner
+        for v in ancestors(model.basic_RVs + model.potentials)
+        if v.owner is not None and isinstance(v.owner.op, ForwardOp)
+    }
+    path = stored.attrs.get("store")
+    remedy = "Give a pair (points, outputs) instead."
+    if len(nodes) != 1:
+        raise ValueError(
+            f"The archive is the store of one forward model, and the model has {len(nodes)}. "
+            + remedy
+        )
+    [node] = nodes
+    forward, names = node.op.forward, node.op.signature.names
+    own = None if forward.store is None else forward.store.path.resolve()
+    if path is None or own != Path(path).resolve():
+        raise ValueError(
+            f"The archive {path} is not the store of {forward.name}, the forward model of this "
+            "model: whether its outputs are the same cannot be told, and to evaluate all points "
+            f"again would be dear. Use forward_model(..., store={str(path)!r}). Or give a pair "
+            "(points, outputs)."
+        )
+    inputs = dict(zip(names, node.inputs, strict=True))
+    if changed := [rv.name for rv in model.free_RVs if inputs.get(rv.name) is not rv]:
+        raise ValueError(
+            f"The input `{changed[0]}` of {forward.name} is not the variable `{changed[0]}` of the "
+            f"model, so that the points of the archive cannot be told. {remedy}"
+        )
+    return forward.version
 
 
 def exact_draws(

@@ -282,3 +282,53 @@ def test_archive_from_a_store(tmp_path):
         pm.Normal("y", rate + other, 0.1, observed=1.0)
         with pytest.raises(ValueError, match="`other`"):
             pe.EnsembleGaussianProcessSampler(archive=path)
+
+
+def store_model(path, version="1", stochastic=False):
+    def simulate(a, b, rng):
+        return np.array([a, a - b]) + (0.1 * rng.standard_normal(2) if stochastic else 0)
+
+    def exact(a, b):
+        return simulate(a, b, None)
+
+    forward = pe.forward_model(
+        simulate if stochastic else exact,
+        output_shape=(2,),
+        stochastic=stochastic,
+        store=path,
+        version=version,
+    )
+    with pm.Model() as model:
+        a, b = pm.LogNormal("a"), pm.Normal("b")
+        pm.Normal("y", forward(a, b), 0.5, observed=[0.5, 0.2])
+    model.forward = forward
+    return model
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_stored_outputs_are_not_evaluated_again(tmp_path, stochastic):
+    path = tmp_path / "runs.db"
+    sample(store_model(path, "1"), pe.EnsembleKalmanSampler(ensemble_size=30), draws=30)
+    newer = store_model(path, "2", stochastic)
+    sample(newer, pe.EnsembleKalmanSampler(ensemble_size=30), draws=30)
+    again = store_model(path, "2", stochastic)
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=30, archive=path, model=again)
+    assert again.forward.n_evaluations == 0
+    points, outputs = step._bound.sampler.archive
+    assert len(points) == newer.forward.n_evaluations  # none of version 1
+    exact = np.stack([np.exp(points[:, 0]), np.exp(points[:, 0]) - points[:, 1]], axis=1)
+    np.testing.assert_allclose(outputs, exact, atol=0.6 if stochastic else 1e-9)
+
+
+def test_stores_of_others_are_refused_before_anything_is_evaluated(tmp_path):
+    path = tmp_path / "runs.db"
+    sample(store_model(path), pe.EnsembleKalmanSampler(ensemble_size=30), draws=30)
+    for other, message in [
+        (store_model(None), r"is not the store of exact.*forward_model\(\.\.\., store="),
+        (store_model(tmp_path / "other.db"), "is not the store of exact"),
+        (store_model(path, "3"), "no evaluation of this version"),
+    ]:
+        for archive in (path, pe.open_store(path)):
+            with pytest.raises(ValueError, match=message):
+                pe.EnsembleGaussianProcessSampler(archive=archive, model=other)
+        assert other.forward.n_evaluations == 0

@@ -360,6 +360,22 @@ class InverseProblem:
         # a copy: what a function does to its argument is no concern of the caller
         return self._forward(_rows(U, self.dimension).copy(), seed)
 
+    def known_outputs(self, U: ArrayLike) -> FloatArray:
+        """Forward outputs of points that the store of a forward model knows, up to rounding.
+
+        Parameters
+        ----------
+        U : array_like of shape (n, d)
+            Points.
+
+        Returns
+        -------
+        ndarray of shape (n, K)
+            Of a stochastic forward model, those of one replicate.
+        """
+        # outside of a round forward models look for what is known, and make no replicates
+        return self._forward.all(_rows(U, self.dimension))  # type: ignore[attr-defined]
+
     def compile(self) -> None:
         """Compile the forward map, where there is something to compile.
 
