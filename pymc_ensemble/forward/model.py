@@ -214,6 +214,8 @@ class ForwardModel:
             _described(output_shape)
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}.")
+        if not isinstance(store, str | PathLike | None):
+            raise TypeError(f"store must be the path of a file, not {store!r}.")
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries must be an integer of at least 0, not {retries!r}.")
         if isinstance(function, ExternalProgram) and timeout is not None:

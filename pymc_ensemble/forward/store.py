@@ -34,6 +34,7 @@ AT_ONCE = 500  # rows per query
 COLUMNS = (
     "version, parameters, replicate, attempt, status, outputs, reason, started, seconds, worker"
 )
+BOOKKEEPING = ("status", "reason", "start", "duration", "worker", "version", "replicate", "attempt")
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -97,9 +98,9 @@ class EvaluationStore:
     """
 
     def __init__(self, path: str | PathLike, version: str = ""):
-        self.path, self.version = Path(path).absolute(), version
-        self._checked = False
         self._connection: sqlite3.Connection | None = None
+        self._checked = False
+        self.path, self.version = Path(path).absolute(), version
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_connection": None}
@@ -218,7 +219,8 @@ class EvaluationStore:
         Raises
         ------
         StoreError
-            If the store has evaluations of a function with other inputs or outputs.
+            If the store has evaluations of a function with other inputs or outputs, or if one of
+            them has a name that the store needs for itself.
         """
         text = _describe(signature)
         self._query("INSERT OR IGNORE INTO about VALUES ('signature', ?)", (text,))
@@ -229,6 +231,13 @@ class EvaluationStore:
         return self._compare(signature, _describe(signature))
 
     def _compare(self, signature: Signature, text: str) -> Outputs | None:
+        results = () if signature.outputs is None else signature.outputs.names
+        if taken := [name for name in (*signature.names, *results) if name in BOOKKEEPING]:
+            raise StoreError(
+                f"`{taken[0]}` is the name of an input or output of the forward model, and of what "
+                f"an evaluation store notes itself: {', '.join(BOOKKEEPING)}. Rename it, for "
+                f"example to `{taken[0]}_`."
+            )
         stored = self._query("SELECT value FROM about WHERE name = 'signature'")
         if not stored:
             return None

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import numpy as np
+import pymc as pm
 import pytest
 import xarray as xr
 from misbehaving import misbehave, points, problem
@@ -386,3 +387,26 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(executor, tmp_path):
     # a kill between the note and the return, less than a millisecond, is possible but unlikely
     assert len(calls) - len(set(calls)) <= 1
     assert len(pe.open_store(store)["status"]) == len(set(calls))
+
+
+@pytest.mark.parametrize("output_shape", [None, (1,), {"status": (1,)}])
+def test_names_that_the_store_needs_are_refused(path, output_shape):
+    calls = []
+
+    def simulate(duration):
+        calls.append(duration)
+        return np.array([duration])
+
+    def renamed(length):
+        return simulate(length)
+
+    named = isinstance(output_shape, dict)
+    forward = pe.forward_model(
+        renamed if named else simulate, output_shape=output_shape, store=path
+    )
+    with pm.Model():
+        x = pm.Normal("x")
+        name = "status" if named else "duration"
+        with pytest.raises(StoreError, match=f"`{name}` is the name of.*Rename it"):
+            forward(x)
+    assert not calls
