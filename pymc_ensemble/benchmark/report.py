@@ -54,7 +54,7 @@ def _table(
             if summary is None:
                 cells.append("")
             elif not summary.finished:
-                cells.append("failed")
+                cells.append("failed" if summary.failures else "too few draws")
             else:
                 cells.append(cell(summary, problem))
         lines.append(f"| {sampler} | " + " | ".join(cells) + " |")

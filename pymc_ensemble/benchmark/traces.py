@@ -1,6 +1,6 @@
 """What a run has found by the time it had spent so much."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -135,22 +135,22 @@ class Meter:
     batches : list of int
         Evaluations of each batch; points that were known are left out.
     seconds : float
-        Time that they took.
+        Time that they took, by the clock.
     """
 
-    def __init__(self, forward: Any):
+    def __init__(self, forward: Any, clock: Callable[[], float] = perf_counter):
         self.batches: list[int] = []
         self.seconds = 0.0
         evaluate = forward.evaluate
 
         def metered(*args: Any, **kwargs: Any) -> Any:
-            before, started = forward.n_evaluations, perf_counter()
+            before, started = forward.n_evaluations, clock()
             try:
                 return evaluate(*args, **kwargs)
             finally:
                 if n := forward.n_evaluations - before:
                     self.batches.append(n)
-                    self.seconds += perf_counter() - started
+                    self.seconds += clock() - started
 
         forward.evaluate = metered
 
