@@ -313,6 +313,9 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
             "the draws carry the log density of the surrogate, which cannot contradict them; "
             "diagnose(idata, model=model, repeats=40) asks the forward map"
         )
+    if run.left_out:
+        names = ", ".join(f"`{name}`" for name in run.left_out)
+        notes.append(f"taken for deterministic: {names}; give model= or var_names= if not so")
     if C < 2:
         notes.append("one ensemble cannot disagree with another one: run several chains")
     if fit is not None and evidence.disagree:

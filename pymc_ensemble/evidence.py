@@ -27,6 +27,8 @@ FUNCTIONS, SAMPLE = 50, 1000  # that a fit leaves open, and the points at which 
 PROPOSALS = 4000  # of each round of adaptive importance sampling
 ROUNDS = 5
 N_KERNELS, KERNEL_ROUNDS = 300, 2
+LARGEST_REST = 0.05  # share of the variance of a function of others that a fit may leave
+NO_MISFIT = 1e-4  # share of the variance of log_q that may be due to rounding
 LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates can still be told
 MOST_FOR_KERNELS = 10  # parameters
 MOST_COMPARED = 3000  # points in the search for places without draws
@@ -483,31 +485,52 @@ def needed_blocks(blocks: list[FloatArray], log_q: FloatArray, most_columns: int
     if not any(kept):
         return [True] * len(blocks)
     usable = np.flatnonzero(np.isfinite(log_q))
+    logs = [bool((block > 0).all()) for block in blocks]
+    positive = np.flatnonzero(logs)
 
-    def misfit(kept: list[bool]) -> float:
-        X = np.concatenate([b for b, k in zip(blocks, kept, strict=True) if k], axis=1)
-        n_features = (X.shape[1] + 1) * (X.shape[1] + 2) // 2
+    def misfit(kept: list[bool], logs: list[bool], of: FloatArray = log_q[:, None]) -> float:
+        chosen = [k for k in range(len(blocks)) if kept[k]]
+        p = sum(blocks[k].shape[1] for k in chosen)
+        n_features = (p + 1) * (p + 2) // 2
         rows = usable[:: max(1, len(usable) // max(600, 2 * n_features))]
         if len(rows) < 1.2 * n_features:
             return np.nan
-        Y = X[rows]
-        positive = (Y > 0).all(0)
-        Y = np.where(positive, np.log(np.where(positive, Y, 1.0)), Y)
+        columns = [np.log(blocks[k][rows]) if logs[k] else blocks[k][rows] for k in chosen]
+        Y = np.concatenate(columns, axis=1)
         Y = (Y - Y.mean(0)) / np.maximum(Y.std(0), 1e-300)
         H = basis_values(Y, "quadratic")
-        values = log_q[rows]
+        values = of[rows]
         residual = values - H @ np.linalg.lstsq(H, values, rcond=None)[0]
         lost = 1 - n_features / len(rows)
-        return float((residual**2).mean() / lost / max(values.var(), 1e-300))
+        return float(((residual**2).mean(0) / np.maximum(values.var(0), 1e-300)).mean() / lost)
 
-    best = misfit(kept)
+    def on_best_scales(kept: list[bool], enough: float) -> tuple[float, list[bool]]:
+        """Least misfit, or the first that is enough, with variables as they are or logarithms."""
+        best, chosen = misfit(kept, logs), logs
+        for k in positive:
+            if not kept[k] or not best > enough:
+                continue
+            flipped = [*chosen[:k], not chosen[k], *chosen[k + 1 :]]
+            if (value := misfit(kept, flipped)) < 0.9 * best:
+                best, chosen = value, flipped
+        return best, chosen
+
+    best, logs = on_best_scales(kept, NO_MISFIT)
     if best > LARGEST_MISFIT:  # the laws of the run have nothing in common
         return kept
     for k in range(len(blocks) - 1, -1, -1):
         if not kept[k] or sum(kept) == 1:
             continue
         fewer = [*kept[:k], False, *kept[k + 1 :]]
-        value = misfit(fewer)
-        if value <= max(1.2 * best, 1e-4) if np.isfinite(best) else np.isfinite(value):
-            kept, best = fewer, value
+        # each of p coordinates has about one p-th of the variance that is explained
+        p = sum(block.shape[1] for block, needed in zip(blocks, kept, strict=True) if needed)
+        share = (1 - best) * blocks[k].shape[1] / p
+        enough = max(best + 0.2 * min(best, share), NO_MISFIT)
+        value, scales = on_best_scales(fewer, enough)
+        if value > NO_MISFIT:  # so a function of the others must be told by itself, on some scale
+            scaled = [blocks[k], np.log(blocks[k])] if k in positive else [blocks[k]]
+            if min(misfit(fewer, scales, of) for of in scaled) > LARGEST_REST:
+                continue
+        if value <= enough if np.isfinite(best) else np.isfinite(value):
+            kept, best, logs = fewer, value, scales
     return kept

@@ -31,6 +31,8 @@ class Run:
         Variables of which the parameters are the entries.
     burn_in : tuple of ndarray
         What is left of the burn-in: points of shape (n, p), and their log densities (n,).
+    left_out : tuple of str
+        Variables that were taken for functions of the others.
     """
 
     X: FloatArray
@@ -38,6 +40,7 @@ class Run:
     stats: dict[str, NDArray[Any]]
     names: tuple[str, ...] = ()
     burn_in: tuple[FloatArray, FloatArray] | None = field(default=None, repr=False)
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, idata: xr.DataTree, var_names: Sequence[str] | None = None) -> "Run":
@@ -73,6 +76,7 @@ class Run:
             blocks = {n: b for (n, b), k in zip(blocks.items(), kept, strict=True) if k}
         X = np.concatenate(list(blocks.values()), axis=-1)
         names = tuple(blocks)
+        left_out = tuple(name for name in labels if name not in blocks)
         burn_in = None
         if {"warmup_posterior", "warmup_sample_stats"} <= set(idata.children):
             warmup = idata["warmup_posterior"].dataset
@@ -80,7 +84,8 @@ class Run:
             columns = [warmup[name].transpose("chain", "draw", ...).to_numpy() for name in names]
             points = [values.reshape(lp.size, -1).astype(float) for values in columns]
             burn_in = np.concatenate(points, axis=1), lp.ravel()
-        return cls(X, [label for name in names for label in labels[name]], arrays, names, burn_in)
+        parameters = [label for name in names for label in labels[name]]
+        return cls(X, parameters, arrays, names, burn_in, left_out)
 
     @property
     def pooled(self) -> FloatArray:

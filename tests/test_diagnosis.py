@@ -160,6 +160,7 @@ def test_deterministic_variables_are_left_out():
         pm.Normal("y", x[0] - x[1], scale, observed=[1.0, 1.4, 0.2])
     diagnosis = pe.diagnose(sample(model, pe.EnsembleKalmanSampler(adjust=True)))
     assert list(diagnosis.parameters["parameter"].values) == ["x[0]", "x[1]", "scale"]
+    assert any("taken for deterministic: `square`" in note for note in diagnosis.notes)
 
 
 def test_walkers_are_diagnosed():
@@ -268,6 +269,23 @@ def test_functions_of_others_are_recognized():
     log_q = -0.5 * (x**2).sum(1)
     blocks = [x[:, :1], x[:, 1:], x[:, :1] * x[:, 1:], rng.standard_normal((900, 100))]
     assert needed_blocks(blocks, log_q, 60) == [True, True, False, False]
+
+
+def test_functions_of_variables_that_happen_to_be_positive_are_recognized():
+    rng = np.random.default_rng(1)
+    u = rng.standard_normal((900, 2))
+    log_q = -0.5 * (u**2).sum(1)
+    a, b = 6 + u[:, :1], -6 + u[:, 1:]
+    assert needed_blocks([a, b, a + b], log_q, 60) == [True, True, False]
+    rate = np.exp(u[:, 1:])
+    assert needed_blocks([a, rate, a * rate], log_q, 60) == [True, True, False]
+
+
+def test_no_coordinate_of_different_laws_is_left_out():
+    rng = np.random.default_rng(1)
+    u = rng.standard_normal((900, 4))
+    log_q = -0.5 * (u**2).sum(1) + 0.7 * rng.standard_normal(900)  # laws of several chains
+    assert needed_blocks([u[:, k : k + 1] for k in range(4)], log_q, 60) == [True] * 4
 
 
 def test_ensembles_that_disagree_are_told_of_even_if_their_pool_is_right():
