@@ -25,6 +25,7 @@ class GaussianProblem:
         self.prior_mean = np.asarray(prior_mean, float)
         self.P0 = np.asarray(P0, float)
         self.dimension = len(self.prior_mean)
+        self.n_outputs = self.data.size
         self.n_evaluations = 0
 
     def sample_prior(self, size, rng):

@@ -17,6 +17,10 @@ class Problem(Protocol):
         """Number d of parameters."""
 
     @property
+    def n_outputs(self) -> int:
+        """Number K of outputs."""
+
+    @property
     def quadratic_loss(self) -> bool:
         """Whether the loss is quadratic in the outputs, with a constant curvature."""
 

@@ -189,10 +189,17 @@ class EnsembleGaussianProcess:
             raise ValueError(
                 f"The points of the archive have shape {points.shape}, expected (n, {d})."
             )
+        if not np.isfinite(points).all():
+            raise ValueError("Some points of the archive are not finite. Leave them out.")
         if outputs.ndim not in (1, 2) or len(outputs) != len(points):
             raise ValueError(
                 f"The outputs of the archive have shape {outputs.shape}, expected "
                 f"({len(points)}, K), or ({len(points)},) for losses."
+            )
+        if outputs.ndim == 2 and outputs.shape[1] != self.problem.n_outputs:
+            raise ValueError(
+                f"The archive has {outputs.shape[1]} outputs a point, but the problem has "
+                f"{self.problem.n_outputs}: give them as `InverseProblem.evaluate` does."
             )
         if outputs.ndim == 1 and self.target != "potential" and has_forward_map(self.problem):
             raise ValueError(
@@ -381,10 +388,6 @@ class EnsembleGaussianProcess:
         prior = self.problem.prior_potential(points)
         if outputs.ndim == 1:
             Z, loss = np.full((len(points), n_outputs), np.nan), outputs
-        elif outputs.shape[1] != n_outputs:
-            raise ValueError(
-                f"The archive has {outputs.shape[1]} outputs a point, but the problem {n_outputs}."
-            )
         else:
             Z, loss = outputs, self.problem.loss(outputs)
         loss, prior = (np.where(np.isfinite(v), v, np.inf) for v in (loss, prior))

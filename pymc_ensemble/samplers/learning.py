@@ -223,6 +223,8 @@ class Learning:
         elif len(failed):  # their particles start from others
             U = U.copy()
             U[~ensemble.ok] = ensemble.U[rng.choice(np.flatnonzero(ensemble.ok), len(failed))]
+        if archive is not None:
+            failed = np.concatenate([archive.U[~archive.ok], failed])
         ladder = Ladder.of(U, len(WIDTHS))
         highest = self._highest_prior(U)
         state = LearningState(good, last_epoch, seed, highest, good, failed, ladder, epochs=1)

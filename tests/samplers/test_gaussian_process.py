@@ -138,9 +138,21 @@ def test_archive_saves_evaluations(losses):
     assert len(state.learned.archive) == len(known) + with_archive
 
 
+def test_failures_of_an_archive_are_remembered():
+    problem, rng = decay(), np.random.default_rng(0)
+    known = problem.ensemble(problem.sample_prior(60, rng))
+    Z = known.Z.copy()
+    Z[::3, 0] = np.nan
+    sampler = EnsembleGaussianProcess(problem, ensemble_size=30, archive=(known.U, Z))
+    state, _ = step(sampler, problem, sampler.start(problem.sample_prior(30, rng)), rng)
+    assert np.array_equal(state.inner.failed, known.U[::3])
+
+
 @pytest.mark.parametrize(
     ("archive", "message"),
     [
+        ((np.zeros((5, 2)), np.zeros((5, 11))), "11 outputs a point, but the problem has 12"),
+        ((np.full((5, 2), np.inf), np.zeros((5, 12))), "not finite"),
         ((np.zeros((5, 3)), np.zeros((5, 12))), r"points of the archive have shape \(5, 3\)"),
         ((np.zeros((5, 2)), np.zeros((4, 12))), r"outputs of the archive have shape \(4, 12\)"),
         ((np.zeros((5, 2)), np.zeros(5)), 'use target="potential"'),
