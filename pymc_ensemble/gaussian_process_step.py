@@ -20,6 +20,7 @@ from .forward.model import ForwardOp
 from .initial_ensemble import posterior_points, unconstrained
 from .log import logger
 from .problem import InverseProblem, problem_of
+from .runs import Run
 from .samplers.gaussian_process import DEFAULT_EPOCHS, EXTRA_EPOCHS, EnsembleGaussianProcess
 from .samplers.learning import LearningState
 from .step_methods import EnsembleStep, Named
@@ -387,8 +388,23 @@ def exact_draws(
     model : pm.Model
     coordinate_names : sequence of str
         Names of the d unconstrained coordinates.
+
+    Raises
+    ------
+    ValueError
+        If the densities are those of a fit or of a surrogate.
     """
-    lp = ensemble_stats(idata)["lp"].transpose("chain", "draw").to_numpy().ravel()
+    stats, run = ensemble_stats(idata), Run.of(idata)
+    # what a sweep has cost cannot be told where there is only one
+    of_surrogate = "surrogate_error" in stats and run.X.shape[1] < 2
+    if run.fitted or run.cost == 0 or of_surrogate:
+        raise ValueError(
+            "The archive is a run whose `lp` is not that of the model, but of a fit or a surrogate "
+            "(rough=True, or an EnsembleGaussianProcessSampler without adjust=True), from which "
+            "nothing can be learned. Give a pair (points, outputs), or continue the run with "
+            "`initial_ensemble`."
+        )
+    lp = stats["lp"].transpose("chain", "draw").to_numpy().ravel()
     points = posterior_points(idata, model, coordinate_names, most=len(lp))
     _, first = np.unique(points, axis=0, return_index=True)
     return points[first], lp[first]

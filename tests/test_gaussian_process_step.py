@@ -176,6 +176,19 @@ def test_draws_of_another_sampler_are_learned_from():
         sample(model, pe.EnsembleGaussianProcessSampler(**options))
 
 
+@pytest.mark.parametrize("draws", [20, 100])
+@pytest.mark.parametrize("rough", [False, True])
+def test_densities_of_a_fit_are_not_learned_from(draws, rough):
+    model, step = linear_model(), pe.EnsembleGaussianProcessSampler(ensemble_size=20)
+    if rough:
+        step = pe.EnsembleKalmanSampler(ensemble_size=20, rough=True)
+    fitted = sample(model, step, draws=draws)
+    before = model.forward.n_evaluations
+    with pytest.raises(ValueError, match="`lp` is not that of the model"):
+        pe.EnsembleGaussianProcessSampler(target="potential", archive=fitted, model=model)
+    assert model.forward.n_evaluations == before
+
+
 def test_initial_ensemble_of_an_earlier_run():
     model = linear_model()
     first = sample(model, pe.EnsembleKalmanSampler(ensemble_size=30))
@@ -239,6 +252,8 @@ def test_published_scheme():
         ({"epochs": 0}, "epochs must be"),
         ({"archive": 3.0}, r"archive must be a pair \(points, outputs\)"),
         ({"archive": (np.zeros((3, 3)), np.zeros((3, 3)))}, "points of the archive have shape"),
+        ({"archive": (np.zeros((3, 2)), np.zeros((3, 4)))}, "4 outputs a point.* problem has 3"),
+        ({"archive": (np.full((3, 2), np.nan), np.zeros((3, 3)))}, "points .* not finite"),
         ({"dt": 1.0}, 'dt is an option of scheme="paper"'),
     ],
 )
