@@ -136,9 +136,9 @@ def diagnose(
         Result of `pymc.sample` with a step method of this package. If it has the burn-in, too
         (``discard_tuned_samples=False``), modes are looked for that were lost in it.
     var_names : list of str, optional
-        The free variables of the model. By default they are those of `model`; without it,
-        deterministic variables are recognized by the law that the ensemble believes in, which does
-        not depend on them.
+        With `model` the free variables that are shown. Without it, which variables are free: by
+        default deterministic ones are recognized by the law that the ensemble believes in, which
+        does not depend on them.
     model : pm.Model, optional
         The model of the run.
     store : path, store, Dataset or (points, outputs), optional
@@ -203,13 +203,15 @@ def diagnose(
             raise ValueError(f"`{option}` evaluates the forward map: give the model, `model=`.")
     if repeats and repeats < 2 * REPEATS:
         raise ValueError(f"`repeats` is {repeats}; at least {2 * REPEATS} evaluations are needed.")
-    if var_names is None and model is not None:
-        var_names = [rv.name for rv in model.free_RVs]
-    run = Run.of(idata, var_names)
-    if model is not None and (missing := {rv.name for rv in model.free_RVs} - set(run.names)):
+    free = None if model is None else [rv.name for rv in model.free_RVs]
+    if isinstance(var_names, str):
+        var_names = [var_names]
+    if var_names is not None and free is not None and (extra := set(var_names) - set(free)):
         raise ValueError(
-            f"`var_names` leaves out `{min(missing)}`, which is a variable of `model`."
+            f"`var_names` has `{min(extra)}`, which is no free variable of `model`. Those are "
+            f"{', '.join(f'`{name}`' for name in free)}."
         )
+    run = Run.of(idata, var_names if free is None else free)
     rng = np.random.default_rng(random_seed)
     others = None if store is None else other_evaluations(store, run, model)
     evidence = _evidence(run, others, rng)
@@ -237,7 +239,7 @@ def diagnose(
         tuple(finding.reason for finding in findings),
         tuple(dict.fromkeys(finding.remedy for finding in findings)),
         tuple(notes),
-        _parameters(evidence),
+        _parameters(evidence, run.names if var_names is None else var_names),
         statistics,
     )
 
@@ -257,8 +259,8 @@ def _evidence(run: Run, others: OtherEvaluations | None, rng: np.random.Generato
     return Evidence(run, SamplingError.of(run.X), weights, regression, r_hat, ess_bulk)
 
 
-def _parameters(evidence: Evidence) -> xr.Dataset:
-    """What is known of every parameter."""
+def _parameters(evidence: Evidence, var_names: Sequence[str]) -> xr.Dataset:
+    """What is known of every parameter of some variables."""
     run, fit = evidence.run, evidence.fit
     columns: dict[str, FloatArray] = {
         "ess": evidence.chance.ess,
@@ -270,10 +272,12 @@ def _parameters(evidence: Evidence) -> xr.Dataset:
         columns |= {"shift": fit.shift, "sd_ratio": fit.sd_ratio}
     elif run.drawn_from_law:
         columns |= {"shift": evidence.weights.shift, "sd_ratio": evidence.weights.sd_ratio}
-    return xr.Dataset(
+    table = xr.Dataset(
         {name: ("parameter", np.asarray(values)) for name, values in columns.items()},
         coords={"parameter": run.labels},
     )
+    rows = [k for name in var_names for k in run.columns_of(name)]
+    return table.isel(parameter=rows)
 
 
 def _statistics(evidence: Evidence) -> dict[str, float]:

@@ -57,6 +57,8 @@ class Run:
         posterior = tree["posterior"].dataset
         blocks: dict[str, FloatArray] = {}
         labels: dict[str, list[str]] = {}
+        if isinstance(var_names, str):
+            var_names = [var_names]
         if var_names is not None and (unknown := set(var_names) - set(posterior)):
             raise ValueError(
                 f"The posterior has no `{min(unknown)}`. It has "
@@ -86,6 +88,14 @@ class Run:
             burn_in = np.concatenate(points, axis=1), lp.ravel()
         parameters = [label for name in names for label in labels[name]]
         return cls(X, parameters, arrays, names, burn_in, left_out)
+
+    def columns_of(self, name: str) -> list[int]:
+        """Numbers of the parameters that are entries of a variable."""
+        return [
+            k
+            for k, label in enumerate(self.labels)
+            if label == name or label.startswith(f"{name}[")
+        ]
 
     @property
     def pooled(self) -> FloatArray:

@@ -163,6 +163,21 @@ def test_deterministic_variables_are_left_out():
     assert any("taken for deterministic: `square`" in note for note in diagnosis.notes)
 
 
+def test_variables_may_come_in_any_order():
+    with pm.Model() as model:
+        a, b = pm.Normal("a", 3.0), pm.Normal("b", -3.0, shape=2)
+        pm.Deterministic("c", a + b[0])
+        pm.Normal("y", pm.math.stack([a, b[0], b[1] - a]), 0.5, observed=[3.2, -3.0, -6.0])
+    idata = sample(model, pe.EnsembleKalmanSampler(adjust=True), chains=2)
+    diagnosis = pe.diagnose(idata, model=model, var_names=["b", "a"], probe=300, repeats=8)
+    assert list(diagnosis.parameters["parameter"].values) == ["b[0]", "b[1]", "a"]
+    assert diagnosis.trustworthy
+    assert diagnosis.statistics["noise"] < 0.01
+    assert len(pe.diagnose(idata, model=model, var_names="b").parameters["parameter"]) == 2
+    with pytest.raises(ValueError, match="`c`, which is no free variable"):
+        pe.diagnose(idata, model=model, var_names=["a", "b", "c"])
+
+
 def test_walkers_are_diagnosed():
     idata = sample(pe.gallery.bimodal(), pe.MultiscaleSampler(walkers=5), draws=500)
     diagnosis = pe.diagnose(idata)

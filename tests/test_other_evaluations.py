@@ -222,5 +222,3 @@ def test_repeats_are_checked(fragile):
         pe.diagnose(idata, repeats=40)
     with pytest.raises(ValueError, match="at least 8"):
         pe.diagnose(idata, model=model, repeats=3)
-    with pytest.raises(ValueError, match="`var_names` leaves out `b`"):
-        pe.diagnose(idata, model=model, var_names=["a"], repeats=40)
