@@ -1,5 +1,6 @@
 """Whether a sampler can be trusted on a model: it is run on data that the model itself has made."""
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from numbers import Integral
 from typing import Any, Literal
 
 import cloudpickle
@@ -31,6 +33,7 @@ type StepFactory = Callable[[], Any]
 HIGHEST_DENSITY = "highest density"
 BAND_SIMULATIONS = 4000
 TOLD_LEVELS = (0.5, 0.9)
+OWN = {"step", "model", "return_inferencedata", "kwargs"}  # of the arguments of pm.sample
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,11 @@ def coverage(
     Raises
     ------
     TypeError
-        If `step` is a step method, and not a function that makes one.
+        If `step` is a step method, and not a function that makes one; if `pymc.sample` does not
+        know an argument.
     ValueError
-        If the model has no observed variables; if it has potentials, from which data cannot be
-        drawn.
+        If a number is out of its range; if the model has no observed variables; if it has
+        potentials, from which data cannot be drawn.
     RuntimeError
         If fewer than half of the simulations have finished.
 
@@ -193,6 +197,17 @@ def coverage(
         )
     if simulations < 2:
         raise ValueError(f"simulations={simulations}: take at least 2, and 200 to see something.")
+    if not 0 < probability < 1:
+        raise ValueError(f"probability={probability!r} must be between 0 and 1, such as 0.95.")
+    for name, number in (("draws", draws), ("chains", chains)):
+        if not isinstance(number, Integral) or number < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, not {number!r}.")
+    known = set(inspect.signature(pm.sample).parameters) - OWN
+    if unknown := [name for name in sample_kwargs if name not in known]:
+        raise TypeError(
+            f"`{unknown[0]}` is no argument of `pymc.sample` that can be given here. Options of "
+            "the step method belong into the function that makes it."
+        )
     _check(model, step)
     settings = {"draws": draws, "chains": chains, **sample_kwargs}
     simulate = partial(_outcome, model, step, settings)

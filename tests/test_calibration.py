@@ -288,6 +288,22 @@ def test_wrong_use_is_refused_before_any_evaluation(model, step, error, message)
         pe.coverage(model, step, simulations=5)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"probability": 95}, ValueError, "probability=95 must be between 0 and 1"),
+        ({"draws": -1}, ValueError, "draws must be an integer of at least 1, not -1"),
+        ({"chains": 0}, ValueError, "chains must be"),
+        ({"draws": 1.5}, ValueError, "draws must be"),
+        ({"ensemble_size": 30}, TypeError, "`ensemble_size` is no argument of `pymc.sample`"),
+        ({"return_inferencedata": False}, TypeError, "`return_inferencedata` is no argument"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_evaluation(options, error, message):
+    with pytest.raises(error, match=message):
+        pe.coverage(refused(), pe.EnsembleKalmanSampler, **options)
+
+
 # -- simuk --------------------------------------------------------------------------------------
 
 
