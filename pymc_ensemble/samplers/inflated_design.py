@@ -13,7 +13,7 @@ import numpy as np
 
 from . import proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
+from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law, without_noise
 from .tempering import plausible
 
 FIRST_INFLATION = 3.0
@@ -23,6 +23,9 @@ MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
 INFLATION_FACTOR = 1.5
 LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
 CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
+FARTHEST = 2.0  # mean of a pooled law: in widths of its points, per root of the dimension
+NEWTON_STEPS = 20
+SMALLEST_SHARE = 1e-3  # of a Newton step
 REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
 SURROGATE_STEPS = 2  # Metropolis steps on the fitted density per sweep; they evaluate nothing
 
@@ -165,7 +168,7 @@ class InflatedDesign:
         """Fit the law to the pool, when that is large enough."""
         if state.n_points < 2 * (len(state.center) + 2):
             return state
-        law = pooled_law(self.problem, *self._window(state), at=state.law.mean)
+        law = pooled_law(self.problem, *self._window(state), state.law.mean, state.inflation)
         return replace(state, law=law, n_fitted=state.n_points)
 
     def _predicted(self, law: GaussianLaw, U: Array) -> Ensemble:
@@ -218,9 +221,17 @@ class InflatedDesign:
 
 
 def pooled_law(
-    problem: Problem, points: Array, outputs: Array, at: Array | None = None
+    problem: Problem,
+    points: Array,
+    outputs: Array,
+    at: Array | None = None,
+    inflation: float = 1.0,
 ) -> GaussianLaw:
     """Gaussian law of a least-squares fit, linearized again at the law's own mean.
+
+    The mean is found by Newton steps on the loss of the fit plus the prior potential, averaged over
+    copies of the points that lie around it as wide as the posterior. Every step is cut short until
+    it goes downhill, and none leaves the surroundings of the points, where the fit means something.
 
     Parameters
     ----------
@@ -228,20 +239,55 @@ def pooled_law(
         The pooled evaluations.
     at : ndarray of shape (d,), optional
         Where the loss and the prior are linearized first; by default the mean of the points.
+    inflation : float, default 1.0
+        Width of the points in posterior standard deviations.
     """
     anomalies = Anomalies.of(points)
     fit = LinearMap.fit(anomalies, outputs)
     residual = fit.residual_variance(points, outputs)
-    at = anomalies.mean if at is None else at
-    for _ in range(5):
-        z = fit(at[None])
-        slope = fit.slope_without_noise(residual, problem.curvature(z)[0])
-        local = LinearMap(replace(anomalies, mean=at), z[0], slope)
-        law = gaussian_law(problem, local, points + (at - anomalies.mean))
-        at = law.mean
-        if law.distance(np.zeros((1, anomalies.rank)))[0] < 1e-4:
+    farthest = FARTHEST * np.sqrt(anomalies.rank)
+    x = np.zeros(anomalies.rank) if at is None else fit.coordinates(at[None])[0]
+    x = x * farthest / max(np.linalg.norm(x), farthest)
+    deviations = (points - anomalies.mean) / inflation
+    narrow = replace(anomalies, L=anomalies.L / inflation, L_pinv=anomalies.L_pinv * inflation)
+    for _ in range(NEWTON_STEPS):
+        at = fit.particles(x[None])[0]
+        local = LinearMap(replace(anomalies, mean=at), fit(at[None])[0], fit.slope)
+        slope = without_noise(problem, local, residual).slope / inflation
+        local = LinearMap(replace(narrow, mean=at), local.output_mean, slope)
+        law = gaussian_law(problem, local, at + deviations)
+        step = law.center / inflation
+        share = _share_downhill(problem, law, deviations) * _share_within(x, step, farthest)
+        x = x + share * step
+        small = law.distance(np.zeros((1, anomalies.rank)))[0] < 1e-4
+        law = replace(law, force=share * law.force)
+        if small or share < SMALLEST_SHARE:
             break
     return law
+
+
+def _share_within(x: Array, step: Array, radius: float) -> float:
+    """Share of `step`, at most one, that leads from `x` to the sphere of this radius."""
+    if np.linalg.norm(x + step) <= radius:
+        return 1.0
+    a, b, c = step @ step, x @ step, min(x @ x - radius**2, 0.0)
+    return float(np.clip((np.sqrt(b**2 - a * c) - b) / a, 0.0, 1.0))
+
+
+def _share_downhill(problem: Problem, law: GaussianLaw, deviations: Array) -> float:
+    """Share of the step to the mean of `law`, halved until it lowers the averaged potential."""
+
+    def potential(share: float) -> float:
+        u = law.map.particles(share * law.center)
+        with np.errstate(over="ignore", invalid="ignore"):
+            prior = problem.prior_potential(u + deviations)
+            return float(problem.loss(law.map(u[None]))[0] + law.anomalies.weights @ prior)
+
+    share, present = 1.0, potential(0.0)
+    highest = present + 1e-6 + 1e-9 * abs(present)  # of rounding errors
+    while share > SMALLEST_SHARE and not potential(share) <= highest:
+        share /= 2
+    return share
 
 
 def curvature_excess(points: Array, outputs: Array) -> float:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .ensemble import Array, Ensemble, Problem, has_forward_map
+from .ensemble import Array, Ensemble, EnsembleFailure, Problem, has_forward_map
 
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
 ROUNDING = 1e-14  # relative spread of a coordinate that is none
@@ -108,7 +108,8 @@ class LinearMap:
     def residual_variance(self, U: Array, Z: Array) -> Array:
         """Variance of the outputs `Z` of the members `U` about the fit, shape (K,)."""
         lost = (self.anomalies.rank + 1) / len(U)
-        return self.anomalies.weights @ (Z - self(U)) ** 2 / max(1 - lost, lost)
+        with np.errstate(over="ignore"):
+            return self.anomalies.weights @ (Z - self(U)) ** 2 / max(1 - lost, lost)
 
     def slope_without_noise(self, residual_variance: Array, curvature: Array) -> Array:
         """Slope, shape (K, r), shrunk so that its information is right on average.
@@ -247,14 +248,68 @@ def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array
     -------
     gradient : ndarray of shape (r,)
     slope : ndarray of shape (r, r)
+
+    Raises
+    ------
+    EnsembleFailure
+        If the gradient is not finite at one of the points.
     """
-    gradients = problem.prior_gradient(U)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gradients = problem.prior_gradient(U)
+    bad = np.argwhere(~np.isfinite(gradients))
+    if len(bad):
+        member, coordinate = bad[0]
+        raise EnsembleFailure(
+            f"The gradient of the log prior is not finite in the coordinate "
+            f"{_name(problem, coordinate)}, where that is {U[member, coordinate]:.4g}."
+        )
     slope = anomalies.project(gradients @ anomalies.L)
     slope = 0.5 * (slope + slope.T)
     if not problem.gaussian_prior:
         values, vectors = np.linalg.eigh(slope)
         slope = (vectors * np.maximum(values, 0.0)) @ vectors.T
     return (anomalies.weights @ gradients) @ anomalies.L, slope
+
+
+def information(problem: Problem, linear_map: LinearMap) -> Array:
+    """Information about the normalized coordinates in the outputs at the mean, shape (r, r).
+
+    Raises
+    ------
+    EnsembleFailure
+        If it is not finite.
+    """
+    A = linear_map.slope
+    with np.errstate(over="ignore", invalid="ignore"):
+        H = (A.T * problem.curvature(linear_map.output_mean[None])[0]) @ A
+        if np.isfinite(H).all():
+            return H
+        largest = np.abs(A).max(0)
+        steepness = np.abs(linear_map.anomalies.L) @ np.nan_to_num(largest / largest.max(), nan=1.0)
+    raise EnsembleFailure(
+        "The forward outputs are so steep that their information is not finite. They change most "
+        f"along the coordinate {_name(problem, int(steepness.argmax()))}."
+    )
+
+
+def without_noise(problem: Problem, linear_map: LinearMap, residual_variance: Array) -> LinearMap:
+    """Linear map whose slope is cleaned of the noise that a rough map puts into it.
+
+    Raises
+    ------
+    EnsembleFailure
+        If the information of the outputs is not finite.
+    """
+    information(problem, linear_map)
+    curvature = problem.curvature(linear_map.output_mean[None])[0]
+    slope = linear_map.slope_without_noise(residual_variance, curvature)
+    return replace(linear_map, slope=slope)
+
+
+def _name(problem: Problem, coordinate: int) -> str:
+    """Name of a coordinate, where the problem knows one, or its number."""
+    names = getattr(problem, "coordinate_names", None)
+    return f"number {coordinate}" if names is None else f"`{names[coordinate]}`"
 
 
 def gaussian_law(
@@ -276,16 +331,19 @@ def gaussian_law(
     -------
     GaussianLaw
         Where there is no forward map to linearize, the law with the moments of the ensemble.
+
+    Raises
+    ------
+    EnsembleFailure
+        If the information of the outputs or the slope of the prior is not finite.
     """
     if not has_forward_map(problem):
         return moment_law(linear_map)
     z = linear_map.output_mean[None]
-    weights = problem.curvature(z)[0]
     prior_gradient, slope = prior_slope(problem, linear_map.anomalies, U)
-    A = linear_map.slope
-    H = exponent * (A.T * weights) @ A + slope
+    H = exponent * information(problem, linear_map) + slope
     rates, R = np.linalg.eigh(H)
-    force = -(exponent * problem.loss_gradient(z)[0] @ A + prior_gradient)
+    force = -(exponent * problem.loss_gradient(z)[0] @ linear_map.slope + prior_gradient)
     smallest = SMALLEST_RATE if problem.gaussian_prior else SMALLEST_CONCAVE_RATE
     return GaussianLaw(linear_map, np.maximum(rates, smallest), R, force)
 
@@ -306,8 +364,6 @@ def fit_law(
     anomalies = Anomalies.of(members.U, None if weights is None else weights[used])
     linear_map = LinearMap.fit(anomalies, members.Z)
     if rough:
-        curvature = problem.curvature(linear_map.output_mean[None])[0]
         residual = linear_map.residual_variance(members.U, members.Z)
-        slope = linear_map.slope_without_noise(residual, curvature)
-        linear_map = replace(linear_map, slope=slope)
+        linear_map = without_noise(problem, linear_map, residual)
     return gaussian_law(problem, linear_map, members.U, exponent)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from array_problems import PoissonRegression, random_linear, within
 from scipy.linalg import expm
 from scipy.stats import multivariate_normal
 
+from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.linearization import (
     Anomalies,
     LinearMap,
@@ -151,6 +154,23 @@ def test_indefinite_part_of_a_prior_slope_is_dropped():
     _, slope = prior_slope(Saddle(), anomalies, signs)
     P0 = anomalies.L_pinv.T @ slope @ anomalies.L_pinv
     np.testing.assert_allclose(P0, np.diag([2.0, 0.0]), atol=1e-12)
+
+
+@pytest.mark.parametrize("names", [None, ("a", "tau_log__")])
+def test_slopes_that_are_not_finite_are_told_by_coordinate(names):
+    """Both that of the prior, at one point, and that of the outputs."""
+    problem, U = random_linear(2), np.random.default_rng(7).standard_normal((9, 2))
+    if names:
+        problem.coordinate_names = names
+    name = "`tau_log__`" if names else "number 1"
+    ensemble, gradient = problem.ensemble(U), problem.prior_gradient
+    steep = replace(ensemble, Z=ensemble.Z + 1e200 * U[:, 1:])
+    for rough in (False, True):
+        with pytest.raises(EnsembleFailure, match=f"not finite.* most along the coordinate {name}"):
+            fit_law(problem, steep, rough=rough)
+    problem.prior_gradient = lambda U: np.where([False, True], np.exp(800 * U), gradient(U))
+    with pytest.raises(EnsembleFailure, match=f"prior is not finite in the coordinate {name}"):
+        fit_law(problem, ensemble)
 
 
 @pytest.mark.parametrize(("N", "weighted"), [(10, False), (24, True)])
