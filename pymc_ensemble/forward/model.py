@@ -304,6 +304,7 @@ class ForwardModel:
         if not any(_is_symbolic(value) for value in values):
             self._runtime.n_evaluations += 1
             return self.function(*args, **kwargs)
+        self._check_arguments(args, kwargs)
         names = self._input_names(len(args), list(kwargs))
         inputs = [self._as_input(name, value) for name, value in zip(names, values, strict=True)]
         shapes = [variable.type.shape for variable in inputs]
@@ -337,6 +338,20 @@ class ForwardModel:
         if outputs.kind == "dict":
             return dict(zip(outputs.names, results, strict=True))
         return tuple(results)
+
+    def _check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuse arguments that the function does not take, as every evaluation would fail."""
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):
+            return
+        given = {**kwargs, self.random: None} if self.random else kwargs
+        try:
+            signature.bind(*args, **given)
+        except TypeError as error:
+            raise TypeError(
+                f"{self.name}{signature} cannot be called with these arguments: {error}."
+            ) from None
 
     def _input_names(self, n_positional: int, keywords: Sequence[str]) -> list[str]:
         try:

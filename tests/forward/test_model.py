@@ -125,6 +125,40 @@ def test_options_that_are_no_numbers_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((1.0,), {"c": 2.0}, r"simulate\(a, b.*\).*'b'"),
+        ((1.0,), {}, "missing a required argument: 'b'"),
+        ((1.0, 2.0), {"c": 2.0}, "unexpected keyword argument 'c'"),
+        ((1.0, 2.0, 3.0), {}, "too many positional|multiple values"),
+        ((1.0, 2.0), {"a": 3.0}, "multiple values for argument 'a'"),
+    ],
+)
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_wrong_arguments_are_refused_at_once(args, kwargs, message, stochastic):
+    def simulate(a, b):
+        return a + b
+
+    def noisy(a, b, rng):
+        return simulate(a, b)
+
+    noisy.__name__ = "simulate"
+    forward = pe.forward_model(
+        noisy if stochastic else simulate, output_shape=(), stochastic=stochastic
+    )
+    args = [pt.as_tensor(value) for value in args]
+    with pytest.raises(TypeError, match=message):
+        forward(*args, **kwargs)
+    forward(pt.scalar("a"), b=2.0)
+
+
+def test_functions_without_a_signature_are_called():
+    forward = pe.forward_model(max, output_shape=())
+    x = pt.scalar("x", dtype="float64")
+    assert pytensor.function([x], forward(x, 3.0))(2.0) == 3.0
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"executor": "process"}, "executor='process' is no executor"),
