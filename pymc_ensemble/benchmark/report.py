@@ -68,7 +68,7 @@ def _reached(cost: str, over: str = "rms") -> Callable[[Summary, str], str]:
         if not np.isfinite(median):
             return f"> {_number(summary.spent(cost))}"
         text = _number(median)
-        if len(reached) > 1:
+        if reached.min() < reached.max():
             text += f" ({_number(reached.min())} to {_number(reached.max())})"
         return text
 

@@ -17,7 +17,7 @@ from pymc_ensemble.benchmark.problems import find
 from pymc_ensemble.benchmark.samplers import QUIET
 from pymc_ensemble.benchmark.traces import Meter
 
-SWEEPS, SHORTEST = 10, 5000
+SWEEPS, SHORTEST = 10, 1000
 """Sweeps whose time is taken, and how many draws they have at least."""
 
 COSTS = ("own_seconds", "evaluations")
