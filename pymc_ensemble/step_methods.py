@@ -41,6 +41,7 @@ from .draws import (
 )
 from .evidence import without_draws
 from .findings import first_look
+from .flags import require_flags
 from .forward.evaluation import Evaluations
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
@@ -57,6 +58,7 @@ __all__ = ["EnsembleKalmanSampler"]
 BLOCK_BYTES = 2**30
 SHORTEST_BLOCK = 5
 SEEDS_OF_EVALUATIONS = 0xE5  # sets their seeds apart from those of other children of the run's
+FLAGS = ("adjust", "rough", "corrected", "allow_subspace", "central")  # options of samplers
 FEW_DRAWS = 100  # that say nothing about a run
 
 FloatArray = NDArray[np.float64]
@@ -195,6 +197,8 @@ class EnsembleStep(BlockedStep):
         initial_point: Point | None = None,
         blocked: bool = True,
     ):
+        flags = {name: options[name] for name in FLAGS if options.get(name) is not None}
+        require_flags(blocked=blocked, **flags)
         if not blocked:
             raise ValueError(
                 f"{type(self).__name__} moves all variables together. Leave out `blocked=False`."

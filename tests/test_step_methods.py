@@ -323,6 +323,24 @@ def test_subset_of_variables_is_refused():
             assert [v.name for v in ToyStep(complete).vars] == ["a", "b_log__"]
 
 
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [
+        (pe.EnsembleKalmanSampler, {"rough": "no"}),
+        (pe.EnsembleKalmanSampler, {"allow_subspace": 1.0}),
+        (pe.EnsembleGaussianProcessSampler, {"adjust": "no"}),
+        (pe.EnsembleLangevinSampler, {"adjust": "yes"}),
+        (pe.MultiscaleSampler, {"central": "no"}),
+        (pe.MultiscaleSampler, {"blocked": "yes"}),
+    ],
+)
+def test_options_that_are_neither_true_nor_false_are_refused(step, options):
+    [name] = options
+    with pytest.raises(TypeError, match=f"{name} must be True or False"):
+        step(**options)
+    step(adjust=np.bool_(True))
+
+
 def test_unblocked_is_refused():
     with pytest.raises(ValueError, match="moves all variables together"):
         ToyStep(blocked=False)

@@ -23,6 +23,7 @@ from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
 from pytensor.graph.replace import _vectorize_node
 
+from ..flags import require_flags
 from .executors import Backend, Chunk, ExecutorLike, Recipe, backend, check_executor
 from .members import Outcomes, Outputs, Seed, Signature, Task, random_argument
 from .memory import Memory, Spill
@@ -210,6 +211,7 @@ class ForwardModel:
         if not callable(function):
             raise TypeError(f"A forward model needs a function, not {function!r}.")
         check_executor(executor)
+        require_flags(vectorized=vectorized, stochastic=stochastic)
         if output_shape is not None:
             _described(output_shape)
         if timeout is not None and not timeout > 0:

@@ -169,6 +169,9 @@ def test_functions_without_a_signature_are_called():
         ({"retries": 0.5}, "retries"),
         ({"output_shape": "5"}, "output_shape"),
         ({"stochastic": True}, "`rng`"),
+        ({"stochastic": "no"}, "stochastic must be True or False, not 'no'"),
+        ({"vectorized": "a"}, "vectorized must be True or False"),
+        ({"store": 3}, "store must be the path of a file, not 3"),
     ],
 )
 def test_wrong_options_are_refused_at_once(options, message):
