@@ -234,8 +234,13 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
                 "archive must be a pair (points, outputs), or the result of an earlier run."
             ) from error
         if isinstance(points, Mapping):
-            points = unconstrained(model, points)
-        return np.asarray(points, dtype=float), np.asarray(outputs, dtype=float)
+            points = unconstrained(model, points, "archive")
+        try:
+            return np.asarray(points, dtype=float), np.asarray(outputs, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"archive must be a pair (points, outputs) of arrays of numbers: {error}."
+            ) from error
 
     def _stored_evaluations(self, problem: Any) -> tuple[FloatArray, FloatArray]:
         """Points and outputs of an evaluation store."""
@@ -257,7 +262,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
                 "that did not fail. Leave out `archive`."
             )
         stored = stored.isel(evaluation=kept.to_numpy())
-        points = unconstrained(model, {name: stored[name].to_numpy() for name in names})
+        points = unconstrained(model, {name: stored[name].to_numpy() for name in names}, "archive")
         points = np.unique(points, axis=0)
         return points, problem.known_outputs(points)
 

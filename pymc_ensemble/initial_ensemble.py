@@ -71,7 +71,13 @@ def initial_ensembles(
         return _of_earlier_run(given, model, coordinate_names)
     if isinstance(given, Mapping):
         given = unconstrained(model, given)
-    U = np.array(given, dtype=float)
+    try:
+        U = np.array(given, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"initial_ensemble must be an array of numbers, a dict of values by variable name, or "
+            f"the result of an earlier run, not {given!r:.100}."
+        ) from error
     d = len(coordinate_names)
     if U.ndim != 2 or U.shape[1] != d:
         raise ValueError(
@@ -219,7 +225,9 @@ def _require_finite(U: FloatArray, coordinate_names: Sequence[str]) -> None:
         )
 
 
-def unconstrained(model: pm.Model, given: Mapping[str, ArrayLike]) -> FloatArray:
+def unconstrained(
+    model: pm.Model, given: Mapping[str, ArrayLike], what: str = "initial_ensemble"
+) -> FloatArray:
     """Unconstrained coordinates of named values.
 
     Parameters
@@ -228,6 +236,8 @@ def unconstrained(model: pm.Model, given: Mapping[str, ArrayLike]) -> FloatArray
     given : mapping of str to array_like of shape (J, ...)
         One entry for each free variable, under its own name (values as in the model) or the name
         of its value variable (unconstrained values).
+    what : str, default "initial_ensemble"
+        What errors call them.
 
     Returns
     -------
@@ -239,14 +249,14 @@ def unconstrained(model: pm.Model, given: Mapping[str, ArrayLike]) -> FloatArray
     known = {rv.name for rv in free} | {value.name for value in free.values()}
     if unknown := sorted(set(arrays) - known):
         raise ValueError(
-            f"initial_ensemble names {_enumerate(unknown)}, which the model does not have among "
+            f"{what} names {_enumerate(unknown)}, which the model does not have among "
             f"its free variables: {_enumerate([rv.name for rv in free])}."
         )
     shapes = model.eval_rv_shapes()
     names, inputs, in_model, coordinates = [], [], {}, {}
     for rv, value in free.items():
         name = value.name if value.name in arrays else rv.name
-        _require_shape(name, shapes[name], arrays)
+        _require_shape(name, shapes[name], arrays, what)
         x = value.type() if name == value.name else rv.type()
         transform = model.rvs_to_transforms[rv]
         in_model[rv] = coordinates[value] = x
@@ -262,7 +272,7 @@ def unconstrained(model: pm.Model, given: Mapping[str, ArrayLike]) -> FloatArray
     sizes = {name: len(arrays[name]) for name in names}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f"initial_ensemble has entries of different length: {sizes}. "
+            f"{what} has entries of different length: {sizes}. "
             "The first axis counts the members of the ensemble."
         )
     to_coordinates = pytensor.function(
@@ -275,19 +285,19 @@ def unconstrained(model: pm.Model, given: Mapping[str, ArrayLike]) -> FloatArray
     return np.array([to_coordinates(*row) for row in zip(*columns, strict=True)], dtype=float)
 
 
-def _require_shape(name: str, shape: Sequence[int], given: Mapping[str, np.ndarray]) -> None:
+def _require_shape(
+    name: str, shape: Sequence[int], given: Mapping[str, np.ndarray], what: str
+) -> None:
     expected = (
         "(ensemble_size" + "".join(f", {n}" for n in shape) + ("," if not shape else "") + ")"
     )
     if name not in given:
         raise ValueError(
-            f"initial_ensemble has no values for `{name}`. Give an entry of shape {expected} for "
+            f"{what} has no values for `{name}`. Give an entry of shape {expected} for "
             "each free variable."
         )
     if given[name].ndim == 0 or given[name].shape[1:] != tuple(shape):
-        raise ValueError(
-            f"initial_ensemble has shape {given[name].shape} for `{name}`; expected {expected}."
-        )
+        raise ValueError(f"{what} has shape {given[name].shape} for `{name}`; expected {expected}.")
 
 
 def _enumerate(names: Sequence[str], limit: int = 10) -> str:

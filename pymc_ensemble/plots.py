@@ -37,6 +37,8 @@ def _columns(
 ) -> dict[str, FloatArray]:
     """Scalar parameters of a group by name, each an array with the given dimensions."""
     columns = {}
+    if isinstance(var_names, str):
+        var_names = [var_names]
     for name, values in group.data_vars.items():
         if var_names is not None and str(name) not in {v.split("[")[0] for v in var_names}:
             continue
@@ -45,9 +47,10 @@ def _columns(
             label = f"{name}[{','.join(map(str, index))}]" if index else str(name)
             if var_names is None or {label, str(name)} & set(var_names):
                 columns[label] = array[(..., *index)].astype(float)
-    if var_names is not None and not columns:
+    known = {str(name) for name in group.data_vars} | set(columns)
+    if unknown := [name for name in var_names or () if name not in known]:
         raise ValueError(
-            f"The posterior has no {', '.join(map(repr, var_names))}; its variables are "
+            f"The posterior has no {', '.join(map(repr, unknown))}; its variables are "
             f"{', '.join(map(repr, map(str, group.data_vars)))}."
         )
     return columns
@@ -95,7 +98,8 @@ def path(
     Raises
     ------
     ValueError
-        If there are no two such parameters, or the result is not that of an ensemble step method.
+        If there are no two such parameters, or no such chain, or the result is not that of an
+        ensemble step method.
 
     Examples
     --------
@@ -120,6 +124,9 @@ def path(
     if len(chosen) < 2 or (unknown := set(chosen) - set(names)):
         what = f"`{min(unknown)}` is none of them" if len(chosen) == 2 else "two are needed"
         raise ValueError(f"The parameters are {', '.join(map(repr, names))}; {what}.")
+    n_chains = len(columns[chosen[0]])
+    if chain not in range(-n_chains, n_chains):
+        raise ValueError(f"There is no chain {chain!r}: there are {n_chains}, counted from 0.")
     U, V = (columns[name][chain] for name in chosen)
     ax = _axes(ax)
     S, J = U.shape

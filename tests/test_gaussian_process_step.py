@@ -254,6 +254,10 @@ def test_published_scheme():
         ({"archive": (np.zeros((3, 3)), np.zeros((3, 3)))}, "points of the archive have shape"),
         ({"archive": (np.zeros((3, 2)), np.zeros((3, 4)))}, "4 outputs a point.* problem has 3"),
         ({"archive": (np.full((3, 2), np.nan), np.zeros((3, 3)))}, "points .* not finite"),
+        ({"archive": ({"b": np.zeros(3)}, np.zeros((3, 3)))}, "archive names `b`"),
+        ({"archive": ({}, np.zeros((3, 3)))}, "archive has no values for `u`"),
+        ({"archive": ("ab", "cd")}, "arrays of numbers"),
+        ({"initial_ensemble": "foo"}, "initial_ensemble must be an array of numbers.*'foo'"),
         ({"dt": 1.0}, 'dt is an option of scheme="paper"'),
     ],
 )

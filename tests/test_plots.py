@@ -82,6 +82,12 @@ def test_path_names_the_parameters_there_are(idata, names):
         plots.path(idata, *names)
 
 
+def test_path_needs_a_chain_that_there_is(idata):
+    n = idata["posterior"].sizes["chain"]
+    with pytest.raises(ValueError, match=f"no chain {n}: there are {n}"):
+        plots.path(idata, chain=n)
+
+
 def test_path_needs_two_parameters(idata):
     alone = xr.DataTree.from_dict(
         {"posterior": idata["posterior"].dataset[["a"]], "sample_stats": idata["sample_stats"]}
@@ -116,7 +122,9 @@ def test_spread_of_a_single_walker_is_refused():
 
 def test_unknown_variables_are_named(idata):
     with pytest.raises(ValueError, match="no 'c'; its variables are 'a', 'b'"):
-        plots.spread(idata, ["c"])
+        plots.spread(idata, ["a", "c"])
+    with pytest.raises(ValueError, match="no 'rate';"):
+        plots.spread(idata, "rate")
 
 
 def test_misfit_before_and_after_the_burn_in(idata, ax):
