@@ -411,7 +411,8 @@ def without_draws(
         return np.empty(0, dtype=int)
     likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
     scale = np.maximum(draws.std(0), 1e-300)
-    z = _thinned(draws) / scale
+    # those of a Metropolis test are repeated
+    z = _thinned(np.unique(draws, axis=0)) / scale
     tree = cKDTree(z)
     horizon = 2 * np.quantile(tree.query(z, k=2)[0][:, 1], 0.99)
     far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
