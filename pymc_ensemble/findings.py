@@ -28,6 +28,8 @@ LOW_WOULD_BE = 0.6  # of moves that met none
 LONG = 5  # sweeps that tell whether ensembles are still on their way
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
 UNTRUE = 1.0  # error of a surrogate's log density
+OPEN = 1.0  # uncertainty of a regression that has lost the posterior
+WIDE_OPEN = 15.0  # the same, where chains agree: in tails that count for little
 
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"
@@ -245,7 +247,7 @@ def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
     lost = evidence.run.stats.get("lost")
     if lost is not None and lost.all():
         yield Finding(
-            "wrong",
+            "doubtful" if evidence.rough else "wrong",
             "the burn-in came by likely places without draws: a mode was lost on the way.",
             f"{MODES}, or a larger ensemble_size. The log of the run says where it is, and so does "
             "pymc.sample(discard_tuned_samples=False).",
@@ -265,7 +267,9 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
             "several modes.",
             f"{ADJUST}, or coordinates in which the posterior is nearer to a Gaussian.",
         )
-    elif regression is not None and regression.uncertainty > 1.0 and not _settled(evidence):
+    elif regression is not None and regression.uncertainty > (
+        WIDE_OPEN if _settled(evidence) else OPEN
+    ):
         yield Finding(
             "doubtful",
             "the posterior has tails, or regions, that the draws hardly reach.",

@@ -1,12 +1,15 @@
 """What is said of a run, and which remedy is offered."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_diagnosis import standard_normal_run
 
 import pymc_ensemble as pe
+from pymc_ensemble.diagnosis import _evidence
 from pymc_ensemble.evidence import Regression
-from pymc_ensemble.findings import first_look
+from pymc_ensemble.findings import first_look, judge
 from pymc_ensemble.runs import Run
 
 
@@ -74,6 +77,11 @@ def test_modes_that_all_chains_have_lost():
     assert pe.diagnose(run).trustworthy  # one chain has it
     changed(run, lost=True)
     assert "a mode was lost" in pe.diagnose(run).headline
+    rng = np.random.default_rng(4)
+    changed(run, lp=lambda lp: lp + 1.5 * rng.standard_normal(lp.shape))
+    rough = pe.diagnose(refused(run))
+    assert not any("a mode was lost" in r for r in rough.reasons[:1])
+    assert any("a mode was lost" in reason for reason in rough.reasons)
 
 
 def test_open_questions_of_a_surrogate():
@@ -110,6 +118,17 @@ def test_notes_make_peace_with_the_warnings_of_pymc():
     assert any("PyMC asks for 100 effective draws a chain" in note for note in diagnosis.notes)
     long = standard_normal_run(np.random.default_rng(8), S=20)
     assert not any("PyMC asks" in note for note in pe.diagnose(long).notes)
+
+
+def test_agreement_of_chains_does_not_make_up_for_a_fit_that_knows_nothing():
+    run = Run.of(refused(standard_normal_run(np.random.default_rng(9), S=60)))
+    known = _evidence(run, None, np.random.default_rng(1))
+    told = []
+    for uncertainty in (0.1, 4.0, 30.0):
+        fit = replace(known.regression, uncertainty=uncertainty)
+        told.append([f.reason for f in judge(replace(known, regression=fit))])
+    assert told[:2] == [[], []]
+    assert told[2] == ["the posterior has tails, or regions, that the draws hardly reach."]
 
 
 def test_first_look_at_a_chain():
