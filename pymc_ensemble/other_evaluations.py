@@ -410,7 +410,7 @@ class Repeated:
             if self.luck > 2 * self.noise / np.sqrt(self.n_evaluations / REPEATS):
                 reason += f": the draws' log densities are higher by {self.luck:.1f}"
             found.append(Finding("doubtful", f"{reason}.", f"{SMOOTH}."))
-        elif self.noise > 1.0 and not run.exact and not run.fitted and evidence.fit is None:
+        elif self.noise > 1.0 and run.drawn_from_law and not run.fitted and evidence.fit is None:
             found.append(Finding("doubtful", f"{told}.", f"{SMOOTH}."))
         if run.cost == 0 and self.error > UNTRUE:
             found.append(

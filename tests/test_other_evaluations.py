@@ -7,9 +7,10 @@ import xarray as xr
 from test_diagnosis import sample, standard_normal_run
 
 import pymc_ensemble as pe
+from pymc_ensemble.diagnosis import _evidence
 from pymc_ensemble.evidence import without_draws
 from pymc_ensemble.forward import StoreError
-from pymc_ensemble.other_evaluations import other_evaluations
+from pymc_ensemble.other_evaluations import Repeated, other_evaluations
 from pymc_ensemble.runs import Run
 
 
@@ -171,6 +172,15 @@ def test_points_without_draws():
     assert without_draws(spread, 9 * lp, 3 * places, values).tolist() == []
 
 
+def test_points_among_draws_that_are_repeated():
+    """In many dimensions all points are far from all others."""
+    rng = np.random.default_rng(1)
+    draws, points = rng.standard_normal((500, 20)), rng.standard_normal((200, 20))
+    lp_of_draws, lp = (-0.5 * (X**2).sum(1) for X in (draws, points))
+    found = without_draws(np.repeat(draws, 5, axis=0), np.repeat(lp_of_draws, 5), points, lp)
+    assert found.tolist() == without_draws(draws, lp_of_draws, points, lp).tolist() == []
+
+
 # -- the same points again ----------------------------------------------------------------------
 
 
@@ -210,6 +220,10 @@ def test_surrogates_are_asked_for_the_truth():
     step = pe.EnsembleGaussianProcessSampler(ensemble_size=20)
     idata = sample(model, step, 200, 2)
     assert not any("surrogate's" in r for r in pe.diagnose(idata, model=model, repeats=40).reasons)
+    noisy = Repeated(40, 0, noise=2.0, luck=0.0, error=0.1)
+    alone = _evidence(Run.of(idata, ["a", "b"]), None, np.random.default_rng(1))
+    assert alone.fit is None
+    assert noisy.judge(alone)[0] == []  # its draws have not met the noise
     idata["sample_stats"]["lp"].values[:] *= 3  # a surrogate that is wrong
     diagnosis = pe.diagnose(idata, model=model, repeats=40)
     assert diagnosis.verdict == "wrong"
