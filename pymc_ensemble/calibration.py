@@ -199,7 +199,8 @@ def coverage(
         raise ValueError(f"simulations={simulations}: take at least 2, and 200 to see something.")
     if not 0 < probability < 1:
         raise ValueError(f"probability={probability!r} must be between 0 and 1, such as 0.95.")
-    for name, number in (("draws", draws), ("chains", chains)):
+    numbers: dict[str, Any] = {"draws": draws, "chains": chains}
+    for name, number in numbers.items():
         if not isinstance(number, Integral) or number < 1:
             raise ValueError(f"{name} must be an integer of at least 1, not {number!r}.")
     known = set(inspect.signature(pm.sample).parameters) - OWN

@@ -24,6 +24,7 @@ from pytensor.graph.op import Op
 from pytensor.graph.replace import _vectorize_node
 
 from pymc_ensemble.flags import require_flags
+
 from .executors import Backend, Chunk, ExecutorLike, Recipe, backend, check_executor
 from .members import Outcomes, Outputs, Seed, Signature, Task, random_argument
 from .memory import Memory, Spill
