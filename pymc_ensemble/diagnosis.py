@@ -1,7 +1,7 @@
 """What a run can be trusted for, in words and numbers: from its draws and their stats."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
 import arviz_stats as az  # arviz itself would load its plots
@@ -164,8 +164,10 @@ def diagnose(
     Raises
     ------
     ValueError
-        If the result does not come from an ensemble step method, if `repeats` or `probe` is given
-        without `model`, or if `store` does not fit the model.
+        If the result does not come from an ensemble step method or is reweighted, if `repeats` or
+        `probe` is too small or given without `model`, or if `store` does not fit the model.
+    TypeError
+        If `idata` is no DataTree, or `repeats` or `probe` no integer.
 
     Notes
     -----
@@ -199,6 +201,10 @@ def diagnose(
     'trustworthy'
     """
     for option, value in {"repeats": repeats, "probe": probe}.items():
+        if not isinstance(value, int | np.integer):
+            raise TypeError(f"`{option}` is {value!r}; it must be an integer.")
+        if value < 0:
+            raise ValueError(f"`{option}` is {value}; it must not be negative.")
         if value and model is None:
             raise ValueError(f"`{option}` evaluates the forward map: give the model, `model=`.")
     if repeats and repeats < 2 * REPEATS:
@@ -212,9 +218,18 @@ def diagnose(
             f"{', '.join(f'`{name}`' for name in free)}."
         )
     run = Run.of(idata, var_names if free is None else free)
+    if probe and probe < run.smallest_ensemble:
+        raise ValueError(
+            f"`probe` is {probe}; an ensemble for {len(run.labels)} parameters needs "
+            f"{run.smallest_ensemble} evaluations at least, and a few thousand to arrive."
+        )
     rng = np.random.default_rng(random_seed)
     others = None if store is None else other_evaluations(store, run, model)
     evidence = _evidence(run, others, rng)
+    repeated = None
+    if repeats and model is not None:
+        repeated = repeat(model, run, repeats, rng, random_seed)
+        evidence = replace(evidence, noise=repeated.noise)
     findings, notes = judge(evidence), _notes(evidence, probe)
     statistics = _statistics(evidence)
     if run.burn_in is not None and not run.fitted:
@@ -226,13 +241,13 @@ def diagnose(
             notes.append("the log densities of the stored evaluations are not known")
         found, told = failures(run, others)
         findings, notes = findings + found, notes + told
-    if repeats and model is not None:
-        repeated = repeat(model, run, repeats, rng, random_seed)
+    if repeated is not None:
         found, told = repeated.judge(evidence)
         findings, notes = findings + found, notes + told
         statistics |= {"noise": repeated.noise, "luck": repeated.luck}
     if probe and model is not None:
-        findings += search_modes(model, run, probe, rng)
+        found, told = search_modes(model, run, probe, rng)
+        findings, notes = findings + found, notes + told
     findings = by_severity(findings)
     return Diagnosis(
         findings[0].severity if findings else "trustworthy",
@@ -271,7 +286,11 @@ def _parameters(evidence: Evidence, var_names: Sequence[str]) -> xr.Dataset:
     if fit is not None:
         columns |= {"shift": fit.shift, "sd_ratio": fit.sd_ratio}
     elif run.drawn_from_law:
-        columns |= {"shift": evidence.weights.shift, "sd_ratio": evidence.weights.sd_ratio}
+        reliable = evidence.weights.khat <= LARGEST_KHAT
+        columns |= {
+            "shift": evidence.weights.shift if reliable else np.full(len(run.labels), np.nan),
+            "sd_ratio": evidence.weights.sd_ratio if reliable else np.full(len(run.labels), np.nan),
+        }
     table = xr.Dataset(
         {name: ("parameter", np.asarray(values)) for name, values in columns.items()},
         coords={"parameter": run.labels},
@@ -351,9 +370,9 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
                 f"for means that are known to {error:.2f} posterior standard deviations fewer will "
                 "do"
             )
-    if probe:
-        notes.append(f"other modes were searched for with {probe} forward evaluations")
-    else:
+    if run.fitted:
+        notes.append("with rough=True the burn-in is not examined for modes that were lost in it")
+    if not probe:
         notes.append(
             "modes that no particle has visited were not searched for; "
             "diagnose(idata, model=model, probe=2000) does that"
@@ -379,15 +398,17 @@ def reweight(
     -------
     DataTree
         The same groups with as many draws, resampled from all chains by their weights: chains, the
-        order of draws and their stats mean nothing any more. The attributes of its posterior tell
+        order of draws and their stats mean nothing any more, so that `diagnose` refuses it. The
+        attributes of its posterior tell
         the Pareto ``khat`` of the weights [1]_, beyond 0.7 of which they cannot be relied upon, and
         their ``efficiency``, the effective share of the draws.
 
     Raises
     ------
     ValueError
-        If the result does not come from an ensemble step method, or is that of a surrogate, whose
-        draws carry no density but its own.
+        If the result does not come from an ensemble step method, is reweighted already, or is that
+        of a surrogate, whose draws carry no density but its own; and if nothing is known that could
+        correct it: no law that the draws follow, and no regression that is reliable.
 
     Notes
     -----
@@ -442,6 +463,11 @@ def reweight(
         if khat > LARGEST_KHAT:  # they would spoil what the regression knows
             base = np.zeros(len(X))
         base, khat = _tilted(base, X, regression), min(khat, LARGEST_KHAT)
+    elif not run.drawn_from_law:
+        raise ValueError(
+            "These draws cannot be corrected: they do not follow a known law, so that they have no "
+            "importance weights, and their log densities do not determine the moments. Draw more."
+        )
     w = np.exp(base - base.max())
     efficiency = w.sum() ** 2 / (w**2).sum() / len(w)
     chosen = rng.permutation(systematic_resample(w / w.sum(), len(w), rng.random()))

@@ -33,7 +33,6 @@ WIDE_OPEN = 15.0  # the same, where chains agree: in tails that count for little
 
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"
-MODES = "If ensembles sit in different modes, use MultiscaleSampler with many walkers"
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Evidence:
     regression : Regression or None
     r_hat, ess_bulk : ndarray of shape (p,)
         Those of ArviZ; R-hat is NaN for a single chain.
+    noise : float, default 0.0
+        Scatter of the log density at one and the same point, where it was evaluated again.
     """
 
     run: Run
@@ -65,6 +66,7 @@ class Evidence:
     regression: Regression | None
     r_hat: FloatArray
     ess_bulk: FloatArray
+    noise: float = 0.0
 
     @property
     def fit(self) -> Regression | None:
@@ -82,6 +84,11 @@ class Evidence:
         """Whether an exact sampler would sample fluctuations of the forward map."""
         fit = self.regression
         return fit is not None and fit.noise > max(ROUGH, fit.uncertainty)
+
+    @property
+    def to_be_exact(self) -> str:
+        """What to do about an approximation: a Metropolis test would sample noise."""
+        return SMOOTH if self.noise > ROUGH and not self.run.fitted else ADJUST
 
     @property
     def apart(self) -> bool:
@@ -217,12 +224,23 @@ def _remedy_of_error(evidence: Evidence, error: float, by_chance: float) -> str:
     if run.small:
         return f"Use an ensemble_size of {run.smallest_ensemble} or more; {reweight}"
     if evidence.apart:
-        return f"{MODES}, or draw more; {reweight}"
+        return f"{_remedy_of_modes(run)}, or draw more; {reweight}"
     if not run.exact:
-        return f"{ADJUST}; {reweight}"
+        exact = evidence.to_be_exact
+        return f"{exact}; {reweight}" if exact == ADJUST else f"{exact}."
     if not run.adjusted and abs(error) > 3 * by_chance:
         return f"Use adjust=True, or a smaller step_size; {reweight}"
     return f"Draw more; {reweight}"
+
+
+def _remedy_of_modes(run: Run) -> str:
+    """What to do about ensembles that may be in different modes."""
+    if run.cost > 1:
+        return "If ensembles sit in different modes, use more walkers"
+    return (
+        "If ensembles sit in different modes, use MultiscaleSampler with many walkers, or a larger "
+        "ensemble_size"
+    )
 
 
 def _by_chance(evidence: Evidence) -> Iterator[Finding]:
@@ -236,7 +254,7 @@ def _by_chance(evidence: Evidence) -> Iterator[Finding]:
     if evidence.apart:
         reason += f" (R-hat {np.nanmax(evidence.r_hat):.2f}): the ensembles have not seen the same"
         reason += " posterior"
-        remedy = f"Draw more. {MODES}, or a larger ensemble_size."
+        remedy = f"Draw more. {_remedy_of_modes(run)}."
     if run.small:
         remedy = f"Use an ensemble_size of {run.smallest_ensemble} or more, or draw more."
     yield Finding("doubtful", f"{reason}.", remedy)
@@ -249,7 +267,7 @@ def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "doubtful" if evidence.rough else "wrong",
             "the burn-in came by likely places without draws: a mode was lost on the way.",
-            f"{MODES}, or a larger ensemble_size. The log of the run says where it is, and so does "
+            f"{_remedy_of_modes(evidence.run)}. The log of the run says where it is, and so does "
             "pymc.sample(discard_tuned_samples=False).",
         )
 
@@ -265,7 +283,8 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
             "the posterior is not what the ensemble takes it to be (Pareto k-hat "
             f"{weights.khat:.2f} of its importance weights): it is skewed, heavy-tailed, or has "
             "several modes.",
-            f"{ADJUST}, or coordinates in which the posterior is nearer to a Gaussian.",
+            f"{evidence.to_be_exact}, or coordinates in which the posterior is nearer to a "
+            "Gaussian.",
         )
     elif regression is not None and regression.uncertainty > (
         WIDE_OPEN if _settled(evidence) else OPEN
@@ -280,7 +299,7 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "doubtful",
             f"a Metropolis test would have accepted only {run.acceptance:.0%} of the moves.",
-            f"{ADJUST}.",
+            f"{evidence.to_be_exact}.",
         )
 
 
@@ -327,7 +346,11 @@ def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "doubtful",
             f"only {run.acceptance:.1%} of the moves were accepted.",
-            f"{SMOOTH}." if evidence.rough else "Draw more, or use MultiscaleSampler.",
+            f"{SMOOTH}."
+            if evidence.rough
+            else "Draw more, or write the model in coordinates in which its posterior is compact."
+            if run.cost > 1
+            else "Draw more, or use MultiscaleSampler.",
         )
 
 

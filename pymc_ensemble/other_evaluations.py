@@ -273,14 +273,15 @@ def missed_mode(run: Run, X: FloatArray, lp: FloatArray, whose: str) -> list[Fin
         Finding(
             "wrong",
             f"there is a mode that the draws do not have, at {where}: {whose.format(len(found))}.",
-            "Use MultiscaleSampler with many walkers, or an initial_ensemble that has all modes.",
+            f"Use {'more' if run.cost > 1 else 'MultiscaleSampler with many'} walkers, or an "
+            "initial_ensemble that has all modes.",
         )
     ]
 
 
 def search_modes(
     model: pm.Model, run: Run, n_evaluations: int, rng: np.random.Generator
-) -> list[Finding]:
+) -> tuple[list[Finding], list[str]]:
     """Send a new ensemble from the prior to the posterior, and see where it arrives.
 
     Parameters
@@ -289,13 +290,15 @@ def search_modes(
     run : Run
         Draws of the model's free variables.
     n_evaluations : int
-        Forward evaluations to spend.
+        Forward evaluations to spend at least; iterations are finished.
     rng : numpy.random.Generator
 
     Returns
     -------
-    list of Finding
+    findings : list of Finding
         One if members are in a place, and likely, where there are no draws; else none.
+    notes : list of str
+        How many evaluations were spent.
     """
     problem, _ = problem_of(model)
     size = max(2 * (problem.dimension + 2), min(100, n_evaluations // 20))
@@ -308,7 +311,8 @@ def search_modes(
         spent += len(points)
     ensemble = state.ensemble[state.ensemble.ok]
     whose = f"{{}} of {len(ensemble.U)} members of an ensemble from the prior arrived there"
-    return missed_mode(run, in_model(model, ensemble.U), -ensemble.potential, whose)
+    note = f"other modes were searched for with {spent} forward evaluations"
+    return missed_mode(run, in_model(model, ensemble.U), -ensemble.potential, whose), [note]
 
 
 # -- failures -----------------------------------------------------------------------------------

@@ -45,6 +45,16 @@ class Run:
     @classmethod
     def of(cls, idata: xr.DataTree, var_names: Sequence[str] | None = None) -> "Run":
         """Take a result apart; deterministic variables are left out where that can be told."""
+        if not isinstance(idata, xr.DataTree):
+            raise TypeError(
+                f"A DataTree as `pymc.sample` returns it is needed, not {type(idata).__name__}."
+            )
+        if {"khat", "efficiency"} <= set(idata["posterior"].attrs if "posterior" in idata else ()):
+            raise ValueError(
+                "These draws are reweighted: their frequencies do not come from a sampler any "
+                "more, and cannot be diagnosed or corrected. Diagnose the result of pymc.sample; "
+                'how far weights can be relied upon is in posterior.attrs["khat"].'
+            )
         tree = to_ensemble(idata)
         dims = ("chain", "sweep", "particle")
         stats = tree["sample_stats"].dataset

@@ -243,6 +243,40 @@ def test_reweighting_removes_the_bias(noisy_decay):
     )
 
 
+def test_reweighted_draws_are_not_diagnosed(noisy_decay):
+    better = pe.reweight(noisy_decay)
+    for again in (pe.diagnose, pe.reweight):
+        with pytest.raises(ValueError, match="are reweighted"):
+            again(better)
+
+
+def test_draws_that_nothing_can_correct_are_not_reweighted(noisy_decay):
+    run = noisy_decay.copy(deep=True)
+    run["sample_stats"]["n_evals"].values[:] *= 3  # of walkers
+    assert 0 < pe.reweight(run).posterior.attrs["efficiency"] < 1
+    run["sample_stats"]["lp"].values[:] = np.nan
+    with pytest.raises(ValueError, match="cannot be corrected"):
+        pe.reweight(run)
+
+
+def test_weights_that_cannot_be_relied_upon_estimate_no_errors():
+    run = standard_normal_run(np.random.default_rng(1), S=2, J=8, p=4)
+    stats = run["sample_stats"]
+    stats["log_q"].values[:] *= 6
+    diagnosis = pe.diagnose(run)
+    assert diagnosis.statistics["khat"] > 0.7
+    assert diagnosis.parameters[["shift", "sd_ratio"]].isnull().all()
+    stats["log_q"].values[:] = stats["lp"].values
+    assert not pe.diagnose(run).parameters["shift"].isnull().any()
+
+
+def test_what_the_burn_in_of_a_fit_cannot_tell_is_noted():
+    run = standard_normal_run(np.random.default_rng(1))
+    assert not any("rough=True the burn-in" in note for note in pe.diagnose(run).notes)
+    run["sample_stats"]["step_size"].values[:] = np.inf
+    assert any("rough=True the burn-in" in note for note in pe.diagnose(run).notes)
+
+
 # -- the parts ----------------------------------------------------------------------------------
 
 

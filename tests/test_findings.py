@@ -59,6 +59,23 @@ def test_remedies_fit_the_run(options, stats, word):
     assert word in diagnosis.remedies[0]
 
 
+def test_remedy_of_noisy_maps_is_no_metropolis_test():
+    run = Run.of(standard_normal_run(np.random.default_rng(2), shift=1.0))
+    plain = _evidence(run, None, np.random.default_rng(1))
+    assert "adjust=True" in judge(plain)[0].remedy
+    noisy = judge(replace(plain, noise=2.0))[0].remedy
+    assert "rough=True" in noisy
+    assert "adjust=True" not in noisy
+
+
+def test_walkers_are_not_told_to_use_walkers():
+    run = standard_normal_run(np.random.default_rng(3), p=1)
+    run["posterior"]["x"].values[:] += np.repeat([5.0, -5.0], [3, 1])[:, None, None]
+    remedies = pe.diagnose(changed(run, n_evals=lambda n: 3 * n)).remedies
+    assert any("use more walkers" in remedy for remedy in remedies)
+    assert not any("MultiscaleSampler" in remedy for remedy in remedies)
+
+
 def test_remedy_of_ensembles_in_different_modes():
     run = standard_normal_run(np.random.default_rng(3), p=1)
     side = np.repeat([5.0, -5.0], [3, 1])[:, None]

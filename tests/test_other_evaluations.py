@@ -236,3 +236,18 @@ def test_repeats_are_checked(fragile):
         pe.diagnose(idata, repeats=40)
     with pytest.raises(ValueError, match="at least 8"):
         pe.diagnose(idata, model=model, repeats=3)
+    with pytest.raises(TypeError, match=r"`repeats` is 20\.5"):
+        pe.diagnose(idata, model=model, repeats=20.5)
+
+
+def test_probes_are_checked(fragile):
+    model, _, idata = fragile
+    with pytest.raises(ValueError, match="`probe` is -5"):
+        pe.diagnose(idata, model=model, probe=-5)
+    with pytest.raises(ValueError, match="needs 8 evaluations at least"):
+        pe.diagnose(idata, model=model, probe=1)
+    with pytest.raises(TypeError, match="not NoneType"):
+        pe.diagnose(None)
+    [note] = [n for n in pe.diagnose(idata, model=model, probe=9).notes if "searched for" in n]
+    spent = int(note.split("with ")[1].split()[0])
+    assert 9 < spent < 18  # iterations are finished
