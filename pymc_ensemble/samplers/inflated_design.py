@@ -24,6 +24,7 @@ INFLATION_FACTOR = 1.5
 LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
 CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
 FARTHEST = 2.0  # mean of a pooled law: in widths of its points, per root of the dimension
+PRIOR_WIDTH = 0.3  # of the posterior: wider, exponential priors drown their slope in noise
 NEWTON_STEPS = 20
 SMALLEST_SHARE = 1e-3  # of a Newton step
 REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
@@ -230,8 +231,9 @@ def pooled_law(
     """Gaussian law of a least-squares fit, linearized again at the law's own mean.
 
     The mean is found by Newton steps on the loss of the fit plus the prior potential, averaged over
-    copies of the points that lie around it as wide as the posterior. Every step is cut short until
-    it goes downhill, and none leaves the surroundings of the points, where the fit means something.
+    copies of the points that lie around it, narrower than the posterior. Every step is cut short
+    until it goes downhill, and none leaves the surroundings of the points, where the fit means
+    something.
 
     Parameters
     ----------
@@ -248,15 +250,16 @@ def pooled_law(
     farthest = FARTHEST * np.sqrt(anomalies.rank)
     x = np.zeros(anomalies.rank) if at is None else fit.coordinates(at[None])[0]
     x = x * farthest / max(np.linalg.norm(x), farthest)
-    deviations = (points - anomalies.mean) / inflation
-    narrow = replace(anomalies, L=anomalies.L / inflation, L_pinv=anomalies.L_pinv * inflation)
+    scale = PRIOR_WIDTH / inflation
+    deviations = scale * (points - anomalies.mean)
+    narrow = replace(anomalies, L=scale * anomalies.L, L_pinv=anomalies.L_pinv / scale)
     for _ in range(NEWTON_STEPS):
         at = fit.particles(x[None])[0]
         local = LinearMap(replace(anomalies, mean=at), fit(at[None])[0], fit.slope)
-        slope = without_noise(problem, local, residual).slope / inflation
+        slope = without_noise(problem, local, residual).slope * scale
         local = LinearMap(replace(narrow, mean=at), local.output_mean, slope)
         law = gaussian_law(problem, local, at + deviations)
-        step = law.center / inflation
+        step = scale * law.center
         share = _share_downhill(problem, law, deviations) * _share_within(x, step, farthest)
         x = x + share * step
         small = law.distance(np.zeros((1, anomalies.rank)))[0] < 1e-4
