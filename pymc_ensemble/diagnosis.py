@@ -440,7 +440,7 @@ def reweight(
     >>> left = (better.posterior.mean() - model.reference.sel(statistic="mean")) / (
     ...     model.reference.sel(statistic="sd")
     ... )
-    >>> bool(abs(left["log_rate"]) < abs(error["log_rate"]) / 3)
+    >>> bool(abs(left["log_amplitude"]) < abs(error["log_amplitude"]) / 3)
     True
     """
     run = Run.of(idata, var_names)
