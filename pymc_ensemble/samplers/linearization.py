@@ -128,8 +128,8 @@ class LinearMap:
         weights = self.anomalies.weights
         noise = (curvature @ residual_variance) * (weights @ weights)
         information, V = np.linalg.eigh((self.slope.T * curvature) @ self.slope)
-        information = np.maximum(information, np.finfo(float).tiny)
-        shrink = np.sqrt(np.maximum(1 - noise / information, 0.0))
+        least = max(noise, np.finfo(float).tiny)  # below which nothing is left
+        shrink = np.sqrt(1 - noise / np.maximum(information, least))
         return self.slope @ (V * shrink) @ V.T
 
     def coordinates(self, U: Array) -> Array:

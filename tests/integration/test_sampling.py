@@ -171,6 +171,18 @@ def test_options_reach_the_sampler(model, idata, options):
     assert np.isfinite(other.sample_stats.lp).all()
 
 
+def test_rough_map_with_a_scale_that_is_hardly_informed():
+    """In logarithms, the prior of a half-normal scale is far from Gaussian."""
+    with pm.Model() as model:
+        tau = pm.HalfNormal("tau")
+        a = pm.Normal("a")
+        pm.Normal("y", a + 0.1 * tau, 0.5, observed=0.3)
+    idata = sample(model, pe.EnsembleKalmanSampler(rough=True))
+    assert np.isfinite(idata.posterior.tau).all()
+    # exact, but for a slope that is nearly nothing: the posterior of `a` given tau = 0.8
+    assert abs(float(idata.posterior.a.mean()) - (0.3 - 0.08) / 1.25) < 0.1
+
+
 def test_saved_state_of_the_real_sampler(model):
     """In the burn-in, between sweeps, and within a block."""
     with model:
