@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from numbers import Integral
 from typing import Any, Literal
 
 import cloudpickle
@@ -22,6 +21,7 @@ from pymc.step_methods.compound import BlockedStep, CompoundStep
 from .diagnostics import path_ess, to_ensemble
 from .initial_ensemble import unconstrained
 from .log import logger
+from .options import require_counts
 
 __all__ = ["Coverage", "coverage"]
 
@@ -199,10 +199,7 @@ def coverage(
         raise ValueError(f"simulations={simulations}: take at least 2, and 200 to see something.")
     if not 0 < probability < 1:
         raise ValueError(f"probability={probability!r} must be between 0 and 1, such as 0.95.")
-    numbers: dict[str, Any] = {"draws": draws, "chains": chains}
-    for name, number in numbers.items():
-        if not isinstance(number, Integral) or number < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, not {number!r}.")
+    require_counts(1, draws=draws, chains=chains)
     known = set(inspect.signature(pm.sample).parameters) - OWN
     if unknown := [name for name in sample_kwargs if name not in known]:
         raise TypeError(

@@ -18,6 +18,7 @@ from pytensor.graph.basic import Variable
 from .conditional_model import ConditionalModel, continuous_variables
 from .draws import points_of, variable_layout
 from .log import ProgressLog, show_log
+from .options import require_counts, require_positive
 from .problem import InverseProblem, problem_of
 from .samplers.descent import Descent, DescentState
 from .samplers.ensemble import Ensemble, EnsembleFailure
@@ -139,6 +140,8 @@ def find_MAP_ensemble(
     >>> round(float(point["rate"]), 2)
     0.93
     """
+    require_counts(1, directions=directions, maxiter=maxiter)
+    require_positive(sigma=sigma, tol=tol)
     model = pm.modelcontext(model)
     rng = get_random_generator(random_seed)
     point = make_initial_point_fn(model=model, overrides=initvals)(int(rng.integers(2**30)))

@@ -23,6 +23,7 @@ from .evidence import without_draws
 from .findings import LOST, ROUGH, SMOOTH, UNTRUE, Evidence, Finding
 from .forward import EvaluationStore, open_store
 from .forward.model import ForwardOp
+from .forward.store import BOOKKEEPING
 from .initial_ensemble import unconstrained
 from .problem import InverseProblem, problem_of
 from .runs import Run, entries
@@ -34,7 +35,6 @@ Store = str | PathLike | EvaluationStore | xr.Dataset | tuple[Any, ArrayLike]
 REPEATS = 4  # evaluations at each of some draws
 JITTER = 1e-6  # in posterior sd: deterministic models remember points that are the same
 ONE_SIDED = 0.5  # correlation of ranks with failures from which they are in a corner
-BOOKKEEPING = {"status", "reason", "start", "duration", "worker", "version", "replicate", "attempt"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,11 @@ def other_evaluations(store: Store, run: Run, model: pm.Model | None) -> OtherEv
 def _of_archive(pair: tuple[Any, ArrayLike], run: Run, model: pm.Model) -> OtherEvaluations:
     points, outputs = pair
     problem, _ = problem_of(model)
-    U = unconstrained(model, points) if isinstance(points, Mapping) else np.asarray(points, float)
+    U = (
+        unconstrained(model, points, "store")
+        if isinstance(points, Mapping)
+        else np.asarray(points, float)
+    )
     Z = np.asarray(outputs, dtype=float)
     if U.ndim != 2 or U.shape[1] != problem.dimension:
         raise ValueError(
@@ -123,7 +127,7 @@ def _of_archive(pair: tuple[Any, ArrayLike], run: Run, model: pm.Model) -> Other
 
 
 def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEvaluations:
-    if "evaluation" not in stored.dims or not set(stored.variables) >= BOOKKEEPING:
+    if "evaluation" not in stored.dims or not set(stored.variables).issuperset(BOOKKEEPING):
         raise ValueError(
             "`store` is a Dataset, but not one of `pymc_ensemble.open_store`: it has no dimension "
             "`evaluation`, or no `status`."
@@ -158,9 +162,9 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
     if not set(model.free_RVs) <= set(where):  # inputs are functions of the variables
         return OtherEvaluations(inputs, labels, failed, None, np.full(len(failed), np.nan))
     values = {rv.name: stored[where[rv]].to_numpy() for rv in model.free_RVs}
-    U = unconstrained(model, values)
+    U = unconstrained(model, values, "store")
     X = np.concatenate([v.reshape(len(v), -1) for v in values.values()], axis=1)
-    results = [str(name) for name in stored.data_vars if name not in BOOKKEEPING | set(names)]
+    results = [str(name) for name in stored.data_vars if name not in (*BOOKKEEPING, *names)]
     lp = np.full(len(U), np.nan)
     lp[~failed] = _log_density_given(model, U[~failed], stored.isel(evaluation=~failed), results)
     return OtherEvaluations(inputs, labels, failed, X, lp)

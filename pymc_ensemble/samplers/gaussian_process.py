@@ -9,10 +9,11 @@ chains the parts: first evaluation, learning in epochs, sampling kernel.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
+
+from pymc_ensemble.options import require_counts, require_positive
 
 from .delayed_acceptance import DelayedAcceptance
 from .ensemble import (
@@ -163,16 +164,9 @@ class EnsembleGaussianProcess:
                     )
         elif self.dt is not None:
             raise ValueError('dt is an option of scheme="paper" only; leave it out.')
-        dt: Any = self.dt
-        if dt is not None and not (isinstance(dt, int | float | np.number) and dt > 0):
-            raise ValueError(f"dt must be positive, not {dt!r}.")
-        epochs: Any = self.epochs
-        if not isinstance(epochs, Integral) or epochs < 2:
-            raise ValueError(f"epochs must be an integer of at least 2, not {epochs!r}.")
-        J: Any = self.size
-        d = self.problem.dimension
-        if not isinstance(J, Integral) or J < 2:
-            raise ValueError(f"ensemble_size must be an integer of at least 2, not {J}.")
+        require_positive(dt=self.dt)
+        require_counts(2, epochs=self.epochs, ensemble_size=self.size)
+        J, d = self.size, self.problem.dimension
         if d + 2 > J:
             raise ValueError(
                 f"ensemble_size={J} is too small for {d} parameters: the mean function of the "

@@ -8,10 +8,11 @@ forward map. This module chains the parts: first evaluation, burn-in, sampling k
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
+
+from pymc_ensemble.options import require_counts, require_positive
 
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
 from .inflated_design import InflatedDesign
@@ -140,18 +141,14 @@ class EnsembleKalman:
                 f'scheme="paper" is the published algorithm; {option}=True needs '
                 'scheme="exact", the default.'
             )
-        dt: Any = self.dt
-        if dt is not None and not (isinstance(dt, int | float | np.number) and dt > 0):
-            raise ValueError(f"dt must be positive, not {dt!r}.")
+        require_positive(dt=self.dt)
         if self.dt is not None and (self.adjust or self.rough):
             option = "adjust" if self.adjust else "rough"
             raise ValueError(f"dt has no meaning with {option}=True; leave it out.")
         if not self.corrected and self.scheme != "paper":
             raise ValueError('corrected=False is an option of scheme="paper" only; leave it out.')
-        J: Any = self.size
-        d = self.problem.dimension
-        if not isinstance(J, Integral) or J < 2:
-            raise ValueError(f"ensemble_size must be an integer of at least 2, not {J}.")
+        require_counts(2, ensemble_size=self.size)
+        J, d = self.size, self.problem.dimension
         if d + 1 >= J and not self.allow_subspace:
             raise ValueError(
                 f"ensemble_size={J} is too small for {d} parameters: the particles would never "

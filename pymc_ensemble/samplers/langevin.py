@@ -8,10 +8,11 @@ and caught in every fluctuation of rough ones.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from pymc_ensemble.options import require_counts, require_positive
 
 from . import proposals
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Snapshot
@@ -133,17 +134,14 @@ class EnsembleLangevin:
 
     def __post_init__(self) -> None:
         """Refuse contradicting options."""
-        dt: Any = self.dt
-        if dt is not None and not (isinstance(dt, int | float | np.number) and dt > 0):
-            raise ValueError(f"dt must be positive, not {dt!r}.")
-        if dt is not None and self.adjust:
+        require_positive(dt=self.dt)
+        if self.dt is not None and self.adjust:
             raise ValueError("dt has no meaning with adjust=True, which tunes it; leave it out.")
-        J: Any = self.size
+        require_counts(2, ensemble_size=self.size)
         d = self.problem.dimension
-        least = 2 * (d + 2) if self.adjust else d + 2
-        if not isinstance(J, Integral) or least > J:
+        if self.size < (least := 2 * (d + 2) if self.adjust else d + 2):
             raise ValueError(
-                f"ensemble_size must be an integer of at least {least} for {d} parameters, not {J}."
+                f"ensemble_size={self.size} is too small for {d} parameters. Use at least {least}."
             )
 
     @property

@@ -8,11 +8,12 @@ the parts: pilot, probe of the stiffness, warm-up, sampling.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 from scipy.spatial.distance import cdist
+
+from pymc_ensemble.options import require_counts, require_positive
 
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot, has_forward_map
 from .kalman import EnsembleKalman
@@ -214,16 +215,11 @@ class Multiscale:
             )
         if self.adjust and self.delta > 0:
             raise ValueError("adjust=True keeps the directions; delta has no meaning with it.")
-        for name in ("directions", "walkers"):
-            value: Any = getattr(self, name)
-            if value is not None and (not isinstance(value, Integral) or int(value) < 1):
-                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}.")
-        for name in ("sigma", "step_size"):
-            value = getattr(self, name)
-            if value is not None and not (_is_real(value) and 0 < value < np.inf):
-                raise ValueError(f"{name} must be positive, not {value!r}.")
-        if not (_is_real(self.delta) and 0 <= self.delta < np.inf):
-            raise ValueError(f"delta must be a number and not negative, not {self.delta!r}.")
+        require_counts(1, directions=self.directions, walkers=self.walkers)
+        require_positive(sigma=self.sigma, step_size=self.step_size)
+        delta: Any = self.delta
+        if not isinstance(delta, int | float | np.number) or not 0 <= delta < np.inf:
+            raise ValueError(f"delta must be a number and not negative, not {delta!r}.")
         if not self._wants_ensemble:
             Preconditioner.given(self.preconditioner, np.zeros(self.problem.dimension))
 
@@ -531,7 +527,3 @@ def _quantile(values: Sequence[float], level: float) -> float:
     """Quantile of what could be measured, or NaN."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.quantile(known, level)) if known else np.nan
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

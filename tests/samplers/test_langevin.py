@@ -142,8 +142,8 @@ def test_states_can_be_pickled():
     [
         ({"dt": 0.0}, "dt must be positive"),
         ({"dt": 0.1, "adjust": True}, "dt has no meaning with adjust=True"),
-        ({"ensemble_size": 3}, "at least 4 for 2 parameters"),
-        ({"ensemble_size": 7, "adjust": True}, "at least 8 for 2 parameters"),
+        ({"ensemble_size": 3}, "ensemble_size=3 is too small for 2 parameters. Use at least 4"),
+        ({"ensemble_size": 7, "adjust": True}, "too small for 2 parameters. Use at least 8"),
     ],
 )
 def test_wrong_options(options, message):
