@@ -320,6 +320,15 @@ def _settled(evidence: Evidence) -> bool:
 def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
     """Ensembles that were still on their way, where their moments are not known."""
     run = evidence.run
+    if run.fitted and not run.converged:
+        yield Finding(
+            "doubtful",
+            "the linear fit of rough=True did not pass its test: the forward map is curved where "
+            "the posterior is, or the burn-in was too short.",
+            "Use EnsembleGaussianProcessSampler, which learns curved maps, or give the burn-in "
+            "more time (tune).",
+        )
+        return
     if evidence.fit is not None or run.cost == 0:
         return
     if not run.converged and not _settled(evidence):

@@ -499,8 +499,11 @@ class EnsembleStep(BlockedStep):
             logger.info(f"{self._progress.label}tune=0: burn-in runs before the first draw.")
         while chain.state is None or (chain.tune == 0 and self._burn_in_goes_on()):
             self._burn_in_once()
+        tuning_was_short = not chain.state.burned_in and self._burn_in_goes_on()
+        chain.state = self._bound.sampler.freeze(chain.state)
+        if self._bound.initial is None or not self._bound.initial.burned_in:
+            chain.converged = chain.converged and chain.state.converged
         if not chain.converged:
-            tuning_was_short = not chain.state.burned_in and self._burn_in_goes_on()
             remedy = (
                 f"Give it more time: `pm.sample(tune={self.default_tune_steps})`"
                 if tuning_was_short
@@ -512,7 +515,6 @@ class EnsembleStep(BlockedStep):
                 f"is, and its draws carry `converged=False`. {remedy}.",
                 stacklevel=2,
             )
-        chain.state = self._bound.sampler.freeze(chain.state)
         chain.sampling = True
 
     def _burn_in_goes_on(self) -> bool:
@@ -825,3 +827,13 @@ class EnsembleKalmanSampler(EnsembleStep):
             initial_point=initial_point,
             blocked=blocked,
         )
+
+    @property
+    def remedy_of_burn_in(self) -> str:  # type: ignore[override]
+        """What to do about a burn-in, or a linear fit to a rough map, that has failed its test."""
+        if self._chain.state.curved:
+            return (
+                "Its linear fit does not do, as the forward map is curved where the posterior is. "
+                "Use EnsembleGaussianProcessSampler, or adjust=True if the map does not fluctuate"
+            )
+        return super().remedy_of_burn_in

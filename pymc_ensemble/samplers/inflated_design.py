@@ -23,6 +23,8 @@ MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
 INFLATION_FACTOR = 1.5
 LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
 CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
+BENT_MEAN, BENT_SD = 0.25, 0.15  # change of a moment by curvature that a linear fit may miss
+COMPARED, MOST_NUMBERS = 4000, 4_000_000  # draws on which that is told, and their outputs at most
 FARTHEST = 2.0  # mean of a pooled law: in widths of its points, per root of the dimension
 PRIOR_WIDTH = 0.3  # of the posterior: wider, exponential priors drown their slope in noise
 NEWTON_STEPS = 20
@@ -53,6 +55,8 @@ class DesignState:
         Design points at the last fit.
     frozen : bool
         Whether center and width are fixed.
+    curved : bool
+        Whether the outputs are so curved where the posterior is that a linear fit does not do.
     """
 
     ensemble: Ensemble
@@ -67,6 +71,7 @@ class DesignState:
     settled: int = 0
     n_fitted: int = 0
     frozen: bool = False
+    curved: bool = False
     burned_in: bool = False
     converged: bool = False
 
@@ -127,9 +132,10 @@ class InflatedDesign:
         )
         if not state.frozen or state.n_points > REFIT * state.n_fitted:
             state = self._refitted(state)
-        state, snapshot = self._sweep(state, np.random.default_rng(pending.seed))
+        rng = np.random.default_rng(pending.seed)
+        state, snapshot = self._sweep(state, rng)
         if not state.frozen:
-            state = self._adapt(state, (~ok).mean())
+            state = self._adapt(state, (~ok).mean(), rng)
         phase = "sampling" if state.frozen else "burn-in"
         message = f"design {state.inflation:.1f} posterior sd wide"
         emitted = snapshot if state.frozen else None
@@ -193,7 +199,7 @@ class InflatedDesign:
         )
         return replace(state, ensemble=ensemble), snapshot
 
-    def _adapt(self, state: DesignState, failed: float) -> DesignState:
+    def _adapt(self, state: DesignState, failed: float, rng: np.random.Generator) -> DesignState:
         """Recenter the design, and widen it until the outputs are curved on it."""
         d = len(state.center)
         inverse = np.linalg.pinv(state.root)
@@ -217,8 +223,25 @@ class InflatedDesign:
         if state.settled >= 1 and state.inflation < state.widest and excess < 0.5 * CURVED:
             wider = min(state.widest, state.inflation * INFLATION_FACTOR)
             return replace(state, inflation=wider, settled=0)
-        done = state.settled >= 3
-        return replace(state, burned_in=done, converged=done)
+        if state.settled < 3:
+            return state
+        curved = excess > CURVED and self._is_bent(state, QuadraticFit.of(points, outputs), rng)
+        return replace(state, burned_in=True, converged=not curved, curved=curved)
+
+    def _is_bent(
+        self, state: DesignState, fit: "QuadraticFit | None", rng: np.random.Generator
+    ) -> bool:
+        """Whether squares and products in the fit would change the moments of the posterior."""
+        if fit is None:
+            return False
+        J, K = state.ensemble.Z.shape
+        U, log_weights = [], []
+        for _ in range(int(np.clip(MOST_NUMBERS // (J * K), 1, -(-COMPARED // J)))):
+            state, snapshot = self._sweep(state, rng)
+            U.append(snapshot.U)
+            log_weights.append(state.ensemble.loss - self.problem.loss(fit(snapshot.U)))
+        shift, ratio = _change_of_moments(np.concatenate(U), np.concatenate(log_weights))
+        return bool(np.abs(shift).max() > BENT_MEAN or np.abs(ratio - 1).max() > BENT_SD)
 
 
 def pooled_law(
@@ -293,35 +316,76 @@ def _share_downhill(problem: Problem, law: GaussianLaw, deviations: Array) -> fl
     return share
 
 
+@dataclass(frozen=True)
+class QuadraticFit:
+    """Least-squares fit of outputs by squares and products, beside a linear one.
+
+    Attributes
+    ----------
+    anomalies : Anomalies
+        Of the points.
+    squares : bool
+        Whether there are squares only, as there were too few points for the products.
+    coefficients : ndarray of shape (1 + r + q, K)
+    """
+
+    anomalies: Anomalies
+    squares: bool
+    coefficients: Array
+
+    @classmethod
+    def of(cls, points: Array, outputs: Array) -> "QuadraticFit | None":
+        """Fit to outputs, shape (n, K), at points, shape (n, d); None if these are too few."""
+        anomalies = Anomalies.of(points)
+        for squares in (False, True):
+            features = _features(anomalies, points, squares)
+            if len(points) >= 2 * features.shape[1]:
+                return cls(anomalies, squares, np.linalg.lstsq(features, outputs, rcond=None)[0])
+        return None
+
+    def features(self, U: Array) -> Array:
+        """Columns of the fit at `U`, shape (n, 1 + r + q): one, coordinates, squares."""
+        return _features(self.anomalies, U, self.squares)
+
+    def __call__(self, U: Array) -> Array:
+        """Fitted outputs at `U`, shape (n, K)."""
+        return self.features(U) @ self.coefficients
+
+
+def _features(anomalies: Anomalies, U: Array, squares: bool) -> Array:
+    x = (U - anomalies.mean) @ anomalies.L_pinv.T
+    rows, columns = np.triu_indices(x.shape[1])
+    quadratic = x**2 if squares else x[:, rows] * x[:, columns]
+    return np.column_stack([np.ones(len(x)), x, quadratic])
+
+
 def curvature_excess(points: Array, outputs: Array) -> float:
     """Significance of quadratic terms in the outputs on the design, in standard errors.
 
     The share of the variance that squares and products explain is compared with what they would
     explain of white residuals.
     """
-    n, d = points.shape
-    Q = Anomalies.of(points).Q * np.sqrt(n)
-    rows, columns = np.triu_indices(Q.shape[1])
-    linear = np.column_stack([np.ones(n), Q])
-    quadratic = Q[:, rows] * Q[:, columns]
-    q = quadratic.shape[1]
-    if n < 2 * (d + 1 + q):
-        quadratic = Q**2
-        q = quadratic.shape[1]
-    if n < 2 * (d + 1 + q):
+    fit = QuadraticFit.of(points, outputs)
+    if fit is None:
         return 0.0
-
-    def without(design: Array, values: Array) -> Array:
-        return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-
-    residual = without(linear, outputs)
-    explained = residual - without(np.column_stack([linear, quadratic]), outputs)
-    left = residual - explained
-    dof = n - linear.shape[1] - q
-    noise = (left**2).sum(0) / dof
+    features = fit.features(points)
+    n, linear = len(points), features[:, : 1 + fit.anomalies.rank]
+    q, dof = features.shape[1] - linear.shape[1], n - features.shape[1]
+    predicted = features @ fit.coefficients
+    explained = predicted - linear @ np.linalg.lstsq(linear, predicted, rcond=None)[0]
+    noise = ((outputs - predicted) ** 2).sum(0) / dof
     used = noise > 0
     ratio = (explained[:, used] ** 2).sum(0) / (q * noise[used])
     if not used.any():
         return 0.0
     K = used.sum()
     return float((ratio.mean() - 1) / np.sqrt(2 / (q * K) + 2 / dof))
+
+
+def _change_of_moments(U: Array, log_weights: Array) -> tuple[Array, Array]:
+    """Shift of means by weights, in the sd that is found with them, and ratio of sds to that."""
+    weights = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    mean = weights @ U
+    sd = np.maximum(np.sqrt(weights @ (U - mean) ** 2), np.finfo(float).tiny)
+    return (U.mean(0) - mean) / sd, U.std(0) / sd

@@ -15,7 +15,7 @@ import numpy as np
 from pymc_ensemble.options import require_counts, require_positive
 
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
-from .inflated_design import InflatedDesign
+from .inflated_design import DesignState, InflatedDesign
 from .linearization import Anomalies
 from .published import PublishedScheme
 from .split_sweeps import MixtureMetropolis, Relaxation, WholeRelaxation, pointwise_step
@@ -63,6 +63,11 @@ class KalmanState:
     def burned_in(self) -> bool:
         """Whether the burn-in is over."""
         return self.phase == "sampling"
+
+    @property
+    def curved(self) -> bool:
+        """Whether the linear fit to a rough map was found not to do, as the map is curved."""
+        return isinstance(self.inner, DesignState) and self.inner.curved
 
 
 @dataclass(frozen=True)
@@ -293,6 +298,7 @@ class EnsembleKalman:
         inner = state.inner
         if isinstance(self._kernel, InflatedDesign):
             inner = self._kernel.freeze(inner)
+            state = replace(state, converged=state.converged and inner.converged)
         return replace(state, phase="sampling", inner=inner)
 
     def finish(

@@ -369,7 +369,8 @@ class Multiscale:
             state = replace(state, sweeps=(*state.sweeps, info.snapshot.U))
             if len(state.sweeps) == PILOT_SWEEPS:
                 points = np.concatenate(state.sweeps[PILOT_SWEEPS // 2 :])
-                pilot = replace(self._found(points), converged=inner.converged)
+                scales_are_known = inner.converged or inner.curved  # by a linear fit, too
+                pilot = replace(self._found(points), converged=scales_are_known)
                 state = replace(state, phase="probe", pilot=pilot)
         phase = "start" if info.phase == "start" else "burn-in"
         return state, replace(info, phase=phase, snapshot=None, message=f"pilot, {info.message}")

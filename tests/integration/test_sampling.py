@@ -183,6 +183,20 @@ def test_rough_map_with_a_scale_that_is_hardly_informed():
     assert abs(float(idata.posterior.a.mean()) - (0.3 - 0.08) / 1.25) < 0.1
 
 
+def test_rough_map_that_is_too_curved_for_a_linear_fit():
+    """A scale times an effect: the fit has tau 0.5 to 1 standard deviations too high."""
+    with pm.Model() as model:
+        tau = pm.HalfNormal("tau")
+        z = pm.Normal("z", shape=2)
+        pm.Normal("y", tau * z, 0.5, observed=[0.1, -0.1])
+    with pytest.warns(UserWarning, match="the forward map is curved where the posterior is"):
+        idata = sample(model, pe.EnsembleKalmanSampler(rough=True))
+    assert not idata.sample_stats.converged.any()
+    diagnosis = pe.diagnose(idata)
+    assert diagnosis.verdict != "trustworthy"
+    assert any("EnsembleGaussianProcessSampler" in remedy for remedy in diagnosis.remedies)
+
+
 def test_saved_state_of_the_real_sampler(model):
     """In the burn-in, between sweeps, and within a block."""
     with model:

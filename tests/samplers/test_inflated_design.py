@@ -196,6 +196,27 @@ def test_design_settles_at_the_width_of_the_posterior(spread):
         assert np.linalg.norm(shift) < 1
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("c", "curved"), [(0.0, False), (0.1, False), (1.0, True)])
+def test_map_that_is_too_curved_for_a_linear_fit(seed, c, curved):
+    """Outputs exp(c u0) u1, a scale times an effect, with a little noise of their own.
+
+    The observations, -0.2 to 0.4, have an error of 1, and the prior of both is N(0, 1): by
+    quadrature u0 is -0.07 +- 1.00 for c = 0.1, and -0.51 +- 0.87 for c = 1.
+    """
+    rng = np.random.default_rng(seed)
+    A, data = np.array([[0.0, 1.0]] * 3), np.array([0.4, -0.2, 0.1])
+    problem = LinearProblem(A, data, np.zeros(2), np.eye(2))
+    problem.forward_map = lambda U: (
+        (np.exp(c * U[:, :1]) * U[:, 1:]) * np.ones(3) + 0.02 * rng.standard_normal((len(U), 3))
+    )
+    part, state = started(problem, rng)
+    state, _ = burn_in(part, problem, state, rng)
+    assert state.burned_in
+    assert state.curved == curved
+    assert state.converged == (not curved)
+
+
 def test_many_failures_narrow_the_design():
     """Beyond 2 posterior sd of u1 nothing can be evaluated: a third of a design 3 sd wide."""
     problem, rng = random_linear(2), np.random.default_rng(4)
