@@ -33,6 +33,7 @@ LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates ca
 MOST_FOR_KERNELS = 10  # parameters
 MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 3  # that are no accident
+FEWEST_APART = 30  # draws that tell how far from others a draw may be
 DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
 CLOSE = 0.2  # posterior sd, within which a smooth function changes little
 HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
@@ -389,8 +390,8 @@ def without_draws(
 
     Parameters
     ----------
-    draws : ndarray of shape (n, p)
-    lp_of_draws : ndarray of shape (n,)
+    draws : ndarray of shape (C, S, J, p)
+    lp_of_draws : ndarray of shape (C, S, J)
         Their log densities.
     X : ndarray of shape (m, p)
         Points that were evaluated.
@@ -406,19 +407,30 @@ def without_draws(
     if not len(told):
         return np.empty(0, dtype=int)
     lowest, usual = np.quantile(told, [0.01, 0.5])
-    expected = 0.5 * np.subtract(*chi2.ppf([0.99, 0.5], draws.shape[1]))
+    expected = 0.5 * np.subtract(*chi2.ppf([0.99, 0.5], draws.shape[-1]))
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
     likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
-    scale = np.maximum(draws.std(0), 1e-300)
-    # those of a Metropolis test are repeated
-    z = _thinned(np.unique(draws, axis=0)) / scale
-    tree = cKDTree(z)
-    horizon = 2 * np.quantile(tree.query(z, k=2)[0][:, 1], 0.99)
+    scale = np.maximum(draws.std((0, 1, 2)), 1e-300)
+    alone = _different(_far_apart(draws)) / scale
+    horizon = 2 * np.quantile(cKDTree(alone).query(alone, k=2)[0][:, 1], 0.99)
+    tree = cKDTree(_different(draws) / scale)
     far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
     _, different = np.unique(X[likely[far]], axis=0, return_index=True)
     found = likely[far][different]
     return found[np.argsort(-lp[found])] if len(found) >= FEWEST_VISITS else found[:0]
+
+
+def _far_apart(draws: FloatArray) -> FloatArray:
+    """Sweeps, of shape (C, S, J, p), so far apart that particles have forgotten where they were."""
+    C, S, J, _ = draws.shape
+    ess = np.nan_to_num(path_ess(np.moveaxis(draws, (3, 0, 2, 1), (0, 1, 2, 3))), nan=1.0)
+    return draws[:, :: int(np.ceil(C * S * J / max(ess.min(), FEWEST_APART)))]
+
+
+def _different(draws: FloatArray) -> FloatArray:
+    """Draws of shape (C, S, J, p) as rows; those of a Metropolis test are repeated."""
+    return _thinned(np.unique(draws.reshape(-1, draws.shape[-1]), axis=0))
 
 
 def _thinned(rows: NDArray[Any]) -> NDArray[Any]:

@@ -267,7 +267,7 @@ def missed_mode(run: Run, X: FloatArray, lp: FloatArray, whose: str) -> list[Fin
     -------
     list of Finding
     """
-    found = without_draws(run.pooled, run.stats["lp"].ravel(), X, lp)
+    found = without_draws(run.X, run.stats["lp"], X, lp)
     if not len(found):
         return []
     where = ", ".join(

@@ -432,7 +432,7 @@ class EnsembleStep(BlockedStep):
             elsewhere = np.empty(0, dtype=int)
             if chain.seen and run.cost and not run.fitted:
                 U, lp = (np.concatenate(part) for part in zip(*chain.seen, strict=True))
-                elsewhere = without_draws(run.pooled, stats["lp"].ravel(), U, lp)
+                elsewhere = without_draws(run.X, stats["lp"], U, lp)
         block.stats["lost"][:] = len(elsewhere) > 0
         level, verdict = logging.INFO, "at first sight nothing speaks against its draws."
         if found:

@@ -160,25 +160,26 @@ def test_modes_of_the_burn_in_are_not_forgotten():
 
 def test_points_without_draws():
     rng = np.random.default_rng(1)
-    draws = rng.standard_normal((500, 2))
-    lp = -0.5 * (draws**2).sum(1)
+    draws = rng.standard_normal((1, 5, 100, 2))
+    lp = -0.5 * (draws**2).sum(-1)
     places = np.array([[9.0, 9.0], [0.1, 0.2], [9.1, 9.0], [9.0, 9.1], [20.0, 0.0]])
     values = np.array([-1.0, 0.0, -0.5, -2.0, -30.0])
     assert without_draws(draws, lp, places, values).tolist() == [2, 0, 3]
     assert without_draws(draws, lp, places[:3], values[:3]).tolist() == []  # two are few
-    assert without_draws(draws, np.full(500, np.nan), places, values).tolist() == []
+    assert without_draws(draws, np.full(lp.shape, np.nan), places, values).tolist() == []
     assert without_draws(draws, lp, places[[0, 0, 0]], values[[0, 0, 0]]).tolist() == []
     spread = 3 * draws  # not where the density says
     assert without_draws(spread, 9 * lp, 3 * places, values).tolist() == []
 
 
-def test_points_among_draws_that_are_repeated():
+@pytest.mark.parametrize("step", [0.0, 0.01])
+def test_points_among_draws_that_are_repeated_or_hardly_move(step):
     """In many dimensions all points are far from all others."""
     rng = np.random.default_rng(1)
-    draws, points = rng.standard_normal((500, 20)), rng.standard_normal((200, 20))
-    lp_of_draws, lp = (-0.5 * (X**2).sum(1) for X in (draws, points))
-    found = without_draws(np.repeat(draws, 5, axis=0), np.repeat(lp_of_draws, 5), points, lp)
-    assert found.tolist() == without_draws(draws, lp_of_draws, points, lp).tolist() == []
+    start, points = rng.standard_normal((100, 20)), rng.standard_normal((200, 20))
+    draws = start + step * rng.standard_normal((1, 50, 100, 20)).cumsum(1)
+    lp_of_draws, lp = (-0.5 * (X**2).sum(-1) for X in (draws, points))
+    assert without_draws(draws, lp_of_draws, points, lp).tolist() == []
 
 
 # -- the same points again ----------------------------------------------------------------------
