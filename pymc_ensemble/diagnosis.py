@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from .diagnostics import to_ensemble
-from .evidence import Regression, SamplingError, Weights, logarithmic
+from .evidence import Regression, SamplingError, Weights
 from .findings import LARGEST_KHAT, Evidence, Verdict, by_severity, judge
 from .other_evaluations import (
     REPEATS,
@@ -262,13 +262,12 @@ def diagnose(
 def _evidence(run: Run, others: OtherEvaluations | None, rng: np.random.Generator) -> Evidence:
     """All that the run and other evaluations tell."""
     regression = None
-    lp, known = run.stats["lp"].ravel(), None if others is None else others.known
-    if run.cost == 0:  # densities of draws are those of the surrogate
-        lp = np.full(len(lp), np.nan)
+    known = None if others is None or run.fitted else others.density
     if len(run.labels) <= MOST_PARAMETERS and (run.cost or known is not None):
-        logs = logarithmic(run.pooled, run.stats["log_q"].ravel())
-        known = None if run.fitted else known  # nor are those of the fitted model its own
-        regression = Regression.of(run.pooled, lp, logs, rng, known)
+        bounds, lp = run.bounds_and_density
+        if run.cost == 0:  # densities of draws are those of the surrogate
+            lp = np.full(len(lp), np.nan)
+        regression = Regression.of(run.pooled, lp, bounds, rng, known)
     weights = Weights.of(run.pooled, run.log_ratio)
     r_hat, ess_bulk = _arviz(run.X)
     return Evidence(run, SamplingError.of(run.X), weights, regression, r_hat, ess_bulk)
@@ -457,8 +456,8 @@ def reweight(
         base, khat = weights.log_weights, weights.khat
     regression = None
     if len(run.labels) <= MOST_PARAMETERS:
-        logs = logarithmic(X, run.stats["log_q"].ravel())
-        regression = Regression.of(X, run.stats["lp"].ravel(), logs, rng)
+        bounds, lp = run.bounds_and_density
+        regression = Regression.of(X, lp, bounds, rng)
     if regression is not None and regression.reliable:
         if khat > LARGEST_KHAT:  # they would spoil what the regression knows
             base = np.zeros(len(X))

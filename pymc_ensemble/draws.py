@@ -21,6 +21,7 @@ Draw = tuple[Point, list[Stats]]
 STATS: dict[str, type] = {
     "lp": np.float64,
     "log_q": np.float64,
+    "log_jacobian": np.float64,
     "particle": np.int64,
     "sweep": np.int64,
     "n_evals": np.int64,
@@ -121,6 +122,7 @@ class Block:
                 {
                     "lp": lp,
                     "log_q": log_q,
+                    "log_jacobian": log_jacobian,
                     "particle": particle,
                     "sweep": sweep,
                     "n_evals": n_evals,
@@ -135,6 +137,7 @@ class Block:
             for (
                 lp,
                 log_q,
+                log_jacobian,
                 particle,
                 sweep,
                 n_evals,

@@ -15,6 +15,7 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import chi2
 from threadpoolctl import threadpool_limits
 
+from .coordinates import Bounds
 from .diagnostics import path_ess
 from .samplers.surrogate import Function, GaussianProcess, basis_size, basis_values
 
@@ -174,7 +175,7 @@ class Regression:
         cls,
         X: FloatArray,
         lp: FloatArray,
-        log_scale: NDArray[np.bool_],
+        bounds: Bounds,
         rng: np.random.Generator,
         others: tuple[FloatArray, FloatArray] | None = None,
     ) -> "Regression | None":
@@ -184,9 +185,9 @@ class Regression:
         ----------
         X : ndarray of shape (n, p)
         lp : ndarray of shape (n,)
-            Log density in the coordinates of the sampler, NaN where it is not known.
-        log_scale : ndarray of bool, shape (p,)
-            Whether these are the logarithms of the parameters.
+            Log density of the parameters, NaN where it is not known.
+        bounds : Bounds
+            Those of the parameters: the fit is made where there are none.
         rng : numpy.random.Generator
         others : tuple of ndarray, optional
             Points that are no draws, shape (m, p), with their log densities, shape (m,).
@@ -197,20 +198,17 @@ class Regression:
             None where there are too few different draws for a fit.
         """
         p = X.shape[1]
-
-        def coordinates(X: FloatArray) -> FloatArray:
-            return np.where(log_scale, np.log(np.where(log_scale, X, 1.0)), X)
-
-        Y = coordinates(X)
+        Y, lp = bounds.coordinates(X), lp + bounds.log_jacobian(X)
         center, scale = Y.mean(0), Y.std(0)
         if not (scale > 0).all() or not np.isfinite(Y).all():
             return None
         values, vectors = np.linalg.eigh(np.corrcoef(Y.T).reshape(p, p))
         root = scale[:, None] * vectors * np.sqrt(np.maximum(values, 1e-10))
         if others is not None:
-            inside = ((others[0] > 0) | ~log_scale).all(1)
-            Y = np.concatenate([Y, coordinates(others[0][inside])])
-            lp = np.concatenate([lp, others[1][inside]])
+            inside = bounds.contain(others[0])
+            points, values = (column[inside] for column in others)
+            Y = np.concatenate([Y, bounds.coordinates(points)])
+            lp = np.concatenate([lp, values + bounds.log_jacobian(points)])
         x = np.linalg.solve(root, (Y - center).T).T
         _, different = np.unique(x.round(10), axis=0, return_index=True)
         different = different[np.isfinite(lp[different])]
@@ -228,8 +226,7 @@ class Regression:
                 process, points, weights = fit
                 w = np.exp(weights.log_weights)
                 w /= w.sum()
-                moved = center + points @ root.T
-                moved = np.where(log_scale, np.exp(np.where(log_scale, moved, 0.0)), moved)
+                moved = bounds.parameters(center + points @ root.T)
                 mean = w @ moved
                 sd = np.sqrt(w @ (moved - mean) ** 2)
                 errors = _errors_of_moments(process, points, moved, w, rng)

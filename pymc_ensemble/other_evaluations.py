@@ -5,7 +5,7 @@ draws once more, or in a search for modes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -52,6 +52,8 @@ class OtherEvaluations:
         The same in the parameters of the run, where that can be told.
     lp : ndarray of shape (n,)
         Log densities in the coordinates of the sampler, NaN where they are not known.
+    log_jacobian : ndarray of shape (n,)
+        What they differ by from those of the parameters.
     """
 
     inputs: FloatArray
@@ -59,6 +61,7 @@ class OtherEvaluations:
     failed: NDArray[np.bool_]
     X: FloatArray | None
     lp: FloatArray
+    log_jacobian: FloatArray
 
     @property
     def known(self) -> tuple[FloatArray, FloatArray] | None:
@@ -66,6 +69,11 @@ class OtherEvaluations:
         if self.X is None or not (usable := np.isfinite(self.lp)).any():
             return None
         return self.X[usable], self.lp[usable]
+
+    @property
+    def density(self) -> tuple[FloatArray, FloatArray] | None:
+        """The same with the log densities of the parameters."""
+        return None if self.known is None else replace(self, lp=self.lp - self.log_jacobian).known
 
 
 # -- from a store or an archive -----------------------------------------------------------------
@@ -123,7 +131,8 @@ def _of_archive(pair: tuple[Any, ArrayLike], run: Run, model: pm.Model) -> Other
         )
     X = in_model(model, U)
     failed = ~np.isfinite(Z).all(1)
-    return OtherEvaluations(X, run.labels, failed, X, _log_density(problem, U, Z))
+    lp = _log_density(problem, U, Z)
+    return OtherEvaluations(X, run.labels, failed, X, lp, problem.log_jacobian(U))
 
 
 def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEvaluations:
@@ -134,12 +143,13 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
         )
     stored = _latest(stored)
     failed = stored["status"].to_numpy() != "ok"
+    unknown = np.full(len(failed), np.nan)
     if model is None:
         inputs, labels = _table(stored, _inputs_of(stored, failed))
         X = None
         if set(labels) == set(run.labels):
             X = inputs[:, [labels.index(label) for label in run.labels]]
-        return OtherEvaluations(inputs, labels, failed, X, np.full(len(failed), np.nan))
+        return OtherEvaluations(inputs, labels, failed, X, unknown, unknown)
     nodes = {
         v.owner
         for v in ancestors([*model.basic_RVs, *model.potentials])
@@ -160,14 +170,15 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
     inputs, labels = _table(stored, names)
     where = dict(zip(node.inputs, names, strict=True))
     if not set(model.free_RVs) <= set(where):  # inputs are functions of the variables
-        return OtherEvaluations(inputs, labels, failed, None, np.full(len(failed), np.nan))
+        return OtherEvaluations(inputs, labels, failed, None, unknown, unknown)
     values = {rv.name: stored[where[rv]].to_numpy() for rv in model.free_RVs}
     U = unconstrained(model, values, "store")
     X = np.concatenate([v.reshape(len(v), -1) for v in values.values()], axis=1)
     results = [str(name) for name in stored.data_vars if name not in (*BOOKKEEPING, *names)]
-    lp = np.full(len(U), np.nan)
+    lp = unknown.copy()
     lp[~failed] = _log_density_given(model, U[~failed], stored.isel(evaluation=~failed), results)
-    return OtherEvaluations(inputs, labels, failed, X, lp)
+    log_jacobian = problem_of(model)[0].log_jacobian(U)
+    return OtherEvaluations(inputs, labels, failed, X, lp, log_jacobian)
 
 
 def _latest(stored: xr.Dataset) -> xr.Dataset:

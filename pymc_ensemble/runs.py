@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from .coordinates import Bounds, bounds_of
 from .diagnostics import to_ensemble
-from .evidence import needed_blocks
+from .evidence import logarithmic, needed_blocks
 
 FloatArray = NDArray[np.float64]
 
@@ -116,6 +118,19 @@ class Run:
     def log_ratio(self) -> FloatArray:
         """Log density against the law that the ensemble believes in, shape (n,)."""
         return (self.stats["lp"] - self.stats["log_q"]).ravel()
+
+    @cached_property
+    def bounds_and_density(self) -> tuple[Bounds, FloatArray]:
+        """Bounds of the parameters, and the log densities of these at the draws, shape (n,).
+
+        Runs of early versions do not have the Jacobian: there, logarithms are the only transforms
+        that can be told.
+        """
+        lp, stretched = self.stats["lp"].ravel(), self.stats.get("log_jacobian")
+        if stretched is None or not np.isfinite(stretched).all():
+            bounds = Bounds.logarithmic(logarithmic(self.pooled, self.stats["log_q"].ravel()))
+            return bounds, lp - bounds.log_jacobian(self.pooled)
+        return bounds_of(self.pooled, stretched.ravel()), lp - stretched.ravel()
 
     @property
     def acceptance(self) -> float:

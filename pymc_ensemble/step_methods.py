@@ -416,6 +416,7 @@ class EnsembleStep(BlockedStep):
             "lost": [False] * len(snapshots),
         }
         block = Block.of(snapshots, shared)
+        block.stats["log_jacobian"] = self._bound.problem.log_jacobian(block.U)
         return self._look_at(block) if block.n_draws >= max(FEW_DRAWS, chain.draws) else block
 
     def _look_at(self, block: Block) -> Block:

@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 
 import pymc_ensemble as pe
+from pymc_ensemble.coordinates import Bounds
 from pymc_ensemble.evidence import Regression, SamplingError, Weights, logarithmic, needed_blocks
 
 
@@ -299,7 +300,7 @@ def test_weights_of_a_known_shift():
 def test_regression_needs_different_draws():
     rng = np.random.default_rng(1)
     X = np.repeat(rng.standard_normal((6, 2)), 50, axis=0)
-    nothing = np.zeros(2, dtype=bool)
+    nothing = Bounds.logarithmic(np.zeros(2, dtype=bool))
     assert Regression.of(X, np.zeros(300), nothing, rng) is None
     assert Regression.of(np.ones((300, 2)), np.zeros(300), nothing, rng) is None
 

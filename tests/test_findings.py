@@ -7,6 +7,7 @@ import pytest
 from test_diagnosis import standard_normal_run
 
 import pymc_ensemble as pe
+from pymc_ensemble.coordinates import Bounds
 from pymc_ensemble.diagnosis import _evidence
 from pymc_ensemble.evidence import Regression
 from pymc_ensemble.findings import first_look, judge
@@ -162,7 +163,7 @@ def test_regression_knows_its_uncertainty():
     rng = np.random.default_rng(10)
     X = 0.5 + rng.standard_normal((1500, 2))
     lp = -0.5 * (X**2).sum(1)
-    linear = np.zeros(2, dtype=bool)
+    linear = Bounds.logarithmic(np.zeros(2, dtype=bool))
     sure = Regression.of(X, lp, linear, rng)
     unsure = Regression.of(X, lp + 2 * rng.standard_normal(1500), linear, rng)
     assert sure.largest_error < 0.01 < unsure.largest_error < 0.3
@@ -176,7 +177,7 @@ def test_regression_with_points_that_are_no_draws():
     rng = np.random.default_rng(11)
     X = np.abs(rng.standard_normal((1000, 1)))
     others = -np.abs(rng.standard_normal((300, 1)))
-    linear = np.zeros(1, dtype=bool)
+    linear = Bounds.logarithmic(np.zeros(1, dtype=bool))
     found = Regression.of(X, -0.5 * X[:, 0] ** 2, linear, rng, (others, -0.5 * others[:, 0] ** 2))
     assert found.mean[0] == pytest.approx(0, abs=0.1)
     assert found.sd[0] == pytest.approx(1, abs=0.1)

@@ -68,6 +68,8 @@ class Extraction:
         Scalar terms of the log prior density as functions of the unknowns, by what they belong to.
     prior_draws : list of TensorVariable
         Random value variables.
+    log_jacobian : TensorVariable or None
+        Logarithm of the Jacobian of all transforms; None if there is no transform.
     flat : list of str
         Names of the variables whose prior is improper.
     """
@@ -77,6 +79,7 @@ class Extraction:
     constant: TensorVariable | None
     log_prior: dict[str, TensorVariable]
     prior_draws: list[TensorVariable] = field(repr=False)
+    log_jacobian: TensorVariable | None = None
     flat: list[str] = field(default_factory=list)
 
 
@@ -113,7 +116,13 @@ def extract(
     constant = extract_constant(model, coordinates, terms, given)
     log_prior = extract_prior(model, coordinates, latent, jacobian)
     return Extraction(
-        coordinates, terms, constant, log_prior, prior_draws(model), flat_variables(model)
+        coordinates,
+        terms,
+        constant,
+        log_prior,
+        prior_draws(model),
+        extract_log_jacobian(model, coordinates),
+        flat_variables(model),
     )
 
 
@@ -155,7 +164,13 @@ def extract_density(
     output = -pt.add(0.0, 0.0, *unknown)
     terms = [density_term(pt.atleast_1d(output))]
     return Extraction(
-        coordinates, terms, None, log_prior, prior_draws(model), flat_variables(model)
+        coordinates,
+        terms,
+        None,
+        log_prior,
+        prior_draws(model),
+        extract_log_jacobian(model, coordinates),
+        flat_variables(model),
     )
 
 
@@ -357,6 +372,19 @@ def extract_prior(
     densities += model.replace_rvs_by_values(model.potentials)
     densities = as_functions_of(coordinates, densities)
     return {name: density.sum() for name, density in zip(names, densities, strict=True)}
+
+
+def extract_log_jacobian(model: Model, coordinates: Coordinates) -> TensorVariable | None:
+    """Logarithm of the Jacobian of all transforms, a function of unconstrained coordinates."""
+    determinants = [
+        transform.log_jac_det(model.rvs_to_values[rv], *rv.owner.inputs)
+        for rv in model.free_RVs
+        if (transform := model.rvs_to_transforms[rv]) is not None
+    ]
+    if not determinants:
+        return None
+    graphs = as_functions_of(coordinates, model.replace_rvs_by_values(determinants))
+    return pt.add(0.0, 0.0, *(graph.sum() for graph in graphs))
 
 
 def prior_draws(model: Model) -> list[TensorVariable]:
