@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import qr
 from scipy.optimize import least_squares
 
 FloatArray = NDArray[np.float64]
 
 SAMPLE = 1000  # draws from which bounds are told
+ROUNDING = 1e-8  # share of a parameter that others leave open, if it is a function of them
 EXACT = 1e-8  # share of the variance of the Jacobian that is left where everything is explained
 TRIALS = 200  # from each start
 STARTS = (-1.0, 1.0, -4.0)  # logarithms of distances from draws to a bound, in their range
@@ -36,6 +38,10 @@ class Bounds:
     def logarithmic(cls, chosen: NDArray[np.bool_]) -> "Bounds":
         """Zero as lower bound of the chosen parameters, whose coordinates are logarithms."""
         return cls(np.where(chosen, 0.0, -np.inf), np.full(len(chosen), np.inf))
+
+    def __getitem__(self, some: NDArray[np.int64]) -> "Bounds":
+        """Bounds of some of the parameters."""
+        return Bounds(self.lower[some], self.upper[some])
 
     def contain(self, X: FloatArray) -> NDArray[np.bool_]:
         """Whether parameters `X`, shape (n, p), are between the bounds; shape (n,)."""
@@ -80,6 +86,39 @@ class Bounds:
             below = np.log(np.where(np.isfinite(self.lower), X - self.lower, 1.0))
             above = np.log(np.where(np.isfinite(self.upper), self.upper - X, 1.0))
         return below, above
+
+
+@dataclass(frozen=True)
+class Redundancy:
+    """Parameters that are affine functions of others, such as the last one of a simplex.
+
+    Attributes
+    ----------
+    kept : ndarray of int, shape (r,)
+        Numbers of the parameters that are not.
+    origin, slope : ndarray of shape (p,) and (r, p)
+        All parameters are ``origin + kept @ slope``.
+    """
+
+    kept: NDArray[np.int64]
+    origin: FloatArray
+    slope: FloatArray
+
+    @classmethod
+    def of(cls, X: FloatArray) -> "Redundancy":
+        """Found in draws, shape (n, p)."""
+        mean, sd = X.mean(0), np.maximum(X.std(0), np.finfo(float).tiny)
+        Z = (X - mean) / sd
+        _, R, order = qr(Z, mode="economic", pivoting=True)
+        size = np.abs(np.diag(R))
+        kept = np.sort(order[: int((size > ROUNDING * size[0]).sum())])
+        slope = np.linalg.lstsq(Z[:, kept], Z, rcond=None)[0] / sd[kept, None] * sd
+        slope[:, kept] = np.eye(len(kept))
+        return cls(kept, mean - mean[kept] @ slope, slope)
+
+    def __call__(self, kept: FloatArray) -> FloatArray:
+        """All parameters, shape (n, p), from those that are kept, shape (n, r)."""
+        return self.origin + kept @ self.slope
 
 
 def bounds_of(X: FloatArray, log_jacobian: FloatArray) -> Bounds:

@@ -15,7 +15,7 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import chi2
 from threadpoolctl import threadpool_limits
 
-from .coordinates import Bounds
+from .coordinates import Bounds, Redundancy
 from .diagnostics import path_ess
 from .samplers.surrogate import Function, GaussianProcess, basis_size, basis_values
 
@@ -31,6 +31,7 @@ N_KERNELS, KERNEL_ROUNDS = 300, 2
 LARGEST_REST = 0.05  # share of the variance of a function of others that a fit may leave
 NO_MISFIT = 1e-4  # share of the variance of log_q that may be due to rounding
 LARGEST_MISFIT = 0.3  # share of the variance of log_q with which coordinates can still be told
+EXACTLY = 1e-12  # the same of one that is a polynomial
 MOST_FOR_KERNELS = 10  # parameters
 MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 3  # that are no accident
@@ -197,16 +198,18 @@ class Regression:
         Regression or None
             None where there are too few different draws for a fit.
         """
-        p = X.shape[1]
-        Y, lp = bounds.coordinates(X), lp + bounds.log_jacobian(X)
-        center, scale = Y.mean(0), Y.std(0)
-        if not (scale > 0).all() or not np.isfinite(Y).all():
+        if not (X.std(0) > 0).all() or not np.isfinite(X).all():
             return None
+        complete = Redundancy.of(X)
+        kept = complete.kept
+        bounds, p = bounds[kept], len(kept)
+        Y, lp = bounds.coordinates(X[:, kept]), lp + bounds.log_jacobian(X[:, kept])
+        center, scale = Y.mean(0), Y.std(0)
         values, vectors = np.linalg.eigh(np.corrcoef(Y.T).reshape(p, p))
         root = scale[:, None] * vectors * np.sqrt(np.maximum(values, 1e-10))
         if others is not None:
-            inside = bounds.contain(others[0])
-            points, values = (column[inside] for column in others)
+            inside = bounds.contain(others[0][:, kept])
+            points, values = others[0][inside][:, kept], others[1][inside]
             Y = np.concatenate([Y, bounds.coordinates(points)])
             lp = np.concatenate([lp, values + bounds.log_jacobian(points)])
         x = np.linalg.solve(root, (Y - center).T).T
@@ -226,7 +229,7 @@ class Regression:
                 process, points, weights = fit
                 w = np.exp(weights.log_weights)
                 w /= w.sum()
-                moved = bounds.parameters(center + points @ root.T)
+                moved = complete(bounds.parameters(center + points @ root.T))
                 mean = w @ moved
                 sd = np.sqrt(w @ (moved - mean) ** 2)
                 errors = _errors_of_moments(process, points, moved, w, rng)
@@ -472,6 +475,42 @@ def logarithmic(X: FloatArray, log_q: FloatArray) -> NDArray[np.bool_]:
         if (value := misfit(flipped)) < 0.9 * best:
             chosen, best = flipped, value
     return chosen
+
+
+def independent_blocks(blocks: list[FloatArray], most_columns: int) -> list[bool]:
+    """Which variables are no polynomials of the second degree in the others.
+
+    Sums and products of other variables are exactly that, and free variables never are.
+
+    Parameters
+    ----------
+    blocks : list of ndarray of shape (n, p_k)
+        Draws of every variable.
+    most_columns : int
+        Variables with more columns are not looked at.
+
+    Returns
+    -------
+    list of bool
+        The last variable that is a function of those before and after it is dropped first.
+    """
+    kept = [True] * len(blocks)
+    _, different = np.unique(np.concatenate(blocks, axis=1), axis=0, return_index=True)
+    different = different[:: max(1, len(different) // TRAINING_DRAWS)]
+    rows = [block[different] for block in blocks]
+    small = [k for k, block in enumerate(blocks) if block.shape[1] <= most_columns]
+    for k in reversed(small):
+        others = [rows[j] for j in small if kept[j] and j != k]
+        if not others:
+            continue
+        Y = np.concatenate(others, axis=1)
+        if len(Y) < 2 * basis_size("quadratic", Y.shape[1]):
+            continue
+        H = basis_values((Y - Y.mean(0)) / np.maximum(Y.std(0), 1e-300), "quadratic")
+        values = rows[k] - rows[k].mean(0)
+        left = values - H @ np.linalg.lstsq(H, values, rcond=None)[0]
+        kept[k] = bool(((left**2).sum(0) > EXACTLY * (values**2).sum(0)).any())
+    return kept
 
 
 def needed_blocks(blocks: list[FloatArray], log_q: FloatArray, most_columns: int) -> list[bool]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .coordinates import Bounds, bounds_of
 from .diagnostics import to_ensemble
-from .evidence import logarithmic, needed_blocks
+from .evidence import independent_blocks, logarithmic, needed_blocks
 
 FloatArray = NDArray[np.float64]
 
@@ -82,12 +82,8 @@ class Run:
             blocks[str(name)] = block.reshape(*block.shape[:3], -1).astype(float)
             labels[str(name)] = entries(str(name), shape)
         if var_names is None and len(blocks) > 1:
-            kept = needed_blocks(
-                [b.reshape(-1, b.shape[-1]) for b in blocks.values()],
-                arrays["log_q"].ravel(),
-                MOST_COLUMNS,
-            )
-            blocks = {n: b for (n, b), k in zip(blocks.items(), kept, strict=True) if k}
+            rows = {n: b.reshape(-1, b.shape[-1]) for n, b in blocks.items()}
+            blocks = {n: blocks[n] for n in _free_variables(rows, arrays)}
         X = np.concatenate(list(blocks.values()), axis=-1)
         names = tuple(blocks)
         left_out = tuple(name for name in labels if name not in blocks)
@@ -199,3 +195,26 @@ def entries(name: str, shape: Sequence[int]) -> list[str]:
     if not shape:
         return [name]
     return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
+
+
+def _free_variables(blocks: dict[str, FloatArray], stats: dict[str, NDArray[Any]]) -> list[str]:
+    """Names of the variables, each of shape (n, p_k), that are not functions of the others."""
+    kept = independent_blocks(list(blocks.values()), MOST_COLUMNS)
+    names = [name for name, needed in zip(blocks, kept, strict=True) if needed]
+    rows, stretched = [blocks[name] for name in names], stats.get("log_jacobian")
+    if stretched is not None and np.isfinite(stretched).all():
+        rows = _without_bounds(rows, stretched.ravel())
+    kept = needed_blocks(rows, stats["log_q"].ravel(), MOST_COLUMNS)
+    return [name for name, needed in zip(names, kept, strict=True) if needed]
+
+
+def _without_bounds(blocks: list[FloatArray], log_jacobian: FloatArray) -> list[FloatArray]:
+    """Variables, each of shape (n, p_k), in coordinates without bounds, but for very large ones."""
+    small = [k for k, block in enumerate(blocks) if block.shape[1] <= MOST_COLUMNS]
+    if not small:
+        return blocks
+    X = np.concatenate([blocks[k] for k in small], axis=1)
+    Y = bounds_of(X, log_jacobian).coordinates(X)
+    ends = np.cumsum([blocks[k].shape[1] for k in small])
+    free = dict(zip(small, np.split(Y, ends[:-1], axis=1), strict=True))
+    return [free.get(k, block) for k, block in enumerate(blocks)]

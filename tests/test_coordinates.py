@@ -5,7 +5,7 @@ import pymc as pm
 import pytest
 
 import pymc_ensemble as pe
-from pymc_ensemble.coordinates import Bounds, bounds_of
+from pymc_ensemble.coordinates import Bounds, Redundancy, bounds_of
 
 INF = np.inf
 BOUNDS = Bounds(np.array([-INF, 0.0, -1.0, -INF]), np.array([INF, INF, 3.0, 2.0]))
@@ -43,6 +43,29 @@ def test_bounds_are_told_by_the_jacobian():
     nothing = bounds_of(X, np.zeros(len(X)))
     assert np.isinf(nothing.lower).all()
     assert np.isinf(nothing.upper).all()
+
+
+def test_parameters_that_are_functions_of_others():
+    Y, _ = draws()
+    X = np.column_stack([Y[:, 0], Y[:, 1], 1 - Y[:, 0] - Y[:, 1], Y[:, 2]])
+    found = Redundancy.of(X)
+    assert len(found.kept) == 3
+    np.testing.assert_allclose(found(X[:, found.kept]), X, atol=1e-9)
+    assert Redundancy.of(Y).kept.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("adjust", [False, True])
+def test_shares_are_diagnosed(adjust):
+    """The last share follows from the others; nearly Gaussian, so that both samplers are right."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(30, 3))
+    with pm.Model() as model:
+        w = pm.Dirichlet("w", np.ones(3))
+        pm.Normal("y", pm.math.dot(x, w), 0.3, observed=x @ [0.5, 0.3, 0.2])
+    diagnosis = pe.diagnose(sampled(model, adjust=adjust))
+    assert diagnosis.trustworthy
+    assert diagnosis.parameters.sizes["parameter"] == 3
+    assert np.isfinite(diagnosis.parameters["shift"]).all()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,14 @@ import xarray as xr
 
 import pymc_ensemble as pe
 from pymc_ensemble.coordinates import Bounds
-from pymc_ensemble.evidence import Regression, SamplingError, Weights, logarithmic, needed_blocks
+from pymc_ensemble.evidence import (
+    Regression,
+    SamplingError,
+    Weights,
+    independent_blocks,
+    logarithmic,
+    needed_blocks,
+)
 
 
 def sample(model, step, draws=600, chains=4, **kwargs):
@@ -329,6 +336,15 @@ def test_functions_of_variables_that_happen_to_be_positive_are_recognized():
     assert needed_blocks([a, b, a + b], log_q, 60) == [True, True, False]
     rate = np.exp(u[:, 1:])
     assert needed_blocks([a, rate, a * rate], log_q, 60) == [True, True, False]
+
+
+def test_sums_and_products_are_recognized_whatever_the_laws_are():
+    x = np.random.default_rng(1).random((900, 2))
+    a, b = x[:, :1], x[:, 1:]
+    assert independent_blocks([a, b, a * b, a + b], 60) == [True, True, False, False]
+    assert independent_blocks([a, b, np.exp(a)], 60) == [True] * 3
+    few = [np.repeat(v[:5], 100, axis=0) for v in (a, b)]  # of which each explains the other
+    assert independent_blocks(few, 60) == [True, True]
 
 
 def test_no_coordinate_of_different_laws_is_left_out():
