@@ -461,7 +461,8 @@ def reweight(
     if regression is not None and regression.reliable:
         if khat > LARGEST_KHAT:  # they would spoil what the regression knows
             base = np.zeros(len(X))
-        base, khat = _tilted(base, X, regression), min(khat, LARGEST_KHAT)
+        base = _tilted(base, X, regression)
+        khat = Weights.of(X, base).khat
     elif not run.drawn_from_law:
         raise ValueError(
             "These draws cannot be corrected: they do not follow a known law, so that they have no "

@@ -21,6 +21,7 @@ from .samplers.surrogate import Function, GaussianProcess, basis_size, basis_val
 
 FloatArray = NDArray[np.float64]
 
+FEWEST_WEIGHTS = 50  # of which a tail can be told
 TRAINING_DRAWS = 1000
 ENOUGH_DRAWS = 4000  # where these are too few for a fit
 VAGUE, NOISY = 0.1, 0.3  # error of a moment by the fit, and noise about it, that ask for more
@@ -119,7 +120,9 @@ class Weights:
         log_ratio = log_ratio - log_ratio.max()
         log_weights, khat = log_ratio, -np.inf
         most = np.sort(log_ratio)[-max(5, int(min(0.2 * len(X), 3 * np.sqrt(len(X))))) :]
-        if np.ptp(most) > 1e-8:  # else there is no tail to smooth
+        if len(X) < FEWEST_WEIGHTS:
+            khat = np.inf
+        elif np.ptp(most) > 1e-8:  # else there is no tail to smooth
             log_weights, khat = array_stats.psislw(-log_ratio)
         weights = np.exp(log_weights - log_weights.max())
         weights /= weights.sum()
@@ -478,9 +481,10 @@ def logarithmic(X: FloatArray, log_q: FloatArray) -> NDArray[np.bool_]:
 
 
 def independent_blocks(blocks: list[FloatArray], most_columns: int) -> list[bool]:
-    """Which variables are no polynomials of the second degree in the others.
+    """Which variables are no simple functions of those before them.
 
-    Sums and products of other variables are exactly that, and free variables never are.
+    Sums and products of two others are recognized, and of any power of positive ones, exactly; free
+    variables never are, and come first in a result.
 
     Parameters
     ----------
@@ -492,25 +496,29 @@ def independent_blocks(blocks: list[FloatArray], most_columns: int) -> list[bool
     Returns
     -------
     list of bool
-        The last variable that is a function of those before and after it is dropped first.
     """
     kept = [True] * len(blocks)
     _, different = np.unique(np.concatenate(blocks, axis=1), axis=0, return_index=True)
     different = different[:: max(1, len(different) // TRAINING_DRAWS)]
     rows = [block[different] for block in blocks]
     small = [k for k, block in enumerate(blocks) if block.shape[1] <= most_columns]
-    for k in reversed(small):
-        others = [rows[j] for j in small if kept[j] and j != k]
-        if not others:
-            continue
-        Y = np.concatenate(others, axis=1)
-        if len(Y) < 2 * basis_size("quadratic", Y.shape[1]):
+    for k in small[1:]:
+        before = [rows[j] for j in small if kept[j] and j < k]
+        Y = np.concatenate(before, axis=1)
+        logs = np.log(Y[:, (Y > 0).all(0)])
+        if len(Y) < 2 * (basis_size("quadratic", Y.shape[1]) + logs.shape[1]):
             continue
         H = basis_values((Y - Y.mean(0)) / np.maximum(Y.std(0), 1e-300), "quadratic")
-        values = rows[k] - rows[k].mean(0)
-        left = values - H @ np.linalg.lstsq(H, values, rcond=None)[0]
-        kept[k] = bool(((left**2).sum(0) > EXACTLY * (values**2).sum(0)).any())
+        H = np.concatenate([H, logs - logs.mean(0)], axis=1)
+        scales = [rows[k], np.log(rows[k])] if (rows[k] > 0).all() else [rows[k]]
+        kept[k] = not any(_is_combination(values - values.mean(0), H) for values in scales)
     return kept
+
+
+def _is_combination(values: FloatArray, H: FloatArray) -> bool:
+    """Whether all columns of values are linear combinations of those of H, up to rounding."""
+    left = values - H @ np.linalg.lstsq(H, values, rcond=None)[0]
+    return bool(((left**2).sum(0) <= EXACTLY * (values**2).sum(0)).all())
 
 
 def needed_blocks(blocks: list[FloatArray], log_q: FloatArray, most_columns: int) -> list[bool]:

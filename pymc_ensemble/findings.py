@@ -15,7 +15,7 @@ Verdict = Literal["trustworthy", "doubtful", "wrong"]
 
 # Errors that make a result wrong are 0.3 posterior sd in a mean, and 20% in an sd. What is
 # estimated is estimated with an error, so less is enough to be doubted.
-MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.25, 0.15, 1.3
+MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.27, 0.15, 1.25
 CHANCE_LIMIT = 0.2  # standard error of a mean beyond which chance alone may make it wrong
 DISAGREEMENT = 0.6  # the same, where chains are in different places
 UNEQUAL = 1.05  # R-hat of chains that differ by more than chance

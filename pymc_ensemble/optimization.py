@@ -23,7 +23,7 @@ from .problem import InverseProblem, problem_of
 from .samplers.descent import Descent, DescentState
 from .samplers.ensemble import Ensemble, EnsembleFailure
 from .samplers.kalman import EnsembleKalman
-from .samplers.multiscale import FEW_DIRECTIONS, FULL_FRAME, SMOOTH_DISTANCE
+from .samplers.multiscale import SMOOTH_DISTANCE
 from .samplers.walkers import Explorers, Preconditioner
 from .step_methods import names_of
 
@@ -83,7 +83,8 @@ def find_MAP_ensemble(
         Covariance in unconstrained coordinates that makes the posterior isotropic: that of the
         ensemble, none, or a matrix. Without "ensemble" no ensemble is needed.
     directions : int, optional
-        Explorers in each step: d by default, and 20 beyond 30 parameters.
+        Explorers in each step, by default d. With fewer of them a step sees a part of the gradient
+        only, and the search may end far from the mode.
     sigma : float, default 1e-3
         Distance of the explorers in units of the preconditioner.
     tol : float, default 1e-3
@@ -144,9 +145,14 @@ def find_MAP_ensemble(
     require_positive(sigma=sigma, tol=tol)
     model = pm.modelcontext(model)
     rng = get_random_generator(random_seed)
+    known = {*model.named_vars, *(value.name for value in model.value_vars)}
+    if unknown := {getattr(key, "name", key) for key in initvals or ()} - known:
+        raise ValueError(f"`initvals` names `{min(unknown)}`, which the model does not have.")
     point = make_initial_point_fn(model=model, overrides=initvals)(int(rng.integers(2**30)))
     sampled, given = model, ()
     names = None if vars is None else names_of(vars)
+    if names is not None and not names:
+        raise ValueError("`vars` is empty: leave it out to optimize all continuous variables.")
     owned = continuous_variables(model, names, "find_MAP_ensemble")
     if not owned:
         raise ValueError("The model has no continuous free variable, hence nothing to optimize.")
@@ -164,8 +170,13 @@ def find_MAP_ensemble(
     for variable in layout:
         start[0, variable.where] = np.ravel(point[variable.name])
     if isinstance(preconditioner, str) and preconditioner == "ensemble":
-        if initvals is None:
-            problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
+        try:
+            problem.sample_prior(1, np.random.default_rng(0))
+        except ValueError as error:  # an improper prior
+            raise ValueError(
+                "There is no prior from which an ensemble could be drawn, to tell scales and a "
+                "start. Give both: `initvals`, and `preconditioner=None` or a covariance."
+            ) from error
         ensemble = search.ensemble(ensemble_size)
         scale = Preconditioner.of_points(ensemble.U)
         if initvals is None:
@@ -174,14 +185,13 @@ def find_MAP_ensemble(
     else:
         scale = Preconditioner.given(preconditioner, start[0])
     d = problem.dimension
-    n_directions = directions or (d if d <= FULL_FRAME else FEW_DIRECTIONS)
-    descent = Descent(Explorers(target, n_directions, sigma), tol)
+    descent = Descent(Explorers(target, directions or d, sigma), tol)
     state, history = search.descend(descent, DescentState(start, scale), maxiter)
     if not state.converged:
         warnings.warn(
             f"The search ended after {state.steps} steps with a gradient of {state.slope:.2g}, in "
             f"posterior standard deviations, instead of {tol:.2g}. Allow more of them (maxiter), "
-            "or use another sigma if the forward map is not smooth.",
+            "or directions, or use another sigma if the forward map is not smooth.",
             stacklevel=2,
         )
     return _in_model(model, {**point, **points_of(layout, state.U)[0]}, state.converged, history)

@@ -1,6 +1,6 @@
 """A run of an ensemble step method as arrays: its draws, its burn-in, and their stats."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -71,6 +71,8 @@ class Run:
         labels: dict[str, list[str]] = {}
         if isinstance(var_names, str):
             var_names = [var_names]
+        if var_names is not None and not len(var_names):
+            raise ValueError("`var_names` is empty: leave it out, or name the free variables.")
         if var_names is not None and (unknown := set(var_names) - set(posterior)):
             raise ValueError(
                 f"The posterior has no `{min(unknown)}`. It has "
@@ -83,7 +85,8 @@ class Run:
             labels[str(name)] = entries(str(name), shape)
         if var_names is None and len(blocks) > 1:
             rows = {n: b.reshape(-1, b.shape[-1]) for n, b in blocks.items()}
-            blocks = {n: blocks[n] for n in _free_variables(rows, arrays)}
+            discrete = {name for name in blocks if posterior[name].dtype.kind in "iub"}
+            blocks = {n: blocks[n] for n in _free_variables(rows, arrays, discrete)}
         X = np.concatenate(list(blocks.values()), axis=-1)
         names = tuple(blocks)
         left_out = tuple(name for name in labels if name not in blocks)
@@ -197,15 +200,20 @@ def entries(name: str, shape: Sequence[int]) -> list[str]:
     return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
 
 
-def _free_variables(blocks: dict[str, FloatArray], stats: dict[str, NDArray[Any]]) -> list[str]:
-    """Names of the variables, each of shape (n, p_k), that are not functions of the others."""
+def _free_variables(
+    blocks: dict[str, FloatArray], stats: dict[str, NDArray[Any]], discrete: Collection[str]
+) -> list[str]:
+    """Names of the variables, each of shape (n, p_k), that are not functions of the others.
+
+    Of discrete ones, which other step methods have sampled, the stats do not tell it.
+    """
     kept = independent_blocks(list(blocks.values()), MOST_COLUMNS)
     names = [name for name, needed in zip(blocks, kept, strict=True) if needed]
     rows, stretched = [blocks[name] for name in names], stats.get("log_jacobian")
     if stretched is not None and np.isfinite(stretched).all():
         rows = _without_bounds(rows, stretched.ravel())
     kept = needed_blocks(rows, stats["log_q"].ravel(), MOST_COLUMNS)
-    return [name for name, needed in zip(names, kept, strict=True) if needed]
+    return [n for n, needed in zip(names, kept, strict=True) if needed or n in discrete]
 
 
 def _without_bounds(blocks: list[FloatArray], log_jacobian: FloatArray) -> list[FloatArray]:

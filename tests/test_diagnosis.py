@@ -342,9 +342,47 @@ def test_sums_and_products_are_recognized_whatever_the_laws_are():
     x = np.random.default_rng(1).random((900, 2))
     a, b = x[:, :1], x[:, 1:]
     assert independent_blocks([a, b, a * b, a + b], 60) == [True, True, False, False]
-    assert independent_blocks([a, b, np.exp(a)], 60) == [True] * 3
+    assert independent_blocks([a, b, np.sin(9 * a)], 60) == [True] * 3
+    assert independent_blocks([a**2, b, a, a**2 / b], 60) == [True, True, False, False]
     few = [np.repeat(v[:5], 100, axis=0) for v in (a, b)]  # of which each explains the other
     assert independent_blocks(few, 60) == [True, True]
+
+
+@pytest.mark.parametrize("draws", [2, 10, 30])
+def test_few_draws_do_not_suffice(draws):
+    idata = sample(pe.gallery.decay(), pe.EnsembleKalmanSampler(), draws=draws, chains=1)
+    assert not pe.diagnose(idata).trustworthy
+
+
+def test_root_of_a_variable_does_not_take_its_place():
+    rng = np.random.default_rng(1)
+    with pm.Model() as model:
+        variance = pm.LogNormal("variance", 0, 2)
+        a = pm.Normal("a")
+        sigma = pm.Deterministic("sigma", pm.math.sqrt(variance))
+        pm.Normal("y", a * np.ones(30), sigma, observed=0.2 * rng.normal(size=30))
+    idata = sample(model, pe.EnsembleKalmanSampler(adjust=True), draws=1000)
+    diagnosis = pe.diagnose(idata)
+    assert diagnosis.parameters["parameter"].values.tolist() == ["a", "variance"]
+    assert diagnosis.trustworthy
+    with pytest.raises(ValueError, match="`var_names` is empty"):
+        pe.diagnose(idata, var_names=[])
+
+
+def test_discrete_variables_are_not_left_out():
+    with pm.Model() as model:
+        k = pm.Bernoulli("k", 0.4)
+        a = pm.Normal("a")
+        pm.Normal("y", a + k, 0.3, observed=[0.75, 0.85])
+        steps = [pe.MultiscaleSampler(vars=[a], adjust=True), pm.BinaryGibbsMetropolis([k])]
+        idata = pm.sample(
+            200, tune=250, step=steps, chains=2, cores=1, random_seed=1, progressbar=False,
+            compute_convergence_checks=False,
+        )  # fmt: skip
+    told = [pe.diagnose(idata, model=given) for given in (None, model)]
+    assert told[0].parameters["parameter"].values.tolist() == ["k", "a"]
+    assert set(told[1].parameters["parameter"].values) == {"k", "a"}
+    assert told[0].verdict == told[1].verdict
 
 
 def test_no_coordinate_of_different_laws_is_left_out():

@@ -57,6 +57,27 @@ def test_search_that_ends_too_early_says_so(model):
     assert not point.converged
 
 
+def test_many_parameters():
+    with pm.Model() as model:
+        k = pm.Normal("k", shape=35)
+        pm.Normal("y", k, np.linspace(0.1, 1, 35), observed=np.ones(35))
+    point = pe.find_MAP_ensemble(model=model, random_seed=1, progressbar=False)
+    assert point.converged
+    np.testing.assert_allclose(point["k"], 1 / (1 + np.linspace(0.1, 1, 35) ** 2), atol=5e-3)
+
+
+def test_improper_priors_need_scales_and_a_start():
+    with pm.Model() as model:
+        k = pm.Flat("k")
+        pm.Normal("y", k, 0.5, observed=[1.0, 2.0])
+    with pytest.raises(ValueError, match="Give both: `initvals`, and `preconditioner=None`"):
+        pe.find_MAP_ensemble(model=model, progressbar=False)
+    point = pe.find_MAP_ensemble(
+        model=model, initvals={"k": 1.0}, preconditioner=None, random_seed=1, progressbar=False
+    )
+    np.testing.assert_allclose(point["k"], 1.5, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -68,6 +89,8 @@ def test_search_that_ends_too_early_says_so(model):
         ({"ensemble_size": 2}, "ensemble_size=2 is too small"),
         ({"preconditioner": "posterior"}, "preconditioner"),
         ({"vars": ["velocity"]}, "velocity"),
+        ({"vars": []}, "`vars` is empty"),
+        ({"initvals": {"velocity": 1.0}}, "`initvals` names `velocity`"),
     ],
 )
 def test_wrong_options(model, monkeypatch, options, message):
