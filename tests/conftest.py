@@ -1,6 +1,11 @@
 """Settings that must stand before NumPy and PyTensor are imported, and shared fixtures."""
 
 import os
+import signal
+
+# Shells start background jobs with interrupts ignored, which children of theirs inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Small problems: threads cost more than they bring, and compiling costs more than running.
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
