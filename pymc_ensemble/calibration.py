@@ -21,7 +21,7 @@ from pymc.step_methods.compound import BlockedStep, CompoundStep
 from .diagnostics import path_ess, to_ensemble
 from .initial_ensemble import unconstrained
 from .log import logger
-from .options import require_counts
+from .samplers.options import require_counts
 
 __all__ = ["Coverage", "coverage"]
 

@@ -18,12 +18,12 @@ from pytensor.graph.basic import Variable
 from .conditional_model import ConditionalModel, continuous_variables
 from .draws import points_of, variable_layout
 from .log import ProgressLog, show_log
-from .options import require_counts, require_positive
 from .problem import InverseProblem, problem_of
 from .samplers.descent import Descent, DescentState
 from .samplers.ensemble import Ensemble, EnsembleFailure
 from .samplers.kalman import EnsembleKalman
 from .samplers.multiscale import SMOOTH_DISTANCE
+from .samplers.options import require_counts, require_positive
 from .samplers.walkers import Explorers, Preconditioner
 from .step_methods import names_of
 

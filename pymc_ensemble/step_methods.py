@@ -41,11 +41,11 @@ from .draws import (
 )
 from .evidence import without_draws
 from .findings import first_look
+from .flags import require_flags
 from .forward.evaluation import Evaluations
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
 from .log import ProgressLog, logger, show_log
-from .options import require_flags
 from .problem import InverseProblem
 from .runs import Run
 from .samplers.ensemble import EnsembleFailure, Info, Snapshot

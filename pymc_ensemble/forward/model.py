@@ -23,7 +23,7 @@ from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
 from pytensor.graph.replace import _vectorize_node
 
-from pymc_ensemble.options import require_counts, require_flags
+from pymc_ensemble.flags import require_flags
 
 from .executors import Backend, Chunk, ExecutorLike, Recipe, backend, check_executor
 from .members import Outcomes, Outputs, Seed, Signature, Task, random_argument
@@ -219,7 +219,8 @@ class ForwardModel:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}.")
         if not isinstance(store, str | PathLike | None):
             raise TypeError(f"store must be the path of a file, not {store!r}.")
-        require_counts(0, retries=retries)
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries must be an integer of at least 0, not {retries!r}.")
         if isinstance(function, ExternalProgram) and timeout is not None:
             function = function.with_timeout(timeout)
         self.function = function

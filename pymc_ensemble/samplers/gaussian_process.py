@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pymc_ensemble.options import require_counts, require_positive
-
 from .delayed_acceptance import DelayedAcceptance
 from .ensemble import (
     Array,
@@ -28,6 +26,7 @@ from .ensemble import (
 )
 from .learning import MOVES, WIDTHS, Learning, LearningState
 from .linearization import Anomalies, LinearMap, moment_law
+from .options import require_counts, require_positive
 from .published_surrogate import PublishedSurrogate
 from .start import Start
 from .surrogate import basis_size

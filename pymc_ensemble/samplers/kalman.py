@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pymc_ensemble.options import require_counts, require_positive
-
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Problem, Snapshot
 from .inflated_design import DesignState, InflatedDesign
 from .linearization import Anomalies
+from .options import require_counts, require_positive
 from .published import PublishedScheme
 from .split_sweeps import MixtureMetropolis, Relaxation, WholeRelaxation, pointwise_step
 from .start import Start

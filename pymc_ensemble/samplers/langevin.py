@@ -12,11 +12,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from pymc_ensemble.options import require_counts, require_positive
-
 from . import proposals
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, Snapshot
 from .linearization import Anomalies, LinearMap, moment_law
+from .options import require_counts, require_positive
 from .settling import UNSETTLED, Settling
 from .start import Start
 

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from pymc_ensemble.options import require_counts, require_positive
-
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot, has_forward_map
 from .kalman import EnsembleKalman
+from .options import require_counts, require_positive
 from .walkers import Explorers, Preconditioner, Walkers, WalkerState
 
 SMOOTH_DISTANCE = 1e-3  # of the explorers, in units of the preconditioner

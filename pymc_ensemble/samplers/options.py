@@ -1,27 +1,9 @@
-"""Options of functions and step methods, refused where they make no sense."""
+"""Numbers that are options, refused where they make no sense."""
 
 from numbers import Integral
 from typing import Any
 
 import numpy as np
-
-
-def require_flags(**options: Any) -> None:
-    """Refuse what is neither True nor False: a string such as ``"no"`` would count as true.
-
-    Parameters
-    ----------
-    **options
-        Values by the names of the options.
-
-    Raises
-    ------
-    TypeError
-        If one of them is no boolean.
-    """
-    for name, value in options.items():
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name} must be True or False, not {value!r}.")
 
 
 def require_counts(least: int, **options: Any) -> None:
