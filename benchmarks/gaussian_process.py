@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits
 
 import pymc_ensemble as pe
 from pymc_ensemble import gallery
-from pymc_ensemble.samplers.gaussian_process import EnsembleGaussianProcess
-from pymc_ensemble.samplers.kalman import EnsembleKalman
-from pymc_ensemble.samplers.surrogate import GaussianProcess
+from pymc_ensemble.samplers.gaussian_process.regression import GaussianProcess
+from pymc_ensemble.samplers.gaussian_process.sampler import EnsembleGaussianProcess
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 
 SEEDS = range(10)
 

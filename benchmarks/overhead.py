@@ -18,8 +18,8 @@ from pymc.step_methods.compound import BlockedStep
 from threadpoolctl import threadpool_limits
 
 import pymc_ensemble as pe
-from pymc_ensemble.draws import NO_STATS
-from pymc_ensemble.samplers.kalman import EnsembleKalman
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.step_methods.draws import NO_STATS
 
 ENSEMBLE_SIZE, DIMENSION, OUTPUTS = 1000, 10, 100
 

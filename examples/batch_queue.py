@@ -21,7 +21,7 @@ import numpy as np
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import Evaluations
-from pymc_ensemble.samplers.kalman import EnsembleKalman
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 
 TIMES = np.linspace(0.2, 4, 12)
 DATA = 1.3 * np.exp(-0.8 * TIMES) + 0.05 * np.random.default_rng(1).normal(size=12)

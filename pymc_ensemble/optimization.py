@@ -15,17 +15,18 @@ from pymc.initial_point import make_initial_point_fn
 from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
 
-from .conditional_model import ConditionalModel, continuous_variables
-from .draws import points_of, variable_layout
+from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
+from pymc_ensemble.problem.points import points_of, variable_layout
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
+from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
+from pymc_ensemble.samplers.multiscale.sampler import SMOOTH_DISTANCE
+from pymc_ensemble.step_methods.chain import names_of
+
 from .log import ProgressLog, show_log
 from .problem import InverseProblem, problem_of
-from .samplers.descent import Descent, DescentState
 from .samplers.ensemble import Ensemble, EnsembleFailure
-from .samplers.kalman import EnsembleKalman
-from .samplers.multiscale import SMOOTH_DISTANCE
 from .samplers.options import require_counts, require_positive
-from .samplers.walkers import Explorers, Preconditioner
-from .step_methods import names_of
 
 __all__ = ["MAPEstimate", "find_MAP_ensemble"]
 

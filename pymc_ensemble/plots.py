@@ -11,10 +11,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from .calibration import HIGHEST_DENSITY, Coverage
-from .diagnostics import to_ensemble
-from .evidence import Weights
-from .runs import Run
+from pymc_ensemble.diagnosis.coverage import HIGHEST_DENSITY, Coverage
+from pymc_ensemble.diagnosis.ensembles import to_ensemble
+from pymc_ensemble.diagnosis.run import Run
+from pymc_ensemble.diagnosis.weights import Weights
 
 __all__ = ["coverage", "misfit", "outputs", "path", "spread", "weights"]
 

@@ -7,7 +7,7 @@ import pymc as pm
 
 from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure, Info, Snapshot
-from pymc_ensemble.step_methods import EnsembleStep
+from pymc_ensemble.step_methods.base import EnsembleStep
 
 
 def gaussian_model(d=2):
@@ -126,3 +126,33 @@ class ToyStep(EnsembleStep):
     def __init__(self, vars=None, *, hook=None, correlation=0.0, burn_in=3, **kwargs):
         options = {"correlation": correlation, "burn_in": burn_in}
         super().__init__(vars, options=options, compile_kwargs=hook, **kwargs)
+
+
+def sample(model, step=None, *, draws=50, chains=1, cores=1, random_seed=1, **kwargs):
+    """`pm.sample` without bar and checks."""
+    with model:
+        return pm.sample(
+            draws=draws,
+            chains=chains,
+            cores=cores,
+            random_seed=random_seed,
+            step=ToyStep() if step is None else step,
+            progressbar=False,
+            compute_convergence_checks=False,
+            **kwargs,
+        )
+
+
+class CountCalls:
+    """Hook that counts evaluations, and raises an exception at the given call."""
+
+    def __init__(self, raise_at=None, exception=None):
+        self.calls = self.evaluations = 0
+        self.raise_at, self.exception = raise_at, exception
+
+    def __call__(self, U):
+        self.calls += 1
+        self.evaluations += len(U)
+        if self.calls == self.raise_at:
+            raise self.exception
+        return U

@@ -13,8 +13,8 @@ import numpy as np
 import pymc as pm
 
 import pymc_ensemble as pe
-from pymc_ensemble.samplers.kalman import EnsembleKalman
-from pymc_ensemble.samplers.multiscale import Multiscale
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.multiscale.sampler import Multiscale
 
 IMAGES = Path(__file__).parents[1] / "images"
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "0.55"  # told apart by all eyes

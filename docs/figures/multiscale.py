@@ -17,7 +17,8 @@ import pymc as pm
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward.evaluation import Evaluations
-from pymc_ensemble.samplers.walkers import Explorers, Preconditioner, Walkers
+from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
+from pymc_ensemble.samplers.multiscale.walkers import Walkers
 
 IMAGES = Path(__file__).parents[1] / "images"
 BLUE, ORANGE, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "0.55"  # told apart by all eyes

@@ -1,15 +1,11 @@
 """A Python function as a forward model inside a `pm.Model`."""
 
-import atexit
 import functools
 import inspect
 import logging
-import multiprocessing
 import os
-import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from os import PathLike
 from typing import Any
@@ -19,17 +15,19 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
-from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.op import Op
-from pytensor.graph.replace import _vectorize_node
+from pytensor.graph.basic import Variable
 
-from pymc_ensemble.flags import require_flags
+from pymc_ensemble.forward.workers.backend import Recipe, backend, check_executor
+from pymc_ensemble.forward.workers.chunks import Backend, Chunk, ExecutorLike
+from pymc_ensemble.samplers.options import require_flags
 
-from .executors import Backend, Chunk, ExecutorLike, Recipe, backend, check_executor
+from .batch import Batch, _bytes
 from .members import Outcomes, Outputs, Seed, Signature, Task, random_argument
 from .memory import Memory, Spill
+from .op import ForwardOp
 from .programs import ExternalProgram
-from .rounds import Round, current_round
+from .rounds import Round
+from .runtime import Runtime, _forget, _in_chain_process, _runtimes
 from .store import EvaluationStore, Key
 from .versions import fingerprint
 
@@ -38,6 +36,7 @@ logger = logging.getLogger("pymc_ensemble")
 
 TRIALS = 5  # points of the prior at which the shape of the outputs is looked for
 UNSEEDED = 0x5EED  # entropy of stochastic evaluations outside of a run
+
 """Draws of a point of the prior come from this seed, too."""
 
 
@@ -140,57 +139,6 @@ def forward_model(
     if function is None:
         return functools.partial(forward_model, **options)
     return ForwardModel(function, **options)
-
-
-class Runtime:
-    """What a process holds for a forward model: workers, memory, counts.
-
-    Copies of a forward model (by pickling, for instance) share it within a process.
-    """
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.memories: dict[Signature, Memory] = {}
-        self.backends: dict[Signature, Backend] = {}
-        self.found: dict[Signature, Signature] = {}  # those with unknown outputs, made complete
-        self.store: EvaluationStore | None = None
-        self.stored_rows = 0  # of the store, that the memory knows
-        self.n_evaluations = 0
-        self.seconds: float | None = None  # what an evaluation takes
-        self.replicates: dict[bytes, int] = {}
-        self.warned: set[str] = set()
-        self.executor: ExecutorLike = None
-        self.inherited: Runtime | None = None  # kept, as its workers must not be cleaned up here
-
-    def count(self, n: int, seconds: float) -> None:
-        """Take note of evaluations; what an evaluation takes follows the last fifty or so."""
-        self.n_evaluations += n
-        weight = 1.0 if self.seconds is None else min(1.0, n / 50)
-        self.seconds = (1 - weight) * (self.seconds or 0.0) + weight * seconds / n
-
-    def close(self) -> None:
-        """Stop workers that were started here."""
-        if self.pid == os.getpid():
-            for workers in self.backends.values():
-                workers.close()
-        self.backends = {}
-
-
-_runtimes: dict[str, Runtime] = {}
-
-
-@atexit.register
-def _close_all() -> None:
-    for runtime in _runtimes.values():
-        runtime.close()
-
-
-def _forget(token: str, pid: int, folder: Any) -> None:
-    runtime = _runtimes.pop(token, None)
-    if os.getpid() == pid:
-        if runtime is not None:
-            runtime.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class ForwardModel:
@@ -618,201 +566,10 @@ class ForwardModel:
         return outputs
 
 
-@dataclass
-class Batch:
-    """Points on their way to outputs.
-
-    Attributes
-    ----------
-    signature : Signature
-    points : ndarray of shape (n, d)
-    keys : list of bytes
-        The points, as keys of dictionaries.
-    seeds : list of Seed or None
-        Of stochastic functions.
-    replicates : list of str
-        Names of the replicates in a store.
-    outputs : ndarray of shape (n, K)
-    reasons : dict of int to str
-        Rows that failed, and why.
-    """
-
-    signature: Signature
-    points: FloatArray
-    keys: list[bytes]
-    seeds: list[Seed] | None
-    replicates: list[str]
-    outputs: FloatArray
-    reasons: dict[int, str] = field(default_factory=dict)
-
-    def finite_rows(self) -> Sequence[int]:
-        """Rows with finite inputs; the others fail."""
-        finite = np.isfinite(self.points)
-        if finite.all():
-            return range(len(self.points))
-        good = finite.all(axis=1)
-        for i in np.flatnonzero(~good).tolist():
-            self.fill(i, np.nan, "An input of the forward model is not finite.")
-        return np.flatnonzero(good).tolist()
-
-    def unique_rows(self, rows: Sequence[int]) -> tuple[Sequence[int], dict[int, int]]:
-        """Rows without repetitions, and the repetitions with their originals."""
-        if len(set(self.keys)) == len(self.keys):
-            return rows, {}
-        first: dict[bytes, int] = {}
-        repeated = {i: j for i in rows if (j := first.setdefault(self.keys[i], i)) != i}
-        return list(first.values()), repeated
-
-    def chunk(self, rows: Sequence[int], keys: list[Key] | None, attempt: int) -> Chunk:
-        """What is handed to the workers for some rows."""
-        seeds = None
-        if self.seeds is not None:
-            again = (attempt,) if attempt else ()
-            seeds = [(self.seeds[i][0], (*self.seeds[i][1], *again)) for i in rows]
-        numbers = np.array(rows)
-        if len(rows) == len(self.points):
-            return Chunk(numbers, self.points, seeds, keys, self.outputs)
-        return Chunk(numbers, self.points[numbers], seeds, keys)
-
-    def take(self, rows: NDArray[np.int_], outcomes: Outcomes) -> None:
-        """Fill in outcomes of some rows."""
-        if outcomes.outputs is not self.outputs:
-            self.outputs[rows] = outcomes.outputs
-        if self.reasons or outcomes.reasons:
-            for j, i in enumerate(rows.tolist()):
-                self.reasons.pop(i, None)
-                if j in outcomes.reasons:
-                    self.reasons[i] = outcomes.reasons[j]
-
-    def fill(self, row: int, outputs: Any, reason: str | None) -> None:
-        """Fill in one row; it failed if there is a reason."""
-        self.outputs[row] = outputs
-        self.reasons.pop(row, None)
-        if reason:
-            self.reasons[row] = reason
-
-    def recall(self, row: int, known: FloatArray | None) -> bool:
-        """Fill in what is known, if it is; return whether it is."""
-        if known is not None:
-            self.outputs[row] = known
-        return known is not None
-
-
-class ForwardOp(Op):
-    """A forward model inside a PyTensor graph; leading dimensions of its inputs are batches.
-
-    Parameters
-    ----------
-    forward : ForwardModel
-    signature : Signature
-        Inputs and outputs without leading dimensions.
-    """
-
-    __props__ = ("forward", "signature")
-
-    def __init__(self, forward: ForwardModel, signature: Signature):
-        self.forward, self.signature = forward, signature
-
-    def __str__(self) -> str:
-        return f"Forward{{{self.forward.name}}}"
-
-    def make_node(self, *inputs: Any) -> Apply:
-        """Apply to inputs of the core shapes, with any leading dimensions."""
-        variables = [pt.as_tensor(v) for v in inputs]
-        core = self.signature.shapes
-        leads = [
-            v.type.shape[: v.type.ndim - len(shape)]
-            for v, shape in zip(variables, core, strict=True)
-        ]
-        n = max(map(len, leads), default=0)
-        padded = [(1,) * (n - len(lead)) + tuple(lead) for lead in leads]
-        lead = [_common(lengths) for lengths in zip(*padded, strict=True)]
-        assert self.signature.outputs is not None
-        outputs = [
-            pt.tensor(dtype="float64", shape=(*lead, *shape))
-            for shape in self.signature.outputs.shapes
-        ]
-        return Apply(self, variables, outputs)
-
-    def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
-        """Evaluate all points in one batch."""
-        signature = self.signature
-        assert signature.outputs is not None
-        leads = [
-            value.shape[: value.ndim - len(shape)]
-            for value, shape in zip(inputs, signature.shapes, strict=True)
-        ]
-        lead = np.broadcast_shapes(*leads)
-        n = int(np.prod(lead))
-        pieces = []
-        for value, shape, size in zip(inputs, signature.shapes, signature.sizes, strict=True):
-            if value.shape[value.ndim - len(shape) :] != shape:
-                raise ValueError(
-                    f"{self.forward.name} was put into the model for inputs of shapes "
-                    f"{signature.shapes}, and got one of shape {value.shape}."
-                )
-            pieces.append(np.broadcast_to(value, (*lead, *shape)).reshape(n, size))
-        points = np.concatenate(pieces, axis=1, dtype=np.float64)
-        this = current_round()
-        outputs, reasons = self.forward.evaluate(signature, points, this)
-        if this is not None:
-            this.n_models += 1
-            inner = n // this.size if lead and lead[0] == this.size else 0
-            for row, reason in reasons.items():
-                members = [row // inner] if inner else range(this.size)
-                this.failures |= dict.fromkeys(members, reason)
-        ends = np.cumsum(signature.outputs.sizes)
-        for storage, shape, end in zip(
-            output_storage, signature.outputs.shapes, ends.tolist(), strict=True
-        ):
-            size = int(np.prod(shape))
-            part = outputs if size == outputs.shape[1] else outputs[:, end - size : end].copy()
-            storage[0] = part.reshape((*lead, *shape))
-
-    def infer_shape(self, *arguments: Any) -> list[tuple]:
-        """Leading dimensions of the inputs, and the shapes of the outputs."""
-        shapes = arguments[-1]  # of the inputs; PyTensor 3.2 passes a graph first, 3.3 does not
-        known = self.signature.outputs
-        assert known is not None
-        core = self.signature.shapes
-        leads = [tuple(s)[: len(s) - len(c)] for s, c in zip(shapes, core, strict=True)]
-        lead = pt.broadcast_shape(*leads, arrays_are_shapes=True) if any(leads) else ()
-        return [(*lead, *(pt.constant(k, dtype="int64") for k in shape)) for shape in known.shapes]
-
-    def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
-        """Never call the function while a graph is compiled."""
-        return False
-
-
-@_vectorize_node.register(ForwardOp)
-def _vectorize_forward(op: ForwardOp, node: Apply, *inputs: Variable) -> Apply:
-    return op.make_node(*inputs)
-
-
 def _is_symbolic(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_is_symbolic(entry) for entry in value)
     return isinstance(value, Variable)
-
-
-def _common(lengths: Sequence[int | None]) -> int | None:
-    """Length to which dimensions are broadcast, as far as it is known."""
-    longer = {length for length in lengths if length != 1}
-    if not longer:
-        return 1
-    return None if None in longer else max(n for n in longer if n is not None)
-
-
-def _bytes(points: FloatArray) -> list[bytes]:
-    """Each point as bytes; minus zero is zero."""
-    points = np.ascontiguousarray(points + 0.0)
-    if not points.shape[1]:
-        return [b""] * len(points)
-    return points.view(f"V{8 * points.shape[1]}").ravel().tolist()
-
-
-def _in_chain_process() -> bool:
-    return multiprocessing.parent_process() is not None
 
 
 def _with_outputs(signature: Signature, outputs: Outputs | None) -> Signature:

@@ -22,7 +22,7 @@ from pymc_ensemble.forward.evaluation import (
     evaluate_batch,
     evaluate_rows,
 )
-from pymc_ensemble.forward.model import ForwardOp
+from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.rounds import evaluating
 from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
 from pymc_ensemble.problem.batching import BatchFunction, contains_loop

@@ -12,6 +12,7 @@ from pytensor.tensor.variable import TensorVariable
 from pymc_ensemble.problem.links import Role
 
 Parameters = Mapping[str, TensorVariable]
+
 EULER_GAMMA = float(np.euler_gamma)
 
 

@@ -15,6 +15,7 @@ from pymc_ensemble.forward.model import ForwardModel
 from pymc_ensemble.forward.rounds import evaluating
 
 FloatArray = NDArray[np.float64]
+
 DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 3)
 SECOND_DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 4)
 CURVATURE_FLOOR = 1e-8

@@ -47,3 +47,21 @@ def require_positive(**options: Any) -> None:
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
         if not number or not 0 < value < np.inf:
             raise ValueError(f"{name} must be positive, not {value!r}.")
+
+
+def require_flags(**options: Any) -> None:
+    """Refuse what is neither True nor False: a string such as ``"no"`` would count as true.
+
+    Parameters
+    ----------
+    **options
+        Values by the names of the options.
+
+    Raises
+    ------
+    TypeError
+        If one of them is no boolean.
+    """
+    for name, value in options.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, not {value!r}.")

@@ -11,15 +11,21 @@ from typing import Literal
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, Evaluations, Info, Problem, has_forward_map
-from .linearization import Anomalies, GaussianLaw, LinearMap, fit_law, gaussian_law
+from .ensemble import Array, Ensemble, Evaluations, Info, Problem
+from .linear_guess import linear_guess
+from .linearization import Anomalies, GaussianLaw, fit_law
+from .weights import (
+    next_exponent,
+    normalized_weights,
+    plausible,
+    plausible_limit,
+    systematic_resample,
+)
 
 STANDSTILLS = 3  # consecutive sweeps without change that end the burn-in
 TRUSTED = 0.9  # acceptance of moves at exponent one with which a single one does
 FITTING = 0.6  # the same, with which they show that the target is much like its law
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
-LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
-
 
 Kind = Literal["linear", "evolve", "metropolis", "relax"]
 Finish = Literal["relax", "metropolis", "none"]
@@ -81,52 +87,6 @@ class Move:
     log_ratio: Array
     uniforms: Array
     origin: BurnInState
-
-
-def normalized_weights(log_weights: Array) -> tuple[Array, float]:
-    """Weights that sum to one, and their effective sample size."""
-    largest = log_weights.max()
-    weights = np.exp(log_weights - largest) if np.isfinite(largest) else np.ones(len(log_weights))
-    weights = weights / weights.sum()
-    return weights, 1 / (weights**2).sum()
-
-
-def next_exponent(loss: Array, exponent: float, target: float) -> float:
-    """Largest exponent up to 1 at which the importance weights keep the effective size `target`."""
-
-    def effective_size(increment: float) -> float:
-        return normalized_weights(-increment * loss)[1]
-
-    if effective_size(1 - exponent) >= target:
-        return 1.0
-    low, high = -60.0, np.log(1 - exponent)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if effective_size(np.exp(middle)) >= target else (low, middle)
-    return exponent + np.exp(low)
-
-
-def systematic_resample(weights: Array, size: int, uniform: float) -> Array:
-    """Resample `weights` systematically, shifted by a `uniform` random number: indices."""
-    levels = (uniform + np.arange(size)) / size
-    return np.minimum(np.searchsorted(np.cumsum(weights), levels), len(weights) - 1)
-
-
-def plausible_limit(potential: Array, dimension: int) -> float:
-    """Potential beyond which a member must be stuck in a far tail, from the spread of all.
-
-    The spread term matters for rough maps, whose potentials scatter by more than a posterior's do.
-    """
-    finite = np.isfinite(potential)
-    if not finite.any():
-        return -np.inf
-    low, middle = np.quantile(potential[finite], [0.1, 0.5])
-    return float(middle + 10 + 2 * dimension + 5 * (middle - low))
-
-
-def plausible(potential: Array, dimension: int) -> Array:
-    """Mask of the members within the `plausible_limit`."""
-    return potential <= plausible_limit(potential, dimension)
 
 
 def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
@@ -360,58 +320,3 @@ class TemperedBurnIn:
         settled = state.settled + 1 if hit else 0
         done = settled >= STANDSTILLS or (hit and stage.first_acceptance > TRUSTED)
         return replace(state, reference=anomalies, settled=settled, burned_in=done, converged=done)
-
-
-def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
-    """Gaussian law of a problem whose forward map the ensemble shows to be linear, else None.
-
-    The fitted map replaces the forward map in Newton's method for the mode, so no evaluation is
-    spent on the way.
-    """
-    members = ensemble[ensemble.ok]
-    n, d = members.U.shape
-    if n < 2 * (d + 2) or not has_forward_map(problem):
-        return None
-    anomalies = Anomalies.of(members.U)
-    linear_map = LinearMap.fit(anomalies, members.Z)
-    residual = ((members.Z - linear_map(members.U)) ** 2).sum(0) / (n - d - 1)
-    law = newton_mode(problem, linear_map, members.U)
-    if (
-        law is None
-        or problem.curvature(law.map.output_mean[None])[0] @ residual > LINEAR_RESIDUAL * d
-    ):
-        return None
-    return law
-
-
-def newton_mode(
-    problem: Problem, linear_map: LinearMap, U: Array, max_iterations: int = 50
-) -> GaussianLaw | None:
-    """Gaussian law at the posterior mode of a linear forward map, by damped Newton steps."""
-    x = np.zeros(linear_map.slope.shape[1])
-
-    def shifted(x: Array) -> LinearMap:
-        anomalies = linear_map.anomalies
-        mean = linear_map.particles(x[None])[0]
-        return LinearMap(
-            replace(anomalies, mean=mean),
-            linear_map.output_mean + linear_map.slope @ x,
-            linear_map.slope,
-        )
-
-    def potential(x: Array) -> float:
-        u = linear_map.particles(x[None])
-        return (problem.loss(linear_map(u)) + problem.prior_potential(u))[0]
-
-    current = potential(x)
-    for _ in range(max_iterations):
-        law = gaussian_law(problem, shifted(x), linear_map.particles(linear_map.coordinates(U) + x))
-        step, factor = law.center, 1.0
-        while not (proposed := potential(x + factor * step)) <= current + 1e-9 * abs(current):
-            factor /= 2
-            if factor < 1e-4:
-                return None
-        x, current = x + factor * step, proposed
-        if law.distance(np.zeros((1, len(x))))[0] < 1e-8 * len(x):
-            return law
-    return None

@@ -27,8 +27,9 @@ from array_problems import (
 
 import pymc_ensemble as pe
 from pymc_ensemble import gallery
-from pymc_ensemble.samplers.multiscale import Multiscale
-from pymc_ensemble.samplers.walkers import Explorers, Preconditioner, Walkers
+from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
+from pymc_ensemble.samplers.multiscale.sampler import Multiscale
+from pymc_ensemble.samplers.multiscale.walkers import Walkers
 
 SEEDS = range(10)
 

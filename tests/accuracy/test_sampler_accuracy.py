@@ -20,7 +20,7 @@ from array_problems import (
     stiff_linear,
 )
 
-from pymc_ensemble.samplers.kalman import EnsembleKalman
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 
 pytestmark = pytest.mark.accuracy
 SEEDS = 20

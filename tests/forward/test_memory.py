@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pymc_ensemble.forward.batch import _bytes as as_bytes
 from pymc_ensemble.forward.memory import MEMORY_BYTES, Memory, Spill
-from pymc_ensemble.forward.model import _bytes as as_bytes
 
 
 def filled(points, **options):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pymc_ensemble import interrupts
+from pymc_ensemble.step_methods import interrupts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.stats import norm
 
 import pymc_ensemble as pe
-from pymc_ensemble.diagnostics import ess
+from pymc_ensemble.diagnosis.ensembles import ess
 
 
 def line_model(n=50):

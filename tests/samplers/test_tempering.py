@@ -12,15 +12,14 @@ from array_problems import (
 )
 
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
+from pymc_ensemble.samplers.linear_guess import linear_guess
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.start import MAX_REDRAWS, Start
-from pymc_ensemble.samplers.tempering import (
-    TemperedBurnIn,
-    linear_guess,
+from pymc_ensemble.samplers.tempering import TemperedBurnIn, standstill
+from pymc_ensemble.samplers.weights import (
     next_exponent,
     normalized_weights,
     plausible,
-    standstill,
     systematic_resample,
 )
 

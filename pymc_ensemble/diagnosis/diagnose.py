@@ -1,0 +1,369 @@
+"""What a run can be trusted for, in words and numbers: from its draws and their stats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+
+import arviz_stats as az  # arviz itself would load its plots
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+
+from .findings import LARGEST_KHAT, Evidence, Verdict, by_severity, judge
+from .modes import missed_mode, search_modes
+from .regression import MOST_PARAMETERS, Regression
+from .repeats import REPEATS, repeat
+from .run import Run
+from .stored import OtherEvaluations, Store, failures, other_evaluations
+from .weights import SamplingError, Weights
+
+__all__ = ["Diagnosis", "diagnose"]
+
+FloatArray = NDArray[np.float64]
+
+PYMC_ESS, PYMC_R_HAT = 100, 1.01  # beyond which PyMC warns of chains
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the draws of a run are worth.
+
+    Attributes
+    ----------
+    verdict : {"trustworthy", "doubtful", "wrong"}
+        Whether means and standard deviations can be relied upon to 0.3 posterior standard
+        deviations and 20%.
+    reasons, remedies : tuple of str
+        What speaks against them, the worst first, and what to do about each.
+    notes : tuple of str
+        What was not, or could not be checked.
+    parameters : xarray.Dataset
+        By ``parameter``: effective sample sizes (``ess``; ``ess_bulk`` of ArviZ), ``r_hat`` between
+        ensembles, standard error ``mcse`` of the mean in posterior standard deviations, and, where
+        they could be estimated, errors of the draws: ``shift`` of the mean in posterior standard
+        deviations, and ``sd_ratio``.
+    statistics : dict of str to float
+        Numbers about the whole run.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    remedies: tuple[str, ...]
+    notes: tuple[str, ...]
+    parameters: xr.Dataset
+    statistics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether nothing speaks against the result."""
+        return self.verdict == "trustworthy"
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line."""
+        if not self.reasons:
+            return "trustworthy: nothing speaks against this posterior."
+        return f"{self.verdict}: {self.reasons[0]}"
+
+    def _rows(self) -> tuple[list[str], list[list[str]]]:
+        names = list(self.parameters.data_vars)
+        rows = []
+        for i, parameter in enumerate(self.parameters["parameter"].values):
+            row = self.parameters.isel(parameter=i)
+            rows.append([str(parameter), *[_number(float(row[name]), str(name)) for name in names]])
+        return ["", *map(str, names)], rows
+
+    def __str__(self) -> str:
+        lines = [self.headline]
+        lines += [f"  {reason}" for reason in self.reasons[1:]]
+        lines += [f"  -> {remedy}" for remedy in self.remedies]
+        header, rows = self._rows()
+        shown = rows[:20]
+        width = [max(len(row[k]) for row in [header, *shown]) for k in range(len(header))]
+        for row in [header, *shown]:
+            lines.append("  ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)))
+        if len(rows) > len(shown):
+            lines.append(f"... and {len(rows) - len(shown)} more parameters")
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        header, rows = self._rows()
+        cells = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        points = "".join(f"<li>{escape(text)}</li>" for text in (*self.reasons[1:], *self.remedies))
+        notes = "".join(f"<p><small>{escape(note)}</small></p>" for note in self.notes)
+        return (
+            f"<b>{escape(self.headline)}</b><ul>{points}</ul>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>{notes}"
+        )
+
+
+def _number(value: float, name: str) -> str:
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if name.startswith("ess") else f"{value:.3f}"
+
+
+def diagnose(
+    idata: xr.DataTree,
+    *,
+    var_names: Sequence[str] | None = None,
+    model: pm.Model | None = None,
+    store: Store | None = None,
+    repeats: int = 0,
+    probe: int = 0,
+    random_seed: int = 0,
+) -> Diagnosis:
+    """Say what the draws of a run are worth, why, and what to do.
+
+    Parameters
+    ----------
+    idata : DataTree
+        Result of `pymc.sample` with a step method of this package. If it has the burn-in, too
+        (``discard_tuned_samples=False``), modes are looked for that were lost in it.
+    var_names : list of str, optional
+        With `model` the free variables that are shown. Without it, which variables are free: by
+        default deterministic ones are recognized by the law that the ensemble believes in, which
+        does not depend on them.
+    model : pm.Model, optional
+        The model of the run.
+    store : path, store, Dataset or (points, outputs), optional
+        More evaluations of the forward map, which are used but not repeated: an evaluation store
+        (``forward.store`` of a forward model), its path or what `open_store` reads from it, or
+        points and outputs as `archive` of `EnsembleGaussianProcessSampler` takes them, with rows of
+        NaN for those that failed. They tell of modes without draws, where evaluations fail, and
+        whether a surrogate is right. Without `model` only failures are looked at.
+    repeats : int, default 0
+        Forward evaluations to spend on draws that are evaluated once more, four times each: how
+        noisy is the forward map, does a Metropolis test keep lucky evaluations, and is a surrogate
+        right? Needs `model`. A few dozen are a good number, 8 the least.
+    probe : int, default 0
+        Forward evaluations to spend on a search for modes that the draws do not have, by a new
+        ensemble from the prior; needs `model`. A few thousand are a good number.
+    random_seed : int, default 0
+        Seed of the random numbers in the estimates.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    ValueError
+        If the result does not come from an ensemble step method or is reweighted, if `repeats` or
+        `probe` is too small or given without `model`, or if `store` does not fit the model.
+    TypeError
+        If `idata` is no DataTree, or `repeats` or `probe` no integer.
+
+    Notes
+    -----
+    Every draw carries the value of its log density. A regression on these values, sampled in place
+    of the posterior, has moments that do not depend on how often a draw occurs, so they tell what
+    the draws' frequencies are worth: errors by chance, by the approximation, and by a burn-in that
+    was too short alike. What the regression itself does not know is subtracted from the errors that
+    it sees. Where it is not reliable, Pareto-smoothed importance weights of the draws [1]_ and
+    differences between ensembles take its place.
+
+    A mode that no particle has visited cannot be seen by any of these.
+
+    References
+    ----------
+    .. [1] Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed
+       importance sampling. Journal of Machine Learning Research, 25(72), 1-58.
+       https://arxiv.org/abs/1507.02646
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_ensemble as pe
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=2)
+    ...     _ = pm.Normal("y", x[0] - x[1], 0.5, observed=1.0)
+    ...     idata = pm.sample(
+    ...         1000, step=pe.EnsembleKalmanSampler(), chains=4, cores=1, random_seed=1,
+    ...         progressbar=False,
+    ...     )
+    >>> pe.diagnose(idata).verdict
+    'trustworthy'
+    """
+    for option, value in {"repeats": repeats, "probe": probe}.items():
+        if not isinstance(value, int | np.integer):
+            raise TypeError(f"`{option}` is {value!r}; it must be an integer.")
+        if value < 0:
+            raise ValueError(f"`{option}` is {value}; it must not be negative.")
+        if value and model is None:
+            raise ValueError(f"`{option}` evaluates the forward map: give the model, `model=`.")
+    if repeats and repeats < 2 * REPEATS:
+        raise ValueError(f"`repeats` is {repeats}; at least {2 * REPEATS} evaluations are needed.")
+    free = None if model is None else [rv.name for rv in model.free_RVs]
+    if isinstance(var_names, str):
+        var_names = [var_names]
+    if var_names is not None and free is not None and (extra := set(var_names) - set(free)):
+        raise ValueError(
+            f"`var_names` has `{min(extra)}`, which is no free variable of `model`. Those are "
+            f"{', '.join(f'`{name}`' for name in free)}."
+        )
+    run = Run.of(idata, var_names if free is None else free)
+    if probe and probe < run.smallest_ensemble:
+        raise ValueError(
+            f"`probe` is {probe}; an ensemble for {len(run.labels)} parameters needs "
+            f"{run.smallest_ensemble} evaluations at least, and a few thousand to arrive."
+        )
+    rng = np.random.default_rng(random_seed)
+    others = None if store is None else other_evaluations(store, run, model)
+    evidence = _evidence(run, others, rng)
+    repeated = None
+    if repeats and model is not None:
+        repeated = repeat(model, run, repeats, rng, random_seed)
+        evidence = replace(evidence, noise=repeated.noise)
+    findings, notes = judge(evidence), _notes(evidence, probe)
+    statistics = _statistics(evidence)
+    if run.burn_in is not None and not run.fitted:
+        findings += missed_mode(run, *run.burn_in, "the burn-in came by there, in {} of its draws")
+    if others is not None:
+        if others.known is not None:
+            findings += missed_mode(run, *others.known, "{} of the stored evaluations are there")
+        else:
+            notes.append("the log densities of the stored evaluations are not known")
+        found, told = failures(run, others)
+        findings, notes = findings + found, notes + told
+    if repeated is not None:
+        found, told = repeated.judge(evidence)
+        findings, notes = findings + found, notes + told
+        statistics |= {"noise": repeated.noise, "luck": repeated.luck}
+    if probe and model is not None:
+        found, told = search_modes(model, run, probe, rng)
+        findings, notes = findings + found, notes + told
+    findings = by_severity(findings)
+    return Diagnosis(
+        findings[0].severity if findings else "trustworthy",
+        tuple(finding.reason for finding in findings),
+        tuple(dict.fromkeys(finding.remedy for finding in findings)),
+        tuple(notes),
+        _parameters(evidence, run.names if var_names is None else var_names),
+        statistics,
+    )
+
+
+def _evidence(run: Run, others: OtherEvaluations | None, rng: np.random.Generator) -> Evidence:
+    """All that the run and other evaluations tell."""
+    regression = None
+    known = None if others is None or run.fitted else others.density
+    if len(run.labels) <= MOST_PARAMETERS and (run.cost or known is not None):
+        bounds, lp = run.bounds_and_density
+        if run.cost == 0:  # densities of draws are those of the surrogate
+            lp = np.full(len(lp), np.nan)
+        regression = Regression.of(run.pooled, lp, bounds, rng, known)
+    weights = Weights.of(run.pooled, run.log_ratio)
+    r_hat, ess_bulk = _arviz(run.X)
+    return Evidence(run, SamplingError.of(run.X), weights, regression, r_hat, ess_bulk)
+
+
+def _parameters(evidence: Evidence, var_names: Sequence[str]) -> xr.Dataset:
+    """What is known of every parameter of some variables."""
+    run, fit = evidence.run, evidence.fit
+    columns: dict[str, FloatArray] = {
+        "ess": evidence.chance.ess,
+        "ess_bulk": evidence.ess_bulk,
+        "r_hat": evidence.r_hat,
+        "mcse": evidence.chance.mean,
+    }
+    if fit is not None:
+        columns |= {"shift": fit.shift, "sd_ratio": fit.sd_ratio}
+    elif run.drawn_from_law:
+        reliable = evidence.weights.khat <= LARGEST_KHAT
+        columns |= {
+            "shift": evidence.weights.shift if reliable else np.full(len(run.labels), np.nan),
+            "sd_ratio": evidence.weights.sd_ratio if reliable else np.full(len(run.labels), np.nan),
+        }
+    table = xr.Dataset(
+        {name: ("parameter", np.asarray(values)) for name, values in columns.items()},
+        coords={"parameter": run.labels},
+    )
+    rows = [k for name in var_names for k in run.columns_of(name)]
+    return table.isel(parameter=rows)
+
+
+def _statistics(evidence: Evidence) -> dict[str, float]:
+    """Numbers about the whole run."""
+    run, weights, regression = evidence.run, evidence.weights, evidence.regression
+    statistics = {
+        "khat": weights.khat,
+        "weight_efficiency": weights.efficiency,
+        "acceptance": run.acceptance,
+        "failed": run.failed,
+    }
+    if regression is not None:
+        statistics |= {"roughness": regression.noise, "uncertainty": regression.uncertainty}
+    return statistics
+
+
+def _arviz(X: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """R-hat and bulk effective sample size of ArviZ, each ensemble one chain."""
+    C, S, J, p = X.shape
+    draws = xr.Dataset({"x": (("chain", "draw", "p"), np.moveaxis(X, 2, 1).reshape(C, J * S, p))})
+    if C < 2:
+        return np.full(p, np.nan), az.ess(draws)["x"].to_numpy()
+    return az.rhat(draws)["x"].to_numpy(), az.ess(draws)["x"].to_numpy()
+
+
+def _notes(evidence: Evidence, probe: int) -> list[str]:
+    """What was not, or could not be checked, and what need not worry."""
+    notes = []
+    run, fit, p = evidence.run, evidence.fit, len(evidence.run.labels)
+    C, _, J, _ = run.X.shape
+    if evidence.regression is None and run.cost > 0:
+        notes.append("there are too many parameters, or too few draws, to check the moments")
+    elif evidence.regression is not None and fit is None:
+        notes.append("the log density at the draws does not determine the moments")
+    if run.cost == 0 and evidence.regression is None:
+        notes.append(
+            "the draws carry the log density of the surrogate, which cannot contradict them; "
+            "diagnose(idata, model=model, repeats=40) asks the forward map"
+        )
+    if run.left_out:
+        names = ", ".join(f"`{name}`" for name in run.left_out)
+        notes.append(f"taken for deterministic: {names}; give model= or var_names= if not so")
+    if C < 2:
+        notes.append("one ensemble cannot disagree with another one: run several chains")
+    if fit is not None and evidence.disagree:
+        notes.append(
+            f"the ensembles disagree (R-hat {np.nanmax(evidence.r_hat):.2f}): together they have "
+            "the means and standard deviations that the log densities ask for, but single ones "
+            "have not"
+        )
+    if run.small:
+        notes.append(
+            f"{J} particles are few for {p} parameters; {run.smallest_ensemble} are needed"
+        )
+    if not run.exact and not run.fitted and evidence.roughness > 1.0:
+        notes.append(
+            f"the forward map is rough: the log density scatters by {evidence.roughness:.1f} about "
+            "a smooth fit, for which rough=True is made"
+        )
+    if run.failed > 0.01:
+        notes.append(
+            f"{run.failed:.0%} of the forward evaluations failed: the posterior is the one given "
+            "that the forward map works"
+        )
+    if C > 1 and float(evidence.chance.mean.max()) < 0.2:
+        error = float(evidence.chance.mean.max())
+        short = float(np.min(evidence.ess_bulk)) < PYMC_ESS * C
+        if short or float(np.nanmax(evidence.r_hat)) > PYMC_R_HAT:
+            notes.append(
+                f"PyMC asks for {PYMC_ESS} effective draws a chain and an R-hat of {PYMC_R_HAT}; "
+                f"for means that are known to {error:.2f} posterior standard deviations fewer will "
+                "do"
+            )
+    if run.fitted:
+        notes.append("with rough=True the burn-in is not examined for modes that were lost in it")
+    if not probe:
+        notes.append(
+            "modes that no particle has visited were not searched for; "
+            "diagnose(idata, model=model, probe=2000) does that"
+        )
+    return notes

@@ -1,0 +1,151 @@
+"""Modes in which there are no draws."""
+
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.stats import chi2
+
+from pymc_ensemble.problem.inverse_problem import problem_of
+from pymc_ensemble.problem.points import in_model
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+
+from .ensembles import path_ess
+from .findings import Finding
+from .run import Run
+
+FloatArray = NDArray[np.float64]
+
+MOST_COMPARED = 3000  # points in the search for places without draws
+FEWEST_VISITS = 3  # that are no accident
+FEWEST_APART = 30  # draws that tell how far from others a draw may be
+DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
+
+
+def without_draws(
+    draws: FloatArray, lp_of_draws: FloatArray, X: FloatArray, lp: FloatArray
+) -> NDArray[np.int64]:
+    """Likely points that are far from all draws, the most likely first, unless they are very few.
+
+    Draws that are much less likely than a Gaussian law has them do not follow the posterior
+    themselves, so that there is no telling: none are found then.
+
+    Parameters
+    ----------
+    draws : ndarray of shape (C, S, J, p)
+    lp_of_draws : ndarray of shape (C, S, J)
+        Their log densities.
+    X : ndarray of shape (m, p)
+        Points that were evaluated.
+    lp : ndarray of shape (m,)
+        Their log densities.
+
+    Returns
+    -------
+    ndarray of int
+        Numbers of the points.
+    """
+    told = lp_of_draws[np.isfinite(lp_of_draws)]
+    if not len(told):
+        return np.empty(0, dtype=int)
+    lowest, usual = np.quantile(told, [0.01, 0.5])
+    expected = 0.5 * np.subtract(*chi2.ppf([0.99, 0.5], draws.shape[-1]))
+    if usual - lowest > 2 * expected:
+        return np.empty(0, dtype=int)
+    likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
+    scale = np.maximum(draws.std((0, 1, 2)), 1e-300)
+    alone = _different(_far_apart(draws)) / scale
+    horizon = 2 * np.quantile(cKDTree(alone).query(alone, k=2)[0][:, 1], 0.99)
+    tree = cKDTree(_different(draws) / scale)
+    far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
+    _, different = np.unique(X[likely[far]], axis=0, return_index=True)
+    found = likely[far][different]
+    return found[np.argsort(-lp[found])] if len(found) >= FEWEST_VISITS else found[:0]
+
+
+def _far_apart(draws: FloatArray) -> FloatArray:
+    """Sweeps, of shape (C, S, J, p), so far apart that particles have forgotten where they were."""
+    C, S, J, _ = draws.shape
+    ess = np.nan_to_num(path_ess(np.moveaxis(draws, (3, 0, 2, 1), (0, 1, 2, 3))), nan=1.0)
+    return draws[:, :: int(np.ceil(C * S * J / max(ess.min(), FEWEST_APART)))]
+
+
+def _different(draws: FloatArray) -> FloatArray:
+    """Draws of shape (C, S, J, p) as rows; those of a Metropolis test are repeated."""
+    return _thinned(np.unique(draws.reshape(-1, draws.shape[-1]), axis=0))
+
+
+def _thinned(rows: NDArray[Any]) -> NDArray[Any]:
+    """Some of the rows, evenly, if there are too many to be compared with one another."""
+    return rows[:: max(1, -(-len(rows) // MOST_COMPARED))]
+
+
+def missed_mode(run: Run, X: FloatArray, lp: FloatArray, whose: str) -> list[Finding]:
+    """Likely places without draws.
+
+    Parameters
+    ----------
+    run : Run
+    X : ndarray of shape (n, p)
+        Points that were evaluated.
+    lp : ndarray of shape (n,)
+        Their log densities.
+    whose : str
+        What to say of them.
+
+    Returns
+    -------
+    list of Finding
+    """
+    found = without_draws(run.X, run.stats["lp"], X, lp)
+    if not len(found):
+        return []
+    where = ", ".join(
+        f"{label}={value:.3g}" for label, value in zip(run.labels, X[found[0]], strict=True)
+    )
+    return [
+        Finding(
+            "wrong",
+            f"there is a mode that the draws do not have, at {where}: {whose.format(len(found))}.",
+            f"Use {'more' if run.cost > 1 else 'MultiscaleSampler with many'} walkers, or an "
+            "initial_ensemble that has all modes.",
+        )
+    ]
+
+
+def search_modes(
+    model: pm.Model, run: Run, n_evaluations: int, rng: np.random.Generator
+) -> tuple[list[Finding], list[str]]:
+    """Send a new ensemble from the prior to the posterior, and see where it arrives.
+
+    Parameters
+    ----------
+    model : pm.Model
+    run : Run
+        Draws of the model's free variables.
+    n_evaluations : int
+        Forward evaluations to spend at least; iterations are finished.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    findings : list of Finding
+        One if members are in a place, and likely, where there are no draws; else none.
+    notes : list of str
+        How many evaluations were spent.
+    """
+    problem, _ = problem_of(model)
+    size = max(2 * (problem.dimension + 2), min(100, n_evaluations // 20))
+    sampler = EnsembleKalman(problem, size + size % 2, adjust=True, evolutions=4)
+    state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
+    spent = 0
+    while spent < n_evaluations:
+        points, pending = sampler.ask(state, rng)
+        state, _ = sampler.tell(state, pending, problem.evaluate(points))
+        spent += len(points)
+    ensemble = state.ensemble[state.ensemble.ok]
+    whose = f"{{}} of {len(ensemble.U)} members of an ensemble from the prior arrived there"
+    note = f"other modes were searched for with {spent} forward evaluations"
+    return missed_mode(run, in_model(model, ensemble.U), -ensemble.potential, whose), [note]

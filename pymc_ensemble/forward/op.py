@@ -1,0 +1,130 @@
+"""The PyTensor Op of a forward model."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.op import Op
+from pytensor.graph.replace import _vectorize_node
+
+from .members import Signature
+from .rounds import Round, current_round
+
+
+class Evaluates(Protocol):
+    """What a graph asks of a forward model."""
+
+    @property
+    def random(self) -> str:
+        """How the function gets randomness: its argument, or "" if it is deterministic."""
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+
+    def evaluate(
+        self, signature: Signature, points: NDArray[np.float64], this: Round | None
+    ) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Outputs of a batch of points, and why rows failed."""
+
+
+class ForwardOp(Op):
+    """A forward model inside a PyTensor graph; leading dimensions of its inputs are batches.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    signature : Signature
+        Inputs and outputs without leading dimensions.
+    """
+
+    __props__ = ("forward", "signature")
+
+    def __init__(self, forward: Evaluates, signature: Signature):
+        self.forward, self.signature = forward, signature
+
+    def __str__(self) -> str:
+        return f"Forward{{{self.forward.name}}}"
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to inputs of the core shapes, with any leading dimensions."""
+        variables = [pt.as_tensor(v) for v in inputs]
+        core = self.signature.shapes
+        leads = [
+            v.type.shape[: v.type.ndim - len(shape)]
+            for v, shape in zip(variables, core, strict=True)
+        ]
+        n = max(map(len, leads), default=0)
+        padded = [(1,) * (n - len(lead)) + tuple(lead) for lead in leads]
+        lead = [_common(lengths) for lengths in zip(*padded, strict=True)]
+        assert self.signature.outputs is not None
+        outputs = [
+            pt.tensor(dtype="float64", shape=(*lead, *shape))
+            for shape in self.signature.outputs.shapes
+        ]
+        return Apply(self, variables, outputs)
+
+    def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
+        """Evaluate all points in one batch."""
+        signature = self.signature
+        assert signature.outputs is not None
+        leads = [
+            value.shape[: value.ndim - len(shape)]
+            for value, shape in zip(inputs, signature.shapes, strict=True)
+        ]
+        lead = np.broadcast_shapes(*leads)
+        n = int(np.prod(lead))
+        pieces = []
+        for value, shape, size in zip(inputs, signature.shapes, signature.sizes, strict=True):
+            if value.shape[value.ndim - len(shape) :] != shape:
+                raise ValueError(
+                    f"{self.forward.name} was put into the model for inputs of shapes "
+                    f"{signature.shapes}, and got one of shape {value.shape}."
+                )
+            pieces.append(np.broadcast_to(value, (*lead, *shape)).reshape(n, size))
+        points = np.concatenate(pieces, axis=1, dtype=np.float64)
+        this = current_round()
+        outputs, reasons = self.forward.evaluate(signature, points, this)
+        if this is not None:
+            this.n_models += 1
+            inner = n // this.size if lead and lead[0] == this.size else 0
+            for row, reason in reasons.items():
+                members = [row // inner] if inner else range(this.size)
+                this.failures |= dict.fromkeys(members, reason)
+        ends = np.cumsum(signature.outputs.sizes)
+        for storage, shape, end in zip(
+            output_storage, signature.outputs.shapes, ends.tolist(), strict=True
+        ):
+            size = int(np.prod(shape))
+            part = outputs if size == outputs.shape[1] else outputs[:, end - size : end].copy()
+            storage[0] = part.reshape((*lead, *shape))
+
+    def infer_shape(self, *arguments: Any) -> list[tuple]:
+        """Leading dimensions of the inputs, and the shapes of the outputs."""
+        shapes = arguments[-1]  # of the inputs; PyTensor 3.2 passes a graph first, 3.3 does not
+        known = self.signature.outputs
+        assert known is not None
+        core = self.signature.shapes
+        leads = [tuple(s)[: len(s) - len(c)] for s, c in zip(shapes, core, strict=True)]
+        lead = pt.broadcast_shape(*leads, arrays_are_shapes=True) if any(leads) else ()
+        return [(*lead, *(pt.constant(k, dtype="int64") for k in shape)) for shape in known.shapes]
+
+    def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
+        """Never call the function while a graph is compiled."""
+        return False
+
+
+@_vectorize_node.register(ForwardOp)
+def _vectorize_forward(op: ForwardOp, node: Apply, *inputs: Variable) -> Apply:
+    return op.make_node(*inputs)
+
+
+def _common(lengths: Sequence[int | None]) -> int | None:
+    """Length to which dimensions are broadcast, as far as it is known."""
+    longer = {length for length in lengths if length != 1}
+    if not longer:
+        return 1
+    return None if None in longer else max(n for n in longer if n is not None)

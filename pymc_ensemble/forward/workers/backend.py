@@ -1,0 +1,94 @@
+"""Who evaluates the members of a batch: this process, threads, processes, or a cluster."""
+
+import logging
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pymc_ensemble.forward.members import Task
+
+from .chunks import Backend, ExecutorError, ExecutorLike, Serial, available_cores, refuse_in_daemon
+from .dask import DaskCluster, dask_client
+from .pool import Pool, _thread_pool
+from .processes import Processes
+
+FloatArray = NDArray[np.float64]
+logger = logging.getLogger("pymc_ensemble")
+
+
+def backend(executor: ExecutorLike, task: Task, timeout: float | None) -> Backend:
+    """Choose the backend for what the user gave as `executor`."""
+    if executor is None:
+        return Serial(replace(task, timeout=timeout))
+    if isinstance(executor, str) and executor == "threads":
+        return Pool(_thread_pool(), replace(task, timeout=timeout), owned=True)
+    if executor == "processes" or (isinstance(executor, int) and not isinstance(executor, bool)):
+        workers = executor if isinstance(executor, int) else available_cores()
+        return Processes(workers, task, timeout)
+    if not isinstance(executor, Executor):
+        raise TypeError(f"executor={executor!r} is no executor. {EXECUTORS}")
+    if dask_client(executor) is not None:
+        return DaskCluster(executor, replace(task, timeout=timeout))
+    return Pool(executor, replace(task, timeout=timeout), owned=False)
+
+
+EXECUTORS = (
+    "Give 'threads', 'processes', a number of processes, or an object with the interface of "
+    "`concurrent.futures.Executor`, such as `client.get_executor()` of Dask."
+)
+
+
+def check_executor(executor: Any) -> None:
+    """Refuse what is no executor."""
+    named = isinstance(executor, str) and executor in ("threads", "processes")
+    number = isinstance(executor, int) and not isinstance(executor, bool) and executor > 0
+    if not (executor is None or named or number or isinstance(executor, Executor)):
+        raise TypeError(f"executor={executor!r} is no executor. {EXECUTORS}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to get at an executor in another process.
+
+    Attributes
+    ----------
+    kind : {"same", "threads", "dask", "foreign"}
+    value : object
+        What is needed to make it.
+    """
+
+    kind: str
+    value: Any
+
+    @classmethod
+    def of(cls, executor: ExecutorLike) -> "Recipe":
+        """Note what is needed to use an executor elsewhere."""
+        if executor is None or isinstance(executor, str | int):
+            return cls("same", executor)
+        if isinstance(executor, ThreadPoolExecutor):
+            return cls("threads", executor._max_workers)
+        client = dask_client(executor)
+        if client is not None:
+            return cls("dask", (client.scheduler.address, client.security))
+        return cls("foreign", type(executor).__name__)
+
+    def make(self) -> ExecutorLike:
+        """Executor for this process."""
+        if self.kind == "threads":
+            return ThreadPoolExecutor(self.value, thread_name_prefix="forward")
+        if self.kind == "dask":
+            from distributed import Client
+
+            address, security = self.value
+            client = Client(address, security=security, set_as_default=False)
+            return client.get_executor()
+        if self.kind == "foreign":
+            refuse_in_daemon(f"an executor of the type {self.value}")
+            raise ExecutorError(
+                f"An executor of the type {self.value} cannot be used in another process than the "
+                "one that made it."
+            )
+        return self.value

@@ -1,0 +1,152 @@
+"""Chunks of members, and what all backends share."""
+
+import math
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pymc_ensemble.forward.evaluation import ForwardModelError
+from pymc_ensemble.forward.members import Outcomes, Outputs, Seed, Task, evaluate
+
+FloatArray = NDArray[np.float64]
+
+CHUNK_SECONDS = 0.02  # of work that is sent to a worker at once
+PATIENCE = 0.05  # seconds after which a worker hands back the rest of its chunk
+
+ExecutorLike = Executor | str | int | None
+
+
+class ExecutorError(ForwardModelError):
+    """An executor that cannot be used here; no failure of the forward model."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Members that are evaluated together: their rows in the batch, and what is sent.
+
+    Outputs may be written to `out`, where that is possible.
+    """
+
+    rows: NDArray[np.int_]
+    points: FloatArray
+    seeds: Sequence[Seed] | None
+    keys: Sequence[Any] | None
+    out: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, start: int, stop: int) -> "Chunk":
+        """Some of the members."""
+        some = slice(start, stop)
+        return Chunk(
+            self.rows[some],
+            self.points[some],
+            None if self.seeds is None else self.seeds[some],
+            None if self.keys is None else self.keys[some],
+        )
+
+    def pieces(self, size: int) -> list["Chunk"]:
+        """Chunks of no more than `size` members."""
+        return [self.part(i, i + size) for i in range(0, len(self), size)]
+
+
+class Backend(Protocol):
+    """Evaluates chunks for one task."""
+
+    saves: bool
+    """Whether outcomes are saved where they are computed."""
+
+    def run(self, chunk: Chunk, seconds: float | None) -> Iterator[tuple[Chunk, Outcomes]]:
+        """Evaluate members, and give the outcomes as they come.
+
+        Parameters
+        ----------
+        chunk : Chunk
+            All members of the batch.
+        seconds : float or None
+            What a member took so far.
+        """
+
+    def close(self) -> None:
+        """Let go of workers that were started here."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def refuse_in_daemon(what: str) -> None:
+    """Explain why PyMC's chain processes can have no workers of their own."""
+    if multiprocessing.current_process().daemon:
+        raise ExecutorError(
+            f"The forward model has {what}, but PyMC runs each chain in a process that may have no "
+            "workers of its own. Use `pm.sample(cores=1)`: chains then run one after the other, "
+            "and the workers share the evaluations of each round. Or use a Dask cluster, which "
+            "serves all chains at once: executor=distributed.Client(...).get_executor()."
+        )
+
+
+class Serial:
+    """Evaluates in this process, one member after the other."""
+
+    saves = True
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def run(self, chunk: Chunk, seconds: float | None) -> Iterator[tuple[Chunk, Outcomes]]:
+        """Evaluate all members."""
+        yield chunk, evaluate(self.task, chunk.points, chunk.seeds, chunk.keys, out=chunk.out)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def chunk_size(n: int, workers: int, seconds: float | None, vectorized: bool) -> int:
+    """Members that are sent at once: cheap ones together, but every worker gets some."""
+    if vectorized:
+        return math.ceil(n / workers)
+    if seconds is None or seconds >= CHUNK_SECONDS:
+        return 1
+    return max(1, min(int(CHUNK_SECONDS / max(seconds, 1e-7)), math.ceil(n / workers)))
+
+
+def plan(
+    chunk: Chunk, workers: int, seconds: float | None, vectorized: bool
+) -> tuple[list[Chunk], Chunk]:
+    """Chunks to begin with, and what waits until it is known how long a member takes."""
+    n = len(chunk)
+    if seconds is None and not vectorized and n > 4 * workers:
+        return chunk.part(0, workers).pieces(1), chunk.part(workers, n)
+    return chunk.pieces(chunk_size(n, workers, seconds, vectorized)), chunk.part(n, n)
+
+
+def died(task: Task, why: str) -> Outcomes:
+    """Outcome of a member that took its worker down."""
+    return Outcomes.failure(task.signature.n_outputs, "died", f"Its worker died. {why}", 0.0)
+
+
+def unusable(executor: Any, error: BaseException) -> ExecutorError:
+    """Error for workers that could not even call the function."""
+    return ExecutorError(
+        f"The executor of type {type(executor).__name__} could not evaluate the forward model. Its "
+        f"workers need the function, and all that it imports. {error!r}"
+    )
+
+
+def _unpacked(result: Any) -> Outcomes:
+    if isinstance(result, Outcomes):
+        return result
+    outputs, statuses, reasons, started, seconds, worker, found = result
+    described = None if found is None else Outputs(*found)
+    return Outcomes(outputs, statuses, reasons, started, seconds, worker, described)

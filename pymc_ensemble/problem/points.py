@@ -1,0 +1,144 @@
+"""Points of a model as vectors of unconstrained coordinates, and back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from numpy.typing import ArrayLike, NDArray
+from pymc.blocking import DictToArrayBijection
+from pytensor.graph.replace import graph_replace
+
+FloatArray = NDArray[np.float64]
+Point = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LayoutVariable:
+    """Where one variable lies in the vector of unconstrained coordinates."""
+
+    name: str
+    where: slice
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def values(self, U: FloatArray) -> list[np.ndarray]:
+        """List of the values in the rows of `U`, shape (n, d); each an array, scalars too."""
+        values = U[:, self.where].reshape(len(U), *self.shape).astype(self.dtype, copy=False)
+        return list(values) if self.shape else [values[i, ...] for i in range(len(U))]
+
+
+def variable_layout(point: Point, names: Sequence[str]) -> list[LayoutVariable]:
+    """Variables in the order of `point`; `names` tells the order of the coordinates."""
+    info = DictToArrayBijection.map({name: point[name] for name in names}).point_map_info
+    ends = np.cumsum([size for _, _, size, _ in info]).tolist()
+    variables = {
+        name: LayoutVariable(name, slice(end - size, end), shape, dtype)
+        for (name, shape, size, dtype), end in zip(info, ends, strict=True)
+    }
+    return [variables[name] for name in point if name in variables]
+
+
+def points_of(variables: Sequence[LayoutVariable], U: FloatArray) -> list[Point]:
+    """List of dicts of values by variable name, one for each row of `U`."""
+    names = [variable.name for variable in variables]
+    columns = zip(*(variable.values(U) for variable in variables), strict=True)
+    return [dict(zip(names, values)) for values in columns]  # noqa: B905, called for each draw
+
+
+def unconstrained(
+    model: pm.Model, given: Mapping[str, ArrayLike], what: str = "initial_ensemble"
+) -> FloatArray:
+    """Unconstrained coordinates of named values.
+
+    Parameters
+    ----------
+    model : pm.Model
+    given : mapping of str to array_like of shape (J, ...)
+        One entry for each free variable, under its own name (values as in the model) or the name
+        of its value variable (unconstrained values).
+    what : str, default "initial_ensemble"
+        What errors call them.
+
+    Returns
+    -------
+    ndarray of shape (J, d)
+        In the order of ``model.value_vars``.
+    """
+    arrays = {name: np.asarray(values) for name, values in given.items()}
+    free = {rv: model.rvs_to_values[rv] for rv in model.free_RVs}
+    known = {rv.name for rv in free} | {value.name for value in free.values()}
+    if unknown := sorted(set(arrays) - known):
+        raise ValueError(
+            f"{what} names {_enumerate(unknown)}, which the model does not have among "
+            f"its free variables: {_enumerate([rv.name for rv in free])}."
+        )
+    shapes = model.eval_rv_shapes()
+    names, inputs, in_model, coordinates = [], [], {}, {}
+    for rv, value in free.items():
+        name = value.name if value.name in arrays else rv.name
+        _require_shape(name, shapes[name], arrays, what)
+        x = value.type() if name == value.name else rv.type()
+        transform = model.rvs_to_transforms[rv]
+        in_model[rv] = coordinates[value] = x
+        if transform is not None:
+            parameters = graph_replace(rv.owner.inputs, in_model, strict=False)
+            if name == value.name:
+                in_model[rv] = transform.backward(x, *parameters)
+            else:
+                coordinates[value] = transform.forward(x, *parameters)
+        names.append(name)
+        inputs.append(x)
+
+    sizes = {name: len(arrays[name]) for name in names}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"{what} has entries of different length: {sizes}. "
+            "The first axis counts the members of the ensemble."
+        )
+    to_coordinates = pytensor.function(
+        inputs,
+        pt.concatenate([coordinates[value].ravel() for value in model.value_vars]),
+        mode="FAST_COMPILE",
+        on_unused_input="ignore",
+    )
+    columns = [arrays[name].astype(x.type.dtype) for name, x in zip(names, inputs, strict=True)]
+    return np.array([to_coordinates(*row) for row in zip(*columns, strict=True)], dtype=float)
+
+
+def _require_shape(
+    name: str, shape: Sequence[int], given: Mapping[str, np.ndarray], what: str
+) -> None:
+    expected = (
+        "(ensemble_size" + "".join(f", {n}" for n in shape) + ("," if not shape else "") + ")"
+    )
+    if name not in given:
+        raise ValueError(
+            f"{what} has no values for `{name}`. Give an entry of shape {expected} for "
+            "each free variable."
+        )
+    if given[name].ndim == 0 or given[name].shape[1:] != tuple(shape):
+        raise ValueError(f"{what} has shape {given[name].shape} for `{name}`; expected {expected}.")
+
+
+def _enumerate(names: Sequence[str], limit: int = 10) -> str:
+    quoted = [f"`{name}`" for name in names[:limit]]
+    return ", ".join(quoted) + (", ..." if len(names) > limit else "")
+
+
+def in_model(model: pm.Model, U: FloatArray) -> FloatArray:
+    """Values of the free variables, shape (n, p), at points in unconstrained coordinates."""
+    to_model = model.compile_fn(
+        model.replace_rvs_by_values(model.free_RVs),
+        inputs=model.value_vars,
+        mode="FAST_COMPILE",
+        on_unused_input="ignore",
+    )
+    layout = variable_layout(model.initial_point(), [value.name for value in model.value_vars])
+    rows = [
+        np.concatenate([np.ravel(value) for value in to_model(point)])
+        for point in points_of(layout, U)
+    ]
+    return np.array(rows, dtype=float).reshape(len(U), -1)

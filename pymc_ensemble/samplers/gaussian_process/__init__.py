@@ -1,0 +1,5 @@
+"""Ensemble Gaussian process sampler."""
+
+from .sampler import EnsembleGaussianProcess
+
+__all__ = ["EnsembleGaussianProcess"]

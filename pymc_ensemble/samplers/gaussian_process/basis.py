@@ -1,0 +1,59 @@
+"""Kernels' distances, and the polynomials of a Gaussian process's mean."""
+
+from typing import Literal
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Array
+
+Basis = Literal["constant", "linear", "quadratic"]
+
+
+def squared_distances(a: Array, b: Array) -> Array:
+    """Squared distances between the rows of `a` and those of `b`, shape (n, m)."""
+    D = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
+    return np.maximum(D, 0, out=D)
+
+
+def basis_size(basis: Basis, dimension: int) -> int:
+    """Number q of functions of a basis of the mean function."""
+    sizes = {"constant": 1, "linear": dimension + 1}
+    return sizes.get(basis, (dimension + 1) * (dimension + 2) // 2)
+
+
+def basis_values(x: Array, basis: Basis) -> Array:
+    """Functions of the mean at points (n, d): 1, x_i and, if quadratic, x_i x_j; shape (n, q)."""
+    columns = [np.ones((len(x), 1))]
+    if basis != "constant":
+        columns.append(x)
+    if basis == "quadratic":
+        i, j = np.triu_indices(x.shape[1])
+        columns.append(x[:, i] * x[:, j])
+    return np.hstack(columns)
+
+
+def basis_gradient(x: Array, coefficients: Array, basis: Basis) -> Array:
+    """Gradients, shape (n, d), of combinations with `coefficients` (n, q) of the functions."""
+    n, d = x.shape
+    if basis == "constant":
+        return np.zeros((n, d))
+    gradient = coefficients[:, 1 : d + 1]
+    if basis == "quadratic":
+        i, j = np.triu_indices(d)
+        Q = np.zeros((n, d, d))
+        Q[:, i, j] = coefficients[:, d + 1 :]
+        gradient = gradient + ((Q + Q.swapaxes(1, 2)) @ x[..., None])[..., 0]
+    return gradient
+
+
+def farthest_points(x: Array, size: int) -> Array:
+    """Indices of `size` points, each farthest from those before it; the first is the innermost."""
+    if len(x) <= size:
+        return np.arange(len(x))
+    chosen = np.empty(size, dtype=int)
+    chosen[0] = ((x - x.mean(0)) ** 2).sum(1).argmin()
+    distance = ((x - x[chosen[0]]) ** 2).sum(1)
+    for i in range(1, size):
+        chosen[i] = distance.argmax()
+        np.minimum(distance, ((x - x[chosen[i]]) ** 2).sum(1), out=distance)
+    return chosen

@@ -1,0 +1,199 @@
+"""Delayed acceptance: the surrogate explores, and one evaluation decides."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pymc_ensemble.samplers import proposals
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
+from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, LinearMap, moment_law
+
+from .chains import DE_SHARE, FIRST_STEP, SMALLEST_STEP, TARGET_ACCEPTANCE, covariance_factor
+from .learning import LearningState
+
+EXPLORATION = 30  # moves on the surrogate for one proposal
+DIRECT = 0.1  # share of the proposals that do not ask the surrogate
+STEP_TRIALS = 60  # moves in which the Langevin step is adapted, before the first draw
+
+
+@dataclass(frozen=True)
+class AdjustedState:
+    """State of the sampling with delayed acceptance.
+
+    Attributes
+    ----------
+    ensemble : Ensemble
+        Particles with their own evaluations; those without one are not yet known (NaN).
+    order : ndarray of shape (J,)
+        Random order of the particles: its halves move one after the other.
+    half : {0, 1}
+        Which half moves next.
+    step : float
+        Langevin step on the surrogate, in the covariance of the frozen ensemble.
+    factor : ndarray of shape (d, d)
+        Factor of that covariance, in whitened coordinates.
+    alpha : ndarray of shape (J,)
+        Acceptance probabilities of the last proposals.
+    learned : LearningState
+        Surrogate that explores.
+    """
+
+    ensemble: Ensemble
+    order: Array
+    half: int
+    step: float
+    factor: Array
+    alpha: Array
+    learned: LearningState
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A pending half sweep."""
+
+    index: Array
+    points: Array
+    log_ratio: Array
+    uniforms: Array
+    order: Array
+    origin: AdjustedState
+
+
+@dataclass(frozen=True)
+class DelayedAcceptance:
+    """Metropolis test of the end points of chains on the surrogate.
+
+    A chain on the surrogate that is reversible for ``exp(-Vhat)`` proposes u'; it is accepted with
+    the probability ``min(1, exp(V(u) - V(u') - Vhat(u) + Vhat(u')))``, and the true posterior is
+    invariant whatever the surrogate. One half of the ensemble moves at a time, as its differential
+    evolution has its partners in the other. A share of the proposals does without the surrogate, so
+    that no place is out of reach.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    """
+
+    problem: Problem
+
+    def start(self, learned: LearningState, archive: Ensemble) -> AdjustedState:
+        """State for particles of which some may not have been evaluated yet."""
+        posterior = learned.bound(self.problem).posterior
+        assert posterior is not None
+        J = learned.ladder.particles.shape[1]
+        rng = np.random.default_rng(learned.seed)
+        # start from evaluated points, weighted such that they follow the surrogate
+        ensemble = _evaluated_particles(learned, archive, J, rng)
+        x = posterior.whitening.coordinates(learned.ladder.particles[0])
+        order, alpha = rng.permutation(J), np.full(J, np.nan)
+        state = AdjustedState(ensemble, order, 0, FIRST_STEP, covariance_factor(x), alpha, learned)
+        _, step = self._explore(state, x, x, STEP_TRIALS, rng, adapt=True)
+        return replace(state, step=step)
+
+    def ask(self, state: AdjustedState, rng: np.random.Generator) -> tuple[Array, Proposal]:
+        """Points of the next half sweep, and what `tell` needs to judge them."""
+        order = rng.permutation(len(state.ensemble)) if state.half == 0 else state.order
+        middle = len(order) // 2
+        index = order[:middle] if state.half == 0 else order[middle:]
+        others = order[middle:] if state.half == 0 else order[:middle]
+        posterior = state.learned.bound(self.problem).posterior
+        assert posterior is not None
+        U, partners = state.ensemble.U[index], state.ensemble.U[others]
+        x = posterior.whitening.coordinates(U)
+        moved, _ = self._explore(
+            state, x, posterior.whitening.coordinates(partners), EXPLORATION, rng
+        )
+        before, _ = posterior.potential(x)
+        after, _ = posterior.potential(moved)
+        log_ratio = after - before
+        points = posterior.whitening.particles(moved)
+        direct = rng.random(len(U)) < DIRECT
+        evolved, no_ratio = proposals.differential_evolution(
+            Anomalies.of(partners), U, partners, rng
+        )
+        points[direct], log_ratio[direct] = evolved[direct], no_ratio[direct]
+        return points, Proposal(index, points, log_ratio, rng.random(len(U)), order, state)
+
+    def tell(
+        self, state: AdjustedState, pending: Proposal, evaluations: Evaluations
+    ) -> tuple[AdjustedState, Info]:
+        """State after the half sweep, and an account of it."""
+        state = pending.origin
+        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
+        old = state.ensemble[pending.index]
+        alpha = proposals.acceptance(old.potential, values.potential, pending.log_ratio)
+        ensemble = state.ensemble.updated(pending.index, values, pending.uniforms < alpha)
+        all_alpha = state.alpha.copy()
+        all_alpha[pending.index] = alpha
+        complete = state.half == 1
+        state = replace(
+            state, ensemble=ensemble, order=pending.order, half=1 - state.half, alpha=all_alpha
+        )
+        snapshot = None
+        if complete:
+            law = _law(ensemble.U)
+            snapshot = Snapshot(
+                ensemble.U, -ensemble.potential, law.log_density(ensemble.U), all_alpha, np.nan
+            )
+        n, n_failed = len(values), int(evaluations.failed.sum())
+        message = f"acceptance {alpha.mean():.2f}"
+        return state, Info("sampling", complete, snapshot, n, n_failed, message)
+
+    def _explore(
+        self,
+        state: AdjustedState,
+        x: Array,
+        partners: Array,
+        n_moves: int,
+        rng: np.random.Generator,
+        adapt: bool = False,
+    ) -> tuple[Array, float]:
+        """Reversible chains on the surrogate, and the Langevin step.
+
+        Each move of each particle is, at random, a Metropolis-adjusted Langevin step or one of
+        differential evolution with partners that stay where they are.
+        """
+        posterior = state.learned.bound(self.problem).posterior
+        step, factor = state.step, state.factor
+        assert posterior is not None
+        n, d = x.shape
+        x = x.copy()
+        potential, gradient = posterior.potential(x)
+        for _ in range(n_moves):
+            noise = rng.standard_normal((n, d))
+            move = -step * gradient @ factor + np.sqrt(2 * step) * noise
+            evolve = np.asarray(rng.random(n)) < DE_SHARE
+            first = rng.integers(len(partners), size=n)
+            second = (first + rng.integers(1, len(partners), size=n)) % len(partners)
+            scale = np.where(rng.random(n) < 0.5, 1.0, 2.38 / np.sqrt(2 * d))[:, None]
+            jump = scale * (partners[first] - partners[second]) + 1e-3 * noise @ factor.T
+            proposed = x + np.where(evolve[:, None], jump, move @ factor.T)
+            new, new_gradient = posterior.potential(proposed)
+            with np.errstate(invalid="ignore", over="ignore"):
+                back = -move + step * new_gradient @ factor
+                log_ratio = 0.5 * (noise**2).sum(1) - (back**2).sum(1) / (4 * step)
+                alpha = np.minimum(0, potential - new + np.where(evolve, 0, log_ratio))
+            alpha = np.where(np.isfinite(new) & ~np.isnan(alpha), np.exp(alpha), 0.0)
+            accepted = rng.random(n) < alpha
+            x[accepted], potential[accepted] = proposed[accepted], new[accepted]
+            gradient[accepted] = new_gradient[accepted]
+            if adapt and not evolve.all():
+                excess = alpha[~evolve].mean() - TARGET_ACCEPTANCE
+                step = float(np.clip(step * np.exp(0.3 * excess), SMALLEST_STEP, 2.0))
+        return x, step
+
+
+def _evaluated_particles(
+    learned: LearningState, archive: Ensemble, J: int, rng: np.random.Generator
+) -> Ensemble:
+    """Evaluated points that follow the posterior: the last ones, which were made at particles."""
+    last = archive[np.arange(max(0, len(archive) - J), len(archive))]
+    log_w = last.potential.min() - last.potential
+    usable = np.flatnonzero(log_w > -(10 + 5 * archive.U.shape[1]))
+    index = np.concatenate([usable, rng.choice(usable, max(0, J - len(usable)))])
+    return last[index]
+
+
+def _law(U: Array) -> GaussianLaw:
+    """Gaussian law with the moments of particles."""
+    return moment_law(LinearMap.fit(Anomalies.of(U), np.zeros((len(U), 1))))

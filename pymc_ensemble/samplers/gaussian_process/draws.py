@@ -1,0 +1,85 @@
+"""Draws from a surrogate posterior."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
+from pymc_ensemble.samplers.linearization import Anomalies, LinearMap, moment_law
+
+from .chains import Chains, Ladder
+from .learning import MOVES, WIDTHS, LearningState
+
+MOVES_BETWEEN_SWEEPS = 25
+
+
+@dataclass(frozen=True)
+class DrawsState:
+    """State of the sampling from a frozen surrogate.
+
+    Attributes
+    ----------
+    ensemble : Ensemble
+        Particles with the losses that the surrogate predicts.
+    ladder : Ladder
+    learned : LearningState
+    surest : float
+        Standard deviation of the surrogate's loss up to which it is used. Where it knows less than
+        at the particles that were verified it may have holes, in which draws would gather.
+    """
+
+    ensemble: Ensemble
+    ladder: Ladder
+    learned: LearningState
+    surest: float
+
+
+@dataclass(frozen=True)
+class SurrogateDraws:
+    """Draw from the posterior mean of a frozen surrogate; no evaluation is needed.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    """
+
+    problem: Problem
+
+    def start(self, learned: LearningState, archive: Ensemble) -> DrawsState:
+        """State after some moves on the mean, whose steps are adapted a last time."""
+        rng, posterior = np.random.default_rng(learned.seed), learned.bound(self.problem).posterior
+        assert posterior is not None
+        x = posterior.whitening.coordinates(learned.ladder.particles[0])
+        surest = 1 + 2 * float(posterior.loss_sd(x).max())
+        state = DrawsState(learned.ensemble, learned.ladder, learned, surest)
+        ladder, _ = self._chains(state).run(learned.ladder, 2 * MOVES, rng)
+        ensemble = posterior.predicted(ladder.particles[0], archive.Z.shape[1])
+        return replace(state, ensemble=ensemble, ladder=ladder)
+
+    def ask(self, state: DrawsState, rng: np.random.Generator) -> tuple[Array, int]:
+        """No points, and the seed of the moves."""
+        return np.empty((0, self.problem.dimension)), int(rng.integers(2**63))
+
+    def tell(
+        self, state: DrawsState, pending: int, evaluations: Evaluations
+    ) -> tuple[DrawsState, Info]:
+        """State after a sweep, and its snapshot."""
+        rng, chains = np.random.default_rng(pending), self._chains(state)
+        ladder, acceptance = chains.run(state.ladder, MOVES_BETWEEN_SWEEPS, rng, adapt=False)
+        ensemble = chains.posterior.predicted(ladder.particles[0], state.ensemble.Z.shape[1])
+        state = replace(state, ensemble=ensemble, ladder=ladder)
+        law = moment_law(LinearMap.fit(Anomalies.of(ensemble.U), np.zeros((len(ensemble), 1))))
+        snapshot = Snapshot(
+            ensemble.U,
+            -ensemble.potential,
+            law.log_density(ensemble.U),
+            np.full(len(ensemble), acceptance[0]),
+            float(ladder.steps[0]),
+        )
+        return state, Info("sampling", True, snapshot, 0, 0, "draws from the surrogate")
+
+    def _chains(self, state: DrawsState) -> Chains:
+        learned = state.learned.bound(self.problem)
+        assert learned.posterior is not None
+        assert learned.region is not None
+        return Chains(learned.posterior, WIDTHS**2, learned.region, surest=state.surest)

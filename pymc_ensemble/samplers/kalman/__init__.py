@@ -1,0 +1,5 @@
+"""Ensemble Kalman sampler."""
+
+from .sampler import EnsembleKalman
+
+__all__ = ["EnsembleKalman"]

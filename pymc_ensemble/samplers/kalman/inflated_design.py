@@ -1,0 +1,397 @@
+"""Rough and noisy forward maps: regression on a design that is wider than the posterior.
+
+A linear fit averages small-scale fluctuations of the forward map away, and the wider the points lie
+the better it knows the slope. So the forward map is evaluated on an inflated copy of the law that
+the ensemble believes in, and the particles move with the pooled fit alone. How far the design may
+reach is told by the curvature of the outputs on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pymc_ensemble.samplers import proposals
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
+from pymc_ensemble.samplers.linearization import (
+    Anomalies,
+    GaussianLaw,
+    LinearMap,
+    gaussian_law,
+    without_noise,
+)
+from pymc_ensemble.samplers.weights import plausible
+
+FIRST_INFLATION = 3.0
+SMALLEST_INFLATION = 1.5
+LARGEST_INFLATION = 8.0
+MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
+INFLATION_FACTOR = 1.5
+LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
+CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
+BENT_MEAN, BENT_SD = 0.25, 0.15  # change of a moment by curvature that a linear fit may miss
+COMPARED, MOST_NUMBERS = 4000, 4_000_000  # draws on which that is told, and their outputs at most
+FARTHEST = 2.0  # mean of a pooled law: in widths of its points, per root of the dimension
+PRIOR_WIDTH = 0.3  # of the posterior: wider, exponential priors drown their slope in noise
+NEWTON_STEPS = 20
+SMALLEST_SHARE = 1e-3  # of a Newton step
+REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
+SURROGATE_STEPS = 2  # Metropolis steps on the fitted density per sweep; they evaluate nothing
+
+
+@dataclass(frozen=True)
+class DesignState:
+    """State of the sampler on an inflated design.
+
+    Attributes
+    ----------
+    ensemble : Ensemble
+        Particles with the outputs that the fit predicts for them.
+    law : GaussianLaw
+        Gaussian law of the pooled fit.
+    center, root : ndarray of shape (d,) and (d, d)
+        Mean and covariance factor of the law around which the design is laid.
+    inflation : float
+        Width of the design in posterior standard deviations.
+    points, outputs : tuple of ndarray
+        Design points and outputs, one entry a round; `widths` holds their inflation.
+    settled : int
+        Rounds since the width of the design was changed.
+    n_fitted : int
+        Design points at the last fit.
+    frozen : bool
+        Whether center and width are fixed.
+    curved : bool
+        Whether the outputs are so curved where the posterior is that a linear fit does not do.
+    """
+
+    ensemble: Ensemble
+    law: GaussianLaw
+    center: Array
+    root: Array
+    inflation: float = FIRST_INFLATION
+    widest: float = LARGEST_INFLATION
+    points: tuple = ()
+    outputs: tuple = ()
+    widths: tuple = ()
+    settled: int = 0
+    n_fitted: int = 0
+    frozen: bool = False
+    curved: bool = False
+    burned_in: bool = False
+    converged: bool = False
+
+    @property
+    def n_points(self) -> int:
+        """Number of evaluated design points."""
+        return sum(len(points) for points in self.points)
+
+
+@dataclass(frozen=True)
+class DesignRound:
+    """A pending round: the design, and the seed of the moves that follow it."""
+
+    points: Array
+    seed: int
+    origin: DesignState
+
+
+@dataclass(frozen=True)
+class InflatedDesign:
+    """Sample with a linear fit of a rough forward map.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    """
+
+    problem: Problem
+
+    def start(self, ensemble: Ensemble) -> DesignState:
+        """State for an evaluated ensemble at the end of a burn-in."""
+        members = ensemble[ensemble.ok]
+        members = members[plausible(members.potential, members.U.shape[1])]
+        law = pooled_law(self.problem, members.U, members.Z)
+        anomalies = Anomalies.of(members.U)
+        return DesignState(self._predicted(law, ensemble.U), law, anomalies.mean, anomalies.L)
+
+    def ask(self, state: DesignState, rng: np.random.Generator) -> tuple[Array, DesignRound]:
+        """Points of the next round, shape (J, d), and what `tell` needs."""
+        J, rank = len(state.ensemble), state.root.shape[1]
+        points = state.center + state.inflation * rng.standard_normal((J, rank)) @ state.root.T
+        return points, DesignRound(points, int(rng.integers(2**63)), state)
+
+    def tell(
+        self, state: DesignState, pending: DesignRound, evaluations: Evaluations
+    ) -> tuple[DesignState, Info]:
+        """State after the round, and an account of it."""
+        state = pending.origin
+        ok = ~evaluations.failed & np.isfinite(evaluations.outputs).all(1)
+        if not ok.any():  # nothing to learn
+            return state, Info("burn-in", False, None, len(ok), len(ok), "all evaluations failed")
+        state = replace(
+            state,
+            points=(*state.points, pending.points[ok]),
+            outputs=(*state.outputs, evaluations.outputs[ok]),
+            widths=(*state.widths, state.inflation),
+            settled=state.settled + 1,
+        )
+        if not state.frozen or state.n_points > REFIT * state.n_fitted:
+            state = self._refitted(state)
+        rng = np.random.default_rng(pending.seed)
+        state, snapshot = self._sweep(state, rng)
+        if not state.frozen:
+            state = self._adapt(state, (~ok).mean(), rng)
+        phase = "sampling" if state.frozen else "burn-in"
+        message = f"design {state.inflation:.1f} posterior sd wide"
+        emitted = snapshot if state.frozen else None
+        return state, Info(phase, True, emitted, len(ok), int((~ok).sum()), message)
+
+    def freeze(self, state: DesignState) -> DesignState:
+        """Fix the design; later rounds only add to the fit."""
+        if not state.points:
+            return replace(state, frozen=True)
+        points, outputs = self._window(state)
+        return replace(
+            state, points=(points,), outputs=(outputs,), widths=(state.inflation,), frozen=True
+        )
+
+    def finish(
+        self, state: DesignState, snapshots: Sequence[Snapshot], rng: np.random.Generator
+    ) -> list[Snapshot]:
+        """Draw the sweeps of a block again with the fit that its last round has reached."""
+        state, redrawn = self._refitted(state), []
+        for _ in snapshots:
+            state, snapshot = self._sweep(state, rng)
+            redrawn.append(snapshot)
+        return redrawn
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _window(self, state: DesignState) -> tuple[Array, Array]:
+        """Points and outputs of the rounds that the fit may use."""
+        first = 0 if state.frozen else len(state.points) // 2
+        last = len(state.points) - 1
+        within = [k for k in range(first, last + 1) if state.widths[k] <= state.inflation]
+        rounds = within or [last]
+        points = np.concatenate([state.points[k] for k in rounds])
+        return points, np.concatenate([state.outputs[k] for k in rounds])
+
+    def _refitted(self, state: DesignState) -> DesignState:
+        """Fit the law to the pool, when that is large enough."""
+        if state.n_points < 2 * (len(state.center) + 2):
+            return state
+        law = pooled_law(self.problem, *self._window(state), state.law.mean, state.inflation)
+        return replace(state, law=law, n_fitted=state.n_points)
+
+    def _predicted(self, law: GaussianLaw, U: Array) -> Ensemble:
+        Z = law.map(U)
+        return Ensemble(U, Z, self.problem.loss(Z), self.problem.prior_potential(U))
+
+    def _sweep(self, state: DesignState, rng: np.random.Generator) -> tuple[DesignState, Snapshot]:
+        """Metropolis steps on the posterior of the fitted map, which cost no evaluation."""
+        law = state.law
+        ensemble = self._predicted(law, state.ensemble.U)
+        acceptance = np.zeros(len(ensemble))
+        everyone = np.arange(len(ensemble))
+        for _ in range(SURROGATE_STEPS):
+            points, log_ratio = proposals.independence((law,), ensemble.U, rng)
+            values = self._predicted(law, points)
+            alpha = proposals.acceptance(ensemble.potential, values.potential, log_ratio)
+            ensemble = ensemble.updated(everyone, values, rng.random(len(alpha)) < alpha)
+            acceptance += alpha / SURROGATE_STEPS
+        snapshot = Snapshot(
+            ensemble.U, -ensemble.potential, law.log_density(ensemble.U), acceptance, np.inf
+        )
+        return replace(state, ensemble=ensemble), snapshot
+
+    def _adapt(self, state: DesignState, failed: float, rng: np.random.Generator) -> DesignState:
+        """Recenter the design, and widen it until the outputs are curved on it."""
+        d = len(state.center)
+        inverse = np.linalg.pinv(state.root)
+        shift = inverse @ (state.law.mean - state.center)
+        reach = state.inflation * np.sqrt(d) / max(np.linalg.norm(shift), np.finfo(float).tiny)
+        growth, V = np.linalg.eigh(inverse @ state.law.covariance @ inverse.T)
+        within = np.clip(growth, 1 / LARGEST_CHANGE**2, LARGEST_CHANGE**2)
+        state = replace(
+            state,
+            center=state.center + state.root @ shift * min(1.0, reach),
+            root=state.root @ (V * np.sqrt(within)),
+        )
+        if shift @ shift > 0.25 * d or (growth != within).any():
+            return replace(state, settled=0)
+        recent = slice(len(state.points) - state.settled, None)
+        points, outputs = (np.concatenate(v[recent]) for v in (state.points, state.outputs))
+        excess = curvature_excess(points, outputs)
+        if (excess > CURVED or failed > MANY_FAILURES) and state.inflation > SMALLEST_INFLATION:
+            narrower = max(SMALLEST_INFLATION, state.inflation / INFLATION_FACTOR)
+            return replace(state, inflation=narrower, widest=narrower, settled=0)
+        if state.settled >= 1 and state.inflation < state.widest and excess < 0.5 * CURVED:
+            wider = min(state.widest, state.inflation * INFLATION_FACTOR)
+            return replace(state, inflation=wider, settled=0)
+        if state.settled < 3:
+            return state
+        curved = excess > CURVED and self._is_bent(state, QuadraticFit.of(points, outputs), rng)
+        return replace(state, burned_in=True, converged=not curved, curved=curved)
+
+    def _is_bent(
+        self, state: DesignState, fit: "QuadraticFit | None", rng: np.random.Generator
+    ) -> bool:
+        """Whether squares and products in the fit would change the moments of the posterior."""
+        if fit is None:
+            return False
+        J, K = state.ensemble.Z.shape
+        U, log_weights = [], []
+        for _ in range(int(np.clip(MOST_NUMBERS // (J * K), 1, -(-COMPARED // J)))):
+            state, snapshot = self._sweep(state, rng)
+            U.append(snapshot.U)
+            log_weights.append(state.ensemble.loss - self.problem.loss(fit(snapshot.U)))
+        shift, ratio = _change_of_moments(np.concatenate(U), np.concatenate(log_weights))
+        return bool(np.abs(shift).max() > BENT_MEAN or np.abs(ratio - 1).max() > BENT_SD)
+
+
+def pooled_law(
+    problem: Problem,
+    points: Array,
+    outputs: Array,
+    at: Array | None = None,
+    inflation: float = 1.0,
+) -> GaussianLaw:
+    """Gaussian law of a least-squares fit, linearized again at the law's own mean.
+
+    The mean is found by Newton steps on the loss of the fit plus the prior potential, averaged over
+    copies of the points that lie around it, narrower than the posterior. Every step is cut short
+    until it goes downhill, and none leaves the surroundings of the points, where the fit means
+    something.
+
+    Parameters
+    ----------
+    points, outputs : ndarray of shape (n, d) and (n, K)
+        The pooled evaluations.
+    at : ndarray of shape (d,), optional
+        Where the loss and the prior are linearized first; by default the mean of the points.
+    inflation : float, default 1.0
+        Width of the points in posterior standard deviations.
+    """
+    anomalies = Anomalies.of(points)
+    fit = LinearMap.fit(anomalies, outputs)
+    residual = fit.residual_variance(points, outputs)
+    farthest = FARTHEST * np.sqrt(anomalies.rank)
+    x = np.zeros(anomalies.rank) if at is None else fit.coordinates(at[None])[0]
+    x = x * farthest / max(np.linalg.norm(x), farthest)
+    scale = PRIOR_WIDTH / inflation
+    deviations = scale * (points - anomalies.mean)
+    narrow = replace(anomalies, L=scale * anomalies.L, L_pinv=anomalies.L_pinv / scale)
+    for _ in range(NEWTON_STEPS):
+        at = fit.particles(x[None])[0]
+        local = LinearMap(replace(anomalies, mean=at), fit(at[None])[0], fit.slope)
+        slope = without_noise(problem, local, residual).slope * scale
+        local = LinearMap(replace(narrow, mean=at), local.output_mean, slope)
+        law = gaussian_law(problem, local, at + deviations)
+        step = scale * law.center
+        share = _share_downhill(problem, law, deviations) * _share_within(x, step, farthest)
+        x = x + share * step
+        small = law.distance(np.zeros((1, anomalies.rank)))[0] < 1e-4
+        law = replace(law, force=share * law.force)
+        if small or share < SMALLEST_SHARE:
+            break
+    return law
+
+
+def _share_within(x: Array, step: Array, radius: float) -> float:
+    """Share of `step`, at most one, that leads from `x` to the sphere of this radius."""
+    if np.linalg.norm(x + step) <= radius:
+        return 1.0
+    a, b, c = step @ step, x @ step, min(x @ x - radius**2, 0.0)
+    return float(np.clip((np.sqrt(b**2 - a * c) - b) / a, 0.0, 1.0))
+
+
+def _share_downhill(problem: Problem, law: GaussianLaw, deviations: Array) -> float:
+    """Share of the step to the mean of `law`, halved until it lowers the averaged potential."""
+
+    def potential(share: float) -> float:
+        u = law.map.particles(share * law.center)
+        with np.errstate(over="ignore", invalid="ignore"):
+            prior = problem.prior_potential(u + deviations)
+            return float(problem.loss(law.map(u[None]))[0] + law.anomalies.weights @ prior)
+
+    share, present = 1.0, potential(0.0)
+    highest = present + 1e-6 + 1e-9 * abs(present)  # of rounding errors
+    while share > SMALLEST_SHARE and not potential(share) <= highest:
+        share /= 2
+    return share
+
+
+@dataclass(frozen=True)
+class QuadraticFit:
+    """Least-squares fit of outputs by squares and products, beside a linear one.
+
+    Attributes
+    ----------
+    anomalies : Anomalies
+        Of the points.
+    squares : bool
+        Whether there are squares only, as there were too few points for the products.
+    coefficients : ndarray of shape (1 + r + q, K)
+    """
+
+    anomalies: Anomalies
+    squares: bool
+    coefficients: Array
+
+    @classmethod
+    def of(cls, points: Array, outputs: Array) -> "QuadraticFit | None":
+        """Fit to outputs, shape (n, K), at points, shape (n, d); None if these are too few."""
+        anomalies = Anomalies.of(points)
+        for squares in (False, True):
+            features = _features(anomalies, points, squares)
+            if len(points) >= 2 * features.shape[1]:
+                return cls(anomalies, squares, np.linalg.lstsq(features, outputs, rcond=None)[0])
+        return None
+
+    def features(self, U: Array) -> Array:
+        """Columns of the fit at `U`, shape (n, 1 + r + q): one, coordinates, squares."""
+        return _features(self.anomalies, U, self.squares)
+
+    def __call__(self, U: Array) -> Array:
+        """Fitted outputs at `U`, shape (n, K)."""
+        return self.features(U) @ self.coefficients
+
+
+def _features(anomalies: Anomalies, U: Array, squares: bool) -> Array:
+    x = (U - anomalies.mean) @ anomalies.L_pinv.T
+    rows, columns = np.triu_indices(x.shape[1])
+    quadratic = x**2 if squares else x[:, rows] * x[:, columns]
+    return np.column_stack([np.ones(len(x)), x, quadratic])
+
+
+def curvature_excess(points: Array, outputs: Array) -> float:
+    """Significance of quadratic terms in the outputs on the design, in standard errors.
+
+    The share of the variance that squares and products explain is compared with what they would
+    explain of white residuals.
+    """
+    fit = QuadraticFit.of(points, outputs)
+    if fit is None:
+        return 0.0
+    features = fit.features(points)
+    n, linear = len(points), features[:, : 1 + fit.anomalies.rank]
+    q, dof = features.shape[1] - linear.shape[1], n - features.shape[1]
+    predicted = features @ fit.coefficients
+    explained = predicted - linear @ np.linalg.lstsq(linear, predicted, rcond=None)[0]
+    noise = ((outputs - predicted) ** 2).sum(0) / dof
+    used = noise > 0
+    ratio = (explained[:, used] ** 2).sum(0) / (q * noise[used])
+    if not used.any():
+        return 0.0
+    K = used.sum()
+    return float((ratio.mean() - 1) / np.sqrt(2 / (q * K) + 2 / dof))
+
+
+def _change_of_moments(U: Array, log_weights: Array) -> tuple[Array, Array]:
+    """Shift of means by weights, in the sd that is found with them, and ratio of sds to that."""
+    weights = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    mean = weights @ U
+    sd = np.maximum(np.sqrt(weights @ (U - mean) ** 2), np.finfo(float).tiny)
+    return (U.mean(0) - mean) / sd, U.std(0) / sd

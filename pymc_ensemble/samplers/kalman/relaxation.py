@@ -1,0 +1,97 @@
+"""Sweeps by exact Ornstein-Uhlenbeck steps of split halves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_ensemble.samplers import proposals
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.linearization import SMALLEST_RATE, GaussianLaw, fit_law
+from pymc_ensemble.samplers.split_sweeps import SplitSweeps, SweepState
+from pymc_ensemble.samplers.weights import plausible
+
+RELATIVE_EXTRA_VARIANCE = 0.1  # that the pointwise force may add: bounds its time step
+LARGEST_DEVIATION = 2.0  # of the pointwise from the linear force, per root of the dimension
+NEARLY_LINEAR = 0.1  # share of the force's deviation that the forward map may be to blame for
+
+
+@dataclass(frozen=True)
+class Relaxation(SplitSweeps):
+    """Exact Ornstein-Uhlenbeck transitions of the linearized dynamics (no Metropolis test)."""
+
+    def propose(
+        self,
+        state: SweepState,
+        law: GaussianLaw,
+        group: Ensemble,
+        partners: Ensemble,
+        rng: np.random.Generator,
+    ) -> tuple[Array, Array]:
+        """Relax `group` towards the law of its partners over the time ``state.dt``."""
+        force = law.linear_force(law.map.coordinates(group.U))
+        if state.pointwise:
+            force = pointwise_force(self.problem, law, group)
+        return proposals.relaxation(law, group.U, force, state.dt, rng)
+
+
+@dataclass(frozen=True)
+class WholeRelaxation(Relaxation):
+    """The same for ensembles too small for halves: all particles move with their own statistics."""
+
+    def split(self, order: Array) -> tuple[Array, ...]:
+        """All members at once."""
+        return (order,)
+
+    def propose(
+        self,
+        state: SweepState,
+        law: GaussianLaw,
+        group: Ensemble,
+        partners: Ensemble,
+        rng: np.random.Generator,
+    ) -> tuple[Array, Array]:
+        """Relax with the finite-ensemble correction ``((r + 1) / J) (u - mean)`` of rank r."""
+        J, r = len(group), law.anomalies.rank
+        x = law.map.coordinates(group.U)
+        force = law.linear_force(x) + (r + 1) / J * x
+        return proposals.relaxation(law, group.U, force, state.dt, rng)
+
+
+def pointwise_force(problem: Problem, law: GaussianLaw, group: Ensemble) -> Array:
+    """Force from each particle's own output, shape (n, r), as the continuous-time dynamics have it.
+
+    Where it deviates from the force of the linear law by far, it is shortened.
+    """
+    linear = law.linear_force(law.map.coordinates(group.U))
+    likelihood = problem.loss_gradient(group.Z) @ law.map.slope
+    prior = problem.prior_gradient(group.U) @ law.anomalies.L
+    deviation = -(likelihood + prior) - linear
+    largest = LARGEST_DEVIATION * np.sqrt(group.U.shape[1])
+    size = np.linalg.norm(deviation, axis=1, keepdims=True)
+    return linear + deviation * np.minimum(1.0, largest / np.maximum(size, SMALLEST_RATE))
+
+
+def pointwise_step(problem: Problem, ensemble: Ensemble) -> tuple[bool, float]:
+    """Whether the pointwise force pays, and the time step that bounds its extra variance.
+
+    The pointwise force is right where the loss or the prior, but not the forward map, is the
+    reason why it deviates from the linear one.
+
+    Returns
+    -------
+    pointwise : bool
+    dt : float
+        ``inf`` where the two forces agree.
+    """
+    members = ensemble[ensemble.ok]
+    law = fit_law(problem, members, plausible(members.potential, members.U.shape[1]).astype(float))
+    force = pointwise_force(problem, law, members)
+    deviation = force - law.linear_force(law.map.coordinates(members.U))
+    d = members.U.shape[1]
+    spread = ((deviation - deviation.mean(0)) ** 2).sum(1).mean()
+    size = (deviation**2).sum(1).mean()
+    if size < 1e-6 * d:
+        return False, np.inf
+    curvature = problem.curvature(law.map.output_mean[None])[0]
+    nonlinearity = curvature @ ((members.Z - law.map(members.U)) ** 2).mean(0)
+    return bool(nonlinearity < NEARLY_LINEAR * size), 2 * RELATIVE_EXTRA_VARIANCE * d / spread

@@ -1,0 +1,5 @@
+"""Multiscale derivative-free sampler."""
+
+from .sampler import Multiscale
+
+__all__ = ["Multiscale"]

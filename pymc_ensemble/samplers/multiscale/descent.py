@@ -1,0 +1,139 @@
+"""Descent to the posterior mode by gradients that explorers have measured.
+
+This is the dynamics of a walker with its noise turned off, and a step size that is chosen anew in
+every step.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, Evaluations, Info
+
+from .explorers import Explorers, Measurement, Preconditioner
+from .walkers import clipped
+
+FIRST_STEP = 0.5
+LARGEST_STEP = 10.0
+SMALLEST_STEP = 1e-7  # of a step that no longer descends: the differences are at their limit
+SUFFICIENT = 1e-4  # share of the predicted decrease that a step must achieve
+
+
+@dataclass(frozen=True)
+class DescentState:
+    """Between two steps.
+
+    Attributes
+    ----------
+    U : ndarray of shape (1, d)
+        The best point so far.
+    preconditioner : Preconditioner
+    step_size : float
+        Of the next step, in units of the preconditioner.
+    measurement : Measurement or None
+        What is known of the point; None before its first evaluation.
+    steps : int
+        Steps that were tried.
+    converged, stuck : bool
+        Whether the gradient is below its tolerance; whether no step descends any more.
+    """
+
+    U: Array
+    preconditioner: Preconditioner
+    step_size: float = FIRST_STEP
+    measurement: Measurement | None = None
+    steps: int = 0
+    converged: bool = False
+    stuck: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.converged or self.stuck
+
+    @property
+    def potential(self) -> float:
+        """Negative log density of the point."""
+        return np.inf if self.measurement is None else float(self.measurement.centers.potential[0])
+
+    @property
+    def loss(self) -> float:
+        """Loss of its outputs: the misfit to the data."""
+        return np.inf if self.measurement is None else float(self.measurement.centers.loss[0])
+
+    @property
+    def slope(self) -> float:
+        """Length of the gradient in units of the preconditioner, per root of the dimension."""
+        if self.measurement is None:
+            return np.inf
+        return float(np.sqrt((self.measurement.drift**2).mean()))
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Steps of Barzilai and Borwein, shortened until they descend.
+
+    Parameters
+    ----------
+    explorers : Explorers
+    tolerance : float, default 1e-3
+        Root mean square of the gradient, in units of the preconditioner, at which the mode is
+        found: roughly its remaining distance in posterior standard deviations.
+    """
+
+    explorers: Explorers
+    tolerance: float = 1e-3
+
+    def ask(self, state: DescentState, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Points of the next step: where it leads, and the explorers there."""
+        proposed, root = state.U, state.preconditioner.root
+        if state.measurement is not None:
+            proposed = state.U + self._step(state) @ root.T
+        directions = self.explorers.directions(1, rng)
+        return self.explorers.points(proposed, directions, root), directions
+
+    def tell(
+        self, state: DescentState, points: Array, directions: Array, evaluations: Evaluations
+    ) -> tuple[DescentState, Info]:
+        """State after the step, and an account of it.
+
+        Raises
+        ------
+        EnsembleFailure
+            If the forward map fails at the first point.
+        """
+        old = state.measurement
+        new = self.explorers.measure(points, evaluations, directions, state.preconditioner.root)
+        if old is None:
+            if not new.heard[0]:
+                raise EnsembleFailure("The forward map cannot be evaluated at the start.")
+            state = replace(state, measurement=new)
+        else:
+            step = self._step(state)[0]
+            wanted = SUFFICIENT * (step @ old.drift[0])
+            descended = new.heard[0] and new.centers.potential[0] <= state.potential - wanted
+            size = state.step_size / 4
+            if descended:
+                size = self._next_size(step, old.drift[0] - new.drift[0], state.step_size)
+                state = replace(state, U=new.centers.U, measurement=new)
+            state = replace(
+                state, step_size=size, steps=state.steps + 1, stuck=size < SMALLEST_STEP
+            )
+        state = replace(state, converged=state.slope < self.tolerance)
+        message = f"potential {state.potential:.6g}, slope {state.slope:.2g}"
+        n_failed = int(evaluations.failed.sum())
+        return state, Info("sampling", True, None, len(points), n_failed, message)
+
+    @staticmethod
+    def _step(state: DescentState) -> Array:
+        """Step in units of the preconditioner, shape (1, d); never far out of the posterior."""
+        drift = state.measurement.drift  # type: ignore[union-attr]
+        return clipped(state.step_size * drift, 1.0)
+
+    @staticmethod
+    def _next_size(step: Array, change: Array, size: float) -> float:
+        """Step size that the `change` of the gradient along a step suggests."""
+        curvature = step @ change
+        if curvature <= 0:
+            return min(2 * size, LARGEST_STEP)
+        return float(np.clip(step @ step / curvature, size / 10, LARGEST_STEP))

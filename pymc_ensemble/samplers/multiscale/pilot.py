@@ -1,0 +1,74 @@
+"""The pilot of the multiscale sampler: an ensemble that tells where the posterior is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from pymc_ensemble.samplers.ensemble import Array
+
+from .explorers import Preconditioner
+
+POSITIONS = 100  # that represent the posterior
+HERDED = 1000  # points among which they are chosen
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What the walkers know before their first step: the posterior, roughly.
+
+    Attributes
+    ----------
+    positions : ndarray of shape (n, d)
+        Points that represent the posterior, the first few of them already as well as they can.
+    preconditioner : Preconditioner
+    stiffness : float
+        Largest curvature of the potential along a direction of unit length in units of the
+        preconditioner; NaN if it was not measured.
+    noise : float
+        Variance of the drift by the fluctuations of a rough map.
+    converged : bool
+        Whether the burn-in of the pilot passed its test.
+    explored : bool
+        Whether the positions are known to be those of the posterior.
+    """
+
+    positions: Array
+    preconditioner: Preconditioner
+    stiffness: float = np.nan
+    noise: float = 0.0
+    converged: bool = True
+    explored: bool = True
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A pending round that measures the stiffness by the clouds around a few positions."""
+
+    points: Array
+    directions: Array
+
+
+def herd(points: Array, n: int) -> Array:
+    """Choose `n` of the `points`, shape (N, d), such that the first few represent all of them.
+
+    Each next one minimizes the energy distance between the chosen ones and all. Where there are
+    several modes, their shares come out right to one part in n.
+    """
+    n = min(n, len(points))
+    distances = cdist(points, points)
+    to_all, to_chosen = distances.mean(1), np.zeros(len(points))
+    chosen: list[int] = []
+    for k in range(n):
+        score = to_all - to_chosen / (k + 1)
+        score[chosen] = np.inf
+        chosen.append(int(score.argmin()))
+        to_chosen += distances[:, chosen[-1]]
+    return np.array(chosen)
+
+
+def _quantile(values: Sequence[float], level: float) -> float:
+    """Quantile of what could be measured, or NaN."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.quantile(known, level)) if known else np.nan

@@ -1,0 +1,197 @@
+"""Walkers that feel their way: Langevin dynamics with a measured gradient.
+
+Explorers at a small distance from a walker tell how the forward map changes along their
+directions. Averaged over directions that are as even as can be, this is the gradient.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pymc_ensemble.samplers import proposals
+from pymc_ensemble.samplers.ensemble import (
+    Array,
+    Ensemble,
+    EnsembleFailure,
+    Evaluations,
+    Info,
+    Snapshot,
+)
+
+from .explorers import Explorers, Measurement, Preconditioner
+
+MAX_REJECTIONS = 100  # steps in a row in which every walker failed that end the run
+
+
+def clipped(drift: Array, step_size: float) -> Array:
+    """Shorten drifts, shape (M, d), that are far too long for the step size.
+
+    Explicit steps explode in tails that are lighter than Gaussian. Where the step size suits the
+    stiffness of the posterior, a drift in its bulk is about ``sqrt(d / step_size)`` long.
+    """
+    longest = 2 * (np.sqrt(drift.shape[1]) + 3) / min(1.0, np.sqrt(step_size))
+    length = np.linalg.norm(drift, axis=1, keepdims=True)
+    return drift * (longest / np.maximum(length, longest))
+
+
+@dataclass(frozen=True)
+class WalkerState:
+    """Walkers between two steps.
+
+    Attributes
+    ----------
+    U : ndarray of shape (M, d)
+        Where the walkers are.
+    preconditioner : Preconditioner
+    step_size : float
+    measurement : Measurement or None
+        What is known of the positions; None before their first evaluation.
+    noise : ndarray of shape (M, d)
+        Noise of the last step, one half of which is used again.
+    directions : ndarray of shape (M, J, d)
+        Directions of the explorers.
+    rejected : int
+        Steps in a row in which every walker failed.
+    """
+
+    U: Array
+    preconditioner: Preconditioner
+    step_size: float
+    measurement: Measurement | None = None
+    noise: Array = field(default_factory=lambda: np.empty(0))
+    directions: Array = field(default_factory=lambda: np.empty(0))
+    rejected: int = 0
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        """The evaluated walkers."""
+        return None if self.measurement is None else self.measurement.centers
+
+
+@dataclass(frozen=True)
+class WalkerMove:
+    """A pending round: where the walkers would be, with the explorers around them."""
+
+    points: Array
+    noise: Array
+    directions: Array
+    uniforms: Array
+
+
+@dataclass(frozen=True)
+class Walkers:
+    """Langevin dynamics of walkers that measure their own drift.
+
+    Parameters
+    ----------
+    explorers : Explorers
+    delta : float, default 0.0
+        Relaxation time scale of the explorers' directions; 0 draws new ones in every step.
+    adjust : bool, default False
+        Metropolis-adjusted steps with frozen directions: the drift is then a fixed vector field,
+        and the test makes up for all its errors.
+    averaged : bool, default True
+        Leimkuhler-Matthews steps, whose noise is averaged over two steps, instead of
+        Euler-Maruyama steps.
+    """
+
+    explorers: Explorers
+    delta: float = 0.0
+    adjust: bool = False
+    averaged: bool = True
+
+    def start(self, U: Array, preconditioner: Preconditioner, step_size: float) -> WalkerState:
+        """State of walkers at `U`, shape (M, d), that were not evaluated yet."""
+        return WalkerState(U, preconditioner, step_size)
+
+    def ask(self, state: WalkerState, rng: np.random.Generator) -> tuple[Array, WalkerMove]:
+        """Points of the next step of all walkers, and what `tell` needs to judge them."""
+        M, d = state.U.shape
+        root, h = state.preconditioner.root, state.step_size
+        noise, proposed = rng.standard_normal((M, d)), state.U
+        if state.measurement is not None:
+            kick = np.sqrt(2 * h) * noise
+            if self.averaged and not self.adjust:
+                kick = np.sqrt(h / 2) * (state.noise + noise)
+            proposed = state.U + (h * self._drift(state.measurement, h) + kick) @ root.T
+        directions = self._next_directions(state, rng)
+        points = self.explorers.points(proposed, directions, root)
+        return points, WalkerMove(points, noise, directions, np.array(rng.random(M)))
+
+    def tell(
+        self, state: WalkerState, pending: WalkerMove, evaluations: Evaluations
+    ) -> tuple[WalkerState, Info]:
+        """State after the step, and an account of it.
+
+        The first evaluation of the walkers is no step yet.
+
+        Raises
+        ------
+        EnsembleFailure
+            If a walker cannot be evaluated where it starts, or none for many steps.
+        """
+        old, root = state.measurement, state.preconditioner.root
+        new = self.explorers.measure(pending.points, evaluations, pending.directions, root)
+        if old is None:
+            if not new.centers.ok.all():
+                raise EnsembleFailure(
+                    f"{(~new.centers.ok).sum()} of {len(state.U)} walkers cannot be evaluated "
+                    "where they start."
+                )
+            alpha, moved = np.ones(len(state.U)), new.centers.ok
+            noise = pending.noise if state.noise.size == 0 else state.noise
+            state = replace(state, measurement=new, noise=noise)
+        else:
+            # the test makes up for a drift without explorers, too; without it, rather stay
+            usable = new.centers.ok if self.adjust else new.heard
+            alpha = np.where(usable, self._acceptance(state, old, new), 0.0)
+            moved = usable & (pending.uniforms < alpha) if self.adjust else usable
+            everyone = np.arange(len(moved))
+            merged = Measurement(
+                old.centers.updated(everyone, new.centers, moved),
+                np.where(moved[:, None], new.drift, old.drift),
+                np.where(moved, new.heard, old.heard),
+            )
+            state = replace(
+                state,
+                U=merged.centers.U,
+                measurement=merged,
+                noise=np.where(moved[:, None], pending.noise, state.noise),
+                rejected=0 if usable.any() else state.rejected + 1,
+            )
+            if state.rejected >= MAX_REJECTIONS:
+                raise EnsembleFailure(
+                    f"All walkers have failed in {state.rejected} steps in a row."
+                )
+        state = replace(state, directions=pending.directions)
+        log_q = state.preconditioner.log_density(state.U)
+        lp = -state.measurement.centers.potential  # type: ignore[union-attr]
+        snapshot = None
+        if old is not None:
+            snapshot = Snapshot(state.U, lp, log_q, alpha, state.step_size)
+        message = f"acceptance {alpha.mean():.2f}"
+        n_failed = int(evaluations.failed.sum())
+        n, complete = len(pending.points), snapshot is not None
+        return state, Info("sampling", complete, snapshot, n, n_failed, message)
+
+    def _next_directions(self, state: WalkerState, rng: np.random.Generator) -> Array:
+        """Directions of the next step: frozen, fresh, or an exact Ornstein-Uhlenbeck update."""
+        if self.adjust and state.directions.size:
+            return state.directions
+        fresh = self.explorers.directions(len(state.U), rng)
+        if self.delta == 0 or not state.directions.size:
+            return fresh
+        kept = np.exp(-state.step_size / self.delta**2)
+        return kept * state.directions + np.sqrt(1 - kept**2) * fresh
+
+    def _drift(self, measurement: Measurement, step_size: float) -> Array:
+        return clipped(measurement.drift, step_size) if self.averaged else measurement.drift
+
+    def _acceptance(self, state: WalkerState, old: Measurement, new: Measurement) -> Array:
+        """Acceptance probability of a Langevin step, the would-be one if there is no test."""
+        h = state.step_size
+        step = state.preconditioner.normalized(new.centers.U - old.centers.U)
+        forward = ((step - h * self._drift(old, h)) ** 2).sum(1)
+        backward = ((-step - h * self._drift(new, h)) ** 2).sum(1)
+        log_ratio = (forward - backward) / (4 * h)
+        return proposals.acceptance(old.centers.potential, new.centers.potential, log_ratio)

@@ -1,0 +1,51 @@
+"""Importance weights of particles, tempering exponents, and resampling."""
+
+import numpy as np
+
+from .ensemble import Array
+
+
+def normalized_weights(log_weights: Array) -> tuple[Array, float]:
+    """Weights that sum to one, and their effective sample size."""
+    largest = log_weights.max()
+    weights = np.exp(log_weights - largest) if np.isfinite(largest) else np.ones(len(log_weights))
+    weights = weights / weights.sum()
+    return weights, 1 / (weights**2).sum()
+
+
+def next_exponent(loss: Array, exponent: float, target: float) -> float:
+    """Largest exponent up to 1 at which the importance weights keep the effective size `target`."""
+
+    def effective_size(increment: float) -> float:
+        return normalized_weights(-increment * loss)[1]
+
+    if effective_size(1 - exponent) >= target:
+        return 1.0
+    low, high = -60.0, np.log(1 - exponent)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if effective_size(np.exp(middle)) >= target else (low, middle)
+    return exponent + np.exp(low)
+
+
+def systematic_resample(weights: Array, size: int, uniform: float) -> Array:
+    """Resample `weights` systematically, shifted by a `uniform` random number: indices."""
+    levels = (uniform + np.arange(size)) / size
+    return np.minimum(np.searchsorted(np.cumsum(weights), levels), len(weights) - 1)
+
+
+def plausible_limit(potential: Array, dimension: int) -> float:
+    """Potential beyond which a member must be stuck in a far tail, from the spread of all.
+
+    The spread term matters for rough maps, whose potentials scatter by more than a posterior's do.
+    """
+    finite = np.isfinite(potential)
+    if not finite.any():
+        return -np.inf
+    low, middle = np.quantile(potential[finite], [0.1, 0.5])
+    return float(middle + 10 + 2 * dimension + 5 * (middle - low))
+
+
+def plausible(potential: Array, dimension: int) -> Array:
+    """Mask of the members within the `plausible_limit`."""
+    return potential <= plausible_limit(potential, dimension)

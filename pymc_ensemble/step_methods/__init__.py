@@ -1,0 +1,15 @@
+"""Step methods of `pymc.sample`: ensembles of particles as draws."""
+
+from .base import EnsembleStep
+from .gaussian_process import EnsembleGaussianProcessSampler
+from .kalman import EnsembleKalmanSampler
+from .langevin import EnsembleLangevinSampler
+from .multiscale import MultiscaleSampler
+
+__all__ = [
+    "EnsembleGaussianProcessSampler",
+    "EnsembleKalmanSampler",
+    "EnsembleLangevinSampler",
+    "EnsembleStep",
+    "MultiscaleSampler",
+]

@@ -1,0 +1,609 @@
+"""Step methods: ensembles of particles as draws of `pymc.sample`.
+
+One chain is one ensemble. Draws are handed out particle by particle over a block of sweeps, so that
+neighboring draws are neighbors on the path of a particle.
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import field, replace
+from functools import cache
+from operator import length_hint
+from time import monotonic, perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike, NDArray
+from pymc.exceptions import SamplingError
+from pymc.step_methods.compound import BlockedStep, Competence, StepMethodState
+from pymc.step_methods.state import dataclass_state
+from pymc.util import get_random_generator
+from pytensor.graph.basic import Variable
+from rich.progress import TextColumn
+from rich.table import Column
+from threadpoolctl import ThreadpoolController
+from xarray import DataTree
+
+from pymc_ensemble.diagnosis.findings import first_look
+from pymc_ensemble.diagnosis.modes import without_draws
+from pymc_ensemble.diagnosis.run import Run
+from pymc_ensemble.forward.evaluation import Evaluations
+from pymc_ensemble.log import ProgressLog, logger, show_log
+from pymc_ensemble.problem.inverse_problem import InverseProblem
+from pymc_ensemble.problem.points import LayoutVariable, Point, points_of, variable_layout
+from pymc_ensemble.samplers.ensemble import EnsembleFailure, Info, Snapshot
+from pymc_ensemble.samplers.options import require_flags
+
+from .chain import Binding, Chain, Named, _variables, names_of
+from .draws import NO_STATS, STATS, Block, Draw, Stats
+from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
+from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
+
+__all__ = ["EnsembleStep"]
+
+# Sweeps are handed out in blocks. A block is the whole run if it takes less memory than this, else
+# no shorter than so many sweeps: az.ess does not see the correlation between blocks.
+BLOCK_BYTES = 2**30
+SHORTEST_BLOCK = 5
+SEEDS_OF_EVALUATIONS = 0xE5  # sets their seeds apart from those of other children of the run's
+FLAGS = ("adjust", "rough", "corrected", "allow_subspace", "central")  # options of samplers
+FEW_DRAWS = 100  # that say nothing about a run
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass_state
+class EnsembleStepState(StepMethodState):
+    """What PyMC saves of an ensemble step method."""
+
+    ensemble_size: int = field(metadata={"frozen": True})
+    tune: bool
+    chain: Chain
+
+
+class EnsembleStep(BlockedStep):
+    """Step method whose chains are ensembles of interacting particles.
+
+    A subclass names its sampler and hands over the options that this sampler has.
+
+    Parameters
+    ----------
+    vars : list of variables or names, optional
+        Variables to sample. An ensemble owns all continuous variables of the model, so this can
+        only repeat what is the default.
+    options : dict
+        Options of the sampler.
+    ensemble_size : int, optional
+        Number of particles J.
+    initial_ensemble : array_like, mapping or DataTree, optional
+        Where the particles start; see `initial_ensembles`. Drawn from the prior by default.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map.
+    model : pm.Model, optional
+        Model to sample. By default the one on the context stack, looked up when sampling starts.
+    rng : Generator or seed, optional
+        Used until `pymc.sample` hands over a generator for each chain.
+    initial_point : dict, optional
+        Not needed; PyMC passes it to all step methods.
+    blocked : bool, default True
+        An ensemble moves all its variables together, so True is the only choice.
+    """
+
+    problem_class: ClassVar[Any] = InverseProblem
+    sampler_class: ClassVar[Any]
+    default_blocked = True
+    default_tune_steps = 80
+    remedy_of_burn_in = "Use a larger ensemble_size, more informative priors or an initial_ensemble"
+    _state_class = EnsembleStepState
+    stats_dtypes_shapes: ClassVar[dict[str, tuple[Any, list[int]]]] = {
+        name: (dtype, []) for name, dtype in STATS.items()
+    }
+    stats_dtypes: ClassVar[list[dict[str, type]]] = [STATS]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "EnsembleStep":
+        """Create a step without looking for a model: it is found when sampling starts."""
+        return object.__new__(cls)
+
+    def __getnewargs_ex__(self) -> tuple[tuple, dict]:
+        return (), {}
+
+    def __init__(
+        self,
+        vars: Named | Sequence[Named] | None = None,
+        *,
+        options: Mapping[str, Any],
+        ensemble_size: int | None = None,
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        model: pm.Model | None = None,
+        rng: Any = None,
+        initial_point: Point | None = None,
+        blocked: bool = True,
+    ):
+        flags = {name: options[name] for name in FLAGS if options.get(name) is not None}
+        require_flags(blocked=blocked, **flags)
+        if not blocked:
+            raise ValueError(
+                f"{type(self).__name__} moves all variables together. Leave out `blocked=False`."
+            )
+        self.blocked = True
+        self.tune = True
+        self.rng = get_random_generator(rng)
+        self.chain = Chain()
+        self._names = None if vars is None else names_of(vars)
+        self._ensemble_size = ensemble_size
+        self._initial_ensemble = initial_ensemble
+        self._compile_kwargs = compile_kwargs
+        self._options = options
+        self._binding: Binding | None = None
+        self._progress = ProgressLog(0)
+        model = pm.Model.get_context(error_if_none=False) if model is None else model
+        if model is not None:
+            self._bind(model)
+
+    # -- binding to a model ---------------------------------------------------------------------
+
+    @property
+    def vars(self) -> list[Variable]:
+        """Value variables of the model that is being sampled.
+
+        The model on the context stack counts, so a step may be built before its model, and used
+        again on a copy of it. Worker processes have no such stack; they use the model that came
+        with the step.
+        """
+        model = pm.Model.get_context(error_if_none=False)
+        if model is not None:
+            bound = self._binding
+            if bound is None or bound.model is not model or bound.variables != _variables(model):
+                self._bind(model)
+        return self._bound.vars
+
+    @property
+    def _bound(self) -> Binding:
+        if self._binding is None:
+            raise TypeError(
+                f"{type(self).__name__} has no model yet. Call `pm.sample` inside `with model:`, "
+                f"or build the step with `{type(self).__name__}(model=model)`."
+            )
+        return self._binding
+
+    def _bind(self, model: pm.Model) -> None:
+        vars = self._owned_variables(model)
+        problem = self._make_problem(model, vars)
+        initial = None
+        if self._initial_ensemble is None:
+            problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
+        else:
+            initial = self._make_initial(self._initial_ensemble, model, problem)
+        sampler = self._make_sampler(problem, None if initial is None else initial.U.shape[1])
+        if initial is not None and not self._options.get("allow_subspace"):
+            require_spread(initial.U, problem.coordinate_names)
+        self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
+        return self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
+
+    def _make_initial(
+        self,
+        given: ArrayLike | Mapping[str, ArrayLike] | DataTree,
+        model: pm.Model,
+        problem: Any,
+    ) -> InitialEnsembles:
+        """Positions from what the user has given as initial ensemble."""
+        return initial_ensembles(given, model, problem.coordinate_names)
+
+    def _make_sampler(self, problem: Any, given: int | None) -> Any:
+        """Sampler of a problem, for an initial ensemble with `given` members."""
+        ensemble_size = self._ensemble_size
+        if given is not None and ensemble_size not in (None, given):
+            raise ValueError(
+                f"initial_ensemble has {given} members, but ensemble_size is {ensemble_size}. "
+                "Leave out ensemble_size, or make them equal."
+            )
+        return self.sampler_class(problem, ensemble_size=given or ensemble_size, **self._options)
+
+    def _owned_variables(self, model: pm.Model) -> list[Variable]:
+        """All variables of the model, if they are continuous and were not restricted."""
+        step = type(self).__name__
+        if discrete := [model.values_to_rvs[v].name for v in model.discrete_value_vars]:
+            raise ValueError(
+                f"`{discrete[0]}` is discrete; {step} moves continuous variables only, and all of "
+                "them at once, so it cannot share a model with another step method. Marginalize "
+                f"`{discrete[0]}` out of the model, or use the step methods of `pm.sample()`."
+            )
+        names = {v: model.values_to_rvs[v].name for v in model.continuous_value_vars}
+        if self._names is None:
+            return list(names)
+        chosen = set(self._names)
+        if unknown := chosen - {v.name for v in names} - set(names.values()):
+            raise ValueError(
+                f"`{min(unknown)}` is not a continuous free variable of the model that is sampled. "
+                f"Those are {', '.join(f'`{name}`' for name in names.values())}; leave out `vars` "
+                "to sample them all."
+            )
+        if left_out := [name for v, name in names.items() if not {v.name, name} & chosen]:
+            raise ValueError(
+                f"`vars` leaves out `{left_out[0]}`, but {step} has to own all continuous "
+                "variables: a move of the others would change the posterior under the whole "
+                "ensemble. Leave out `vars`, or fix the variable: "
+                f"`with pm.do(model, {{{left_out[0]!r}: value}}): pm.sample(step={step}())`."
+            )
+        return list(names)
+
+    @property
+    def ensemble_size(self) -> int:
+        """Number of particles."""
+        return self._bound.sampler.size
+
+    @staticmethod
+    def competence(var: Variable, has_grad: bool) -> Competence:
+        """Tell PyMC never to choose this step method on its own."""
+        return Competence.INCOMPATIBLE
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_chain": self.chain, "_queue": iter([]), "_layout": []}
+
+    # -- life of a chain ------------------------------------------------------------------------
+
+    @property
+    def chain(self) -> Chain:
+        """What the chain remembers. To set it is to go on from there."""
+        return replace(self._chain, position=self._chain.position - length_hint(self._queue))
+
+    @chain.setter
+    def chain(self, chain: Chain) -> None:
+        self._chain = chain
+        self._queue: Iterator[Draw] = iter([])
+        self._layout: list[LayoutVariable] = []
+
+    def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
+        """Forget everything about the chain before."""
+        super().setup_chain(rng, tune, draws)
+        self.tune = True
+        self.chain = Chain(tune=tune, draws=draws)
+        self._progress = ProgressLog(self._chain_number)
+        show_log()
+        shield()
+
+    def step(self, point: Point) -> Draw:
+        """Next draw: a particle of the ensemble, at one of its sweeps."""
+        for draw in self._queue:
+            return draw
+        if not self._layout:
+            self._layout = variable_layout(point, names_of(self.vars))
+        chain = self._chain
+        if self.tune:
+            chain.position += 1
+            return self._tuning_draw(point)
+        if chain.block is None or chain.position == chain.block.n_draws:
+            chain.block, chain.position = self._compute_block(), 0
+        draws = chain.block.draws(self._layout, chain.position)
+        chain.position += len(draws)
+        self._queue = iter(draws)
+        return next(self._queue)
+
+    def _tuning_draw(self, point: Point) -> Draw:
+        """Do one iteration of the burn-in, if it is not over; show one particle after the other."""
+        chain = self._chain
+        if chain.state is None or not chain.state.burned_in:
+            with self._interrupts_end_the_run():
+                self._burn_in_once()
+        stats = NO_STATS | {
+            "n_evals": chain.n_evals,
+            "n_failed": chain.n_failed,
+            "converged": chain.converged,
+            "tune": True,
+        }
+        ensemble = chain.state.ensemble
+        potential = np.empty(0) if ensemble is None else ensemble.potential
+        usable = np.flatnonzero(np.isfinite(potential))
+        if not len(usable):  # nothing better is known yet than the point that came in
+            return {name: value.copy() for name, value in point.items()}, [stats]
+        particle = int(usable[chain.position % len(usable)])
+        stats |= {"particle": particle, "lp": -float(ensemble.potential[particle])}
+        return points_of(self._layout, ensemble.U[[particle]])[0], [stats]
+
+    def _compute_block(self) -> Block:
+        """Advance the ensemble by a block of sweeps."""
+        chain = self._chain
+        if chain.interrupted is not None:
+            end_run(chain.interrupted)
+        if not chain.sampling:
+            with self._interrupts_end_the_run():
+                self._end_burn_in()
+        n_sweeps = self._sweeps_of_next_block()
+        done: list[tuple[Snapshot, int, int, int]] = []  # with sweep, n_evals and n_failed
+        try:
+            with interruptible():
+                while len(done) < n_sweeps:
+                    snapshot = self._sweep(n_sweeps - len(done))
+                    done.append((snapshot, chain.sweeps, chain.n_evals, chain.n_failed))
+                    chain.sweeps += 1
+        except KeyboardInterrupt:
+            chain.interrupted = monotonic()
+            logger.warning(
+                f"{self._progress.label}interrupted; the {len(done)} sweeps that are complete "
+                f"become {len(done) * self.ensemble_size} draws, then the chain ends. "
+                "Interrupt again to end it at once. With cores=1, PyMC goes on with the next chain."
+            )
+            if not done:
+                end_run(chain.interrupted)
+        snapshots, sweep, n_evals, n_failed = zip(*done, strict=True)
+        snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
+        shared = {
+            "sweep": sweep,
+            "n_evals": n_evals,
+            "n_failed": n_failed,
+            "step_size": [float(snapshot.step_size) for snapshot in snapshots],
+            "converged": [chain.converged] * len(snapshots),
+            "lost": [False] * len(snapshots),
+        }
+        block = Block.of(snapshots, shared)
+        block.stats["log_jacobian"] = self._bound.problem.log_jacobian(block.U)
+        return self._look_at(block) if block.n_draws >= max(FEW_DRAWS, chain.draws) else block
+
+    def _look_at(self, block: Block) -> Block:
+        """Tell by the log what the draws of this chain are worth; mark them if a mode was lost."""
+        chain, d = self._chain, block.U.shape[1]
+        S = block.n_draws // self.ensemble_size
+        stats = {  # as chain, sweep, particle
+            name: values.reshape(1, -1, S).swapaxes(1, 2) for name, values in block.stats.items()
+        }
+        X = block.U.reshape(1, -1, S, d).swapaxes(1, 2)
+        run = Run(X, list(self._bound.problem.coordinate_names), stats)
+        with _one_blas_thread():
+            found = first_look(run)
+            elsewhere = np.empty(0, dtype=int)
+            if chain.seen and run.cost and not run.fitted:
+                U, lp = (np.concatenate(part) for part in zip(*chain.seen, strict=True))
+                elsewhere = without_draws(run.X, stats["lp"], U, lp)
+        block.stats["lost"][:] = len(elsewhere) > 0
+        level, verdict = logging.INFO, "at first sight nothing speaks against its draws."
+        if found:
+            level, verdict = logging.WARNING, f"{found[0].severity}: {found[0].reason}"
+        if len(elsewhere):
+            place = self._describe(U[elsewhere[0]])
+            level = logging.WARNING
+            verdict = f"its burn-in came by likely places without draws, such as {place}."
+        logger.log(
+            level,
+            f"{self._progress.label}{verdict} pymc_ensemble.diagnose(idata) looks closer.",
+        )
+        return block
+
+    def _sweeps_of_next_block(self) -> int:
+        """As many sweeps as memory holds, in blocks of equal length."""
+        to_go = math.ceil(self._chain.draws / self.ensemble_size) - self._chain.sweeps
+        if self.ensemble_size == 1:  # a chain like any other
+            return 1
+        if to_go <= 0:  # more draws are asked for than were announced
+            return SHORTEST_BLOCK
+        numbers_a_draw = self._bound.problem.dimension + len(STATS)
+        fitting = BLOCK_BYTES // (8 * numbers_a_draw * self.ensemble_size)
+        return math.ceil(to_go / max(1, to_go // max(SHORTEST_BLOCK, fitting)))
+
+    @contextmanager
+    def _interrupts_end_the_run(self) -> Iterator[None]:
+        """In the burn-in, an interrupt leaves nothing to hand out."""
+        try:
+            with interruptible():
+                yield
+        except KeyboardInterrupt:
+            end_run(monotonic())
+
+    # -- iterations of the sampler ----------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Choose the positions from which the particles start."""
+        bound, chain = self._bound, self._chain
+        if bound.initial is None:
+            U = bound.problem.sample_prior(self.ensemble_size, self.rng)
+            chain.state = bound.sampler.start(U, redraw=True)
+        else:
+            U = bound.initial.for_chain(self._chain_number)
+            chain.state = bound.sampler.start(U, skip_burn_in=bound.initial.burned_in)
+
+    def _burn_in_once(self) -> None:
+        """Do one iteration of the burn-in."""
+        chain, initial = self._chain, self._bound.initial
+        if chain.state is None:
+            self._start()
+        self._iterate(f"burn-in iteration {chain.iterations + 1}")
+        chain.iterations += 1
+        if (ensemble := chain.state.ensemble) is not None:
+            chain.seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
+        chain.converged = chain.state.converged
+        if initial is not None and initial.burned_in:
+            chain.converged = initial.converged
+
+    def _end_burn_in(self) -> None:
+        """Stop all adaptation; run the burn-in first if there were no calls for tuning."""
+        chain = self._chain
+        if chain.tune == 0:
+            logger.info(f"{self._progress.label}tune=0: burn-in runs before the first draw.")
+        while chain.state is None or (chain.tune == 0 and self._burn_in_goes_on()):
+            self._burn_in_once()
+        tuning_was_short = not chain.state.burned_in and self._burn_in_goes_on()
+        chain.state = self._bound.sampler.freeze(chain.state)
+        if self._bound.initial is None or not self._bound.initial.burned_in:
+            chain.converged = chain.converged and chain.state.converged
+        if not chain.converged:
+            remedy = (
+                f"Give it more time: `pm.sample(tune={self.default_tune_steps})`"
+                if tuning_was_short
+                else self.remedy_of_burn_in
+            )
+            warnings.warn(
+                f"The burn-in had not passed its test after {chain.iterations} iterations "
+                f"({chain.n_evals} forward evaluations). The run goes on from the ensemble as it "
+                f"is, and its draws carry `converged=False`. {remedy}.",
+                stacklevel=2,
+            )
+        chain.sampling = True
+
+    def _burn_in_goes_on(self) -> bool:
+        chain = self._chain
+        return not chain.state.burned_in and chain.iterations < self.default_tune_steps
+
+    def _sweep(self, sweeps_to_go: int) -> Snapshot:
+        """Advance the ensemble by one sweep."""
+        snapshot = None
+        while snapshot is None:
+            info = self._iterate(f"sweep {self._chain.sweeps + 1}", sweeps_to_go)
+            snapshot = info.snapshot
+        return snapshot
+
+    def _iterate(self, what: str, sweeps_to_go: int | None = None) -> Info:
+        """Evaluate rounds until an iteration of the sampler is complete."""
+        chain, sampling = self._chain, sweeps_to_go is not None
+        sweeps = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
+        cost = getattr(self._bound.sampler, "evaluations_per_sweep", self.ensemble_size)
+        while True:
+            info = self._round()
+            to_go = (sweeps - (info.complete and sampling)) * cost
+            self._progress.tell(
+                f"{what}, {info.message}", chain.n_evals, chain.n_failed, to_go, sampling=sampling
+            )
+            if info.complete:
+                return info
+
+    def _round(self) -> Info:
+        """Evaluate one batch of points, and let the sampler learn from it."""
+        chain, sampler, problem = self._chain, self._bound.sampler, self._bound.problem
+        try:
+            with _one_blas_thread():
+                points, pending = sampler.ask(chain.state, self._generator)
+            started = perf_counter()
+            evaluations = problem.evaluate(points, self._seed_of_round())
+            self._progress.count(len(points), perf_counter() - started, evaluations)
+            chain.n_evals += len(points)
+            chain.n_failed += int(evaluations.failed.sum())
+            self._report_first_failure(points, evaluations)
+            with _one_blas_thread():
+                chain.state, info = sampler.tell(chain.state, pending, evaluations)
+        except EnsembleFailure as failure:
+            raise SamplingError(self._explain(failure)) from failure
+        return info
+
+    @property
+    def _spawn_key(self) -> tuple[int, ...]:
+        """By what `pymc.sample` tells the chains of a run apart; the same in every process."""
+        sequence: Any = self.rng.bit_generator.seed_seq
+        return sequence.spawn_key
+
+    @property
+    def _chain_number(self) -> int:
+        return self._spawn_key[-1] if self._spawn_key else 0
+
+    @property
+    def _generator(self) -> np.random.Generator:
+        """Source of randomness of the next round."""
+        return self.rng
+
+    def _seed_of_round(self) -> np.random.SeedSequence:
+        """Seed for stochastic forward models: from that of the run, and the evaluations so far."""
+        sequence: Any = self._generator.bit_generator.seed_seq
+        number = self._chain.n_evals - self._chain.n_shared
+        numbers = (*sequence.spawn_key, SEEDS_OF_EVALUATIONS, number)
+        return np.random.SeedSequence(sequence.entropy, spawn_key=numbers)
+
+    # -- failures -------------------------------------------------------------------------------
+
+    def _report_first_failure(self, points: FloatArray, evaluations: Evaluations) -> None:
+        chain = self._chain
+        if chain.first_failure or not evaluations.failed.any():
+            return
+        row = int(np.flatnonzero(evaluations.failed)[0])
+        reason = dict(evaluations.errors).get(row, "The outputs are not finite.")
+        chain.first_failure = f"{self._describe(points[row])}\n{reason}"
+        logger.warning(
+            f"{self._progress.label}a forward evaluation failed, at {chain.first_failure}\n"
+            "Its particle stays where it was, or is drawn anew if this was its start. Later "
+            "failures of this chain are counted in the stat `n_failed`, but not told."
+        )
+
+    @property
+    def _sampled_model(self) -> pm.Model:
+        """Model of the variables that this step moves."""
+        return self._bound.model
+
+    def _describe(self, u: FloatArray) -> str:
+        """Parameters at the point `u`, shape (d,), by name and as in the model."""
+        model = self._sampled_model
+        in_model = model.compile_fn(
+            model.replace_rvs_by_values(model.free_RVs),
+            inputs=model.value_vars,
+            mode="FAST_COMPILE",
+            on_unused_input="ignore",
+        )
+        [point] = points_of(self._layout, u[None])
+        with np.printoptions(precision=4, threshold=20):
+            return ", ".join(
+                f"{rv.name}={value}"
+                for rv, value in zip(model.free_RVs, in_model(point), strict=True)
+            )
+
+    def _explain(self, failure: EnsembleFailure) -> str:
+        """Say what failed, where, and what to try."""
+        chain = self._chain
+        ensemble = None if chain.state is None else chain.state.ensemble
+        lines = [
+            str(failure),
+            f"{chain.n_failed} of {chain.n_evals} forward evaluations failed in this chain.",
+        ]
+        if chain.first_failure:
+            lines.append(f"The first failure was at {chain.first_failure}")
+        elif ensemble is not None and not np.isfinite(ensemble.potential).all():
+            member = int(np.flatnonzero(~np.isfinite(ensemble.potential))[0])
+            lines.append(
+                "No forward evaluation failed, but the posterior density is not finite, for "
+                f"example at {self._describe(ensemble.U[member])}"
+            )
+        lines.append(
+            "What to try: priors, or an `initial_ensemble`, that stay where the forward map works; "
+            "a larger ensemble; or a forward map that returns a value instead of failing."
+        )
+        return "\n".join(lines)
+
+    # -- progress bar ---------------------------------------------------------------------------
+
+    @staticmethod
+    def _progressbar_config(n_chains: int = 1) -> tuple[list[TextColumn], dict[str, list]]:
+        shown = {
+            "sweep": ("Sweep", "", 0),
+            "n_evals": ("Evaluations", "", 0),
+            "n_failed": ("Failed", "", 0),
+            "acceptance": ("Acceptance", ":0.2f", 0.0),
+        }
+        columns = [
+            TextColumn(f"{{task.fields[{stat}]{style}}}", table_column=Column(title, ratio=1))
+            for stat, (title, style, _) in shown.items()
+        ]
+        return columns, {stat: [initial] * n_chains for stat, (*_, initial) in shown.items()}
+
+    @staticmethod
+    def _make_progressbar_update_functions() -> tuple:
+        def update_stats(stats: Stats) -> Stats:
+            return {
+                "sweep": stats["sweep"] + 1,
+                "n_evals": stats["n_evals"],
+                "n_failed": stats["n_failed"],
+                "acceptance": stats["acceptance"],
+            }
+
+        pass_on_first_interrupt(owner=update_stats)  # PyMC keeps it as long as the run lasts
+        return (update_stats,)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _one_blas_thread() -> AbstractContextManager:
+    """Limit linear algebra to one thread: matrices are small, and chains run side by side."""
+    return _blas().limit(limits=1)

@@ -1,0 +1,92 @@
+"""What a step method remembers of a chain, and of the model it is bound to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from numpy.typing import NDArray
+from pytensor.graph.basic import Variable
+
+from .draws import Block
+from .initial_ensemble import InitialEnsembles
+
+FloatArray = NDArray[np.float64]
+Named = Variable | str
+
+
+@dataclass
+class Chain:
+    """What one chain remembers from call to call.
+
+    Attributes
+    ----------
+    tune, draws : int
+        Calls for tuning, and draws after it, that were announced.
+    state : object or None
+        State of the sampler.
+    converged : bool
+        Whether the burn-in has passed its test.
+    iterations, sweeps : int
+        Completed iterations of the burn-in, completed sweeps after it.
+    n_evals, n_failed : int
+        Forward evaluations so far, and how many of them failed.
+    first_failure : str
+        Parameters and traceback of the first failed evaluation.
+    block : Block or None
+        Draws that are being handed out.
+    position : int
+        How many draws were handed out: of this block, or in the tuning phase.
+    sampling : bool
+        Whether adaptation has ended.
+    interrupted : float or None
+        Time of the interrupt after which the chain ends with this block.
+    seen : list of tuple
+        Particles of the burn-in, shape (n, d), and their log densities.
+    shared_rng : Generator or None
+        Source of randomness of what all chains have in common.
+    n_shared : int
+        Forward evaluations of that.
+    """
+
+    tune: int = 0
+    draws: int = 0
+    state: Any = None
+    converged: bool = False
+    iterations: int = 0
+    sweeps: int = 0
+    n_evals: int = 0
+    n_failed: int = 0
+    first_failure: str = ""
+    block: Block | None = None
+    position: int = 0
+    sampling: bool = False
+    interrupted: float | None = None
+    seen: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
+    shared_rng: np.random.Generator | None = None
+    n_shared: int = 0
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The model of a step method, and all that was made from it."""
+
+    model: pm.Model
+    variables: tuple[Any, ...]
+    vars: list[Variable]
+    problem: Any
+    sampler: Any
+    initial: InitialEnsembles | None
+
+
+def names_of(vars: Named | Sequence[Named]) -> list[str]:
+    """Names of variables that are given as one or several variables or names."""
+    several = [vars] if isinstance(vars, Named) else vars
+    return [v if isinstance(v, str) else str(v.name) for v in several]
+
+
+def _variables(model: pm.Model) -> tuple[Any, ...]:
+    """All that a posterior depends on: when it changes, a step has to be bound anew."""
+    shapes = [np.shape(data.get_value(borrow=True)) for data in model.data_vars]
+    return (*model.basic_RVs, *model.potentials, *shapes)

@@ -1,0 +1,117 @@
+"""Sweeps of an ensemble as draws: one particle after the other, each with its whole path."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pymc_ensemble.problem.points import LayoutVariable, Point, points_of
+from pymc_ensemble.samplers.ensemble import Snapshot
+
+FloatArray = NDArray[np.float64]
+Stats = dict[str, Any]
+Draw = tuple[Point, list[Stats]]
+
+# Names and types of the stats, in the order in which they are recorded
+STATS: dict[str, type] = {
+    "lp": np.float64,
+    "log_q": np.float64,
+    "log_jacobian": np.float64,
+    "particle": np.int64,
+    "sweep": np.int64,
+    "n_evals": np.int64,
+    "acceptance": np.float64,
+    "step_size": np.float64,
+    "n_failed": np.int64,
+    "converged": bool,
+    "lost": bool,
+    "tune": bool,
+}
+
+UNKNOWN: dict[type, Any] = {np.float64: math.nan, np.int64: -1, bool: False}
+NO_STATS: Stats = {name: UNKNOWN[dtype] for name, dtype in STATS.items()}
+DRAWS_AT_ONCE = 256  # become Python objects together: many enough for speed, few enough for a cache
+
+
+@dataclass(frozen=True)
+class Block:
+    """Complete sweeps that wait to be handed out as draws, particle by particle.
+
+    Attributes
+    ----------
+    U : ndarray of shape (n, d)
+        The draws: the paths of all J particles over S sweeps, one after the other; n = J S.
+    stats : dict of str to ndarray of shape (n,)
+        Stats of the draws.
+    """
+
+    U: FloatArray
+    stats: dict[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, snapshots: Sequence[Snapshot], shared: Mapping[str, Sequence[int | float | bool]]
+    ) -> "Block":
+        """Join the snapshots of S sweeps.
+
+        Parameters
+        ----------
+        snapshots : sequence of Snapshot
+        shared : dict of str to sequence of length S
+            Stats that all particles have in common in a sweep.
+        """
+        S, J = len(snapshots), len(snapshots[0].U)
+        U = np.stack([snapshot.U for snapshot in snapshots], axis=1)
+        stats = {
+            name: np.stack([getattr(snapshot, name) for snapshot in snapshots], axis=1).ravel()
+            for name in ("lp", "log_q", "acceptance")
+        }
+        stats |= {name: np.tile(values, J) for name, values in shared.items()}
+        stats |= {"particle": np.repeat(np.arange(J), S), "tune": np.zeros(J * S, dtype=bool)}
+        return cls(U.reshape(J * S, -1), stats)
+
+    @property
+    def n_draws(self) -> int:
+        """Number of draws."""
+        return len(self.U)
+
+    def draws(self, variables: Sequence[LayoutVariable], start: int) -> list[Draw]:
+        """Draws from number `start` on, as `step` returns them; at most `DRAWS_AT_ONCE`."""
+        some = slice(start, start + DRAWS_AT_ONCE)
+        columns = [self.stats[name][some].tolist() for name in STATS]
+        stats = [  # spelled out, as dict(zip(STATS, row)) would take twice the time
+            [
+                {
+                    "lp": lp,
+                    "log_q": log_q,
+                    "log_jacobian": log_jacobian,
+                    "particle": particle,
+                    "sweep": sweep,
+                    "n_evals": n_evals,
+                    "acceptance": acceptance,
+                    "step_size": step_size,
+                    "n_failed": n_failed,
+                    "converged": converged,
+                    "lost": lost,
+                    "tune": tune,
+                }
+            ]
+            for (
+                lp,
+                log_q,
+                log_jacobian,
+                particle,
+                sweep,
+                n_evals,
+                acceptance,
+                step_size,
+                n_failed,
+                converged,
+                lost,
+                tune,
+            ) in zip(*columns, strict=True)
+        ]
+        return list(zip(points_of(variables, self.U[some]), stats, strict=True))

@@ -1,0 +1,422 @@
+"""Step method of the ensemble Gaussian process sampler."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike, NDArray
+from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import ancestors
+from xarray import Dataset, DataTree
+
+from pymc_ensemble.diagnosis.ensembles import ensemble_stats
+from pymc_ensemble.diagnosis.run import Run
+from pymc_ensemble.forward.op import ForwardOp
+from pymc_ensemble.forward.store import open_store
+from pymc_ensemble.log import logger
+from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
+from pymc_ensemble.problem.points import Point, unconstrained
+from pymc_ensemble.samplers.gaussian_process.learning import LearningState
+from pymc_ensemble.samplers.gaussian_process.sampler import (
+    DEFAULT_EPOCHS,
+    EXTRA_EPOCHS,
+    EnsembleGaussianProcess,
+)
+
+from .base import EnsembleStep
+from .chain import Named
+from .draws import Draw, Stats
+from .initial_ensemble import posterior_points
+
+FloatArray = NDArray[np.float64]
+Archive = tuple[Any, ArrayLike] | DataTree | Dataset | str | PathLike
+
+PAPER_TUNE = 1000  # short steps: the published scheme needs many
+TOLD = 10  # coordinates in the log
+
+
+class EnsembleGaussianProcessSampler(EnsembleStep):
+    """Ensemble Gaussian process sampler: learns a surrogate, sees through roughness, finds modes.
+
+    A Gaussian process learns the forward outputs, or the loss, from all forward evaluations that
+    are made; particles move on it by Langevin dynamics, and show where to evaluate next. When the
+    surrogate predicts the forward map at the particles, draws come from it, without evaluations.
+
+    Parameters
+    ----------
+    vars : list of variables or names, optional
+        Variables to sample. An ensemble owns all continuous variables of the model, so this can
+        only repeat what is the default.
+    ensemble_size : int, optional
+        Number of particles J, and of forward evaluations in an epoch; by default
+        ``max(100, 4 (d + 2))`` for d unconstrained parameters. For rough maps take 200.
+    target : {"forward", "potential"}, optional
+        What the surrogate predicts: the forward outputs, or the loss alone. By default the outputs,
+        which is more accurate; the loss, where there are no outputs or more than 2000.
+    adjust : bool, default False
+        Whether each draw is tested with one evaluation of the forward map (delayed acceptance): the
+        surrogate explores, and the law of the draws is exact for deterministic forward maps.
+    scheme : {"archive", "paper"}, default "archive"
+        Learn from all evaluations, or the published algorithm [1]_.
+    epochs : int, default 7
+        Epochs of J evaluations before the verification, the initial ensemble included. A surrogate
+        that is precise earlier is verified earlier.
+    archive : (points, outputs), DataTree, Dataset or path, optional
+        Evaluations that were made before: points of shape (n, d) in unconstrained coordinates, or a
+        mapping of variable names to values of shape (n, ...), with the forward outputs, shape
+        (n, K), as `InverseProblem.evaluate` gives them; or, for ``target="potential"``, the result
+        of a run whose draws carry exact log densities; or an evaluation store, by its path or as
+        `open_store` reads it, if the inputs of the forward model are the model's variables, and
+        have their names. It has to be the store of this forward model, whose version counts;
+        nothing is evaluated again.
+    dt : float, optional
+        Largest time step of ``scheme="paper"``, in units in which the ensemble has unit variance,
+        by default 0.1.
+    initial_ensemble : array_like, mapping or DataTree, optional
+        Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
+        of variable names to values of shape (J, ...); or the result of an earlier run. They are
+        drawn from the prior by default.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
+    model : pm.Model, optional
+        Model to sample. By default the one on the context stack when sampling starts.
+    rng : Generator or seed, optional
+        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+    initial_point : dict, optional
+        Not needed; PyMC passes it to all step methods.
+    blocked : bool, default True
+        An ensemble moves all its variables together, so True is the only choice.
+
+    Raises
+    ------
+    ValueError
+        If the model has discrete variables, if `vars` leaves out variables, if `initial_ensemble`
+        or `archive` does not fit the model, if the ensemble is too small, or if an option has a
+        value that the sampler does not know.
+    SamplingError
+        If so many forward evaluations fail that there is nothing to learn from.
+
+    Notes
+    -----
+    `tune` counts epochs: J forward evaluations each. The last is the verification, in which
+    evaluations at the particles are compared with what the surrogate had predicted. If it fails, up
+    to five more epochs follow, for which the default of `tune` leaves room; if it has not passed by
+    then, a warning is given and the draws carry ``converged=False``. Tuning calls after it has
+    passed evaluate nothing. With a smaller `tune` there are fewer epochs.
+
+    Without `adjust` draws cost no evaluation, and `lp` is the log density of the surrogate. For
+    rough and noisy forward maps that is the point: the draws follow the smooth posterior.
+
+    The stats ``surrogate_error`` and ``surrogate_error_sd``, one value for each unconstrained
+    coordinate, are standard errors of its mean and standard deviation that come from what the
+    surrogate does not know; ``verification_mean``, ``verification_sd``, ``verification_noise`` and
+    ``verification_outliers`` tell how observed losses differed from predicted ones. The log has the
+    hyperparameters of every epoch. After sampling with ``cores=1``, `learned` holds all that the
+    last chain has learned, its evaluations included.
+
+    References
+    ----------
+    .. [1] Dunbar, O. R. A., Duncan, A. B., Stuart, A. M. and Wolfram, M.-T. (2022). Ensemble
+       inference methods for models with noisy and expensive likelihoods. SIAM Journal on Applied
+       Dynamical Systems, 21. https://doi.org/10.1137/21M1410853
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> from pymc_ensemble import EnsembleGaussianProcessSampler
+    >>> with pm.Model():
+    ...     rate = pm.LogNormal("rate")
+    ...     decay = pm.math.exp(-rate * np.arange(5))
+    ...     y = pm.Normal("y", decay, 0.1, observed=[1.0, 0.4, 0.1, 0.1, 0.0])
+    ...     idata = pm.sample(
+    ...         draws=200,
+    ...         chains=2,
+    ...         cores=1,
+    ...         step=EnsembleGaussianProcessSampler(ensemble_size=20),
+    ...         random_seed=1,
+    ...         progressbar=False,
+    ...     )
+    >>> bool(idata["sample_stats"]["converged"].all())
+    True
+    """
+
+    name = "ensemble_gaussian_process"
+    sampler_class = EnsembleGaussianProcess
+    default_tune_steps = DEFAULT_EPOCHS + 1 + EXTRA_EPOCHS
+
+    def __init__(
+        self,
+        vars: Named | Sequence[Named] | None = None,
+        *,
+        ensemble_size: int | None = None,
+        target: Literal["forward", "potential"] | None = None,
+        adjust: bool = False,
+        scheme: Literal["archive", "paper"] = "archive",
+        epochs: int = DEFAULT_EPOCHS,
+        archive: Archive | None = None,
+        dt: float | None = None,
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        model: pm.Model | None = None,
+        rng: Any = None,
+        initial_point: Point | None = None,
+        blocked: bool = True,
+    ):
+        self._archive = archive
+        self._model_to_bind: Any = None
+        if scheme == "paper":
+            self.default_tune_steps = PAPER_TUNE
+        elif isinstance(epochs, int):
+            self.default_tune_steps = epochs + 1 + EXTRA_EPOCHS
+        super().__init__(
+            vars,
+            options={
+                "target": target,
+                "adjust": adjust,
+                "scheme": scheme,
+                "epochs": epochs,
+                "dt": dt,
+            },
+            ensemble_size=ensemble_size,
+            initial_ensemble=initial_ensemble,
+            compile_kwargs=compile_kwargs,
+            model=model,
+            rng=rng,
+            initial_point=initial_point,
+            blocked=blocked,
+        )
+
+    @property
+    def learned(self) -> LearningState | None:
+        """What the present chain has learned, or None before the first fit."""
+        state = self._chain.state
+        if state is None:
+            return None
+        if state.learned is not None:
+            return state.learned
+        return state.inner if isinstance(state.inner, LearningState) else None
+
+    @property
+    def remedy_of_burn_in(self) -> str:  # type: ignore[override]
+        """What to do about a verification that was not passed."""
+        learned = self.learned
+        remedy = "Use a larger ensemble_size, more epochs, or a narrower initial_ensemble"
+        if learned is None or learned.verification is None:
+            return remedy
+        return f"The {learned.verification}. {remedy}"
+
+    # -- binding to a model ---------------------------------------------------------------------
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
+        """Inverse problem with a forward map if there is one, else the log density."""
+        problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs)
+        if reason:
+            logger.info(f"{type(self).__name__}: the surrogate predicts the log density: {reason}.")
+        return problem
+
+    def _make_sampler(self, problem: Any, given: int | None) -> EnsembleGaussianProcess:
+        sampler = super()._make_sampler(problem, given)
+        if self._archive is None:
+            return sampler
+        options = {**self._options, "archive": self._known_evaluations(problem)}
+        return EnsembleGaussianProcess(problem, ensemble_size=sampler.size, **options)
+
+    def _known_evaluations(self, problem: Any) -> tuple[FloatArray, FloatArray]:
+        """Points and outputs, or losses, of the archive that was given."""
+        model = self._model_to_bind
+        if isinstance(self._archive, DataTree):
+            points, lp = exact_draws(self._archive, model, problem.coordinate_names)
+            return points, -lp - problem.prior_potential(points)
+        if isinstance(self._archive, str | PathLike | Dataset):
+            return self._stored_evaluations(problem)
+        try:
+            pair: Any = self._archive
+            points, outputs = pair
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "archive must be a pair (points, outputs), or the result of an earlier run."
+            ) from error
+        if isinstance(points, Mapping):
+            points = unconstrained(model, points, "archive")
+        try:
+            return np.asarray(points, dtype=float), np.asarray(outputs, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"archive must be a pair (points, outputs) of arrays of numbers: {error}."
+            ) from error
+
+    def _stored_evaluations(self, problem: Any) -> tuple[FloatArray, FloatArray]:
+        """Points and outputs of an evaluation store."""
+        given: Any = self._archive
+        stored = given if isinstance(given, Dataset) else open_store(given)
+        model = self._model_to_bind
+        names = [rv.name for rv in model.free_RVs]
+        if missing := [name for name in names if name not in stored]:
+            raise ValueError(
+                f"The archive has no values of `{missing[0]}`: a store knows the inputs of its "
+                "forward model, which have to be all variables of the model, by their names. Give "
+                "a pair (points, outputs) instead."
+            )
+        version = store_version(model, stored)
+        kept = (stored["status"] == "ok") & (stored["version"] == version)
+        if not kept.any():
+            raise ValueError(
+                f"The archive has no evaluation of this version of the forward model, {version!r}, "
+                "that did not fail. Leave out `archive`."
+            )
+        stored = stored.isel(evaluation=kept.to_numpy())
+        points = unconstrained(model, {name: stored[name].to_numpy() for name in names}, "archive")
+        points = np.unique(points, axis=0)
+        return points, problem.known_outputs(points)
+
+    def _bind(self, model: pm.Model) -> None:
+        self._model_to_bind = model
+        super()._bind(model)
+        d = self._bound.problem.dimension
+        shapes = {name: np.shape(value) for name, value in surrogate_stats(None, d).items()}
+        cls = type(self)
+        types: dict[str, Any] = {name: np.dtype((float, shape)) for name, shape in shapes.items()}
+        shaped = {name: (np.float64, list(shape)) for name, shape in shapes.items()}
+        self.stats_dtypes = [cls.stats_dtypes[0] | types]  # type: ignore[misc]
+        self.stats_dtypes_shapes = cls.stats_dtypes_shapes | shaped  # type: ignore[misc]
+
+    # -- life of a chain ------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Choose the positions from which the particles start, and tell how long it may take."""
+        super()._start()
+        chain = self._chain
+        rounds = chain.tune or self.default_tune_steps
+        chain.state = replace(chain.state, rounds=rounds)
+
+    def step(self, point: Point) -> Draw:
+        """Next draw, with what is known about the surrogate that it comes from."""
+        drawn, [stats] = super().step(point)
+        return drawn, [stats | surrogate_stats(self.learned, self._bound.problem.dimension)]
+
+    def _burn_in_once(self) -> None:
+        super()._burn_in_once()
+        # positions of an earlier run follow the posterior, but the surrogate is new
+        self._chain.converged = self._chain.state.converged
+
+    def _end_burn_in(self) -> None:
+        super()._end_burn_in()
+        if self.learned is None or self.learned.surrogate_error is None:
+            return
+        names = self._bound.problem.coordinate_names
+        means, sds = self.learned.surrogate_error
+        errors = ", ".join(
+            f"{name} {mean:.2g} and {sd:.2g}"
+            for name, mean, sd in zip(names[:TOLD], means, sds, strict=False)
+        )
+        more = f" (the first {TOLD} of {len(names)} coordinates)" if len(names) > TOLD else ""
+        logger.info(
+            f"{self._progress.label}surrogate errors of mean and sd, in posterior sd: "
+            f"{errors}{more}; {self.learned.verification or 'not verified'}."
+        )
+
+
+def surrogate_stats(learned: LearningState | None, dimension: int) -> Stats:
+    """Surrogate errors and verification as stats; NaN for what is not known.
+
+    Parameters
+    ----------
+    learned : LearningState or None
+    dimension : int
+        Number d of coordinates, and length of the surrogate errors.
+    """
+    error = None if learned is None else learned.surrogate_error
+    verification = None if learned is None else learned.verification
+    means, sds = np.full((2, dimension), np.nan) if error is None else error
+    return {"surrogate_error": means, "surrogate_error_sd": sds} | {
+        f"verification_{name}": np.nan if verification is None else getattr(verification, name)
+        for name in ("mean", "sd", "noise", "outliers")
+    }
+
+
+def store_version(model: pm.Model, stored: Dataset) -> str:
+    """Version of the forward model of a model, if the evaluations of a store are its own.
+
+    Parameters
+    ----------
+    model : pm.Model
+    stored : Dataset
+        What `open_store` reads.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If the model has no forward model, or several, or one that has another store or is called
+        with something else than variables of the model.
+    """
+    nodes = {
+        v.owner
+        for v in ancestors(model.basic_RVs + model.potentials)
+        if v.owner is not None and isinstance(v.owner.op, ForwardOp)
+    }
+    path = stored.attrs.get("store")
+    remedy = "Give a pair (points, outputs) instead."
+    if len(nodes) != 1:
+        raise ValueError(
+            f"The archive is the store of one forward model, and the model has {len(nodes)}. "
+            + remedy
+        )
+    [node] = nodes
+    forward, names = node.op.forward, node.op.signature.names
+    own = None if forward.store is None else forward.store.path.resolve()
+    if path is None or own != Path(path).resolve():
+        raise ValueError(
+            f"The archive {path} is not the store of {forward.name}, the forward model of this "
+            "model: whether its outputs are the same cannot be told, and to evaluate all points "
+            f"again would be dear. Use forward_model(..., store={str(path)!r}). Or give a pair "
+            "(points, outputs)."
+        )
+    inputs = dict(zip(names, node.inputs, strict=True))
+    if changed := [rv.name for rv in model.free_RVs if inputs.get(rv.name) is not rv]:
+        raise ValueError(
+            f"The input `{changed[0]}` of {forward.name} is not the variable `{changed[0]}` of the "
+            f"model, so that the points of the archive cannot be told. {remedy}"
+        )
+    return forward.version
+
+
+def exact_draws(
+    idata: DataTree, model: pm.Model, coordinate_names: Sequence[str]
+) -> tuple[FloatArray, FloatArray]:
+    """Distinct draws of a run, shape (n, d), and their log densities as the run has told them.
+
+    Parameters
+    ----------
+    idata : DataTree
+        Result of an ensemble step method without ``rough=True``.
+    model : pm.Model
+    coordinate_names : sequence of str
+        Names of the d unconstrained coordinates.
+
+    Raises
+    ------
+    ValueError
+        If the densities are those of a fit or of a surrogate.
+    """
+    stats, run = ensemble_stats(idata), Run.of(idata)
+    # what a sweep has cost cannot be told where there is only one
+    of_surrogate = "surrogate_error" in stats and run.X.shape[1] < 2
+    if run.fitted or run.cost == 0 or of_surrogate:
+        raise ValueError(
+            "The archive is a run whose `lp` is not that of the model, but of a fit or a surrogate "
+            "(rough=True, or an EnsembleGaussianProcessSampler without adjust=True), from which "
+            "nothing can be learned. Give a pair (points, outputs), or continue the run with "
+            "`initial_ensemble`."
+        )
+    lp = stats["lp"].transpose("chain", "draw").to_numpy().ravel()
+    points = posterior_points(idata, model, coordinate_names, most=len(lp))
+    _, first = np.unique(points, axis=0, return_index=True)
+    return points[first], lp[first]

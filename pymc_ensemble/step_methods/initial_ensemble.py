@@ -1,0 +1,223 @@
+"""Where ensembles start: positions from arrays, from named values, or from an earlier run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike, NDArray
+from xarray import DataTree
+
+from pymc_ensemble.diagnosis.ensembles import ensemble_stats
+from pymc_ensemble.problem.points import _enumerate, unconstrained
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class InitialEnsembles:
+    """Positions from which chains start.
+
+    Attributes
+    ----------
+    U : ndarray of shape (n_ensembles, J, d)
+        Positions in unconstrained coordinates.
+    burned_in : bool
+        Whether they are a sample of the posterior already, so that no burn-in is needed.
+    converged : bool
+        Whether the burn-in that they come from has passed its test.
+    """
+
+    U: FloatArray
+    burned_in: bool = False
+    converged: bool = False
+
+    def for_chain(self, chain: int) -> FloatArray:
+        """Positions of chain number `chain`, shape (J, d); ensembles are dealt out in turn."""
+        return self.U[chain % len(self.U)]
+
+
+def initial_ensembles(
+    given: ArrayLike | Mapping[str, ArrayLike] | DataTree,
+    model: pm.Model,
+    coordinate_names: Sequence[str],
+) -> InitialEnsembles:
+    """Positions in unconstrained coordinates from what a user may give as initial ensemble.
+
+    Parameters
+    ----------
+    given : array_like of shape (J, d), mapping of str to array_like, or DataTree
+        Positions in unconstrained coordinates; or values of shape (J, ...) by the name of a
+        variable (``"sigma"``, values as in the model) or of a value variable (``"sigma_log__"``,
+        unconstrained values); or the result of an earlier run, whose size is kept: where its last
+        sweep is not complete, draws of earlier sweeps fill it up.
+    model : pm.Model
+    coordinate_names : sequence of str
+        Names of the d unconstrained coordinates.
+
+    Returns
+    -------
+    InitialEnsembles
+
+    Raises
+    ------
+    ValueError
+        If names, shapes or values do not fit the model, or an earlier run has too few draws.
+    """
+    if isinstance(given, DataTree):
+        return _of_earlier_run(given, model, coordinate_names)
+    if isinstance(given, Mapping):
+        given = unconstrained(model, given)
+    try:
+        U = np.array(given, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"initial_ensemble must be an array of numbers, a dict of values by variable name, or "
+            f"the result of an earlier run, not {given!r:.100}."
+        ) from error
+    d = len(coordinate_names)
+    if U.ndim != 2 or U.shape[1] != d:
+        raise ValueError(
+            f"initial_ensemble has shape {U.shape}, but the model has {d} unconstrained "
+            f"coordinates ({_enumerate(coordinate_names)}). Give an array of shape "
+            f"(ensemble_size, {d}), or a dict of values by variable name."
+        )
+    _require_finite(U, coordinate_names)
+    return InitialEnsembles(U[None])
+
+
+def _of_earlier_run(
+    idata: DataTree, model: pm.Model, coordinate_names: Sequence[str]
+) -> InitialEnsembles:
+    stats = ensemble_stats(idata)
+    sweep, particle, n_evals = (
+        stats[name].transpose("chain", "draw").to_numpy()
+        for name in ("sweep", "particle", "n_evals")
+    )
+    values = _draws(idata, model)
+    U = []
+    for chain, draws in enumerate(last_draws(sweep, particle, n_evals)):
+        U.append(unconstrained(model, {name: v[chain, draws] for name, v in values.items()}))
+        _require_finite(U[-1], coordinate_names)
+    return InitialEnsembles(np.stack(U), burned_in=True, converged=bool(stats["converged"].all()))
+
+
+def _draws(idata: DataTree, model: pm.Model) -> dict[str, np.ndarray]:
+    """Posterior draws of the free variables, each of shape (n_chains, n_draws, ...)."""
+    names = {rv.name for rv in model.free_RVs}
+    return {
+        str(name): value.transpose("chain", "draw", ...).to_numpy()
+        for name, value in idata["posterior"].dataset.data_vars.items()
+        if name in names
+    }
+
+
+def posterior_points(
+    idata: DataTree, model: pm.Model, coordinate_names: Sequence[str], most: int = 1000
+) -> FloatArray:
+    """Points of the posterior from the draws of any sampler.
+
+    Parameters
+    ----------
+    idata : DataTree
+        Result of `pymc.sample`.
+    model : pm.Model
+    coordinate_names : sequence of str
+        Names of the d unconstrained coordinates.
+    most : int, default 1000
+        Number of points beyond which draws are left out, evenly.
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+        In unconstrained coordinates.
+    """
+    draws = {
+        name: values.reshape(-1, *values.shape[2:]) for name, values in _draws(idata, model).items()
+    }
+    n = len(next(iter(draws.values()), ()))
+    U = unconstrained(model, {name: v[:: max(1, -(-n // most))] for name, v in draws.items()})
+    _require_finite(U, coordinate_names)
+    return U
+
+
+def last_draws(sweep: IntArray, particle: IntArray, n_evals: IntArray) -> IntArray:
+    """Draws that make up an ensemble of full size at the end of each chain.
+
+    Parameters
+    ----------
+    sweep, particle, n_evals : ndarray of int, shape (n_chains, n_draws)
+        Stats of the draws.
+
+    Returns
+    -------
+    ndarray of int, shape (n_chains, J)
+        Numbers of the draws of the last sweep; where it is not complete, of the sweeps before. The
+        size J is what a sweep has cost in evaluations, or all draws of a run with one sweep only.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than J draws in a chain.
+    """
+    costs = []
+    for sweeps, evaluations in zip(sweep, n_evals, strict=True):
+        _, first = np.unique(sweeps, return_index=True)
+        costs += np.diff(evaluations[first]).tolist()
+    J, n_draws = max(min(costs, default=sweep.shape[1]), int(particle.max()) + 1), sweep.shape[1]
+    if n_draws < J:
+        raise ValueError(
+            f"The earlier run has {n_draws} draws in a chain, but its ensembles have {J} "
+            f"particles, so there is not one complete ensemble to go on from. Continue a run with "
+            f"at least {J} draws in each chain."
+        )
+    return np.lexsort((particle, -sweep), axis=-1)[:, :J]
+
+
+def require_spread(U: FloatArray, coordinate_names: Sequence[str]) -> None:
+    """Refuse ensembles whose particles cannot reach all of the parameter space.
+
+    Parameters
+    ----------
+    U : ndarray of shape (n_ensembles, J, d)
+        Positions in unconstrained coordinates.
+    coordinate_names : sequence of str
+        Names of the d coordinates.
+
+    Raises
+    ------
+    ValueError
+        If the members agree in a coordinate, or differ only along a subspace.
+    """
+    remedy = (
+        "Particles move only where members differ: spread them out, for example by adding noise, "
+        "or sample in their span only, with allow_subspace=True."
+    )
+    for members in U:
+        anomalies = members - members.mean(axis=0)
+        size, spread = np.abs(members).max(axis=0), anomalies.std(axis=0)
+        rounding = 4 * len(members) * np.finfo(float).eps
+        if (constant := spread <= rounding * size).any():
+            name = coordinate_names[int(np.argmax(constant))]
+            raise ValueError(
+                f"initial_ensemble does not vary in the unconstrained coordinate `{name}`. {remedy}"
+            )
+        tolerance = rounding * (size / spread).max()
+        rank = np.linalg.matrix_rank(anomalies / spread, tol=tolerance)
+        if rank < len(coordinate_names):
+            raise ValueError(
+                f"The members of initial_ensemble lie in a subspace of dimension {rank}, but the "
+                f"model has {len(coordinate_names)} unconstrained coordinates. {remedy}"
+            )
+
+
+def _require_finite(U: FloatArray, coordinate_names: Sequence[str]) -> None:
+    bad = np.argwhere(~np.isfinite(U))
+    if len(bad):
+        member, coordinate = bad[0]
+        raise ValueError(
+            f"initial_ensemble is not finite in the unconstrained coordinate "
+            f"`{coordinate_names[coordinate]}` of member {member} ({len(bad)} such entries in "
+            "all). Give values inside the support of the variable."
+        )

@@ -1,0 +1,160 @@
+"""Step method of the ensemble Kalman sampler."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pymc as pm
+from numpy.typing import ArrayLike
+from xarray import DataTree
+
+from pymc_ensemble.problem.points import Point
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+
+from .base import EnsembleStep
+from .chain import Named
+
+
+class EnsembleKalmanSampler(EnsembleStep):
+    """Ensemble Kalman sampler: needs no gradient of the forward map, and few evaluations of it.
+
+    Parameters
+    ----------
+    vars : list of variables or names, optional
+        Variables to sample. An ensemble owns all continuous variables of the model, so this can
+        only repeat what is the default.
+    ensemble_size : int, optional
+        Number of particles J; by default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
+    adjust : bool, default False
+        Whether to add a Metropolis test, which makes the sampler exact for every deterministic
+        forward map.
+    rough : bool, default False
+        Whether the forward map carries fluctuations that are to be averaged out [3]_. The target is
+        then the smooth posterior behind them.
+    scheme : {"exact", "paper"}, default "exact"
+        Time stepping: exact transitions of the linearized dynamics, or the published
+        algorithm [1]_.
+    dt : float, optional
+        Time step of the dynamics, by default 2, and 0.1 for ensembles too small to be split; less
+        where the sampler has to. With ``scheme="paper"`` a bound of the adaptive step, by default
+        none.
+    corrected : bool, default True
+        Whether ``scheme="paper"`` has the correction for the finite size of the ensemble [2]_.
+    allow_subspace : bool, default False
+        Whether an ensemble that does not span all parameters may sample a subspace.
+    initial_ensemble : array_like, mapping or DataTree, optional
+        Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
+        of variable names to values of shape (J, ...); or the result of an earlier run, whose last
+        sweep is continued without burn-in, chain by chain, with as many particles. They are drawn
+        from the prior by default.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
+    model : pm.Model, optional
+        Model to sample. By default the one on the context stack when sampling starts.
+    rng : Generator or seed, optional
+        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+    initial_point : dict, optional
+        Not needed; PyMC passes it to all step methods.
+    blocked : bool, default True
+        An ensemble moves all its variables together, so True is the only choice.
+
+    Raises
+    ------
+    ValueError
+        If the model has discrete variables, if `vars` leaves out variables, if `initial_ensemble`
+        does not fit the model, or if an option has a value that the sampler does not know. With a
+        model on the context stack this happens at construction, else when sampling starts.
+    SamplingError
+        If so many forward evaluations fail that the ensemble cannot go on.
+
+    Notes
+    -----
+    One chain is one ensemble, and a sweep, which moves all J particles once, costs J evaluations:
+    ``draws=1000`` with ``ensemble_size=100`` are ten sweeps. Draws come particle by particle, so
+    that `arviz.ess` sees the correlation there is; `to_ensemble` puts them back into ensembles.
+    `tune` counts iterations of the burn-in, which ends by itself; what is left of it is free.
+
+    While sweeps are computed no draws come; the log of ``pymc_ensemble`` tells of the progress.
+    Ctrl-C ends the computation and turns the complete sweeps into draws.
+
+    References
+    ----------
+    .. [1] Garbuno-Inigo, A., Hoffmann, F., Li, W. and Stuart, A. M. (2020). Interacting Langevin
+       diffusions: gradient structure and ensemble Kalman sampler. SIAM Journal on Applied Dynamical
+       Systems, 19, 412-441. https://doi.org/10.1137/19M1251655
+    .. [2] Garbuno-Inigo, A., Nüsken, N. and Reich, S. (2020). Affine invariant interacting Langevin
+       dynamics for Bayesian inference. SIAM Journal on Applied Dynamical Systems, 19, 1633-1658.
+       https://doi.org/10.1137/19M1304891
+    .. [3] Dunbar, O. R. A., Duncan, A. B., Stuart, A. M. and Wolfram, M.-T. (2022). Ensemble
+       inference methods for models with noisy and expensive likelihoods. SIAM Journal on Applied
+       Dynamical Systems, 21. https://doi.org/10.1137/21M1410853
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> from pymc_ensemble import EnsembleKalmanSampler
+    >>> with pm.Model():
+    ...     rate = pm.LogNormal("rate")
+    ...     decay = pm.math.exp(-rate * np.arange(5))
+    ...     y = pm.Normal("y", decay, 0.1, observed=[1.0, 0.4, 0.1, 0.1, 0.0])
+    ...     idata = pm.sample(
+    ...         draws=200,
+    ...         chains=2,
+    ...         cores=1,
+    ...         step=EnsembleKalmanSampler(ensemble_size=20),
+    ...         random_seed=1,
+    ...         progressbar=False,
+    ...     )
+    >>> bool(idata["sample_stats"]["converged"].all())
+    True
+    """
+
+    name = "ensemble_kalman"
+    sampler_class = EnsembleKalman
+    default_tune_steps = 80  # stages after which the burn-in gives up
+
+    def __init__(
+        self,
+        vars: Named | Sequence[Named] | None = None,
+        *,
+        ensemble_size: int | None = None,
+        adjust: bool = False,
+        rough: bool = False,
+        scheme: Literal["exact", "paper"] = "exact",
+        dt: float | None = None,
+        corrected: bool = True,
+        allow_subspace: bool = False,
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        model: pm.Model | None = None,
+        rng: Any = None,
+        initial_point: Point | None = None,
+        blocked: bool = True,
+    ):
+        super().__init__(
+            vars,
+            options={
+                "adjust": adjust,
+                "rough": rough,
+                "scheme": scheme,
+                "dt": dt,
+                "corrected": corrected,
+                "allow_subspace": allow_subspace,
+            },
+            ensemble_size=ensemble_size,
+            initial_ensemble=initial_ensemble,
+            compile_kwargs=compile_kwargs,
+            model=model,
+            rng=rng,
+            initial_point=initial_point,
+            blocked=blocked,
+        )
+
+    @property
+    def remedy_of_burn_in(self) -> str:  # type: ignore[override]
+        """What to do about a burn-in, or a linear fit to a rough map, that has failed its test."""
+        if self._chain.state.curved:
+            return (
+                "Its linear fit does not do, as the forward map is curved where the posterior is. "
+                "Use EnsembleGaussianProcessSampler, or adjust=True if the map does not fluctuate"
+            )
+        return super().remedy_of_burn_in

@@ -1,0 +1,342 @@
+"""Step method of the multiscale derivative-free sampler."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike
+from pytensor.graph.basic import Variable
+from xarray import DataTree
+
+from pymc_ensemble.log import logger
+from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
+from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
+from pymc_ensemble.problem.points import Point
+from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
+from pymc_ensemble.samplers.multiscale.pilot import Pilot
+from pymc_ensemble.samplers.multiscale.sampler import Multiscale
+
+from .base import EnsembleStep, FloatArray
+from .chain import Named
+from .draws import Draw
+from .initial_ensemble import InitialEnsembles, posterior_points
+
+PILOT_KEY = 0x1107  # sets the seed that all chains share apart from those of the chains
+
+
+class MultiscaleSampler(EnsembleStep):
+    """Multiscale derivative-free sampler: exact in the limit, without derivatives.
+
+    A walker follows Langevin dynamics whose gradient is measured by explorers close to it. The law
+    of the draws tends to the exact posterior as the step size and the distance of the explorers
+    shrink; with ``adjust=True`` it is exact.
+
+    Parameters
+    ----------
+    vars : list of variables or names, optional
+        Variables to sample, by default all continuous ones. Other variables may be left to other
+        step methods: ``pm.sample(step=[MultiscaleSampler(["x"]), pm.Metropolis(["k"])])``.
+    directions : int, optional
+        Explorers J of each walker. By default one for each of d unconstrained parameters, and 20
+        beyond 30 of them.
+    sigma : float, optional
+        Distance of the explorers in units of the preconditioner (posterior standard deviations), by
+        default 1e-3. For a rough forward map it should exceed the wavelength of the fluctuations;
+        then it is 3 by default.
+    delta : float, default 0.0
+        Relaxation time of the explorers' directions, in the square root of units of time. They are
+        drawn anew in every step by default, and nothing is saved by larger values.
+    step_size : float, optional
+        Time step of the walkers, of order one for a well preconditioned posterior. By default it is
+        found from the measured stiffness of the posterior, and tuned to an acceptance of 0.57 with
+        ``adjust=True``.
+    preconditioner : "ensemble", None, array_like of shape (d, d) or DataTree, default "ensemble"
+        Matrix that makes the posterior isotropic: the covariance of a pilot ensemble, which runs
+        first, none, a covariance in unconstrained coordinates, or that of an earlier run's draws.
+    walkers : int, default 1
+        Walkers M of each chain, which are evaluated together, in one batch.
+    adjust : bool, default False
+        Whether to add a Metropolis test, which makes the sampler exact for every deterministic
+        forward map, whatever `sigma` and `directions` are. Beside other step methods it is always
+        there: these change the posterior that the step size was tuned to.
+    rough : bool, default False
+        Whether the forward map carries fluctuations that are to be averaged out. The target is then
+        the smooth posterior behind them.
+    central : bool, optional
+        Whether there are explorers in opposite directions, twice as many, whose differences are
+        more accurate. By default for rough forward maps only.
+    scheme : {"averaged", "paper"}, default "averaged"
+        Orthogonal directions and a time stepping that averages the noise of two steps [2]_, or the
+        published algorithm [1]_ with independent directions.
+    initial_ensemble : array_like, mapping or DataTree, optional
+        Where the pilot ensemble starts: an array of shape (n, d) in unconstrained coordinates, or a
+        mapping of variable names to values of shape (n, ...). With a preconditioner that is given
+        there is no pilot, and the walkers start there. The result of an earlier run, of any
+        sampler, replaces the pilot. By default the pilot starts from the prior.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
+    model : pm.Model, optional
+        Model to sample. By default the one on the context stack when sampling starts.
+    rng : Generator or seed, optional
+        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+    initial_point : dict, optional
+        Not needed; PyMC passes it to all step methods.
+    blocked : bool, default True
+        All variables are moved together, so True is the only choice.
+
+    Raises
+    ------
+    ValueError
+        If `vars` names discrete or unknown variables, if `initial_ensemble` does not fit the model,
+        or if an option has a value that the sampler does not know.
+    SamplingError
+        If the forward map fails wherever the pilot or the walkers are.
+
+    Notes
+    -----
+    A step costs ``walkers * (directions + 1)`` forward evaluations, ``2 directions + 1`` for each
+    walker with `central`. The pilot and the measurement of the stiffness come before, once for all
+    chains of a process. `tune` counts their iterations, and what is left of it is free.
+
+    A chain is a true chain: `arviz.ess` and R-hat mean what they always do. With ``walkers=M`` the
+    draws of a chain are the paths of its walkers, one after the other; `to_ensemble` separates
+    them. Chains that start in different modes rarely change between them.
+
+    Models without a forward map that could be told apart from the likelihood (potentials, black-box
+    densities) are sampled as well: the gradient is then measured on the log density itself, at the
+    same cost. The log says which it is.
+
+    References
+    ----------
+    .. [1] Pavliotis, G. A., Stuart, A. M. and Vaes, U. (2022). Derivative-free Bayesian inversion
+       using multiscale dynamics. SIAM Journal on Applied Dynamical Systems, 21.
+       https://arxiv.org/abs/2102.00540
+    .. [2] Leimkuhler, B. and Matthews, C. (2013). Rational construction of stochastic numerical
+       methods for molecular sampling. Applied Mathematics Research eXpress, 2013, 34-56.
+       https://doi.org/10.1093/amrx/abs010
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> from pymc_ensemble import MultiscaleSampler
+    >>> with pm.Model():
+    ...     x = pm.Normal("x", shape=2)
+    ...     y = pm.Normal("y", (x[0] - x[1]) ** 2, 1.0, observed=2.0)
+    ...     idata = pm.sample(
+    ...         draws=200,
+    ...         chains=2,
+    ...         cores=1,
+    ...         step=MultiscaleSampler(walkers=5),
+    ...         random_seed=1,
+    ...         progressbar=False,
+    ...     )
+    >>> bool(idata["sample_stats"]["converged"].all())
+    True
+    """
+
+    name = "multiscale"
+    sampler_class = Multiscale
+    default_tune_steps = 250  # iterations after which pilot and walkers have long been tuned
+    remedy_of_burn_in = "Use more informative priors, or a larger initial_ensemble"
+
+    def __init__(
+        self,
+        vars: Named | Sequence[Named] | None = None,
+        *,
+        directions: int | None = None,
+        sigma: float | None = None,
+        delta: float = 0.0,
+        step_size: float | None = None,
+        preconditioner: str | ArrayLike | DataTree | None = "ensemble",
+        walkers: int = 1,
+        adjust: bool = False,
+        rough: bool = False,
+        central: bool | None = None,
+        scheme: Literal["averaged", "paper"] = "averaged",
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        model: pm.Model | None = None,
+        rng: Any = None,
+        initial_point: Point | None = None,
+        blocked: bool = True,
+    ):
+        self._pilot: Pilot | None = None
+        self._pilot_iterations = 0
+        self._pilot_seen: list[tuple[FloatArray, FloatArray]] = []
+        self._process = 0  # to which the pilot belongs: workers inherit those of earlier runs
+        self._conditional: ConditionalModel | None = None
+        self._sampled: Any = None
+        self._account = ""
+        super().__init__(
+            vars,
+            options={
+                "directions": directions,
+                "sigma": sigma,
+                "delta": delta,
+                "step_size": step_size,
+                "preconditioner": preconditioner,
+                "walkers": walkers,
+                "adjust": adjust,
+                "rough": rough,
+                "central": central,
+                "scheme": scheme,
+            },
+            initial_ensemble=initial_ensemble,
+            compile_kwargs=compile_kwargs,
+            model=model,
+            rng=rng,
+            initial_point=initial_point,
+            blocked=blocked,
+        )
+
+    # -- binding to a model ---------------------------------------------------------------------
+
+    def _owned_variables(self, model: pm.Model) -> list[Variable]:
+        """All continuous variables of the model, or those that were chosen."""
+        return continuous_variables(model, self._names, type(self).__name__)
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
+        """Inverse problem of the variables given the others, with as much structure as there is."""
+        self._conditional, given = None, ()
+        if len(vars) < len(model.value_vars):
+            if self._options["walkers"] != 1:
+                raise ValueError(
+                    f"walkers={self._options['walkers']} needs all variables of the model: other "
+                    "step methods would move theirs under all walkers at once. Use walkers=1 and "
+                    "more chains."
+                )
+            self._conditional = ConditionalModel(model, vars)
+            model, given = self._conditional.model, self._conditional.given
+        self._sampled = model
+        order = [value.name for value in model.value_vars]
+        vars.sort(key=lambda value: order.index(value.name))
+        problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs, given=given)
+        self._account = (
+            f"the gradient is measured by differences of {problem.n_outputs} forward outputs"
+        )
+        if reason:
+            self._account = (
+                "the gradient is measured by differences of the log density itself, without the "
+                f"help of a forward map: {reason}"
+            )
+        return problem
+
+    def _make_sampler(self, problem: InverseProblem, given: int | None) -> Multiscale:
+        options = dict(self._options)
+        if isinstance(options["preconditioner"], DataTree):
+            points = self._points_of(options["preconditioner"], problem)
+            root = Preconditioner.of_points(points).root
+            options["preconditioner"] = root @ root.T
+        sampler = Multiscale(problem, **options)
+        free = sampler.scheme == "averaged" and not sampler.rough and sampler.delta == 0
+        if self._conditional is not None and free and not sampler.adjust:
+            self._account += (
+                ". Steps meet a Metropolis test, as those of other variables change the posterior "
+                "that they were tuned to"
+            )
+            sampler = replace(sampler, adjust=True)
+        return sampler
+
+    def _make_initial(
+        self,
+        given: ArrayLike | Mapping[str, ArrayLike] | DataTree,
+        model: pm.Model,
+        problem: InverseProblem,
+    ) -> InitialEnsembles:
+        if isinstance(given, DataTree):
+            U = self._points_of(given, problem)
+            return InitialEnsembles(U[None], burned_in=True, converged=True)
+        return super()._make_initial(given, self._sampled_model, problem)
+
+    def _points_of(self, idata: DataTree, problem: InverseProblem) -> FloatArray:
+        return posterior_points(idata, self._sampled_model, problem.coordinate_names)
+
+    @property
+    def _sampled_model(self) -> pm.Model:
+        return self._sampled
+
+    # -- life of a chain ------------------------------------------------------------------------
+
+    def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
+        """Forget everything about the chain before; with the first one here, the pilot, too."""
+        super().setup_chain(rng, tune, draws)
+        if self._chain_number == 0 or self._process != os.getpid():
+            self._pilot, self._process = None, os.getpid()
+
+    def step(self, point: Point) -> Draw:
+        """Next draw: the walker after one more step, or one of several at one of their steps."""
+        if not self.vars or self._conditional is None:
+            return super().step(point)
+        self._condition(self._conditional, point)
+        moved, stats = super().step(point)
+        state = self._chain.state
+        if state.shared or state.ensemble is None:  # the walkers have not set out yet
+            return dict(point), stats
+        return {**point, **moved}, stats
+
+    def _condition(self, conditional: ConditionalModel, point: Point) -> None:
+        """Take over what other step methods have done to the variables that are given."""
+        chain = self._chain
+        if chain.state is None:
+            conditional.condition(self._bound.model.initial_point())  # the same for all chains
+        elif not chain.state.shared and conditional.condition(point):
+            chain.state = self._bound.sampler.forget(chain.state)
+
+    def _start(self) -> None:
+        """Start the pilot, or what comes after it if it has run for another chain."""
+        bound, chain, number = self._bound, self._chain, self._chain_number
+        if number == 0:
+            logger.info(f"MultiscaleSampler: {self._account.rstrip('.')}.")
+        if self._pilot is not None:
+            chain.state = bound.sampler.start_from(self._pilot, number)
+            chain.seen = list(self._pilot_seen)
+            return
+        seed: Any = self.rng.bit_generator.seed_seq
+        key = (*self._spawn_key[:-1], PILOT_KEY)
+        chain.shared_rng = np.random.default_rng(
+            np.random.SeedSequence(seed.entropy, spawn_key=key)
+        )
+        if bound.initial is None:
+            U = bound.problem.sample_prior(bound.sampler.start_size, chain.shared_rng)
+            chain.state = bound.sampler.start(U, redraw=True, number=number)
+        else:
+            skip = bound.initial.burned_in
+            chain.state = bound.sampler.start(bound.initial.U[0], skip_burn_in=skip, number=number)
+
+    def _burn_in_once(self) -> None:
+        chain = self._chain
+        if chain.state is None:
+            self._start()
+        if self._waits:
+            chain.iterations += 1
+            return
+        super()._burn_in_once()
+        if self._pilot is None and not chain.state.shared:
+            self._pilot, chain.n_shared = chain.state.pilot, chain.n_evals
+            self._pilot_iterations, self._pilot_seen = chain.iterations, list(chain.seen)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the chain lets the time pass that the pilot has taken in another one.
+
+        Other step methods go on meanwhile, and draws must not depend on where the pilot has run.
+        """
+        chain, owned = self._chain, self._chain.n_shared > 0 or self._pilot is None
+        alone = self._conditional is None or not chain.tune
+        return not alone and not owned and chain.iterations < self._pilot_iterations
+
+    @property
+    def _spawn_key(self) -> tuple[int, ...]:
+        """Without the number of this step among several, which PyMC appends."""
+        key = super()._spawn_key
+        return key if self._conditional is None else key[:-1]
+
+    @property
+    def _generator(self) -> np.random.Generator:
+        chain = self._chain
+        if chain.shared_rng is not None and (chain.state is None or chain.state.shared):
+            return chain.shared_rng
+        return self.rng

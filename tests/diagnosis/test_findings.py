@@ -1,0 +1,186 @@
+"""What is said of a run, and which remedy is offered."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from known_runs import standard_normal_run
+
+import pymc_ensemble as pe
+from pymc_ensemble.diagnosis.coordinates import Bounds
+from pymc_ensemble.diagnosis.diagnose import _evidence
+from pymc_ensemble.diagnosis.findings import first_look, judge
+from pymc_ensemble.diagnosis.regression import Regression
+from pymc_ensemble.diagnosis.run import Run
+
+
+def changed(run, **stats):
+    """The run with other stats; functions get those it has."""
+    for name, value in stats.items():
+        values = run["sample_stats"][name].values
+        values[:] = value(values) if callable(value) else value
+    return run
+
+
+def refused(run):
+    """The run as if a Metropolis test had refused every other move."""
+    C, n, _ = run["posterior"]["x"].shape
+    S = int(run["sample_stats"]["sweep"].max()) + 1
+    for values in (run["posterior"]["x"].values, run["sample_stats"]["lp"].values):
+        paths = values.reshape(C, n // S, S, -1)
+        paths[:, :, 1::2] = paths[:, :, ::2]
+    return changed(run, acceptance=0.5)
+
+
+def test_rough_maps_are_no_matter_of_more_draws():
+    rng = np.random.default_rng(1)
+    run = standard_normal_run(rng, shift=1.0)
+    changed(run, lp=lambda lp: lp + 1.5 * rng.standard_normal(lp.shape))
+    diagnosis = pe.diagnose(refused(run))
+    assert any("the forward map is rough" in reason for reason in diagnosis.reasons)
+    assert any("the mean of" in reason for reason in diagnosis.reasons)
+    assert all("rough=True" in remedy for remedy in diagnosis.remedies)
+    assert not any("pymc_ensemble.reweight" in remedy for remedy in diagnosis.remedies)
+
+
+@pytest.mark.parametrize(
+    ("options", "stats", "word"),
+    [
+        ({}, {}, "adjust=True"),
+        ({}, {"converged": False}, "burn-in"),
+        ({"J": 6, "S": 60, "p": 2}, {}, "ensemble_size of 8"),
+        ({}, {"n_evals": lambda n: 3 * n}, "smaller step_size"),
+        ({}, {"n_failed": lambda n: np.tile(np.arange(n.shape[1]) % 10 * 20, (4, 1))}, "failed"),
+    ],
+)
+def test_remedies_fit_the_run(options, stats, word):
+    run = standard_normal_run(np.random.default_rng(2), shift=1.0, **options)
+    diagnosis = pe.diagnose(changed(run, **stats))
+    assert "the mean of" in diagnosis.headline
+    assert word in diagnosis.remedies[0]
+
+
+def test_remedy_of_noisy_maps_is_no_metropolis_test():
+    run = Run.of(standard_normal_run(np.random.default_rng(2), shift=1.0))
+    plain = _evidence(run, None, np.random.default_rng(1))
+    assert "adjust=True" in judge(plain)[0].remedy
+    noisy = judge(replace(plain, noise=2.0))[0].remedy
+    assert "rough=True" in noisy
+    assert "adjust=True" not in noisy
+
+
+def test_walkers_are_not_told_to_use_walkers():
+    run = standard_normal_run(np.random.default_rng(3), p=1)
+    run["posterior"]["x"].values[:] += np.repeat([5.0, -5.0], [3, 1])[:, None, None]
+    remedies = pe.diagnose(changed(run, n_evals=lambda n: 3 * n)).remedies
+    assert any("use more walkers" in remedy for remedy in remedies)
+    assert not any("MultiscaleSampler" in remedy for remedy in remedies)
+
+
+def test_remedy_of_ensembles_in_different_modes():
+    run = standard_normal_run(np.random.default_rng(3), p=1)
+    side = np.repeat([5.0, -5.0], [3, 1])[:, None]
+    x = run["posterior"]["x"].values
+    x += side[..., None]
+    diagnosis = pe.diagnose(run)
+    assert not diagnosis.trustworthy
+    assert any("MultiscaleSampler with many walkers" in remedy for remedy in diagnosis.remedies)
+
+
+def test_modes_that_all_chains_have_lost():
+    run = standard_normal_run(np.random.default_rng(4))
+    run["sample_stats"] = run["sample_stats"].dataset.assign(
+        lost=(("chain", "draw"), np.tile([[True], [True], [True], [False]], 500))
+    )
+    assert pe.diagnose(run).trustworthy  # one chain has it
+    changed(run, lost=True)
+    assert "a mode was lost" in pe.diagnose(run).headline
+    rng = np.random.default_rng(4)
+    changed(run, lp=lambda lp: lp + 1.5 * rng.standard_normal(lp.shape))
+    rough = pe.diagnose(refused(run))
+    assert not any("a mode was lost" in r for r in rough.reasons[:1])
+    assert any("a mode was lost" in reason for reason in rough.reasons)
+
+
+def test_open_questions_of_a_surrogate():
+    run = changed(standard_normal_run(np.random.default_rng(5)), n_evals=800)
+    assert pe.diagnose(run).trustworthy
+    error = (("chain", "draw", "k"), np.full((4, 500, 2), 0.4))
+    run["sample_stats"] = run["sample_stats"].dataset.assign(surrogate_error=error)
+    assert "leaves means open by 0.40" in pe.diagnose(run).headline
+
+
+def test_failures_without_a_regression():
+    run = changed(
+        standard_normal_run(np.random.default_rng(6)),
+        lp=np.nan,
+        n_failed=lambda n: np.tile(np.arange(n.shape[1]) % 10 * 10, (4, 1)),
+    )
+    diagnosis = pe.diagnose(run)
+    assert any("20% of the forward evaluations failed" in reason for reason in diagnosis.reasons)
+    assert any("store" in remedy for remedy in diagnosis.remedies)
+
+
+def test_failures_are_no_metropolis_test():
+    run = refused(standard_normal_run(np.random.default_rng(7)))
+    assert Run.of(run).adjusted
+    assert Run.of(run).exact
+    changed(run, n_failed=lambda n: np.tile(np.arange(n.shape[1]) % 10 * 25, (4, 1)))
+    assert not Run.of(run).adjusted
+
+
+def test_notes_make_peace_with_the_warnings_of_pymc():
+    run = standard_normal_run(np.random.default_rng(8), S=5, J=16)
+    diagnosis = pe.diagnose(run)
+    assert diagnosis.trustworthy
+    assert any("PyMC asks for 100 effective draws a chain" in note for note in diagnosis.notes)
+    long = standard_normal_run(np.random.default_rng(8), S=20)
+    assert not any("PyMC asks" in note for note in pe.diagnose(long).notes)
+
+
+def test_agreement_of_chains_does_not_make_up_for_a_fit_that_knows_nothing():
+    run = Run.of(refused(standard_normal_run(np.random.default_rng(9), S=60)))
+    known = _evidence(run, None, np.random.default_rng(1))
+    told = []
+    for uncertainty in (0.1, 4.0, 30.0):
+        fit = replace(known.regression, uncertainty=uncertainty)
+        told.append([f.reason for f in judge(replace(known, regression=fit))])
+    assert told[:2] == [[], []]
+    assert told[2] == ["the posterior has tails, or regions, that the draws hardly reach."]
+
+
+def test_first_look_at_a_chain():
+    run = Run.of(standard_normal_run(np.random.default_rng(9), C=1))
+    assert first_look(run) == []
+    wide = Run.of(
+        changed(standard_normal_run(np.random.default_rng(9), C=1), log_q=lambda q: 6 * q)
+    )
+    assert "not what the ensemble takes it to be" in first_look(wide)[0].reason
+
+
+def test_regression_knows_its_uncertainty():
+    """Noise of the values makes moments uncertain by as much as they are off, not more."""
+    rng = np.random.default_rng(10)
+    X = 0.5 + rng.standard_normal((1500, 2))
+    lp = -0.5 * (X**2).sum(1)
+    linear = Bounds.logarithmic(np.zeros(2, dtype=bool))
+    sure = Regression.of(X, lp, linear, rng)
+    unsure = Regression.of(X, lp + 2 * rng.standard_normal(1500), linear, rng)
+    assert sure.largest_error < 0.01 < unsure.largest_error < 0.3
+    assert unsure.noise == pytest.approx(2, rel=0.15)
+    assert np.abs(sure.shift - X.mean(0)).max() < 0.06
+    assert np.abs(unsure.shift - X.mean(0)).max() < 4 * unsure.shift_error.max() + 0.06
+
+
+def test_regression_with_points_that_are_no_draws():
+    """Half of a posterior, and a few evaluations on its other side."""
+    rng = np.random.default_rng(11)
+    X = np.abs(rng.standard_normal((1000, 1)))
+    others = -np.abs(rng.standard_normal((300, 1)))
+    linear = Bounds.logarithmic(np.zeros(1, dtype=bool))
+    found = Regression.of(X, -0.5 * X[:, 0] ** 2, linear, rng, (others, -0.5 * others[:, 0] ** 2))
+    assert found.mean[0] == pytest.approx(0, abs=0.1)
+    assert found.sd[0] == pytest.approx(1, abs=0.1)
+    unknown = np.full(1000, np.nan)  # as of a surrogate
+    found = Regression.of(X, unknown, linear, rng, (others, -0.5 * others[:, 0] ** 2))
+    assert found.mean[0] < -0.3
