@@ -13,7 +13,7 @@ from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
 from pymc_ensemble.step_methods.langevin import EnsembleLangevinSampler
 from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "EnsembleGaussianProcessSampler",
