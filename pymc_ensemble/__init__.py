@@ -1,17 +1,21 @@
 """Ensemble samplers for PyMC models without gradients."""
 
-from pymc_ensemble import gallery, plots
-from pymc_ensemble.diagnosis.coverage import coverage
-from pymc_ensemble.diagnosis.diagnose import diagnose
-from pymc_ensemble.diagnosis.ensembles import ess, to_ensemble
-from pymc_ensemble.diagnosis.reweight import reweight
-from pymc_ensemble.forward import forward_model, open_store
-from pymc_ensemble.optimization import find_MAP_ensemble
-from pymc_ensemble.problem import InverseProblem
-from pymc_ensemble.step_methods.gaussian_process import EnsembleGaussianProcessSampler
-from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
-from pymc_ensemble.step_methods.langevin import EnsembleLangevinSampler
-from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pymc_ensemble import gallery, plots
+    from pymc_ensemble.diagnosis.coverage import coverage
+    from pymc_ensemble.diagnosis.diagnose import diagnose
+    from pymc_ensemble.diagnosis.ensembles import ess, to_ensemble
+    from pymc_ensemble.diagnosis.reweight import reweight
+    from pymc_ensemble.forward import forward_model, open_store
+    from pymc_ensemble.optimization import find_MAP_ensemble
+    from pymc_ensemble.problem import InverseProblem
+    from pymc_ensemble.step_methods.gaussian_process import EnsembleGaussianProcessSampler
+    from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
+    from pymc_ensemble.step_methods.langevin import EnsembleLangevinSampler
+    from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
 
 __version__ = "0.2.0.dev0"
 
@@ -32,3 +36,37 @@ __all__ = [
     "reweight",
     "to_ensemble",
 ]
+
+# A name is loaded on its first use: ArviZ, SciPy's statistics and Matplotlib take longer to import
+# than PyMC, and a worker process that runs a simulator needs none of them.
+_HOMES = {
+    "EnsembleGaussianProcessSampler": "step_methods.gaussian_process",
+    "EnsembleKalmanSampler": "step_methods.kalman",
+    "EnsembleLangevinSampler": "step_methods.langevin",
+    "InverseProblem": "problem",
+    "MultiscaleSampler": "step_methods.multiscale",
+    "coverage": "diagnosis.coverage",
+    "diagnose": "diagnosis.diagnose",
+    "ess": "diagnosis.ensembles",
+    "find_MAP_ensemble": "optimization",
+    "forward_model": "forward",
+    "open_store": "forward",
+    "reweight": "diagnosis.reweight",
+    "to_ensemble": "diagnosis.ensembles",
+}
+_MODULES = ("gallery", "plots")
+
+
+if not TYPE_CHECKING:  # type checkers know the names from above, and find those that are misspelt
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")  # which binds the name here, too
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,7 @@
 """What the package promises as a whole."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -11,15 +13,42 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_import_has_no_side_effects():
-    """Importing opens no figure, configures no logging and prints nothing."""
+    """Importing configures no logging, prints nothing, and loads nothing that takes long."""
     code = (
         "import logging, sys; before = logging.root.handlers[:]\n"
         "import pymc_ensemble\n"
         "assert logging.root.handlers == before\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "late = {'matplotlib.pyplot', 'arviz_stats', 'scipy.stats', 'pymc_ensemble.gallery'}\n"
+        "assert not late & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_names_are_loaded_on_first_use():
+    """Each public name is what type checkers read, is listed, and comes with any kind of import."""
+    source = Path(pymc_ensemble.__file__).read_text(encoding="utf-8")
+    checking = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
+    homes = {alias.name: node.module for node in checking.body for alias in node.names}
+    assert set(homes) == set(pymc_ensemble.__all__)
+    assert set(homes) <= set(dir(pymc_ensemble))
+    for name, home in homes.items():
+        declared = getattr(importlib.import_module(home), name)
+        assert getattr(pymc_ensemble, name) is declared
+    code = (
+        "import pymc_ensemble as pe; pe.plots.path; pe.gallery.decay\n"
+        "from pymc_ensemble import gallery, plots, diagnose\n"
+        "assert gallery is pe.gallery and plots is pe.plots and diagnose is pe.diagnose\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_not_there():
+    """A misspelt name is an AttributeError with a suggestion, as in any module."""
+    code = "import pymc_ensemble as pe; pe.EnsembleKalmanSampelr"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "AttributeError: module 'pymc_ensemble' has no attribute" in done.stderr
+    assert "Did you mean: 'EnsembleKalmanSampler'?" in done.stderr
 
 
 def test_names_in_texts_exist():

@@ -1,0 +1,45 @@
+"""What importing the package costs, next to importing PyMC.
+
+    python benchmarks/import_time.py [repeats]
+
+prints the processor time of each statement in a fresh interpreter, the median of some repeats that
+take turns, and its ratio to `import pymc`. Names of the package are loaded when they are used
+first, so that the first use of the large ones is listed as well.
+"""
+
+import subprocess
+import sys
+from statistics import median
+
+STATEMENTS = (
+    "import pymc",
+    "import pymc_ensemble",
+    "import pymc, pymc_ensemble",
+    "import pymc_ensemble.forward.workers.processes",  # what a worker process imports
+    "from pymc_ensemble import forward_model",
+    "from pymc_ensemble import EnsembleKalmanSampler",
+    "from pymc_ensemble import diagnose",
+    "from pymc_ensemble import gallery",
+    "from pymc_ensemble import plots",
+)
+TIMED = "from time import process_time; before = process_time(); {}; print(process_time() - before)"
+
+
+def seconds(statement: str) -> float:
+    """Processor time of a statement, without that of starting the interpreter."""
+    command = [sys.executable, "-c", TIMED.format(statement)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main(repeats: int) -> None:
+    """Print the table."""
+    for statement in STATEMENTS:
+        seconds(statement)  # writes the bytecode
+    runs = [[seconds(statement) for statement in STATEMENTS] for _ in range(repeats)]
+    for statement, times in zip(STATEMENTS, zip(*runs, strict=True), strict=True):
+        ratio = median(t / run[0] for t, run in zip(times, runs, strict=True))
+        print(f"{statement:48} {median(times):6.2f} s  {ratio:5.2f} times")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
