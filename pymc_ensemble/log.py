@@ -40,12 +40,12 @@ class ProgressLog:
 
     Parameters
     ----------
-    chain : int
-        Number of the chain.
+    whose : str
+        What begins every line, such as "Chain 0".
     """
 
-    def __init__(self, chain: int):
-        self.label = f"Chain {chain}: "
+    def __init__(self, whose: str):
+        self.label = f"{whose}: "
         self.started = self.last = perf_counter()
         self.evaluations = 0  # that were made, and their time by the clock
         self.waited = 0.0

@@ -2,20 +2,19 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pymc as pm
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from pymc.exceptions import SamplingError
 from pymc.initial_point import make_initial_point_fn
 from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
 
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
+from pymc_ensemble.problem.driver import Account, AskTell, Driver, Pending, State
 from pymc_ensemble.problem.points import points_of, variable_layout
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
@@ -25,7 +24,7 @@ from pymc_ensemble.step_methods.chain import names_of
 
 from .log import ProgressLog, show_log
 from .problem import InverseProblem, problem_of
-from .samplers.ensemble import Ensemble, EnsembleFailure
+from .samplers.ensemble import Ensemble, Info
 from .samplers.options import require_counts, require_positive
 
 __all__ = ["MAPEstimate", "find_MAP_ensemble"]
@@ -164,7 +163,7 @@ def find_MAP_ensemble(
     options: dict[str, Any] = {"compile_kwargs": compile_kwargs, "given": given}
     problem, _ = problem_of(sampled, **options)
     target, _ = problem_of(sampled, jacobian=False, **options)
-    search = Search(problem, rng, progressbar)
+    search = Search(problem, sampled, rng, progressbar)
 
     layout = variable_layout(point, [value.name for value in sampled.value_vars])
     start = np.empty((1, problem.dimension))
@@ -198,46 +197,51 @@ def find_MAP_ensemble(
     return _in_model(model, {**point, **points_of(layout, state.U)[0]}, state.converged, history)
 
 
-@dataclass
 class Search:
-    """Forward evaluations on the way to the mode."""
+    """Forward evaluations on the way to the mode.
 
-    problem: InverseProblem
-    rng: np.random.Generator
-    progressbar: bool
-    n_evals: int = 0
-    n_failed: int = 0
+    Parameters
+    ----------
+    problem : InverseProblem
+    model : pm.Model
+        The model of the problem.
+    rng : numpy.random.Generator
+    progressbar : bool
+        Whether to tell of the progress.
+    """
 
-    def __post_init__(self) -> None:
-        """Begin to tell of the progress."""
-        self._log = ProgressLog(0)
-        if self.progressbar:
+    def __init__(
+        self, problem: InverseProblem, model: pm.Model, rng: np.random.Generator, progressbar: bool
+    ):
+        self.problem, self.rng, self.progressbar = problem, rng, progressbar
+        self.account = Account()
+        self._driver = Driver(problem, model, self.account, ProgressLog("find_MAP_ensemble"))
+        if progressbar:
             show_log()
 
-    def evaluate(self, points: FloatArray, what: str) -> Any:
+    def _round(
+        self, driver: Driver, sampler: AskTell[State, Pending], state: State, what: str
+    ) -> tuple[State, Info]:
         """Evaluate one batch of points."""
-        started = perf_counter()
-        evaluations = self.problem.evaluate(points)
-        self.n_evals += len(points)
-        self.n_failed += int(evaluations.failed.sum())
+        state, info = driver.round(sampler, state, self.rng)
         if self.progressbar:
-            self._log.count(len(points), perf_counter() - started)
-            self._log.tell(what, self.n_evals, self.n_failed)
-        return evaluations
+            driver.tell(what)
+        return state, info
 
     def ensemble(self, size: int | None) -> Ensemble:
         """Members of an ensemble that was moved to the posterior."""
         sampler = EnsembleKalman(self.problem, size, adjust=self.problem.density_only)
         U = self.problem.sample_prior(sampler.size, self.rng)
         state, iteration = sampler.start(U, redraw=True), 0
-        try:
-            while not state.burned_in:
-                points, pending = sampler.ask(state, self.rng)
-                evaluations = self.evaluate(points, f"ensemble, iteration {iteration + 1}")
-                state, info = sampler.tell(state, pending, evaluations)
-                iteration += info.complete
-        except EnsembleFailure as failure:
-            raise SamplingError(str(failure)) from failure
+        remedy = (
+            "`initvals` where the forward map works, with `preconditioner=None` or a covariance, "
+            f"so that no ensemble is needed; {self._driver.remedy}"
+        )
+        driver = replace(self._driver, remedy=remedy)
+        while not state.burned_in:
+            what = f"ensemble, iteration {iteration + 1}"
+            state, info = self._round(driver, sampler, state, what)
+            iteration += info.complete
         return state.ensemble[state.ensemble.ok]
 
     def descend(
@@ -245,18 +249,11 @@ class Search:
     ) -> tuple[DescentState, xr.Dataset]:
         """Descend until the mode is found; the state there, and the history."""
         rows = []
-        try:
-            while not state.done and state.steps < maxiter:
-                points, pending = descent.ask(state, self.rng)
-                evaluations = self.evaluate(points, f"descent, step {state.steps + 1}")
-                state, _ = descent.tell(state, points, pending, evaluations)
-                rows.append(
-                    (state.loss, state.potential, state.slope, state.step_size, self.n_evals)
-                )
-        except EnsembleFailure as failure:
-            raise SamplingError(
-                f"{failure} Give `initvals` where the forward map works."
-            ) from failure
+        driver = replace(self._driver, remedy="`initvals` where the forward map works.")
+        while not state.done and state.steps < maxiter:
+            state, _ = self._round(driver, descent, state, f"descent, step {state.steps + 1}")
+            told = (state.loss, state.potential, state.slope, state.step_size)
+            rows.append((*told, self.account.n_evals))
         names = ("misfit", "potential", "gradient", "step_size", "n_evals")
         columns = dict(zip(names, zip(*rows, strict=True), strict=True))
         return state, xr.Dataset({n: ("iteration", np.array(c)) for n, c in columns.items()})

@@ -17,7 +17,7 @@ def told(caplog, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(log, "perf_counter", lambda: now[0])
     caplog.set_level(logging.INFO, "pymc_ensemble")
-    progress = ProgressLog(3)
+    progress = ProgressLog("Chain 3")
 
     def tell(seconds, *args, **kwargs):
         now[0] += seconds

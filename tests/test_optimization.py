@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pymc as pm
 import pytest
+from pymc.exceptions import SamplingError
 
 import pymc_ensemble as pe
 
@@ -78,6 +79,48 @@ def test_improper_priors_need_scales_and_a_start():
     np.testing.assert_allclose(point["k"], 1.5, atol=1e-2)
 
 
+def nowhere(u):
+    """A simulator that never works."""
+    raise RuntimeError("the mesh is broken")
+
+
+@pytest.mark.parametrize("options", [{}, {"preconditioner": None, "initvals": {"u": [1.0, 2.0]}}])
+def test_failures_are_told_in_words(options):
+    """In the ensemble, and at the start of the descent."""
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=2)
+        pm.Normal("y", pe.forward_model(nowhere, output_shape=(2,))(u), 1.0, observed=np.zeros(2))
+    with pytest.raises(SamplingError) as error:
+        pe.find_MAP_ensemble(model=model, random_seed=1, progressbar=False, **options)
+    message = str(error.value)
+    for told in ("forward evaluations failed", "at u=[", "the mesh is broken", "`initvals` where"):
+        assert told in message
+    assert ("at u=[1. 2.]" in message) == bool(options)
+
+
+def noisy(u, rng):
+    """A simulator with noise of its own."""
+    return u + 0.01 * rng.normal(size=2)
+
+
+def test_stochastic_models_are_seeded():
+    """The same seed gives the same point, however often the forward map was called before."""
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=2)
+        forward = pe.forward_model(noisy, output_shape=(2,), stochastic=True)
+        pm.Normal("y", forward(u), 1.0, observed=np.ones(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # noise keeps the gradient from vanishing
+        one, two, other = (
+            pe.find_MAP_ensemble(
+                model=model, random_seed=seed, progressbar=False, maxiter=5, sigma=0.5
+            )
+            for seed in (1, 1, 2)
+        )
+    np.testing.assert_array_equal(one["u"], two["u"])
+    assert not np.array_equal(one["u"], other["u"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -94,6 +137,6 @@ def test_improper_priors_need_scales_and_a_start():
     ],
 )
 def test_wrong_options(model, monkeypatch, options, message):
-    monkeypatch.setattr("pymc_ensemble.optimization.Search.evaluate", None)  # nothing is evaluated
+    monkeypatch.setattr(pe.InverseProblem, "evaluate", None)  # nothing is evaluated
     with pytest.raises(ValueError, match=message):
         pe.find_MAP_ensemble(model=model, progressbar=False, **options)

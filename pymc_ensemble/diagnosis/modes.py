@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
+from pymc_ensemble.log import ProgressLog
+from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.problem.points import in_model
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
@@ -22,6 +24,10 @@ MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 3  # that are no accident
 FEWEST_APART = 30  # draws that tell how far from others a draw may be
 DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
+REMEDY = (
+    "diagnose without `probe`, which sends an ensemble from the prior to the posterior; or priors "
+    "that stay where the forward map works."
+)
 
 
 def without_draws(
@@ -135,17 +141,23 @@ def search_modes(
         One if members are in a place, and likely, where there are no draws; else none.
     notes : list of str
         How many evaluations were spent.
+
+    Raises
+    ------
+    SamplingError
+        If the forward map fails at nearly all points of the prior.
     """
     problem, _ = problem_of(model)
     size = max(2 * (problem.dimension + 2), min(100, n_evaluations // 20))
     sampler = EnsembleKalman(problem, size + size % 2, adjust=True, evolutions=4)
     state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
-    spent = 0
-    while spent < n_evaluations:
-        points, pending = sampler.ask(state, rng)
-        state, _ = sampler.tell(state, pending, problem.evaluate(points))
-        spent += len(points)
+    account = Account()
+    driver = Driver(problem, model, account, ProgressLog("Search for modes"), remedy=REMEDY)
+    while account.n_evals < n_evaluations:
+        state, info = driver.round(sampler, state, rng)
+        driver.tell(info.message)
     ensemble = state.ensemble[state.ensemble.ok]
     whose = f"{{}} of {len(ensemble.U)} members of an ensemble from the prior arrived there"
-    note = f"other modes were searched for with {spent} forward evaluations"
+    note = f"other modes were searched for with {account.n_evals} forward evaluations"
+    note += f", of which {account.n_failed} failed" if account.n_failed else ""
     return missed_mode(run, in_model(model, ensemble.U), -ensemble.potential, whose), [note]

@@ -6,6 +6,8 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 
+from pymc_ensemble.log import ProgressLog
+from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import unconstrained
 
@@ -105,14 +107,15 @@ def repeat(
     U = unconstrained(model, values)
     points = np.repeat(U, REPEATS, axis=0)
     points = points + JITTER * U.std(0) * rng.standard_normal(points.shape)
-    outputs = problem.evaluate(points, np.random.SeedSequence(seed)).outputs
+    driver = Driver(problem, model, Account(), ProgressLog("Repeated evaluations"))
+    outputs = driver.evaluate(points, np.random.SeedSequence(seed)).outputs
     again = _log_density(problem, points, outputs).reshape(len(U), REPEATS)
     told = np.isfinite(again).sum(1)
     kept = told > 1
     if not kept.any():
         raise ValueError(
-            f"All of the {again.size} forward evaluations at draws failed. Does the forward map "
-            "still work?"
+            f"All of the {again.size} forward evaluations at draws failed, the first one at "
+            f"{driver.account.first_failure}\nDoes the forward map still work?"
         )
     again, told = again[kept], told[kept]
     mean, variance = np.nanmean(again, axis=1), np.nanvar(again, axis=1, ddof=1)

@@ -128,8 +128,20 @@ def _enumerate(names: Sequence[str], limit: int = 10) -> str:
     return ", ".join(quoted) + (", ..." if len(names) > limit else "")
 
 
-def in_model(model: pm.Model, U: FloatArray) -> FloatArray:
-    """Values of the free variables, shape (n, p), at points in unconstrained coordinates."""
+def free_values(model: pm.Model, U: FloatArray) -> dict[str, np.ndarray]:
+    """Values of the free variables at points in unconstrained coordinates.
+
+    Parameters
+    ----------
+    model : pm.Model
+    U : ndarray of shape (n, d)
+        In the order of ``model.value_vars``.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n, ...)
+        By the name of the variable, as in the model.
+    """
     to_model = model.compile_fn(
         model.replace_rvs_by_values(model.free_RVs),
         inputs=model.value_vars,
@@ -137,8 +149,18 @@ def in_model(model: pm.Model, U: FloatArray) -> FloatArray:
         on_unused_input="ignore",
     )
     layout = variable_layout(model.initial_point(), [value.name for value in model.value_vars])
-    rows = [
-        np.concatenate([np.ravel(value) for value in to_model(point)])
-        for point in points_of(layout, U)
-    ]
-    return np.array(rows, dtype=float).reshape(len(U), -1)
+    columns = zip(*(to_model(point) for point in points_of(layout, U)), strict=True)
+    return {rv.name: np.array(v) for rv, v in zip(model.free_RVs, columns, strict=True)}
+
+
+def in_model(model: pm.Model, U: FloatArray) -> FloatArray:
+    """Values of the free variables, shape (n, p), at points in unconstrained coordinates."""
+    columns = [v.reshape(len(U), -1) for v in free_values(model, U).values()]
+    return np.concatenate(columns, axis=1, dtype=float)
+
+
+def describe(model: pm.Model, u: FloatArray) -> str:
+    """Parameters at the point `u`, shape (d,), by name and as in the model."""
+    with np.printoptions(precision=4, threshold=20):
+        values = free_values(model, u[None])
+        return ", ".join(f"{name}={value}" for name, [value] in values.items())

@@ -8,34 +8,37 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import field, replace
-from functools import cache
 from operator import length_hint
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any, ClassVar
 
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
-from pymc.exceptions import SamplingError
 from pymc.step_methods.compound import BlockedStep, Competence, StepMethodState
 from pymc.step_methods.state import dataclass_state
 from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
 from rich.progress import TextColumn
 from rich.table import Column
-from threadpoolctl import ThreadpoolController
 from xarray import DataTree
 
 from pymc_ensemble.diagnosis.findings import first_look
 from pymc_ensemble.diagnosis.modes import without_draws
 from pymc_ensemble.diagnosis.run import Run
-from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.log import ProgressLog, logger, show_log
+from pymc_ensemble.problem.driver import Driver, one_blas_thread
 from pymc_ensemble.problem.inverse_problem import InverseProblem
-from pymc_ensemble.problem.points import LayoutVariable, Point, points_of, variable_layout
-from pymc_ensemble.samplers.ensemble import EnsembleFailure, Info, Snapshot
+from pymc_ensemble.problem.points import (
+    LayoutVariable,
+    Point,
+    describe,
+    points_of,
+    variable_layout,
+)
+from pymc_ensemble.samplers.ensemble import Info, Snapshot
 from pymc_ensemble.samplers.options import require_flags
 
 from .chain import Binding, Chain, Named, _variables, names_of
@@ -49,9 +52,16 @@ __all__ = ["EnsembleStep"]
 # no shorter than so many sweeps: az.ess does not see the correlation between blocks.
 BLOCK_BYTES = 2**30
 SHORTEST_BLOCK = 5
-SEEDS_OF_EVALUATIONS = 0xE5  # sets their seeds apart from those of other children of the run's
 FLAGS = ("adjust", "rough", "corrected", "allow_subspace", "central")  # options of samplers
 FEW_DRAWS = 100  # that say nothing about a run
+CONSEQUENCE = (
+    "Its particle stays where it was, or is drawn anew if this was its start. Later failures of "
+    "this chain are counted in the stat `n_failed`, but not told."
+)
+REMEDY = (
+    "priors, or an `initial_ensemble`, that stay where the forward map works; a larger ensemble; "
+    "or a forward map that returns a value instead of failing."
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -140,7 +150,7 @@ class EnsembleStep(BlockedStep):
         self._compile_kwargs = compile_kwargs
         self._options = options
         self._binding: Binding | None = None
-        self._progress = ProgressLog(0)
+        self._progress = ProgressLog("Chain 0")
         model = pm.Model.get_context(error_if_none=False) if model is None else model
         if model is not None:
             self._bind(model)
@@ -265,7 +275,7 @@ class EnsembleStep(BlockedStep):
         super().setup_chain(rng, tune, draws)
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
-        self._progress = ProgressLog(self._chain_number)
+        self._progress = ProgressLog(f"Chain {self._chain_number}")
         show_log()
         shield()
 
@@ -333,7 +343,8 @@ class EnsembleStep(BlockedStep):
             if not done:
                 end_run(chain.interrupted)
         snapshots, sweep, n_evals, n_failed = zip(*done, strict=True)
-        snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
+        with self._driver.failures_in_words(chain.state):
+            snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
         shared = {
             "sweep": sweep,
             "n_evals": n_evals,
@@ -355,7 +366,7 @@ class EnsembleStep(BlockedStep):
         }
         X = block.U.reshape(1, -1, S, d).swapaxes(1, 2)
         run = Run(X, list(self._bound.problem.coordinate_names), stats)
-        with _one_blas_thread():
+        with one_blas_thread():
             found = first_look(run)
             elsewhere = np.empty(0, dtype=int)
             if chain.seen and run.cost and not run.fitted:
@@ -366,7 +377,7 @@ class EnsembleStep(BlockedStep):
         if found:
             level, verdict = logging.WARNING, f"{found[0].severity}: {found[0].reason}"
         if len(elsewhere):
-            place = self._describe(U[elsewhere[0]])
+            place = describe(self._sampled_model, U[elsewhere[0]])
             level = logging.WARNING
             verdict = f"its burn-in came by likely places without draws, such as {place}."
         logger.log(
@@ -411,7 +422,8 @@ class EnsembleStep(BlockedStep):
         """Do one iteration of the burn-in."""
         chain, initial = self._chain, self._bound.initial
         if chain.state is None:
-            self._start()
+            with self._driver.failures_in_words(None):
+                self._start()
         self._iterate(f"burn-in iteration {chain.iterations + 1}")
         chain.iterations += 1
         if (ensemble := chain.state.ensemble) is not None:
@@ -428,7 +440,8 @@ class EnsembleStep(BlockedStep):
         while chain.state is None or (chain.tune == 0 and self._burn_in_goes_on()):
             self._burn_in_once()
         tuning_was_short = not chain.state.burned_in and self._burn_in_goes_on()
-        chain.state = self._bound.sampler.freeze(chain.state)
+        with self._driver.failures_in_words(chain.state):
+            chain.state = self._bound.sampler.freeze(chain.state)
         if self._bound.initial is None or not self._bound.initial.burned_in:
             chain.converged = chain.converged and chain.state.converged
         if not chain.converged:
@@ -465,29 +478,29 @@ class EnsembleStep(BlockedStep):
         while True:
             info = self._round()
             to_go = (sweeps - (info.complete and sampling)) * cost
-            self._progress.tell(
-                f"{what}, {info.message}", chain.n_evals, chain.n_failed, to_go, sampling=sampling
-            )
+            self._driver.tell(f"{what}, {info.message}", to_go, sampling=sampling)
             if info.complete:
                 return info
 
     def _round(self) -> Info:
         """Evaluate one batch of points, and let the sampler learn from it."""
-        chain, sampler, problem = self._chain, self._bound.sampler, self._bound.problem
-        try:
-            with _one_blas_thread():
-                points, pending = sampler.ask(chain.state, self._generator)
-            started = perf_counter()
-            evaluations = problem.evaluate(points, self._seed_of_round())
-            self._progress.count(len(points), perf_counter() - started, evaluations)
-            chain.n_evals += len(points)
-            chain.n_failed += int(evaluations.failed.sum())
-            self._report_first_failure(points, evaluations)
-            with _one_blas_thread():
-                chain.state, info = sampler.tell(chain.state, pending, evaluations)
-        except EnsembleFailure as failure:
-            raise SamplingError(self._explain(failure)) from failure
+        chain = self._chain
+        chain.state, info = self._driver.round(
+            self._bound.sampler, chain.state, self._generator, chain.n_evals - chain.n_shared
+        )
         return info
+
+    @property
+    def _driver(self) -> Driver:
+        return Driver(
+            self._bound.problem,
+            self._sampled_model,
+            self._chain,
+            self._progress,
+            where="in this chain",
+            consequence=CONSEQUENCE,
+            remedy=REMEDY,
+        )
 
     @property
     def _spawn_key(self) -> tuple[int, ...]:
@@ -504,70 +517,10 @@ class EnsembleStep(BlockedStep):
         """Source of randomness of the next round."""
         return self.rng
 
-    def _seed_of_round(self) -> np.random.SeedSequence:
-        """Seed for stochastic forward models: from that of the run, and the evaluations so far."""
-        sequence: Any = self._generator.bit_generator.seed_seq
-        number = self._chain.n_evals - self._chain.n_shared
-        numbers = (*sequence.spawn_key, SEEDS_OF_EVALUATIONS, number)
-        return np.random.SeedSequence(sequence.entropy, spawn_key=numbers)
-
-    # -- failures -------------------------------------------------------------------------------
-
-    def _report_first_failure(self, points: FloatArray, evaluations: Evaluations) -> None:
-        chain = self._chain
-        if chain.first_failure or not evaluations.failed.any():
-            return
-        row = int(np.flatnonzero(evaluations.failed)[0])
-        reason = dict(evaluations.errors).get(row, "The outputs are not finite.")
-        chain.first_failure = f"{self._describe(points[row])}\n{reason}"
-        logger.warning(
-            f"{self._progress.label}a forward evaluation failed, at {chain.first_failure}\n"
-            "Its particle stays where it was, or is drawn anew if this was its start. Later "
-            "failures of this chain are counted in the stat `n_failed`, but not told."
-        )
-
     @property
     def _sampled_model(self) -> pm.Model:
         """Model of the variables that this step moves."""
         return self._bound.model
-
-    def _describe(self, u: FloatArray) -> str:
-        """Parameters at the point `u`, shape (d,), by name and as in the model."""
-        model = self._sampled_model
-        in_model = model.compile_fn(
-            model.replace_rvs_by_values(model.free_RVs),
-            inputs=model.value_vars,
-            mode="FAST_COMPILE",
-            on_unused_input="ignore",
-        )
-        [point] = points_of(self._layout, u[None])
-        with np.printoptions(precision=4, threshold=20):
-            return ", ".join(
-                f"{rv.name}={value}"
-                for rv, value in zip(model.free_RVs, in_model(point), strict=True)
-            )
-
-    def _explain(self, failure: EnsembleFailure) -> str:
-        """Say what failed, where, and what to try."""
-        chain = self._chain
-        ensemble = None if chain.state is None else chain.state.ensemble
-        lines = [
-            str(failure),
-            f"{chain.n_failed} of {chain.n_evals} forward evaluations failed in this chain.",
-        ]
-        if chain.first_failure:
-            lines.append(f"The first failure was at {chain.first_failure}")
-        elif ensemble is not None and not np.isfinite(ensemble.potential).all():
-            member = int(np.flatnonzero(~np.isfinite(ensemble.potential))[0])
-            lines.append(
-                "No forward evaluation failed, but the posterior density is not finite, for "
-                f"example at {self._describe(ensemble.U[member])}"
-            )
-        lines.append(
-            "What to try: priors, or an `initial_ensemble`, that stay where the forward map works; "
-            "a larger ensemble; or a forward map that returns a value instead of failing."
-        )
-        return "\n".join(lines)
 
     # -- progress bar ---------------------------------------------------------------------------
 
@@ -597,13 +550,3 @@ class EnsembleStep(BlockedStep):
 
         pass_on_first_interrupt(owner=update_stats)  # PyMC keeps it as long as the run lasts
         return (update_stats,)
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _one_blas_thread() -> AbstractContextManager:
-    """Limit linear algebra to one thread: matrices are small, and chains run side by side."""
-    return _blas().limit(limits=1)

@@ -9,6 +9,8 @@ import pymc as pm
 from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
+from pymc_ensemble.problem.driver import Account
+
 from .draws import Block
 from .initial_ensemble import InitialEnsembles
 
@@ -17,8 +19,8 @@ Named = Variable | str
 
 
 @dataclass
-class Chain:
-    """What one chain remembers from call to call.
+class Chain(Account):
+    """What one chain remembers from call to call, with an account of its forward evaluations.
 
     Attributes
     ----------
@@ -30,10 +32,6 @@ class Chain:
         Whether the burn-in has passed its test.
     iterations, sweeps : int
         Completed iterations of the burn-in, completed sweeps after it.
-    n_evals, n_failed : int
-        Forward evaluations so far, and how many of them failed.
-    first_failure : str
-        Parameters and traceback of the first failed evaluation.
     block : Block or None
         Draws that are being handed out.
     position : int
@@ -56,9 +54,6 @@ class Chain:
     converged: bool = False
     iterations: int = 0
     sweeps: int = 0
-    n_evals: int = 0
-    n_failed: int = 0
-    first_failure: str = ""
     block: Block | None = None
     position: int = 0
     sampling: bool = False

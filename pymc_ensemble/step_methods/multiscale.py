@@ -309,7 +309,8 @@ class MultiscaleSampler(EnsembleStep):
     def _burn_in_once(self) -> None:
         chain = self._chain
         if chain.state is None:
-            self._start()
+            with self._driver.failures_in_words(None):
+                self._start()
         if self._waits:
             chain.iterations += 1
             return

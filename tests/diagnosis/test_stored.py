@@ -5,6 +5,7 @@ import pymc as pm
 import pytest
 import xarray as xr
 from known_runs import sample, standard_normal_run
+from pymc.exceptions import SamplingError
 
 import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.diagnose import _evidence
@@ -240,6 +241,29 @@ def test_repeats_are_checked(fragile):
         pe.diagnose(idata, model=model, repeats=3)
     with pytest.raises(TypeError, match=r"`repeats` is 20\.5"):
         pe.diagnose(idata, model=model, repeats=20.5)
+
+
+def test_forward_map_that_no_longer_works_is_told():
+    """The run was made when it worked; now neither repeats nor a probe find anything."""
+    broken = []
+
+    def simulate(a, b):
+        if broken:
+            raise OSError("the licence has expired")
+        return np.array([a, a - b])
+
+    with pm.Model() as model:
+        a, b = pm.Normal("a"), pm.Normal("b")
+        forward = pe.forward_model(simulate, output_shape=(2,))
+        pm.Normal("y", forward(a, b), 0.5, observed=[0.5, 0.2])
+    idata = sample(model, pe.EnsembleKalmanSampler(ensemble_size=20), 100)
+    broken.append(True)
+    told = r"first one at a=.*, b=.*\n(.|\n)*the licence has expired"
+    with pytest.raises(ValueError, match=told):
+        pe.diagnose(idata, model=model, repeats=40)
+    told = r"first failure was at a=.*, b=.*\n(.|\n)*has expired(.|\n)*without `probe`"
+    with pytest.raises(SamplingError, match=told):
+        pe.diagnose(idata, model=model, probe=200)
 
 
 def test_probes_are_checked(fragile):

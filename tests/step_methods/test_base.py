@@ -16,6 +16,7 @@ from toys import CountCalls, ToyState, ToyStep, gaussian_model, sample
 import pymc_ensemble as pe
 from pymc_ensemble import log
 from pymc_ensemble.diagnosis.ensembles import to_ensemble
+from pymc_ensemble.problem import driver
 from pymc_ensemble.samplers.ensemble import Ensemble
 from pymc_ensemble.step_methods import base as step_methods
 
@@ -415,7 +416,7 @@ def test_state_of_another_ensemble_size_is_refused():
 def test_progress_is_told_round_by_round(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "pymc_ensemble")
     clock = itertools.count(0.0, 3.0)  # every look at the clock is three seconds later
-    for module in (step_methods, log):
+    for module in (driver, log):
         monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
     sample(gaussian_model(), draws=20)
     lines = [r.getMessage() for r in caplog.records if r.name == "pymc_ensemble"]
@@ -427,7 +428,7 @@ def test_progress_is_told_round_by_round(caplog, monkeypatch):
 def test_progress_is_not_told_at_every_round(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "pymc_ensemble")
     clock = itertools.count(0.0, 0.05)
-    for module in (step_methods, log):
+    for module in (driver, log):
         monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
     sample(gaussian_model(), draws=200)
     seconds = next(clock)

@@ -18,6 +18,8 @@ LARGEST_STEP = 10.0
 SMALLEST_STEP = 1e-7  # of a step that no longer descends: the differences are at their limit
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step must achieve
 
+Step = tuple[Array, Array]  # points of the pending step, and directions of the explorers
+
 
 @dataclass(frozen=True)
 class DescentState:
@@ -84,16 +86,17 @@ class Descent:
     explorers: Explorers
     tolerance: float = 1e-3
 
-    def ask(self, state: DescentState, rng: np.random.Generator) -> tuple[Array, Array]:
+    def ask(self, state: DescentState, rng: np.random.Generator) -> tuple[Array, Step]:
         """Points of the next step: where it leads, and the explorers there."""
         proposed, root = state.U, state.preconditioner.root
         if state.measurement is not None:
             proposed = state.U + self._step(state) @ root.T
         directions = self.explorers.directions(1, rng)
-        return self.explorers.points(proposed, directions, root), directions
+        points = self.explorers.points(proposed, directions, root)
+        return points, (points, directions)
 
     def tell(
-        self, state: DescentState, points: Array, directions: Array, evaluations: Evaluations
+        self, state: DescentState, pending: Step, evaluations: Evaluations
     ) -> tuple[DescentState, Info]:
         """State after the step, and an account of it.
 
@@ -102,6 +105,7 @@ class Descent:
         EnsembleFailure
             If the forward map fails at the first point.
         """
+        points, directions = pending
         old = state.measurement
         new = self.explorers.measure(points, evaluations, directions, state.preconditioner.root)
         if old is None:
