@@ -64,3 +64,14 @@ def test_names_in_texts_exist():
     }
     assert {name for _, name in mentioned} >= {"EnsembleKalmanSampler", "gallery", "to_ensemble"}
     assert not {(file, name) for file, name in mentioned if not hasattr(pymc_ensemble, name)}
+
+
+def test_version_is_the_same_everywhere():
+    """The changelog begins with this version; what is cited is the latest one that was released."""
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (\S+)(.*)$", changes, flags=re.MULTILINE)
+    assert sections[0][0] == re.sub(r"\.dev\d+$", "", pymc_ensemble.__version__)
+    assert (".dev" in pymc_ensemble.__version__) == (sections[0][1] == " (unreleased)")
+    released = [version for version, state in sections if state != " (unreleased)"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, flags=re.MULTILINE) == released[:1]

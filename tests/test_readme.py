@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, its commands are where the CI looks for them."""
+"""The code and the links of the first pages work, and commands are where the CI looks for them."""
 
 import functools
 import re
@@ -49,7 +49,8 @@ def test_ci_finds_one_test_command():
     assert ".venv/bin/pytest" in command
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert not missing

@@ -1,5 +1,7 @@
 """The ensemble Kalman sampler under `pm.sample`, from the default call to what comes after it."""
 
+import multiprocessing
+
 import arviz as az
 import numpy as np
 import pymc as pm
@@ -59,7 +61,7 @@ def test_defaults_of_everything():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mp_ctx", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("mp_ctx", multiprocessing.get_all_start_methods())
 def test_same_draws_on_any_number_of_cores(model, idata, mp_ctx):
     step = pe.EnsembleKalmanSampler(ensemble_size=40)  # bound when PyMC asks for its variables
     parallel = sample(model, step, cores=2, mp_ctx=mp_ctx)

@@ -495,7 +495,7 @@ def test_pilot_is_shared_beside_other_steps():
     n_evals = idata.sample_stats.n_evals.to_numpy()
     assert n_evals.shape == (2, 20)
     assert n_evals[0, 0] - n_evals[1, 0] > 500
-    parallel = sample(model, steps, draws=20, tune=150, cores=2, mp_ctx="fork")
+    parallel = sample(model, steps, draws=20, tune=150, cores=2)
     for name in means:
         np.testing.assert_array_equal(idata.posterior[name], parallel.posterior[name])
 

@@ -100,7 +100,7 @@ def test_a_worker_that_is_killed(client, tmp_path):
     def kill():
         while not started.exists():
             time.sleep(0.01)
-        os.kill(next(iter(processes)), signal.SIGKILL)
+        os.kill(next(iter(processes)), getattr(signal, "SIGKILL", signal.SIGTERM))
 
     processes = pids(client)
     inverse, _ = problem(slow, executor=client.get_executor())
