@@ -242,7 +242,7 @@ class Search:
             what = f"ensemble, iteration {iteration + 1}"
             state, info = self._round(driver, sampler, state, what)
             iteration += info.complete
-        return state.ensemble[state.ensemble.ok]
+        return state.evaluated[state.evaluated.ok]
 
     def descend(
         self, descent: Descent, state: DescentState, maxiter: int

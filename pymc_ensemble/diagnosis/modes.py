@@ -156,7 +156,7 @@ def search_modes(
     while account.n_evals < n_evaluations:
         state, info = driver.round(sampler, state, rng)
         driver.tell(info.message)
-    ensemble = state.ensemble[state.ensemble.ok]
+    ensemble = state.evaluated[state.evaluated.ok]
     whose = f"{{}} of {len(ensemble.U)} members of an ensemble from the prior arrived there"
     note = f"other modes were searched for with {account.n_evals} forward evaluations"
     note += f", of which {account.n_failed} failed" if account.n_failed else ""

@@ -9,12 +9,28 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-class Problem(Protocol):
-    """What the samplers ask of an inverse problem; a few lines of NumPy can answer."""
+class PriorAndLoss(Protocol):
+    """What every sampler asks of a problem."""
 
     @property
     def dimension(self) -> int:
         """Number d of parameters."""
+
+    def sample_prior(self, size: int, rng: np.random.Generator) -> Array:
+        """Draw particles, shape (size, d)."""
+
+    def loss(self, Z: Array) -> Array:
+        """Negative log likelihood of the outputs, shape (J,)."""
+
+    def prior_potential(self, U: Array) -> Array:
+        """Negative log prior density, shape (J,)."""
+
+    def prior_gradient(self, U: Array) -> Array:
+        """Gradient of the prior potential, shape (J, d)."""
+
+
+class Problem(PriorAndLoss, Protocol):
+    """What the samplers ask of an inverse problem; a few lines of NumPy can answer."""
 
     @property
     def n_outputs(self) -> int:
@@ -28,23 +44,11 @@ class Problem(Protocol):
     def gaussian_prior(self) -> bool:
         """Whether the prior potential is quadratic."""
 
-    def sample_prior(self, size: int, rng: np.random.Generator) -> Array:
-        """Draw particles, shape (size, d)."""
-
-    def loss(self, Z: Array) -> Array:
-        """Negative log likelihood of the outputs, shape (J,)."""
-
     def loss_gradient(self, Z: Array) -> Array:
         """Gradient of the loss in the outputs, shape (J, K)."""
 
     def curvature(self, Z: Array) -> Array:
         """Fisher weight of every output, shape (J, K)."""
-
-    def prior_potential(self, U: Array) -> Array:
-        """Negative log prior density, shape (J,)."""
-
-    def prior_gradient(self, U: Array) -> Array:
-        """Gradient of the prior potential, shape (J, d)."""
 
     def prior_hessian(self, u: Array) -> Array:
         """Hessian of the prior potential at one point, shape (d, d)."""
@@ -96,7 +100,7 @@ class Ensemble:
     prior: Array
 
     @classmethod
-    def evaluated(cls, problem: Problem, U: Array, evaluations: Evaluations) -> "Ensemble":
+    def evaluated(cls, problem: PriorAndLoss, U: Array, evaluations: Evaluations) -> "Ensemble":
         """Join particles with their forward evaluations; a failed member gets an infinite loss."""
         loss = np.where(evaluations.failed, np.inf, problem.loss(evaluations.outputs))
         prior = problem.prior_potential(U)
@@ -127,6 +131,13 @@ class Ensemble:
 
     def __getitem__(self, index: Array | slice) -> "Ensemble":
         return Ensemble(self.U[index], self.Z[index], self.loss[index], self.prior[index])
+
+    def without_failures(self) -> "Ensemble":
+        """Copy in which the members that failed are replaced by copies of others."""
+        good = np.flatnonzero(self.ok)
+        index = np.arange(len(self))
+        index[~self.ok] = np.resize(good, len(self) - len(good))
+        return self[index]
 
     def updated(self, index: Array, values: "Ensemble", accepted: Array) -> "Ensemble":
         """Copy in which the members ``index[accepted]`` are replaced by those of `values`."""
@@ -195,3 +206,17 @@ class Info:
     n_evaluations: int
     n_failed: int
     message: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        evaluations: Evaluations,
+        phase: str,
+        message: str,
+        *,
+        complete: bool = True,
+        snapshot: Snapshot | None = None,
+    ) -> "Info":
+        """Account of a round with these evaluations."""
+        failed = evaluations.failed
+        return cls(phase, complete, snapshot, len(failed), int(failed.sum()), message)

@@ -232,10 +232,11 @@ class GaussianLaw:
         return self.force - ((x @ self.R) * self.rates) @ self.R.T
 
 
-def moment_law(linear_map: LinearMap) -> GaussianLaw:
-    """Gaussian law with the moments of the ensemble behind a linear map."""
-    r = linear_map.anomalies.rank
-    return GaussianLaw(linear_map, np.ones(r), np.eye(r), np.zeros(r))
+def moment_law(anomalies: Anomalies, linear_map: LinearMap | None = None) -> GaussianLaw:
+    """Gaussian law with the moments of an ensemble, whose outputs may have been fitted."""
+    r = anomalies.rank
+    no_map = LinearMap(anomalies, np.empty(0), np.empty((0, r)))
+    return GaussianLaw(linear_map or no_map, np.ones(r), np.eye(r), np.zeros(r))
 
 
 def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array, Array]:
@@ -338,7 +339,7 @@ def gaussian_law(
         If the information of the outputs or the slope of the prior is not finite.
     """
     if not has_forward_map(problem):
-        return moment_law(linear_map)
+        return moment_law(linear_map.anomalies, linear_map)
     z = linear_map.output_mean[None]
     prior_gradient, slope = prior_slope(problem, linear_map.anomalies, U)
     H = exponent * information(problem, linear_map) + slope

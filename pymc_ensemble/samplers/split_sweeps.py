@@ -1,17 +1,20 @@
-"""Sweeps of split halves: each half is moved with the statistics of the other one.
+"""Sweeps of an ensemble, one group of particles after the other.
 
-A new sampler is one small class with one method that proposes moves.
+In most samplers the groups are halves, and each half is moved with the statistics of the other one.
+A kernel of sweeps is a small class with one method that proposes moves.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
 from . import proposals
-from .ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from .linearization import GaussianLaw, fit_law
+from .ensemble import Array, Ensemble, Evaluations, Info, PriorAndLoss, Problem, Snapshot
+from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
+from .phases import AT_REST, Rest
 from .weights import plausible, plausible_limit
 
 
@@ -23,41 +26,168 @@ class SweepState:
     ----------
     ensemble : Ensemble
         Evaluated particles; the groups that were moved in this sweep are already replaced.
-    groups : tuple of ndarray
-        Members still to be moved in this sweep; empty between sweeps.
-    log_q, acceptance : ndarray of shape (J,)
-        Collected over the sweep.
     dt : float
-        Time step.
+        Time step; NaN where there is none.
     pointwise : bool
         Whether the force uses each particle's own output.
+    rest : Rest
+        Whether the dynamics has come to rest.
+    groups : tuple of ndarray
+        Members still to be moved in this sweep; empty between sweeps.
+    others : tuple of ndarray
+        Those whose statistics are used for it.
+    log_q, acceptance : ndarray of shape (J,)
+        Collected over the sweep.
     """
 
     ensemble: Ensemble
-    dt: float
+    dt: float = np.nan
     pointwise: bool = False
-    groups: tuple = ()
-    others: tuple = ()
+    rest: Rest = AT_REST
+    groups: tuple[Array, ...] = ()
+    others: tuple[Array, ...] = ()
     log_q: Array = field(default_factory=lambda: np.empty(0))
     acceptance: Array = field(default_factory=lambda: np.empty(0))
 
+    @property
+    def burned_in(self) -> bool:
+        """Whether the dynamics has come to rest."""
+        return self.rest.done
+
+    converged = burned_in
+
 
 @dataclass(frozen=True)
-class GroupMove:
-    """A pending round: proposals for one group, and the law behind them."""
+class GroupMove[S: SweepState]:
+    """A pending round: proposals for one group, and what decides on them.
+
+    Attributes
+    ----------
+    index : ndarray of shape (n,)
+        Members of the group.
+    points : ndarray of shape (n, d)
+        Where they are to go.
+    log_ratio : ndarray of shape (n,)
+        Logarithm of the proposal ratio, as far as it is known without the evaluations.
+    law : GaussianLaw or None
+        Law of the group's partners.
+    dt : float
+        Time step of the move.
+    uniforms : ndarray of shape (n,)
+        Random numbers of the Metropolis test.
+    limit : float
+        Potential beyond which a move without a test is not made.
+    origin : SweepState
+    """
 
     index: Array
     points: Array
-    law: GaussianLaw
     log_ratio: Array
-    limit: float
+    law: GaussianLaw | None
+    dt: float
     uniforms: Array
-    origin: SweepState
+    origin: S
+    limit: float = np.inf
+
+
+class Sweeps[S: SweepState, M: GroupMove](ABC):
+    """Advance an ensemble group by group; a subclass asks for the moves of a group."""
+
+    tested: ClassVar[bool] = False
+    """Whether a Metropolis test decides on the moves."""
+
+    problem: PriorAndLoss
+
+    @abstractmethod
+    def ask(self, state: S, rng: np.random.Generator) -> tuple[Array, M]:
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+
+    def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Divide the members into groups that are moved in turn: halves, at random."""
+        order = rng.permutation(len(ensemble))
+        return order[: len(order) // 2], order[len(order) // 2 :]
+
+    def in_sweep(self, state: S, rng: np.random.Generator) -> S:
+        """State with groups to be moved: between two sweeps, a new one begins."""
+        if state.groups:
+            return state
+        groups, unknown = self.split(state.ensemble, rng), np.full(len(state.ensemble), np.nan)
+        return replace(state, groups=groups, others=groups[::-1], log_q=unknown, acceptance=unknown)
+
+    def tell(self, state: S, pending: M, evaluations: Evaluations) -> tuple[S, Info]:
+        """State after the round, and an account of it."""
+        state, index = pending.origin, pending.index
+        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
+        alpha = proposals.acceptance(
+            state.ensemble.potential[index], values.potential, self.log_ratio(pending, values)
+        )
+        accepted = values.ok & (values.potential <= pending.limit)
+        if self.tested:
+            accepted = pending.uniforms < alpha
+        ensemble = state.ensemble.updated(index, values, accepted)
+        log_q, acceptance = state.log_q.copy(), state.acceptance.copy()
+        acceptance[index] = alpha
+        if pending.law is not None:
+            log_q[index] = pending.law.log_density(ensemble.U[index])
+        state = replace(
+            state,
+            ensemble=ensemble,
+            groups=state.groups[1:],
+            others=state.others[1:],
+            log_q=log_q,
+            acceptance=acceptance,
+        )
+        if not state.rest.done:
+            state = self.adapt(state, pending, alpha)
+        message = f"acceptance {np.nanmean(acceptance):.2f}"
+        if np.isfinite(pending.dt):
+            message += f", step size {pending.dt:.3g}"
+        snapshot = None if state.groups else self.snapshot(state, pending.dt)
+        complete = snapshot is not None
+        return state, Info.of(
+            evaluations, "sampling", message, complete=complete, snapshot=snapshot
+        )
+
+    def log_ratio(self, pending: M, values: Ensemble) -> Array:
+        """Logarithm of the proposal ratio, ``log q(u | u') - log q(u' | u)``, shape (n,)."""
+        return pending.log_ratio
+
+    def adapt(self, state: S, pending: M, alpha: Array) -> S:
+        """State after a round in which the dynamics had not come to rest."""
+        if state.groups:
+            return state
+        time = self.relaxation_time(state, pending)
+        return replace(state, rest=state.rest.after(_anomalies(state.ensemble), time))
+
+    def relaxation_time(self, state: S, pending: M) -> float:
+        """Time that has passed in a sweep, in which the ensemble relaxes at the rate one."""
+        return pending.dt
+
+    def snapshot(self, state: S, dt: float) -> Snapshot:
+        """Ensemble after a sweep; what no law of partners is known for has that of all members."""
+        ensemble, log_q = state.ensemble, state.log_q
+        if np.isnan(log_q).all():
+            log_q = moment_law(_anomalies(ensemble)).log_density(ensemble.U)
+        return Snapshot(ensemble.U, -ensemble.potential, log_q, state.acceptance, dt)
+
+    def freeze(self, state: S) -> S:
+        """End the adaptation."""
+        return replace(state, rest=AT_REST)
+
+    def finish(
+        self, state: S, snapshots: Sequence[Snapshot], rng: np.random.Generator
+    ) -> Sequence[Snapshot]:
+        """Snapshots of a block as they are to be handed out."""
+        return snapshots
+
+
+def _anomalies(ensemble: Ensemble) -> Anomalies:
+    return Anomalies.of(ensemble.U[ensemble.ok])
 
 
 @dataclass(frozen=True)
-class SplitSweeps(ABC):
-    """Advance the halves of an ensemble in turn, each with the statistics of the other one.
+class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
+    """Advance the halves of an ensemble in turn, each by the Gaussian law of the other one.
 
     Conditional on the other half, every move is a fixed Markov kernel for each particle, which is
     what makes step sizes and finite ensembles free of bias. A subclass supplies `propose`.
@@ -69,30 +199,19 @@ class SplitSweeps(ABC):
         Plausible members of a half without which there is no statistics.
     """
 
-    tested: ClassVar[bool] = False
-    """Whether a Metropolis test decides on the moves."""
-
     problem: Problem
     min_members: int
 
-    def start(self, ensemble: Ensemble, dt: float = np.nan, pointwise: bool = False) -> SweepState:
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
         """State for an evaluated ensemble."""
-        return SweepState(ensemble, dt, pointwise)
+        return SweepState(ensemble)
 
-    def ask(self, state: SweepState, rng: np.random.Generator) -> tuple[Array, GroupMove]:
+    def ask(
+        self, state: SweepState, rng: np.random.Generator
+    ) -> tuple[Array, GroupMove[SweepState]]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
-        if not state.groups:
-            J = len(state.ensemble)
-            groups = self.split(rng.permutation(J))
-            state = replace(
-                state,
-                groups=groups,
-                others=groups[::-1],
-                log_q=np.full(J, np.nan),
-                acceptance=np.full(J, np.nan),
-            )
-        index, others = state.groups[0], state.others[0]
-        partners = state.ensemble[others]
+        state = self.in_sweep(state, rng)
+        index, partners = state.groups[0], state.ensemble[state.others[0]]
         used = plausible(partners.potential, partners.U.shape[1])
         if used.sum() < self.min_members:
             partners.require(self.min_members)
@@ -101,7 +220,7 @@ class SplitSweeps(ABC):
         points, log_ratio = self.propose(state, law, state.ensemble[index], partners, rng)
         limit = plausible_limit(partners.potential, partners.U.shape[1])
         uniforms = rng.random(len(index))
-        return points, GroupMove(index, points, law, log_ratio, limit, uniforms, state)
+        return points, GroupMove(index, points, log_ratio, law, state.dt, uniforms, state, limit)
 
     @abstractmethod
     def propose(
@@ -129,39 +248,3 @@ class SplitSweeps(ABC):
         log_ratio : ndarray of shape (n,)
             Logarithm of the proposal ratio, ``log q(u | u') - log q(u' | u)``.
         """
-
-    def split(self, order: Array) -> tuple[Array, ...]:
-        """Divide all members, given in random order, into groups that are moved in turn."""
-        return order[: len(order) // 2], order[len(order) // 2 :]
-
-    def tell(
-        self, state: SweepState, pending: GroupMove, evaluations: Evaluations
-    ) -> tuple[SweepState, Info]:
-        """State after the round, and an account of it."""
-        state, index = pending.origin, pending.index
-        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        alpha = proposals.acceptance(
-            state.ensemble.potential[index], values.potential, pending.log_ratio
-        )
-        accepted = values.ok & (values.potential <= pending.limit)
-        if self.tested:
-            accepted = pending.uniforms < alpha
-        ensemble = state.ensemble.updated(index, values, accepted)
-        log_q, acceptance = state.log_q.copy(), state.acceptance.copy()
-        log_q[index] = pending.law.log_density(ensemble.U[index])
-        acceptance[index] = alpha
-        state = replace(
-            state,
-            ensemble=ensemble,
-            groups=state.groups[1:],
-            others=state.others[1:],
-            log_q=log_q,
-            acceptance=acceptance,
-        )
-        snapshot = None
-        if not state.groups:
-            snapshot = Snapshot(ensemble.U, -ensemble.potential, log_q, acceptance, state.dt)
-        n_failed = int(evaluations.failed.sum())
-        message = f"acceptance {np.nanmean(acceptance):.2f}"
-        info = Info("sampling", snapshot is not None, snapshot, len(values), n_failed, message)
-        return state, info

@@ -14,6 +14,7 @@ from . import proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linear_guess import linear_guess
 from .linearization import Anomalies, GaussianLaw, fit_law
+from .phases import RESTLESS, Standstill
 from .weights import (
     next_exponent,
     normalized_weights,
@@ -22,7 +23,6 @@ from .weights import (
     systematic_resample,
 )
 
-STANDSTILLS = 3  # consecutive sweeps without change that end the burn-in
 TRUSTED = 0.9  # acceptance of moves at exponent one with which a single one does
 FITTING = 0.6  # the same, with which they show that the target is much like its law
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
@@ -42,6 +42,15 @@ class Stage:
     renewed: float = 0.0
     first_acceptance: float = np.nan
 
+    def after(self, acceptance: float, correlation: float) -> "Stage":
+        """Stage after one more round of moves."""
+        return replace(
+            self,
+            round=self.round + 1,
+            renewed=self.renewed + acceptance * np.sqrt(1 - correlation**2),
+            first_acceptance=acceptance if self.round == 0 else self.first_acceptance,
+        )
+
 
 @dataclass(frozen=True)
 class BurnInState:
@@ -51,16 +60,24 @@ class BurnInState:
     ----------
     ensemble : Ensemble
         Evaluated particles.
-    exponent : float
-        Inverse temperature b that the ensemble has reached.
     fraction : float
         Effective share of the ensemble that the next exponent must keep.
+    exponent : float
+        Inverse temperature b that the ensemble has reached.
     correlation : float
         Autocorrelation of the Metropolis proposals; 0 stands for independent ones.
-    settled : int
-        Consecutive sweeps at b = 1 in which mean and covariance stood still.
+    stages : int
+        Completed stages.
+    stage : Stage or None
+        The one in progress.
+    guessed : bool
+        Whether a linear guess has been evaluated.
+    rest : Standstill
+        Whether mean and covariance stand still at b = 1.
     acceptance : float
         Acceptance of the first moves of the last stage.
+    burned_in, converged : bool
+        Whether the burn-in is over, and whether it has reached the posterior.
     """
 
     ensemble: Ensemble
@@ -69,9 +86,8 @@ class BurnInState:
     correlation: float = 0.0
     stages: int = 0
     stage: Stage | None = None
-    try_linear: bool = True
-    reference: Anomalies | None = None
-    settled: int = 0
+    guessed: bool = False
+    rest: Standstill = RESTLESS
     acceptance: float = np.nan
     burned_in: bool = False
     converged: bool = False
@@ -87,14 +103,6 @@ class Move:
     log_ratio: Array
     uniforms: Array
     origin: BurnInState
-
-
-def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
-    """Whether mean and covariance changed by less than half a standard deviation."""
-    d = len(anomalies.mean)
-    shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
-    growth = 2 * (anomalies.log_volume - reference.log_volume)
-    return np.sqrt(shift @ shift / d) < 0.5 and abs(growth) < 0.5 * np.sqrt(d)
 
 
 @dataclass(frozen=True)
@@ -145,56 +153,42 @@ class TemperedBurnIn:
 
     def ask(self, state: BurnInState, rng: np.random.Generator) -> tuple[Array, Move]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
-        ensemble = state.ensemble
-        ensemble.require(self.min_members)
-        if state.try_linear and self.deterministic and state.stages == 0:
-            law = linear_guess(self.problem, ensemble)
-            if law is not None:
-                points = law.map.particles(law.center + law.spread(law.noise(len(ensemble), rng)))
-                no_ratio = np.zeros(len(points))
-                return self._pending(state, Stage(law, 1.0), "linear", points, no_ratio, rng)
-        if state.stage is None:
-            state, stage = self._begin_stage(state, rng)
+        state.ensemble.require(self.min_members)
+        kind: Kind
+        law = None
+        if self.deterministic and state.stages == 0 and not state.guessed:
+            law = linear_guess(self.problem, state.ensemble)
+        if law is not None:
+            stage, kind = Stage(law, 1.0), "linear"
+            points = law.map.particles(law.center + law.spread(law.noise(len(state.ensemble), rng)))
+            log_ratio = np.zeros(len(points))
         else:
-            stage = state.stage
-        return self._move(state, stage, rng)
+            if state.stage is None:
+                state = self._next_stage(state, rng)
+            assert state.stage is not None
+            stage, kind = state.stage, self._kind(state)
+            points, log_ratio = self._proposals(state, kind, rng)
+        return points, Move(kind, stage, points, log_ratio, rng.random(len(points)), state)
 
     def tell(
         self, state: BurnInState, pending: Move, evaluations: Evaluations
     ) -> tuple[BurnInState, Info]:
         """State after the round, and an account of it."""
-        state = pending.origin
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        judge = self._judge_linear if pending.kind == "linear" else self._judge_move
-        state, complete, message = judge(state, pending, values)
+        judge = self._judge_guess if pending.kind == "linear" else self._judge_move
+        state, complete, message = judge(pending, values)
         if state.stages >= self.max_stages:
             state = replace(state, burned_in=True)
-        n_failed = int(evaluations.failed.sum())
-        return state, Info("burn-in", complete, None, len(values), n_failed, message)
+        return state, Info.of(evaluations, "burn-in", message, complete=complete)
 
-    # -- parts ----------------------------------------------------------------------------------
+    # -- a guess ----------------------------------------------------------------------------------
 
-    def _pending(
-        self,
-        state: BurnInState,
-        stage: Stage,
-        kind: Kind,
-        points: Array,
-        log_ratio: Array,
-        rng: np.random.Generator,
-    ) -> tuple[Array, Move]:
-        return points, Move(kind, stage, points, log_ratio, rng.random(len(points)), state)
-
-    def _judge_linear(
-        self, state: BurnInState, pending: Move, values: Ensemble
-    ) -> tuple[BurnInState, bool, str]:
+    def _judge_guess(self, pending: Move, values: Ensemble) -> tuple[BurnInState, bool, str]:
         """Accept the draws of the linear guess if importance weights confirm them."""
-        law, J = pending.stage.law, len(values)
+        law, J, state = pending.stage.law, len(values), replace(pending.origin, guessed=True)
         log_weights = -values.potential - law.log_density(values.U)
-        log_weights = np.where(values.ok, log_weights, -np.inf)
-        weights, effective_size = normalized_weights(log_weights)
+        weights, effective_size = normalized_weights(np.where(values.ok, log_weights, -np.inf))
         share = effective_size / max(values.ok.sum(), 1)
-        state = replace(state, try_linear=False)
         message = f"linear guess confirmed by {share:.0%} of the ensemble"
         if share > 0.5 and values.ok.sum() >= self.min_members:
             if share < 0.99 or not values.ok.all():
@@ -205,108 +199,102 @@ class TemperedBurnIn:
             )
         return state, True, message
 
-    def _begin_stage(
-        self, state: BurnInState, rng: np.random.Generator
-    ) -> tuple[BurnInState, Stage]:
+    # -- a stage ----------------------------------------------------------------------------------
+
+    def _next_stage(self, state: BurnInState, rng: np.random.Generator) -> BurnInState:
         """Choose the next exponent, fit the law for it, and resample the ensemble."""
-        ensemble, (J, d) = state.ensemble, state.ensemble.U.shape
-        ok = ensemble.ok
-        n_ok = ok.sum()
-        if state.exponent < 1:
-            loss = ensemble.loss[ok]
-            fitted = next_exponent(
-                loss, state.exponent, max(0.5 * n_ok, min(2 * (d + 2), 0.8 * n_ok))
-            )
-            exponent = max(
-                fitted, next_exponent(loss, state.exponent, max(state.fraction * n_ok, 1.5))
-            )
-            statistics, weights = np.zeros(J), np.zeros(J)
-            statistics[ok] = normalized_weights((state.exponent - fitted) * loss)[0]
-            weights[ok] = normalized_weights((state.exponent - exponent) * loss)[0]
-        else:
-            exponent = 1.0
-            kept = plausible(ensemble.potential, d)
-            statistics = weights = kept / kept.sum()
+        ensemble = state.ensemble
+        exponent, statistics, weights = self._weights(state)
         law = fit_law(self.problem, ensemble, statistics, exponent, rough=not self.deterministic)
         if state.exponent < 1 or (weights == 0).any():
-            ensemble = ensemble[systematic_resample(weights, J, rng.random())]
-        state = replace(state, ensemble=ensemble, correlation=max(0.0, state.correlation - 0.25))
-        return state, Stage(law, exponent)
+            ensemble = ensemble[systematic_resample(weights, len(ensemble), rng.random())]
+        correlation = max(0.0, state.correlation - 0.25)
+        return replace(
+            state, ensemble=ensemble, correlation=correlation, stage=Stage(law, exponent)
+        )
 
-    def _move(
-        self, state: BurnInState, stage: Stage, rng: np.random.Generator
-    ) -> tuple[Array, Move]:
-        U, law = state.ensemble.U, stage.law
-        if self._relaxes(state):
-            force = law.linear_force(law.map.coordinates(U))
-            points, log_ratio = proposals.relaxation(law, U, force, 1.0, rng)
-            return self._pending(state, stage, "relax", points, log_ratio, rng)
-        if stage.evolved < self.evolutions and not self._fits(state):
-            points, log_ratio = proposals.differential_evolution(law.anomalies, U, U, rng)
-            return self._pending(state, stage, "evolve", points, log_ratio, rng)
+    def _weights(self, state: BurnInState) -> tuple[float, Array, Array]:
+        """Next exponent, weights for the statistics, and weights for the resampling.
+
+        Statistics of d coordinates need more members than a step of the exponent can always leave:
+        they may be those of a smaller step.
+        """
+        ensemble, d = state.ensemble, state.ensemble.U.shape[1]
+        if state.exponent == 1:
+            kept = plausible(ensemble.potential, d)
+            return 1.0, kept / kept.sum(), kept / kept.sum()
+        ok, present = ensemble.ok, state.exponent
+        loss, n_ok = ensemble.loss[ok], ok.sum()
+        fitted = next_exponent(loss, present, max(0.5 * n_ok, min(2 * (d + 2), 0.8 * n_ok)))
+        reached = max(fitted, next_exponent(loss, present, max(state.fraction * n_ok, 1.5)))
+        statistics, weights = np.zeros((2, len(ensemble)))
+        statistics[ok] = normalized_weights((present - fitted) * loss)[0]
+        weights[ok] = normalized_weights((present - reached) * loss)[0]
+        return reached, statistics, weights
+
+    def _kind(self, state: BurnInState) -> Kind:
+        """How the particles move in the next round."""
+        assert state.stage is not None
+        if not self.deterministic or (self.finish == "relax" and state.exponent == 1):
+            return "relax"
+        fits = state.exponent == 1 and state.acceptance > FITTING  # nothing has to evolve
+        return "evolve" if state.stage.evolved < self.evolutions and not fits else "metropolis"
+
+    def _proposals(
+        self, state: BurnInState, kind: Kind, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Points, and the logarithm of the proposal ratio."""
+        assert state.stage is not None
+        U, law = state.ensemble.U, state.stage.law
+        if kind == "relax":
+            return proposals.relaxation(law, U, law.linear_force(law.map.coordinates(U)), 1.0, rng)
+        if kind == "evolve":
+            return proposals.differential_evolution(law.anomalies, U, U, rng)
         if state.correlation == 0:
-            points, log_ratio = proposals.independence((law,), U, rng)
-        else:
-            points, log_ratio = proposals.autoregressive(law, U, state.correlation, rng)
-        return self._pending(state, stage, "metropolis", points, log_ratio, rng)
+            return proposals.independence((law,), U, rng)
+        return proposals.autoregressive(law, U, state.correlation, rng)
 
-    def _fits(self, state: BurnInState) -> bool:
-        """Whether the target is reached, and so much like its law that nothing has to evolve."""
-        return state.exponent == 1 and state.acceptance > FITTING
-
-    def _relaxes(self, state: BurnInState) -> bool:
-        return not self.deterministic or (self.finish == "relax" and state.exponent == 1)
-
-    def _judge_move(
-        self, state: BurnInState, pending: Move, values: Ensemble
-    ) -> tuple[BurnInState, bool, str]:
-        stage, ensemble = pending.stage, state.ensemble
+    def _judge_move(self, pending: Move, values: Ensemble) -> tuple[BurnInState, bool, str]:
+        """Accept moves; a stage is complete when they have renewed enough of the ensemble."""
+        state, stage, ensemble = pending.origin, pending.stage, pending.origin.ensemble
         alpha = proposals.acceptance(
             stage.exponent * ensemble.loss + ensemble.prior,
             stage.exponent * values.loss + values.prior,
             pending.log_ratio,
         )
-        relax = pending.kind == "relax"
         accepted = pending.uniforms < alpha
-        if relax:
-            accepted = values.ok
-            if self.deterministic:  # where the law is too wide, its draws end up anywhere
-                limit = plausible_limit(ensemble.potential, ensemble.U.shape[1])
-                accepted = values.potential <= limit
+        if pending.kind == "relax":
+            accepted = self._stays_plausible(ensemble, values)
         ensemble = ensemble.updated(np.arange(len(accepted)), values, accepted)
         rate = alpha[values.ok].mean() if values.ok.any() else 0.0
         message = f"tempering exponent {stage.exponent:.3g}, acceptance {rate:.2f}"
         if pending.kind == "evolve":
             stage = replace(stage, evolved=stage.evolved + 1)
             return replace(state, ensemble=ensemble, stage=stage), False, message
-        r = state.correlation
-        stage = replace(
-            stage,
-            round=stage.round + 1,
-            renewed=stage.renewed + rate * np.sqrt(1 - r**2),
-            first_acceptance=rate if stage.round == 0 else stage.first_acceptance,
-        )
-        complete = relax or stage.renewed >= MIXED or stage.round >= 5
-        if not complete:
-            if rate < 0.2:
-                r = 0.7 if r == 0 else min(0.98, (1 + r) / 2)
-            elif rate > 0.5:
-                r = max(0.0, r - 0.2)
-        state = replace(state, ensemble=ensemble, stage=stage, correlation=r)
+        stage = stage.after(rate, state.correlation)
+        complete = pending.kind == "relax" or stage.renewed >= MIXED or stage.round >= 5
+        state = replace(state, ensemble=ensemble, stage=stage)
         if complete:
-            state = self._end_stage(state, stage, moved=bool(accepted.any()))
-        return state, complete, message
+            return self._end_stage(state, stage, moved=bool(accepted.any())), True, message
+        correlation = next_correlation(state.correlation, rate)
+        return replace(state, correlation=correlation), False, message
+
+    def _stays_plausible(self, ensemble: Ensemble, values: Ensemble) -> Array:
+        """Moves without a test that are made: where the law is too wide, they end up anywhere."""
+        if not self.deterministic:
+            return values.ok
+        return values.potential <= plausible_limit(ensemble.potential, ensemble.U.shape[1])
 
     def _end_stage(self, state: BurnInState, stage: Stage, moved: bool) -> BurnInState:
+        """Decide on the next exponent's step, and, at b = 1, whether there is a next stage."""
         easy = stage.first_acceptance > 0.5 and stage.round == 1
         largest = self._largest_fraction
-        fraction = max(0.02, 0.3 * state.fraction) if easy else min(largest, 2 * state.fraction)
         state = replace(
             state,
             stage=None,
             exponent=stage.exponent,
             acceptance=stage.first_acceptance,
-            fraction=fraction,
+            fraction=max(0.02, 0.3 * state.fraction) if easy else min(largest, 2 * state.fraction),
             stages=state.stages + 1,
         )
         if state.exponent < 1:
@@ -314,9 +302,15 @@ class TemperedBurnIn:
         if self.finish == "none":
             return replace(state, burned_in=True, converged=True)
         ensemble = state.ensemble
-        kept = plausible(ensemble.potential, ensemble.U.shape[1])
-        anomalies = Anomalies.of(ensemble.U[kept])
-        hit = moved and state.reference is not None and standstill(state.reference, anomalies)
-        settled = state.settled + 1 if hit else 0
-        done = settled >= STANDSTILLS or (hit and stage.first_acceptance > TRUSTED)
-        return replace(state, reference=anomalies, settled=settled, burned_in=done, converged=done)
+        anomalies = Anomalies.of(ensemble.U[plausible(ensemble.potential, ensemble.U.shape[1])])
+        rest = state.rest.after(anomalies, 1.0) if moved else Standstill(reference=anomalies)
+        stands = rest.hits > 0
+        done = rest.done or (stands and stage.first_acceptance > TRUSTED)
+        return replace(state, rest=rest, burned_in=done, converged=done)
+
+
+def next_correlation(correlation: float, acceptance: float) -> float:
+    """Autocorrelation of the next proposals: timid ones, where few of the last were accepted."""
+    if acceptance < 0.2:
+        return 0.7 if correlation == 0 else min(0.98, (1 + correlation) / 2)
+    return max(0.0, correlation - 0.2) if acceptance > 0.5 else correlation

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from operator import length_hint
 from time import monotonic
 from typing import Any, ClassVar
@@ -66,6 +66,38 @@ REMEDY = (
 FloatArray = NDArray[np.float64]
 
 
+def of_scheme(
+    scheme: str, samplers: Mapping[str, type[Any]], options: Mapping[str, Any]
+) -> tuple[type[Any], dict[str, Any]]:
+    """Sampler of a scheme, and those of the options that it has.
+
+    Parameters
+    ----------
+    scheme : str
+    samplers : mapping of str to type
+        The samplers, dataclasses, by the names of the schemes.
+    options : mapping of str to object
+        Values of all options that one of them has.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scheme, or if an option was given that its sampler does not have.
+    """
+    if scheme not in samplers:
+        names = " or ".join(f'"{name}"' for name in samplers)
+        raise ValueError(f"scheme must be {names}, not {scheme!r}.")
+    own = {field.name for field in fields(samplers[scheme])}
+    defaults = {f.name: f.default for other in samplers.values() for f in fields(other)}
+    for name, value in options.items():
+        if name not in own and value is not defaults[name]:
+            raise ValueError(
+                f'{name}={value!r} is no option of scheme="{scheme}"; leave it out, or choose '
+                "another scheme."
+            )
+    return samplers[scheme], {name: options[name] for name in options if name in own}
+
+
 @dataclass_state
 class EnsembleStepState(StepMethodState):
     """What PyMC saves of an ensemble step method."""
@@ -104,7 +136,7 @@ class EnsembleStep(BlockedStep):
     """
 
     problem_class: ClassVar[Any] = InverseProblem
-    sampler_class: ClassVar[Any]
+    sampler_class: Any
     default_blocked = True
     default_tune_steps = 80
     remedy_of_burn_in = "Use a larger ensemble_size, more informative priors or an initial_ensemble"

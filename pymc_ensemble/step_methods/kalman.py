@@ -1,17 +1,19 @@
 """Step method of the ensemble Kalman sampler."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pymc as pm
 from numpy.typing import ArrayLike
 from xarray import DataTree
 
 from pymc_ensemble.problem.points import Point
-from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
 
-from .base import EnsembleStep
+from .base import EnsembleStep, of_scheme
 from .chain import Named
+
+PAPER_TUNE = 1000  # steps of the published scheme, which are short
 
 
 class EnsembleKalmanSampler(EnsembleStep):
@@ -109,7 +111,7 @@ class EnsembleKalmanSampler(EnsembleStep):
     """
 
     name = "ensemble_kalman"
-    sampler_class = EnsembleKalman
+    schemes: ClassVar = {"exact": EnsembleKalman, "paper": PublishedKalman}
     default_tune_steps = 80  # stages after which the burn-in gives up
 
     def __init__(
@@ -130,16 +132,22 @@ class EnsembleKalmanSampler(EnsembleStep):
         initial_point: Point | None = None,
         blocked: bool = True,
     ):
-        super().__init__(
-            vars,
-            options={
+        self.sampler_class, options = of_scheme(
+            scheme,
+            self.schemes,
+            {
                 "adjust": adjust,
                 "rough": rough,
-                "scheme": scheme,
                 "dt": dt,
                 "corrected": corrected,
                 "allow_subspace": allow_subspace,
             },
+        )
+        if scheme == "paper":
+            self.default_tune_steps = PAPER_TUNE
+        super().__init__(
+            vars,
+            options=options,
             ensemble_size=ensemble_size,
             initial_ensemble=initial_ensemble,
             compile_kwargs=compile_kwargs,
@@ -152,7 +160,7 @@ class EnsembleKalmanSampler(EnsembleStep):
     @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]
         """What to do about a burn-in, or a linear fit to a rough map, that has failed its test."""
-        if self._chain.state.curved:
+        if curved(self._chain.state):
             return (
                 "Its linear fit does not do, as the forward map is curved where the posterior is. "
                 "Use EnsembleGaussianProcessSampler, or adjust=True if the map does not fluctuate"

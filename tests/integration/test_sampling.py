@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.ensembles import ess
+from pymc_ensemble.samplers.kalman.sampler import PublishedKalman
 
 
 def line_model(n=50):
@@ -158,9 +159,17 @@ def test_run_is_continued(model, idata):
 def test_options_are_judged_at_construction(model, options, message):
     with model, pytest.raises(ValueError, match=message):
         pe.EnsembleKalmanSampler(**options)
-    step = pe.EnsembleKalmanSampler(**options)  # without a model: when sampling starts
-    with pytest.raises(ValueError, match=message):
-        sample(model, step)
+    step = None if "scheme" in options else pe.EnsembleKalmanSampler(**options)
+    if step is not None:  # without a model: when sampling starts
+        with pytest.raises(ValueError, match=message):
+            sample(model, step)
+
+
+@pytest.mark.parametrize("scheme", ["exact", "paper"])
+def test_options_of_the_other_scheme_are_refused(scheme):
+    option = {"exact": {"corrected": False}, "paper": {"adjust": True}}[scheme]
+    with pytest.raises(ValueError, match=f'is no option of scheme="{scheme}"'):
+        pe.EnsembleKalmanSampler(scheme=scheme, **option)
 
 
 @pytest.mark.parametrize("options", [{"adjust": True}, {"rough": True}, {"scheme": "paper"}])
@@ -168,7 +177,8 @@ def test_options_reach_the_sampler(model, idata, options):
     step = pe.EnsembleKalmanSampler(ensemble_size=40, **options)
     other = sample(model, step)
     sampler = step._bound.sampler
-    assert {name: getattr(sampler, name) for name in options} == options
+    assert isinstance(sampler, PublishedKalman) == ("scheme" in options)
+    assert all(getattr(sampler, name) for name in options if name != "scheme")
     assert not np.array_equal(other.posterior.beta, idata.posterior.beta)
     assert np.isfinite(other.sample_stats.lp).all()
 

@@ -123,7 +123,7 @@ def test_failed_members_stay_where_they_are():
     assert np.array_equal(state.ensemble.U[:5], before[:5])
     assert not (state.ensemble.U[5:] == before[5:]).any()
     problem.fails = lambda U: np.ones(len(U), dtype=bool)
-    with pytest.raises(EnsembleFailure, match="All forward evaluations of a round"):
+    with pytest.raises(EnsembleFailure, match="All of the last 20 forward evaluations"):
         step(sampler, problem, state, rng)
 
 

@@ -14,8 +14,8 @@ from array_problems import (
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.linear_guess import linear_guess
 from pymc_ensemble.samplers.linearization import Anomalies
-from pymc_ensemble.samplers.start import MAX_REDRAWS, Start
-from pymc_ensemble.samplers.tempering import TemperedBurnIn, standstill
+from pymc_ensemble.samplers.phases import MAX_REDRAWS, Start, standstill
+from pymc_ensemble.samplers.tempering import TemperedBurnIn
 from pymc_ensemble.samplers.weights import (
     next_exponent,
     normalized_weights,
@@ -204,7 +204,7 @@ def test_metropolis_stage_at_exponent_one_keeps_the_posterior():
     part = TemperedBurnIn(problem, 4, finish="metropolis")
     for _ in range(20):
         start = part.start(problem.ensemble(sample_bimodal(500, rng)))
-        state = type(start)(start.ensemble, 0.5, exponent=1.0, try_linear=False)
+        state = type(start)(start.ensemble, 0.5, exponent=1.0, guessed=True)
         for _ in range(3):
             state, _ = step(part, problem, state, rng)
         means.append(np.abs(np.diff(state.ensemble.U)).mean())

@@ -6,7 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, LinearMap, moment_law
+from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, moment_law
 
 from .chains import DE_SHARE, FIRST_STEP, SMALLEST_STEP, TARGET_ACCEPTANCE, covariance_factor
 from .learning import LearningState
@@ -196,4 +196,4 @@ def _evaluated_particles(
 
 def _law(U: Array) -> GaussianLaw:
     """Gaussian law with the moments of particles."""
-    return moment_law(LinearMap.fit(Anomalies.of(U), np.zeros((len(U), 1))))
+    return moment_law(Anomalies.of(U))

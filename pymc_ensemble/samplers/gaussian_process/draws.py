@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linearization import Anomalies, LinearMap, moment_law
+from pymc_ensemble.samplers.linearization import Anomalies, moment_law
 
 from .chains import Chains, Ladder
 from .learning import MOVES, WIDTHS, LearningState
@@ -68,7 +68,7 @@ class SurrogateDraws:
         ladder, acceptance = chains.run(state.ladder, MOVES_BETWEEN_SWEEPS, rng, adapt=False)
         ensemble = chains.posterior.predicted(ladder.particles[0], state.ensemble.Z.shape[1])
         state = replace(state, ensemble=ensemble, ladder=ladder)
-        law = moment_law(LinearMap.fit(Anomalies.of(ensemble.U), np.zeros((len(ensemble), 1))))
+        law = moment_law(Anomalies.of(ensemble.U))
         snapshot = Snapshot(
             ensemble.U,
             -ensemble.potential,

@@ -12,7 +12,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.linearization import Anomalies
-from pymc_ensemble.samplers.tempering import standstill
+from pymc_ensemble.samplers.phases import standstill
 from pymc_ensemble.samplers.weights import next_exponent, normalized_weights
 
 from .basis import Basis, basis_size, farthest_points

@@ -7,8 +7,8 @@ from scipy.linalg import cho_solve, cholesky
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linearization import Anomalies, LinearMap, moment_law
-from pymc_ensemble.samplers.settling import UNSETTLED, Settling
+from pymc_ensemble.samplers.linearization import Anomalies, moment_law
+from pymc_ensemble.samplers.phases import RESTLESS, Standstill
 
 from .basis import squared_distances
 from .hyperparameters import HyperPrior, MarginalPosterior
@@ -30,13 +30,13 @@ class PublishedSurrogateState:
         Conditioning points with their evaluations.
     hyperparameters : ndarray of shape (3,)
         Logarithms of amplitude, length (in the unit of the parameters) and noise.
-    settling : Settling
+    settling : Standstill
         Whether the ensemble has come to rest.
     """
 
     ensemble: Ensemble
     hyperparameters: Array
-    settling: Settling = UNSETTLED
+    settling: Standstill = RESTLESS
     burned_in: bool = False
     converged: bool = False
 
@@ -143,7 +143,7 @@ class PublishedSurrogate:
             burned_in=settling.done,
             converged=state.converged or settling.done,
         )
-        law = moment_law(LinearMap.fit(anomalies, np.zeros((int(ensemble.ok.sum()), 1))))
+        law = moment_law(anomalies)
         snapshot = Snapshot(
             ensemble.U, -ensemble.potential, law.log_density(ensemble.U), alpha, pending.step
         )

@@ -25,7 +25,7 @@ from pymc_ensemble.samplers.ensemble import (
 )
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.options import require_counts, require_positive
-from pymc_ensemble.samplers.start import Start
+from pymc_ensemble.samplers.phases import Start
 
 from .basis import basis_size
 from .delayed_acceptance import DelayedAcceptance

@@ -107,8 +107,8 @@ class InflatedDesign:
 
     problem: Problem
 
-    def start(self, ensemble: Ensemble) -> DesignState:
-        """State for an evaluated ensemble at the end of a burn-in."""
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> DesignState:
+        """State for an evaluated ensemble; where it is at rest, the fit is not known yet."""
         members = ensemble[ensemble.ok]
         members = members[plausible(members.potential, members.U.shape[1])]
         law = pooled_law(self.problem, members.U, members.Z)

@@ -32,7 +32,7 @@ class MixtureMetropolis(SplitSweeps):
         rng: np.random.Generator,
     ) -> tuple[Array, Array]:
         """Propose for each particle of `group` by a kernel that is drawn at random."""
-        U, laws = group.U, (law, moment_law(law.map))
+        U, laws = group.U, (law, moment_law(law.anomalies))
         evolved, no_ratio = proposals.differential_evolution(law.anomalies, U, partners.U, rng)
         if law.anomalies.rank < U.shape[1]:  # independent draws would stay in the partners' span
             return evolved, no_ratio

@@ -4,37 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pymc_ensemble.samplers import proposals
-from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, fit_law, prior_slope
-from pymc_ensemble.samplers.tempering import standstill
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.linearization import fit_law, prior_slope
+from pymc_ensemble.samplers.phases import AT_REST, RESTLESS
+from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
 LOST = 0.01  # would-be acceptance of an ensemble that has run away
 
 
 @dataclass(frozen=True)
-class PublishedState:
-    """State of the published scheme."""
-
-    ensemble: Ensemble
-    sweeps: int = 0
-    reference: Anomalies | None = None
-    settled: int = 0
-
-
-@dataclass(frozen=True)
-class PublishedMove:
-    """A pending round of the published scheme."""
-
-    points: Array
-    law: GaussianLaw
-    log_ratio: Array
-    dt: float
-    origin: PublishedState
-
-
-@dataclass(frozen=True)
-class PublishedScheme:
+class PublishedScheme(Sweeps[SweepState, GroupMove[SweepState]]):
     """Linearly implicit split-step Euler scheme with an adaptive time step.
 
     Parameters
@@ -52,15 +31,21 @@ class PublishedScheme:
     largest_step: float = np.inf
     corrected: bool = True
 
-    def start(self, ensemble: Ensemble) -> PublishedState:
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
         """State for an evaluated ensemble."""
-        return PublishedState(ensemble)
+        return SweepState(ensemble.without_failures(), rest=AT_REST if at_rest else RESTLESS)
 
-    def ask(self, state: PublishedState, rng: np.random.Generator) -> tuple[Array, PublishedMove]:
-        """Points of the next round, shape (J, d), and what `tell` needs to judge them."""
-        ensemble = state.ensemble
-        ensemble.require(self.min_members)
-        members = ensemble[ensemble.ok]
+    def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:
+        """All members at once."""
+        return (np.arange(len(ensemble)),)
+
+    def ask(
+        self, state: SweepState, rng: np.random.Generator
+    ) -> tuple[Array, GroupMove[SweepState]]:
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        state.ensemble.require(self.min_members)
+        state = self.in_sweep(state, rng)
+        members = state.ensemble
         law = fit_law(self.problem, members)
         J, r = len(members), law.anomalies.rank
         A, L = law.map.slope, law.anomalies.L
@@ -74,35 +59,15 @@ class PublishedScheme:
         step = np.linalg.solve(np.eye(len(slope)) + dt * slope, dt * drift.T).T
         noise = rng.standard_normal((J, r)) @ law.anomalies.frame
         moved = x + step + np.sqrt(2 * dt) * noise
-        points, log_ratio = ensemble.U.copy(), np.zeros(len(ensemble))
-        points[ensemble.ok] = law.map.particles(moved)
-        log_ratio[ensemble.ok] = 0.5 * (law.distance(moved) - law.distance(x))
-        return points, PublishedMove(points, law, log_ratio, dt, state)
+        points = law.map.particles(moved)
+        log_ratio = 0.5 * (law.distance(moved) - law.distance(x))
+        return points, GroupMove(state.groups[0], points, log_ratio, law, dt, np.empty(0), state)
 
-    def tell(
-        self, state: PublishedState, pending: PublishedMove, evaluations: Evaluations
-    ) -> tuple[PublishedState, Info]:
-        """State after the round, and an account of it."""
-        state = pending.origin
-        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        alpha = proposals.acceptance(state.ensemble.potential, values.potential, pending.log_ratio)
-        ensemble = state.ensemble.updated(np.arange(len(values)), values, values.ok)
-        snapshot = Snapshot(
-            ensemble.U,
-            -ensemble.potential,
-            pending.law.log_density(ensemble.U),
-            alpha,
-            pending.dt,
-        )
-        anomalies = Anomalies.of(ensemble.U[ensemble.ok])
-        sound = values.ok.any() and alpha.mean() > LOST  # else it may stand still far away
-        hit = sound and state.reference is not None and standstill(state.reference, anomalies)
-        state = PublishedState(
-            ensemble, state.sweeps + 1, anomalies, state.settled + 1 if hit else 0
-        )
-        n_failed = int(evaluations.failed.sum())
-        message = f"step size {pending.dt:.3g}"
-        return state, Info("sampling", True, snapshot, len(values), n_failed, message)
+    def adapt(self, state: SweepState, pending: GroupMove[SweepState], alpha: Array) -> SweepState:
+        """Wait for rest; an ensemble may stand still far away, too, where no move is plausible."""
+        if alpha.mean() > LOST:
+            return super().adapt(state, pending, alpha)
+        return state
 
 
 def interaction_norm(Z: Array, gradients: Array) -> float:

@@ -7,9 +7,14 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 from pymc_ensemble.samplers.linearization import SMALLEST_RATE, GaussianLaw, fit_law
+from pymc_ensemble.samplers.phases import AT_REST, Countdown
 from pymc_ensemble.samplers.split_sweeps import SplitSweeps, SweepState
 from pymc_ensemble.samplers.weights import plausible
 
+DEFAULT_STEP = 2.0
+SMALL_ENSEMBLE_STEP = 0.1  # largest step without split halves
+SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
+LONGEST_SETTLING = 10  # sweeps in which the pointwise dynamics forget the linearized burn-in
 RELATIVE_EXTRA_VARIANCE = 0.1  # that the pointwise force may add: bounds its time step
 LARGEST_DEVIATION = 2.0  # of the pointwise from the linear force, per root of the dimension
 NEARLY_LINEAR = 0.1  # share of the force's deviation that the forward map may be to blame for
@@ -17,7 +22,28 @@ NEARLY_LINEAR = 0.1  # share of the force's deviation that the forward map may b
 
 @dataclass(frozen=True)
 class Relaxation(SplitSweeps):
-    """Exact Ornstein-Uhlenbeck transitions of the linearized dynamics (no Metropolis test)."""
+    """Exact Ornstein-Uhlenbeck transitions of the linearized dynamics (no Metropolis test).
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    min_members : int
+    dt : float, default 2.0
+        Time step; the pointwise force may need a shorter one.
+    """
+
+    dt: float = DEFAULT_STEP
+
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
+        """State for an evaluated ensemble, with the force that suits the problem."""
+        if self.problem.quadratic_loss and self.problem.gaussian_prior:
+            return SweepState(ensemble, self.dt)
+        pointwise, largest = pointwise_step(self.problem, ensemble)
+        if not pointwise:
+            return SweepState(ensemble, self.dt)
+        dt = min(self.dt, largest)
+        sweeps = min(LONGEST_SETTLING, int(np.ceil(2 / dt)))
+        return SweepState(ensemble, dt, True, AT_REST if at_rest else Countdown(sweeps))
 
     def propose(
         self,
@@ -38,9 +64,16 @@ class Relaxation(SplitSweeps):
 class WholeRelaxation(Relaxation):
     """The same for ensembles too small for halves: all particles move with their own statistics."""
 
-    def split(self, order: Array) -> tuple[Array, ...]:
+    dt: float = SMALL_ENSEMBLE_STEP
+
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
+        """State for an evaluated ensemble, which resampling would have robbed of directions."""
+        sweeps = int(np.ceil(SMALL_ENSEMBLE_BURN_IN / self.dt))
+        return SweepState(ensemble, self.dt, rest=AT_REST if at_rest else Countdown(sweeps))
+
+    def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:
         """All members at once."""
-        return (order,)
+        return (rng.permutation(len(ensemble)),)
 
     def propose(
         self,

@@ -21,7 +21,7 @@ from pymc_ensemble.samplers.ensemble import (
     Snapshot,
     has_forward_map,
 )
-from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, curved
 from pymc_ensemble.samplers.options import require_counts, require_positive
 
 from .explorers import Explorers, Preconditioner
@@ -338,7 +338,7 @@ class Multiscale:
             state = replace(state, sweeps=(*state.sweeps, info.snapshot.U))
             if len(state.sweeps) == PILOT_SWEEPS:
                 points = np.concatenate(state.sweeps[PILOT_SWEEPS // 2 :])
-                scales_are_known = inner.converged or inner.curved  # by a linear fit, too
+                scales_are_known = inner.converged or curved(inner)  # by a linear fit, too
                 pilot = replace(self._found(points), converged=scales_are_known)
                 state = replace(state, phase="probe", pilot=pilot)
         phase = "start" if info.phase == "start" else "burn-in"

@@ -35,10 +35,10 @@ def test_split_halves_are_free_of_bias(J, dt):
     pooled sd below .25%.
     """
     problem = random_linear(10)
-    kernel, variances = Relaxation(problem, 12), []
+    kernel, variances = Relaxation(problem, 12, dt), []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        state = kernel.start(problem.ensemble(problem.sample_posterior(J, rng)), dt)
+        state = kernel.start(problem.ensemble(problem.sample_posterior(J, rng)))
         _, snapshots = sweeps(kernel, problem, state, 40, rng)
         x = problem.standardized(np.concatenate([s.U for s in snapshots]))
         variances.append((x**2).mean())
@@ -49,8 +49,8 @@ def test_split_halves_are_free_of_bias(J, dt):
 @pytest.mark.parametrize("dt", [0.3, 2.0, np.inf])
 def test_would_be_acceptance_is_one_for_a_linear_problem(dt):
     problem, rng = random_linear(3), np.random.default_rng(0)
-    kernel = Relaxation(problem, 5)
-    state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)), dt)
+    kernel = Relaxation(problem, 5, dt)
+    state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)))
     _, snapshots = sweeps(kernel, problem, state, 5, rng)
     for snapshot in snapshots:
         np.testing.assert_allclose(snapshot.acceptance, 1, atol=1e-8)
@@ -63,7 +63,7 @@ def test_each_half_moves_with_the_other_half_as_it_is_now(kernel):
     problem, rng = decay(), np.random.default_rng(1)
     kernel = kernel(problem, 4)
     U = problem.mean + problem.sd * rng.standard_normal((21, 2))
-    first = kernel.start(problem.ensemble(U), 1.0)
+    first = kernel.start(problem.ensemble(U))
     points, pending = kernel.ask(first, rng)
     moved = pending.index
     resting = np.setdiff1d(np.arange(21), moved)
@@ -102,7 +102,7 @@ def changes(kernel, problem, draw, J, n_sweeps, replicas=500):
     result = []
     for seed in range(replicas):
         rng = np.random.default_rng(seed)
-        state = kernel.start(problem.ensemble(draw(J, rng)), 1.0)
+        state = kernel.start(problem.ensemble(draw(J, rng)))
         before = moments(state.ensemble.U)
         state, _ = sweeps(kernel, problem, state, n_sweeps, rng)
         result.append(np.subtract(moments(state.ensemble.U), before))
@@ -153,14 +153,14 @@ def test_relaxation_leaves_the_posterior_on_the_region_of_success_invariant():
         return U[:, 0] > problem.mean[0] + 0.84 * problem.sd[0]
 
     problem.failing(fails)
-    kernel, draw = Relaxation(problem, 4), truncated(problem.sample_posterior, fails)
+    kernel, draw = Relaxation(problem, 4, 1.0), truncated(problem.sample_posterior, fails)
     assert within(changes(kernel, problem, draw, J=20, n_sweeps=4, replicas=300), 0.0)
 
 
 def test_failed_members_keep_everything():
     problem, rng = random_linear(2), np.random.default_rng(2)
     kernel = Relaxation(problem, 4)
-    state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)), 1.0)
+    state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)))
     problem.fails = lambda U: np.arange(len(U)) < 3
     after, info = step(kernel, problem, state, rng)
     unmoved = (after.ensemble.U == state.ensemble.U).all(1)
@@ -174,7 +174,7 @@ def test_failed_members_keep_everything():
 def test_a_round_of_failures_moves_nothing(kernel):
     problem, rng = random_linear(2), np.random.default_rng(3)
     kernel = kernel(problem, 4)
-    state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)), 0.1)
+    state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)))
     problem.fails = lambda U: np.ones(len(U), bool)
     after, info = step(kernel, problem, state, rng)
     assert info.n_failed == info.n_evaluations
@@ -185,7 +185,7 @@ def test_a_round_of_failures_moves_nothing(kernel):
 def test_untested_moves_do_not_leave_for_the_far_tail(kernel):
     """A law that is far too wide cannot throw the particles away."""
     problem, rng = random_linear(2), np.random.default_rng(5)
-    state = kernel(problem, 4).start(problem.ensemble(problem.sample_posterior(20, rng)), 1.0)
+    state = kernel(problem, 4).start(problem.ensemble(problem.sample_posterior(20, rng)))
     part = kernel(problem, 4)
     points, pending = part.ask(state, rng)
     far = problem.mean + 1e3 * problem.sd * np.ones((len(points), 1))
@@ -199,7 +199,7 @@ def test_too_few_plausible_partners_is_an_error():
     kernel = Relaxation(problem, 4)
     for n_ok in (0, 3):
         problem.fails = lambda U, n=n_ok: np.arange(len(U)) >= n
-        state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)), 1.0)
+        state = kernel.start(problem.ensemble(problem.sample_posterior(20, rng)))
         with pytest.raises(EnsembleFailure, match="4 are needed"):
             kernel.ask(state, rng)
 
@@ -262,7 +262,9 @@ def test_an_implausible_member_does_not_count_for_the_pointwise_force():
     U = problem.mean + problem.sd * rng.standard_normal((20, 5))
     far = np.vstack([U, problem.mean + 3.0])
     kernel = Relaxation(problem, 7)
-    step(kernel, problem, kernel.start(problem.ensemble(np.vstack([far, U])), 1.0, True), rng)
+    state = kernel.start(problem.ensemble(np.vstack([far, U])))
+    assert state.pointwise
+    step(kernel, problem, state, rng)
     assert pointwise_step(problem, problem.ensemble(np.vstack([far, U])))[0]
 
 
@@ -270,9 +272,9 @@ def test_an_implausible_member_does_not_count_for_the_pointwise_force():
 def test_small_ensembles_move_as_a_whole_with_their_correction(J):
     """Drift -C P (u - m) + (d + 1) / J (u - mean) over a short time, all members at once."""
     problem, rng, dt = random_linear(3), np.random.default_rng(9), 1e-6
-    kernel = WholeRelaxation(problem, 5)
+    kernel = WholeRelaxation(problem, 5, dt)
     U = problem.sample_posterior(J, rng)
-    state = kernel.start(problem.ensemble(U), dt)
+    state = kernel.start(problem.ensemble(U))
     points, pending = kernel.ask(state, FixedNoise(0.0))
     C = np.cov(U.T, bias=True)
     drift = -(U - problem.mean) @ problem.precision @ C + 4 / J * (U - U.mean(0))
@@ -286,10 +288,10 @@ def test_small_ensembles_are_right_to_a_few_percent():
     """With the correction the law is that of the posterior as dt -> 0; without it the variance
     would be (J - d - 1) / J = .33. Forty runs: Monte Carlo sd of the variance 2%."""
     problem, variances = random_linear(3), []
-    kernel = WholeRelaxation(problem, 5)
+    kernel = WholeRelaxation(problem, 5, 0.05)
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        state = kernel.start(problem.ensemble(problem.sample_posterior(6, rng)), 0.05)
+        state = kernel.start(problem.ensemble(problem.sample_posterior(6, rng)))
         _, snapshots = sweeps(kernel, problem, state, 60, rng)
         x = problem.standardized(np.concatenate([s.U for s in snapshots]))
         variances.append((x**2).mean())
@@ -306,7 +308,7 @@ def test_ensembles_in_a_subspace_have_the_conditional_posterior():
     kernel = WholeRelaxation(problem, 3)
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        state = kernel.start(problem.ensemble(problem.sample_posterior(J, rng)), 0.1)
+        state = kernel.start(problem.ensemble(problem.sample_posterior(J, rng)))
         law = fit_law(problem, state.ensemble)
         L = law.anomalies.L
         precision = L.T @ problem.precision @ L  # of the coordinates in the span

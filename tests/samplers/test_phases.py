@@ -1,17 +1,16 @@
 import numpy as np
 
 from pymc_ensemble.samplers.linearization import Anomalies
-from pymc_ensemble.samplers.settling import UNSETTLED
-from pymc_ensemble.samplers.tempering import STANDSTILLS
+from pymc_ensemble.samplers.phases import STANDSTILLS, Standstill
 
 REST = np.random.default_rng(0).standard_normal((50, 2))
 
 
 def after(ensembles, time):
-    settling = UNSETTLED
+    rest = Standstill()
     for U in ensembles:
-        settling = settling.after(Anomalies.of(U), time)
-    return settling
+        rest = rest.after(Anomalies.of(U), time)
+    return rest
 
 
 def test_rest_takes_relaxation_times():
