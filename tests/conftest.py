@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 # Shells start background jobs with interrupts ignored, which children of theirs inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -13,8 +14,75 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("PYTENSOR_FLAGS", "mode=FAST_COMPILE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import pytensor
 import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--seed-shift",
+        type=int,
+        default=0,
+        help="add this number to every seed that a test fixes; what it asserts must still hold",
+    )
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(ProcessorTime())
+    if shift := config.getoption("--seed-shift"):
+        shift_seeds(shift)
+
+
+def shift_seeds(shift):
+    """Add to seeds where they become generators, as PyMC's do, too; those of the package stay."""
+    default_rng = np.random.default_rng
+
+    def shifted(seed=None):
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if isinstance(seed, int | np.integer) and not caller.startswith("pymc_ensemble"):
+            seed = int(seed) + shift
+        return default_rng(seed)
+
+    np.random.default_rng = shifted
+
+
+def processor_time():
+    """Seconds of this process and of its descendants that have ended; on Windows without these."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+class ProcessorTime:
+    """Prints what the tests cost: unlike durations, this hardly depends on what else is running."""
+
+    def __init__(self):
+        self.of_test = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self):
+        self.started = processor_time()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item, call):
+        if call.when == "teardown":  # properties travel from pytest-xdist's workers
+            item.user_properties.append(("processor_time", processor_time() - self.started))
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "teardown":
+            self.of_test[report.nodeid] = dict(report.user_properties)["processor_time"]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter):
+        terminalreporter.section("processor time")
+        slowest = sorted(self.of_test.items(), key=lambda item: item[1], reverse=True)
+        for test, seconds in slowest[:20]:
+            if seconds > 0.5:
+                terminalreporter.write_line(f"{seconds:6.1f} s  {test}")
+        total = processor_time()
+        terminalreporter.write_line(
+            f"{total:6.1f} s  ({total / 60:.1f} min) in all, startup included"
+        )
 
 
 @pytest.fixture(autouse=True)
