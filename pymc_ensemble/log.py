@@ -1,25 +1,49 @@
 """What a chain tells by the log ``pymc_ensemble`` while it computes."""
 
 import logging
+import math
 import multiprocessing
 import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from statistics import fmean
 from time import perf_counter
-from typing import TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from .forward.evaluation import Evaluations
 
 logger = logging.getLogger("pymc_ensemble")
 
 
-class CurrentStderr(logging.StreamHandler):
-    """Writes to `sys.stderr` as it is at that time: a progress bar puts itself in its place.
+def not_quiet(record: logging.LogRecord) -> bool:
+    """Whether PyMC has not been told to be quiet: then its logger is above all levels."""
+    return logging.getLogger("pymc").level <= logging.CRITICAL
 
-    The bar of the main process is nothing that a worker could draw, so workers write past it.
+
+logger.addFilter(not_quiet)
+
+
+class BesidePyMC(logging.StreamHandler):
+    """Shows what PyMC would show, on `sys.stderr` as it is then: a bar puts itself in its place.
+
+    The bar of the main process is nothing that a worker could draw. There, `print_line` shows a
+    line above the bar, if there is one.
     """
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self.print_line: Callable[[str], None] | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        """Follow the level of PyMC's logger."""
+        return record.levelno >= logging.getLogger("pymc").level and super().filter(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a line."""
+        if self.print_line is None:
+            super().emit(record)
+        else:
+            self.print_line(self.format(record) + "\n")
 
     @property
     def stream(self) -> TextIO:
@@ -29,28 +53,137 @@ class CurrentStderr(logging.StreamHandler):
 
 
 def show_log() -> None:
-    """Show the log beside PyMC's own, unless logging was configured or PyMC is to be silent."""
+    """Show the log beside PyMC's own, unless logging was configured."""
     if logger.level == logging.NOTSET and not logger.hasHandlers():
-        logger.setLevel(logging.getLogger("pymc").level)
-        logger.addHandler(CurrentStderr())
+        logger.setLevel(logging.INFO)
+        logger.addHandler(BesidePyMC())
+
+
+def show_in_worker(print_line: Callable[[str], None]) -> None:
+    """Show the log of this process by a function, where it would be shown on its own.
+
+    Parameters
+    ----------
+    print_line : callable
+        Takes a text that ends with a line feed.
+    """
+    show_log()
+    for handler in logger.handlers:
+        if isinstance(handler, BesidePyMC):
+            handler.print_line = print_line
+
+
+class Progress(NamedTuple):
+    """How far a chain is; floats, as it goes through shared memory.
+
+    Attributes
+    ----------
+    sampling : float
+        Whether the burn-in is over.
+    iteration : float
+        Iterations of the burn-in, or 0 if not known.
+    n_evals, to_go, n_failed : float
+        Forward evaluations that were done, those until the chain is done (the rest of the burn-in
+        left out), and those that failed.
+    acceptance : float
+        Mean over the ensemble and the sweeps so far; NaN if not known.
+    left : float
+        Seconds until the chain is done (the rest of the burn-in left out); NaN if not known.
+    burn_in : float
+        Evaluations of the burn-in, when it is over.
+    """
+
+    sampling: float
+    iteration: float
+    n_evals: float
+    to_go: float
+    n_failed: float
+    acceptance: float
+    left: float
+    burn_in: float = 0.0
+
+    def text(self, since: float) -> str:
+        """Short text for a progress bar.
+
+        Parameters
+        ----------
+        since : float
+            Seconds since this was true.
+
+        Examples
+        --------
+        >>> Progress(True, 9, 1240, 1760, 0, 0.61, 133.0).text(since=3.0)
+        '1240/3000 runs, acc .61, 2:10 left'
+        >>> Progress(False, 4, 400, 2600, 12, float("nan"), 130.0).text(since=0.0)
+        '400/3000+ runs, 12 failed, burn-in 4, 2:10+ left'
+        """
+        more = "" if self.sampling else "+"
+        total = f"/{self.n_evals + self.to_go:.0f}{more}" if self.to_go else ""
+        notes = [f"{self.n_evals:.0f}{total} runs"]
+        if self.n_failed:
+            notes.append(f"{self.n_failed:.0f} failed")
+        if self.iteration and not self.sampling:
+            notes.append(f"burn-in {self.iteration:.0f}")
+        if self.acceptance == self.acceptance:
+            notes.append(f"acc {min(self.acceptance, 1.0):.2f}".replace(" 0.", " ."))
+        if self.left == self.left and (self.left > 0 or not self.sampling):
+            notes.append(f"{minutes(max(0.0, self.left - since))}{more} left")
+        elif self.left != self.left:
+            notes.append(f"{minutes(since)} so far")
+        return ", ".join(notes)
+
+
+class Screen(Protocol):
+    """Where a chain shows how far it is."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether a progress bar is on the screen."""
+
+    def write(self, progress: Progress) -> None:
+        """Show how far the chain is."""
+
+    def all_chains(self) -> list[Progress] | None:
+        """How far all chains of the run are, or None before the last has begun."""
 
 
 class ProgressLog:
-    """Tells from time to time how far a chain is: one round of evaluations may take minutes.
+    """Tells how far a chain is: one round of evaluations may take minutes.
+
+    A progress bar shows it all the time. Where there is none, lines of the log come from time to
+    time.
 
     Parameters
     ----------
     whose : str
         What begins every line, such as "Chain 0".
+    screen : Screen, optional
+        Of the progress bar.
     """
 
-    def __init__(self, whose: str):
+    def __init__(self, whose: str, screen: Screen | None = None):
         self.label = f"{whose}: "
-        self.started = self.last = perf_counter()
+        self.screen = screen
+        self.started = self.last = self.last_round = perf_counter()
         self.evaluations = 0  # that were made, and their time by the clock
         self.waited = 0.0
+        self.busy = 0.0  # the same with all that the sampler did in between
         self.known = 0  # evaluations that were found in a store or in memory
         self.worked = 0.0  # time of the evaluations, added up over the workers
+        self.since: tuple[float, float] | None = None  # time, and sweeps that were to go then
+        self.acceptances: list[float] = []
+        self.progress = Progress(False, 0, 0, 0, 0, math.nan, math.nan)
+
+    @property
+    def watched(self) -> bool:
+        """Whether a progress bar is on the screen."""
+        return self.screen is not None and self.screen.watched
+
+    def begin(self) -> None:
+        """Take note that the first round of evaluations begins."""
+        if not self.progress.n_evals:
+            self.started = self.last_round = perf_counter()
+            self._show(self.progress)
 
     def count(self, members: int, seconds: float, evaluations: Evaluations | None = None) -> None:
         """Take note of a batch of forward evaluations.
@@ -70,8 +203,11 @@ class ProgressLog:
         self.known += max(0, members - made)
         self.evaluations += made
         self.worked += worked
+        now = perf_counter()
         if made:
             self.waited += seconds
+            self.busy += max(seconds, now - self.last_round)
+        self.last_round = now
 
     def tell(
         self,
@@ -81,8 +217,11 @@ class ProgressLog:
         to_go: int | None = None,
         *,
         sampling: bool = True,
+        iteration: int = 0,
+        sweeps_to_go: float = math.nan,
+        acceptance: float = math.nan,
     ) -> None:
-        """Log `message`, unless the last line is not old enough.
+        """Show how far the chain is; without a bar, log `message` if the last line is old enough.
 
         Parameters
         ----------
@@ -94,12 +233,38 @@ class ProgressLog:
             Evaluations until the chain is done, its burn-in left out.
         sampling : bool, default True
             Whether the burn-in is over.
+        iteration : int, default 0
+            Iteration of the burn-in.
+        sweeps_to_go : float, optional
+            Sweeps until the chain is done. They tell the time that is left where a sweep needs no
+            evaluations.
+        acceptance : float, optional
+            Mean acceptance of the ensemble in the sweep that is complete.
         """
         now = perf_counter()
-        if now - self.last < min(60.0, max(2.0, 0.02 * (now - self.started))):
+        made = max(self.evaluations, 1)
+        left = math.nan if to_go is None else self.busy / made * to_go
+        if sampling and not to_go:
+            left = self._time_of_sweeps(now, sweeps_to_go)
+        if acceptance == acceptance:
+            self.acceptances.append(float(acceptance))
+        mean = fmean(self.acceptances) if self.acceptances else math.nan
+        self._show(
+            Progress(
+                sampling,
+                iteration or self.progress.iteration,
+                n_evals,
+                to_go or 0,
+                n_failed,
+                mean,
+                left,
+                self.progress.burn_in,
+            )
+        )
+        pause = min(60.0, max(2.0, 0.02 * (now - self.started)))
+        if self.watched or now - self.last < pause:
             return
         self.last = now
-        made = max(self.evaluations, 1)
         notes = [f"{n_failed} failed"] * bool(n_failed)
         notes += [f"{self.known} were known"] * bool(self.known)
         text = f"{n_evals} evaluations{f' ({", ".join(notes)})' if notes else ''}"
@@ -107,12 +272,45 @@ class ProgressLog:
         if self.worked > 1.5 * self.waited > 0:
             text += f", {self.worked / self.waited:.1f} at a time"
         if to_go is not None:
-            rest = self.waited / made * to_go
+            rest = self.busy / made * to_go
             if sampling:
                 text += f"; about {duration(rest)} to go, until {clock(rest)}"
             else:
                 text += f"; the draws after the burn-in take about {duration(rest)}"
         logger.info(f"{self.label}{message}; {text}")
+
+    def end_burn_in(self, iterations: int, n_evals: int) -> None:
+        """Log that the burn-in is over, once all chains have come so far.
+
+        Parameters
+        ----------
+        iterations, n_evals : int
+            Iterations and forward evaluations of this chain.
+        """
+        self._show(self.progress._replace(iteration=iterations, burn_in=n_evals))
+        chains = [self.progress] if self.screen is None else self.screen.all_chains()
+        if chains is None or not all(chain.burn_in for chain in chains):
+            return
+        spread = sorted({int(chain.iteration) for chain in chains})
+        took = f"{spread[0]} to {spread[-1]}" if len(spread) > 1 else str(spread[0])
+        total = sum(int(chain.burn_in) for chain in chains)
+        several = f" of {len(chains)} chains" if len(chains) > 1 else ""
+        logger.info(f"The burn-in{several} is over: {took} iterations, {total} evaluations.")
+
+    def _time_of_sweeps(self, now: float, sweeps_to_go: float) -> float:
+        """Seconds for so many more sweeps, from the time of those that are complete."""
+        if sweeps_to_go == 0:
+            return 0.0
+        if self.since is None:
+            self.since = now, sweeps_to_go
+        started, first = self.since
+        done = first - sweeps_to_go
+        return (now - started) / done * sweeps_to_go if done > 0 else math.nan
+
+    def _show(self, progress: Progress) -> None:
+        self.progress = progress
+        if self.screen is not None:
+            self.screen.write(progress)
 
 
 def clock(seconds: float) -> str:
@@ -133,3 +331,15 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def minutes(seconds: float) -> str:
+    """Minutes and seconds, and hours if there are any.
+
+    Examples
+    --------
+    >>> minutes(130.4), minutes(3754.2)
+    ('2:10', '1:02:34')
+    """
+    text = duration(seconds)
+    return text[2:].removeprefix("0") if text.startswith("0:") else text

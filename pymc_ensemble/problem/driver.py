@@ -146,6 +146,7 @@ class Driver:
 
     def evaluate(self, points: FloatArray, seed: np.random.SeedSequence) -> Evaluations:
         """Evaluate points, shape (n, d), count them, and tell of the first one that fails."""
+        self.log.begin()
         started, account = perf_counter(), self.account
         evaluations = self.problem.evaluate(points, seed)
         self.log.count(len(points), perf_counter() - started, evaluations)
@@ -161,10 +162,10 @@ class Driver:
             )
         return evaluations
 
-    def tell(self, message: str, to_go: int | None = None, *, sampling: bool = True) -> None:
-        """Tell of the progress, if it is time; see `ProgressLog.tell`."""
+    def tell(self, message: str, to_go: int | None = None, **facts: Any) -> None:
+        """Tell of the progress, if it is time; see `ProgressLog.tell` for the other `facts`."""
         account = self.account
-        self.log.tell(message, account.n_evals, account.n_failed, to_go, sampling=sampling)
+        self.log.tell(message, account.n_evals, account.n_failed, to_go, **facts)
 
     def _explain(self, failure: EnsembleFailure, state: object) -> str:
         """Say what failed, where, and what to try."""

@@ -21,8 +21,7 @@ from pymc.step_methods.compound import BlockedStep, Competence, StepMethodState
 from pymc.step_methods.state import dataclass_state
 from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
-from rich.progress import TextColumn
-from rich.table import Column
+from rich.progress import ProgressColumn
 from xarray import DataTree
 
 from pymc_ensemble.diagnosis.findings import first_look
@@ -45,6 +44,7 @@ from .chain import Binding, Chain, Named, _variables, names_of
 from .draws import NO_STATS, STATS, Block, Draw, Stats
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
+from .progress import Board, EnsembleColumn, bar_is_live
 
 __all__ = ["EnsembleStep"]
 
@@ -183,6 +183,7 @@ class EnsembleStep(BlockedStep):
         self._options = options
         self._binding: Binding | None = None
         self._progress = ProgressLog("Chain 0")
+        self._board = Board()
         model = pm.Model.get_context(error_if_none=False) if model is None else model
         if model is not None:
             self._bind(model)
@@ -307,7 +308,7 @@ class EnsembleStep(BlockedStep):
         super().setup_chain(rng, tune, draws)
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
-        self._progress = ProgressLog(f"Chain {self._chain_number}")
+        self._progress = ProgressLog(f"Chain {self._chain_number}", self._board.begin())
         show_log()
         shield()
 
@@ -488,6 +489,7 @@ class EnsembleStep(BlockedStep):
                 f"is, and its draws carry `converged=False`. {remedy}.",
                 stacklevel=2,
             )
+        self._progress.end_burn_in(chain.iterations, chain.n_evals)
         chain.sampling = True
 
     def _burn_in_goes_on(self) -> bool:
@@ -507,10 +509,19 @@ class EnsembleStep(BlockedStep):
         chain, sampling = self._chain, sweeps_to_go is not None
         sweeps = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
         cost = getattr(self._bound.sampler, "evaluations_per_sweep", self.ensemble_size)
+        begun = chain.n_evals
         while True:
             info = self._round()
-            to_go = (sweeps - (info.complete and sampling)) * cost
-            self._driver.tell(f"{what}, {info.message}", to_go, sampling=sampling)
+            done = chain.n_evals - begun if sampling and not info.complete else 0
+            left = sweeps - (info.complete and sampling)
+            self._driver.tell(
+                f"{what}, {info.message}",
+                max(0, left * cost - done),
+                sampling=sampling,
+                iteration=chain.iterations + 1,
+                sweeps_to_go=left,
+                acceptance=math.nan if info.snapshot is None else info.snapshot.acceptance.mean(),
+            )
             if info.complete:
                 return info
 
@@ -556,23 +567,16 @@ class EnsembleStep(BlockedStep):
 
     # -- progress bar ---------------------------------------------------------------------------
 
-    @staticmethod
-    def _progressbar_config(n_chains: int = 1) -> tuple[list[TextColumn], dict[str, list]]:
-        shown = {
-            "sweep": ("Sweep", "", 0),
-            "n_evals": ("Evaluations", "", 0),
-            "n_failed": ("Failed", "", 0),
-            "acceptance": ("Acceptance", ":0.2f", 0.0),
-        }
-        columns = [
-            TextColumn(f"{{task.fields[{stat}]{style}}}", table_column=Column(title, ratio=1))
-            for stat, (title, style, _) in shown.items()
-        ]
-        return columns, {stat: [initial] * n_chains for stat, (*_, initial) in shown.items()}
+    def _progressbar_config(
+        self, n_chains: int = 1
+    ) -> tuple[list[ProgressColumn], dict[str, list]]:
+        self._board.start(n_chains)
+        return [EnsembleColumn(self._board, n_chains)], {}
 
-    @staticmethod
-    def _make_progressbar_update_functions() -> tuple:
+    def _make_progressbar_update_functions(self) -> tuple:
         def update_stats(stats: Stats) -> Stats:
+            if bar_is_live():
+                self._board.note_bar()
             return {
                 "sweep": stats["sweep"] + 1,
                 "n_evals": stats["n_evals"],

@@ -75,7 +75,8 @@ class EnsembleKalmanSampler(EnsembleStep):
     that `arviz.ess` sees the correlation there is; `to_ensemble` puts them back into ensembles.
     `tune` counts iterations of the burn-in, which ends by itself; what is left of it is free.
 
-    While sweeps are computed no draws come; the log of ``pymc_ensemble`` tells of the progress.
+    While sweeps are computed no draws come; the column *Ensemble* of the progress bar, or without
+    a bar the log of ``pymc_ensemble``, tells of the progress.
     Ctrl-C ends the computation and turns the complete sweeps into draws.
 
     References

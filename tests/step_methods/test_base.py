@@ -434,11 +434,13 @@ def test_progress_is_not_told_at_every_round(caplog, monkeypatch):
     seconds = next(clock)
     lines = [r.getMessage() for r in caplog.records if r.name == "pymc_ensemble"]
     assert lines.pop().endswith("pymc_ensemble.diagnose(idata) looks closer.")
-    assert 1 <= len(lines) <= seconds / 2
+    told = [line for line in lines if line.startswith("Chain 0: ")]
+    assert 1 <= len(told) <= seconds / 2
+    assert set(lines) - set(told) == {"The burn-in is over: 3 iterations, 30 evaluations."}
 
 
-@pytest.mark.parametrize("progressbar", [True, "combined+stats"])
-def test_progress_bar_has_its_columns(progressbar, capsys, monkeypatch):
+@pytest.mark.parametrize(("progressbar", "evaluations"), [(True, 80), ("combined+stats", 160)])
+def test_progress_bar_has_a_column_of_ensembles(progressbar, evaluations, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with gaussian_model():
         pm.sample(
@@ -451,7 +453,7 @@ def test_progress_bar_has_its_columns(progressbar, capsys, monkeypatch):
             compute_convergence_checks=False,
         )
     drawn = capsys.readouterr().out
-    for shown in ("Sweep", "Evaluations", "Acceptance", "80", "0.50"):
+    for shown in ("Ensemble", f" {evaluations} runs, acc .50"):
         assert shown in drawn
 
 

@@ -1,0 +1,294 @@
+"""What PyMC's progress bar shows of ensembles, from whatever process they run in.
+
+PyMC updates its bar with every draw, but an ensemble computes many sweeps before the first of them
+becomes a draw. So each chain writes how far it is into memory that it shares with the main process.
+A column of the bar, which rich draws anew ten times a second, reads it there. What a chain in
+another process has to say goes the same way: printed from there, it would break the bar.
+"""
+
+import logging
+import mmap
+import multiprocessing
+import os
+import struct
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.shared_memory import SharedMemory
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from rich.file_proxy import FileProxy
+from rich.progress import ProgressColumn, Task
+from rich.table import Column
+from rich.text import Text
+
+from pymc_ensemble.log import Progress, show_in_worker
+
+__all__ = ["Board", "EnsembleColumn", "Place", "bar_is_live"]
+
+WORKER = "worker_chain_"  # how PyMC calls its processes, before the number of the chain
+CHAINS = 256  # that have a place; more run without a text in the bar
+NUMBERS = struct.Struct("<9d")  # of a chain: the time, and a Progress
+ENDS = struct.Struct("<2q")  # bytes of its lines for the log that were read, and written
+FOUND = struct.Struct("<q")  # whether its process has found the board
+PLACE = 4096  # bytes for one chain: its numbers, the ends, and the lines in between, in a circle
+LINES = NUMBERS.size + ENDS.size + FOUND.size
+ROOM = PLACE - LINES
+WIDTH = 39  # more takes two lines: PyMC's columns need room, too, where there are only 80
+HEAD = struct.Struct("<2q")  # of the board: what is on the screen, and the number of chains
+NO_BAR, BAR, COLUMN = 0, 1, 2
+
+
+class Board:
+    """Memory in which the chains of a run write how far they are.
+
+    Anonymous memory is shared with processes that are forked, and leaves nothing behind however
+    they end. Processes that are spawned find the memory by a name, which it gets when the step
+    method is pickled for them, and loses as soon as they all have found it.
+    """
+
+    def __init__(self) -> None:
+        self.memory: Any = mmap.mmap(-1, (CHAINS + 1) * PLACE)
+        self._named: SharedMemory | None = None
+        self._remove: Any = None
+        self._is_clear = True
+        self._begun = 0  # chains in this process
+
+    def start(self, chains: int) -> None:
+        """Forget the last run, unless that was done when the step method was pickled."""
+        if not self._is_clear:
+            self._clear()
+        self._is_clear, self._begun = False, 0
+        self._note(NO_BAR, chains)
+
+    def _clear(self) -> None:
+        for chain in range(CHAINS):
+            start = (chain + 1) * PLACE
+            self.memory[start : start + LINES] = bytes(LINES)
+
+    @property
+    def screen(self) -> int:
+        """What is on the screen: no bar that moves, a bar, or one with a column of ours."""
+        return HEAD.unpack_from(self.memory)[0]
+
+    @property
+    def chains(self) -> int:
+        """Number of chains of the run."""
+        return HEAD.unpack_from(self.memory)[1]
+
+    def note_bar(self) -> None:
+        """Note that a progress bar is on the screen."""
+        self._note(max(self.screen, BAR), self.chains)
+
+    def note_column(self) -> None:
+        """Note that a progress bar with a column of ours is on the screen."""
+        self._note(COLUMN, self.chains)
+
+    def _note(self, screen: int, chains: int) -> None:
+        HEAD.pack_into(self.memory, 0, screen, chains)
+
+    def begin(self) -> "Place":
+        """Begin the next chain of this process."""
+        name = multiprocessing.current_process().name
+        if name.startswith(WORKER):
+            place = Place(self, int(name.removeprefix(WORKER)))
+            place.mark_found()
+            show_in_worker(place.print)
+            return place
+        self._begun += 1
+        return Place(self, self._begun - 1)
+
+    # -- on the way to processes that are spawned -----------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._clear()
+        self._is_clear = True
+        if self._named is None:
+            with suppress(OSError):  # a system without shared memory
+                named = SharedMemory(create=True, size=len(self.memory))
+                self._named, self.memory = named, named.buf
+                self._remove = weakref.finalize(self, _remove, named, os.getpid())
+        level = logging.getLogger("pymc").level  # above all levels if the run is to be quiet
+        return {"name": None if self._named is None else self._named.name, "level": level}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        if multiprocessing.current_process().name.startswith(WORKER):
+            logging.getLogger("pymc").setLevel(state["level"])
+        with suppress(OSError):  # unpickled when the run is over
+            if state["name"] is not None:
+                self._found = SharedMemory(state["name"])
+                self.memory = self._found.buf
+
+    def remove_name(self) -> None:
+        """Remove the name, as nobody needs it any more: now a kill leaves nothing behind."""
+        if self._named is not None:
+            self._remove.detach()
+            self._named.unlink()
+            self._kept, self._named = self._named, None  # the memory is that of this object
+
+
+def _remove(named: SharedMemory, owner: int) -> None:
+    if os.getpid() == owner:
+        named.unlink()
+
+
+class Place:
+    """Where one chain writes on a board.
+
+    Parameters
+    ----------
+    board : Board
+    chain : int
+        Its number among the chains of the run, from 0.
+    """
+
+    def __init__(self, board: Board, chain: int):
+        self._board, self._start = board, (chain + 1) * PLACE
+        self._exists = chain < CHAINS
+
+    @property
+    def watched(self) -> bool:
+        """Whether a bar is on the screen."""
+        return self._exists and self._board.screen != NO_BAR
+
+    def mark_found(self) -> None:
+        """Note that the process of the chain has found the board."""
+        if self._exists:
+            FOUND.pack_into(self._board.memory, self._start + LINES - FOUND.size, 1)
+
+    @property
+    def found(self) -> bool:
+        """Whether the process of the chain has found the board, if there is a place for it."""
+        if not self._exists:
+            return True
+        return FOUND.unpack_from(self._board.memory, self._start + LINES - FOUND.size)[0] > 0
+
+    def write(self, progress: Progress) -> None:
+        """Tell how far the chain is."""
+        if self._exists:
+            NUMBERS.pack_into(self._board.memory, self._start, monotonic(), *progress)
+
+    def read(self) -> tuple[Progress, float] | None:
+        """How far the chain is, and seconds since it wrote this; None if it has not begun."""
+        if not self._exists:
+            return None
+        stamp, *numbers = NUMBERS.unpack_from(self._board.memory, self._start)
+        return (Progress(*numbers), max(0.0, monotonic() - stamp)) if stamp else None
+
+    def all_chains(self) -> list[Progress] | None:
+        """How far all chains of the run are, or None before the last has begun."""
+        if not self._board.chains:  # `pm.sample` has not announced any
+            places = [self]
+        else:
+            places = [Place(self._board, chain) for chain in range(self._board.chains)]
+        told = [place.read() for place in places]
+        return None if None in told else [one[0] for one in told if one is not None]
+
+    def print(self, text: str) -> None:
+        """Show a line of the log above the bar, or where there is none."""
+        memory, data = self._board.memory, text.encode()
+        read, written = ENDS.unpack_from(memory, self._start + NUMBERS.size)
+        full = len(data) > ROOM - (written - read)
+        if not self._exists or self._board.screen != COLUMN or full:
+            stream = sys.__stderr__ or sys.stderr
+            stream.write(text)
+            stream.flush()
+            return
+        for place, piece in self._pieces(written, len(data)):
+            memory[place], data = data[:piece], data[piece:]
+        ENDS.pack_into(memory, self._start + NUMBERS.size, read, written + len(text.encode()))
+
+    def printed(self) -> str:
+        """Lines of the log that were not shown yet."""
+        if not self._exists:
+            return ""
+        memory = self._board.memory
+        read, written = ENDS.unpack_from(memory, self._start + NUMBERS.size)
+        if read == written:
+            return ""
+        data = b"".join(bytes(memory[place]) for place, _ in self._pieces(read, written - read))
+        ENDS.pack_into(memory, self._start + NUMBERS.size, written, written)
+        return data.decode(errors="replace")
+
+    def _pieces(self, start: int, length: int) -> list[tuple[slice, int]]:
+        """One or two pieces of the circle of lines, and their lengths."""
+        first = start % ROOM
+        head = min(length, ROOM - first)
+        base = self._start + LINES
+        pieces = [(slice(base + first, base + first + head), head)]
+        if length > head:
+            pieces.append((slice(base, base + length - head), length - head))
+        return pieces
+
+
+class EnsembleColumn(ProgressColumn):
+    """Column of a progress bar: evaluations, failures, acceptance and the time that is left.
+
+    Parameters
+    ----------
+    board : Board
+        Where the chains write.
+    chains : int
+        Their number.
+    """
+
+    def __init__(self, board: Board, chains: int):
+        super().__init__(table_column=Column("Ensemble", max_width=WIDTH, overflow="fold"))
+        self._board = board
+        self._places = [Place(board, chain) for chain in range(chains)]
+        self._rows = 0
+
+    def render(self, task: Task) -> Text:
+        """Text of one chain, or of all of them if they share a row."""
+        if bar_is_live():
+            self._board.note_column()
+        for place in self._places if task.id == 0 else ():
+            if lines := place.printed():
+                sys.stderr.write(lines)  # past the lock of the logging handlers: rich holds its own
+        if all(place.found for place in self._places):
+            self._board.remove_name()
+        self._rows = max(self._rows, task.id + 1)
+        shown = self._places if self._rows == 1 else [self._places[task.id]]
+        told = [place.read() for place in shown]
+        return Text(together(told))
+
+
+def bar_is_live() -> bool:
+    """Whether a progress bar moves on the screen: rich stands between us and the screen then."""
+    return isinstance(sys.stderr, FileProxy) and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def together(told: Sequence[tuple[Progress, float] | None]) -> str:
+    """Text of one or several chains, of which those that have not begun told nothing.
+
+    Parameters
+    ----------
+    told : sequence of (Progress, float) or None
+        How far each is, and seconds since it said so.
+
+    Returns
+    -------
+    str
+        Sums of the evaluations, the mean acceptance, and the longest time that is left.
+    """
+    begun = [one for one in told if one is not None]
+    if len(begun) < 2:
+        return begun[0][0].text(begun[0][1]) if begun else ""
+    every = [progress for progress, _ in begun]
+    numbers = np.array(every)
+    lefts = [p.left - wait for p, wait in begun]
+    acceptance = numbers[:, 5]
+    progress = Progress(
+        sampling=len(begun) == len(told) and all(p.sampling for p in every),
+        iteration=0,
+        n_evals=numbers[:, 2].sum(),
+        to_go=numbers[:, 3].sum(),
+        n_failed=numbers[:, 4].sum(),
+        acceptance=np.nanmean(acceptance) if np.isfinite(acceptance).any() else np.nan,
+        left=np.nanmax(lefts) if np.isfinite(lefts).any() else np.nan,
+    )
+    return progress.text(0.0)
