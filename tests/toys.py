@@ -6,7 +6,7 @@ import numpy as np
 import pymc as pm
 
 from pymc_ensemble.forward.evaluation import Evaluations
-from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure, Info, Snapshot
+from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure, Info, Origin, Snapshot
 from pymc_ensemble.step_methods.base import EnsembleStep
 
 
@@ -84,6 +84,9 @@ class ToySampler:
 
     def finish(self, state, snapshots, rng):
         return snapshots
+
+    def origin(self, state):
+        return Origin("density")
 
     def ask(self, state, rng):
         if state.ensemble is None:

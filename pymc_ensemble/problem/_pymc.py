@@ -5,7 +5,7 @@ A test fails if one of them moves.
 
 from pymc.distributions.distribution import PartialObservedRV, SymbolicRandomVariable
 from pymc.distributions.shape_utils import change_dist_size
-from pymc.distributions.transforms import Ordered, Transform
+from pymc.distributions.transforms import ChainedTransform, Ordered, Transform
 from pymc.logprob.basic import conditional_logp
 from pytensor.compile.ops import FromFunctionOp
 from pytensor.tensor.random.utils import compute_batch_shape
@@ -18,6 +18,7 @@ LOWER_LABELS = "lower_xtensor"
 __all__ = [
     "LOWER_LABELS",
     "PARAMETER_CHECKS_TO_INFINITY",
+    "ChainedTransform",
     "FromFunctionOp",
     "Ordered",
     "PartialObservedRV",

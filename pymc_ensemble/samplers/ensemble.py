@@ -1,12 +1,13 @@
 """The records that every sampler shares: evaluated particles, and what a round reports."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Law = Literal["density", "gaussian", "approximate", "fit", "smooth", "surrogate"]
 
 
 class PriorAndLoss(Protocol):
@@ -180,6 +181,29 @@ class Snapshot:
     log_q: Array
     acceptance: Array
     step_size: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the draws of a sampler follow, as it declares.
+
+    Attributes
+    ----------
+    law : str
+        ``"density"``: the density whose logarithm they carry, up to the error of steps that meet no
+        test; ``"gaussian"``: the Gaussian law whose log density they carry; ``"approximate"``: the
+        density nearly, by a law that is not known; ``"fit"``: a fitted model, whose density they
+        carry; ``"smooth"``: the smooth density behind the one that they carry; ``"surrogate"``: a
+        surrogate, whose density they carry.
+    adjusted : bool
+        Whether every move has met a Metropolis test for the density that they carry.
+    evaluations : int
+        Forward evaluations that a draw costs.
+    """
+
+    law: Law
+    adjusted: bool = False
+    evaluations: int = 1
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from .ensemble import Array, Ensemble, PriorAndLoss
+from .ensemble import Array, Ensemble, Origin, PriorAndLoss
 from .linearization import Anomalies
 from .options import require_positive
-from .phases import AT_REST, RESTLESS, PhasedSampler
+from .phases import AT_REST, RESTLESS, PhasedSampler, PhaseState
 from .split_sweeps import GroupMove, Sweeps, SweepState
 
 LARGEST_STEP = 0.1
@@ -200,3 +200,7 @@ class EnsembleLangevin(PhasedSampler[SweepState]):
         if self.adjust:
             return AdjustedSteps(self.problem)
         return EulerSteps(self.problem, LARGEST_STEP if self.dt is None else self.dt)
+
+    def origin(self, state: PhaseState) -> Origin:
+        """What the draws follow: without a test, Euler steps leave the density."""
+        return Origin("density" if self.adjust else "approximate", self.adjust)

@@ -28,6 +28,7 @@ from .ensemble import (
     EnsembleFailure,
     Evaluations,
     Info,
+    Origin,
     PriorAndLoss,
     Snapshot,
 )
@@ -119,6 +120,9 @@ class Sampler[S: KernelState, P](Kernel[S, P], Protocol):
         self, state: S, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
         """Snapshots of a block of sweeps as they are to be handed out."""
+
+    def origin(self, state: S) -> Origin:
+        """What the draws follow, as the sampler declares."""
 
 
 # -- when dynamics have come to rest --------------------------------------------------------------
@@ -497,6 +501,10 @@ class PhasedSampler[S: KernelState](ABC):
     ) -> Sequence[Snapshot]:
         """Snapshots of a block as they are to be handed out."""
         return self.kernel.finish(state.inner, snapshots, rng)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def origin(self, state: PhaseState) -> Origin:
+        """What the draws follow, as the sampler declares."""
 
     # -- from phase to phase --------------------------------------------------------------------
 

@@ -24,7 +24,9 @@ from pytensor.graph.basic import Variable
 from rich.progress import ProgressColumn
 from xarray import DataTree
 
+from pymc_ensemble.diagnosis.facts import Facts
 from pymc_ensemble.diagnosis.findings import first_look
+from pymc_ensemble.diagnosis.fountain import PACKET, Fountain
 from pymc_ensemble.diagnosis.modes import without_draws
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.log import ProgressLog, logger, show_log
@@ -41,7 +43,7 @@ from pymc_ensemble.samplers.ensemble import Info, Snapshot
 from pymc_ensemble.samplers.options import require_flags
 
 from .chain import Binding, Chain, Named, _variables, names_of
-from .draws import NO_STATS, STATS, Block, Draw, Stats
+from .draws import NO_STATS, STATS, Block, Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
 from .progress import Board, EnsembleColumn, bar_is_live
@@ -226,6 +228,23 @@ class EnsembleStep(BlockedStep):
         if initial is not None and not self._options.get("allow_subspace"):
             require_spread(initial.U, problem.coordinate_names)
         self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
+        self._declare_stats()
+
+    def _declare_stats(self) -> None:
+        """Tell PyMC the shapes of the stats that are vectors, before it reads them."""
+        vectors = {name: np.asarray(value) for name, value in self._vector_stats().items()}
+        types: dict[str, Any] = {
+            name: np.dtype((v.dtype, v.shape)) if v.ndim else v.dtype.type
+            for name, v in vectors.items()
+        }
+        shapes = {name: (v.dtype.type, list(v.shape)) for name, v in vectors.items()}
+        cls = type(self)
+        self.stats_dtypes = [cls.stats_dtypes[0] | types]  # type: ignore[misc]
+        self.stats_dtypes_shapes = cls.stats_dtypes_shapes | shapes  # type: ignore[misc]
+
+    def _vector_stats(self) -> Stats:
+        """Stats whose shapes depend on the model, with what stands for unknown ones."""
+        return vector_stats(self._bound.problem.dimension)
 
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
         return self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
@@ -335,19 +354,27 @@ class EnsembleStep(BlockedStep):
         if chain.state is None or not chain.state.burned_in:
             with self._interrupts_end_the_run():
                 self._burn_in_once()
-        stats = NO_STATS | {
-            "n_evals": chain.n_evals,
-            "n_failed": chain.n_failed,
-            "converged": chain.converged,
-            "tune": True,
-        }
+        stats = (
+            NO_STATS
+            | vector_stats(self._bound.problem.dimension)
+            | {
+                "n_evals": chain.n_evals,
+                "n_failed": chain.n_failed,
+                "converged": chain.converged,
+                "tune": True,
+            }
+        )
         ensemble = chain.state.ensemble
         potential = np.empty(0) if ensemble is None else ensemble.potential
         usable = np.flatnonzero(np.isfinite(potential))
         if not len(usable):  # nothing better is known yet than the point that came in
             return {name: value.copy() for name, value in point.items()}, [stats]
         particle = int(usable[chain.position % len(usable)])
-        stats |= {"particle": particle, "lp": -float(ensemble.potential[particle])}
+        stats |= {
+            "particle": particle,
+            "lp": -float(ensemble.potential[particle]),
+            "unconstrained": ensemble.U[particle],
+        }
         return points_of(self._layout, ensemble.U[[particle]])[0], [stats]
 
     def _compute_block(self) -> Block:
@@ -386,9 +413,29 @@ class EnsembleStep(BlockedStep):
             "converged": [chain.converged] * len(snapshots),
             "lost": [False] * len(snapshots),
         }
-        block = Block.of(snapshots, shared)
+        block = Block.of(snapshots, shared, self._made_by, self._chain_number)
         block.stats["log_jacobian"] = self._bound.problem.log_jacobian(block.U)
         return self._look_at(block) if block.n_draws >= max(FEW_DRAWS, chain.draws) else block
+
+    @property
+    def _made_by(self) -> Fountain:
+        """What this step method declares about the draws of the chain."""
+        chain = self._chain
+        if chain.made_by is None:
+            chain.made_by = Fountain.of(self._facts.text())
+        return chain.made_by
+
+    @property
+    def _facts(self) -> Facts:
+        bound = self._bound
+        return Facts.of(
+            bound.model,
+            bound.vars,
+            type(self).__name__,
+            self._options,
+            bound.sampler.origin(self._chain.state),
+            bound.sampler.size,
+        )
 
     def _look_at(self, block: Block) -> Block:
         """Tell by the log what the draws of this chain are worth; mark them if a mode was lost."""
@@ -426,7 +473,7 @@ class EnsembleStep(BlockedStep):
             return 1
         if to_go <= 0:  # more draws are asked for than were announced
             return SHORTEST_BLOCK
-        numbers_a_draw = self._bound.problem.dimension + len(STATS)
+        numbers_a_draw = self._bound.problem.dimension + len(STATS) + math.ceil(PACKET / 8)
         fitting = BLOCK_BYTES // (8 * numbers_a_draw * self.ensemble_size)
         return math.ceil(to_go / max(1, to_go // max(SHORTEST_BLOCK, fitting)))
 

@@ -9,6 +9,7 @@ import pymc as pm
 from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
+from pymc_ensemble.diagnosis.fountain import Fountain
 from pymc_ensemble.problem.driver import Account
 
 from .draws import Block
@@ -46,6 +47,8 @@ class Chain(Account):
         Source of randomness of what all chains have in common.
     n_shared : int
         Forward evaluations of that.
+    made_by : Fountain or None
+        What is declared about the draws.
     """
 
     tune: int = 0
@@ -61,6 +64,7 @@ class Chain(Account):
     seen: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
     shared_rng: np.random.Generator | None = None
     n_shared: int = 0
+    made_by: Fountain | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pymc_ensemble.diagnosis.fountain import EMPTY, Fountain
 from pymc_ensemble.problem.points import LayoutVariable, Point, points_of
 from pymc_ensemble.samplers.ensemble import Snapshot
 
@@ -15,7 +16,7 @@ FloatArray = NDArray[np.float64]
 Stats = dict[str, Any]
 Draw = tuple[Point, list[Stats]]
 
-# Names and types of the stats, in the order in which they are recorded
+# Names and types of the stats that are numbers, in the order in which they are recorded
 STATS: dict[str, type] = {
     "lp": np.float64,
     "log_q": np.float64,
@@ -36,6 +37,11 @@ NO_STATS: Stats = {name: UNKNOWN[dtype] for name, dtype in STATS.items()}
 DRAWS_AT_ONCE = 256  # become Python objects together: many enough for speed, few enough for a cache
 
 
+def vector_stats(n_coordinates: int) -> Stats:
+    """Stats that are vectors, with what stands for an unknown one."""
+    return {"unconstrained": np.full(n_coordinates, np.nan), "made_by": EMPTY}
+
+
 @dataclass(frozen=True)
 class Block:
     """Complete sweeps that wait to be handed out as draws, particle by particle.
@@ -45,15 +51,22 @@ class Block:
     U : ndarray of shape (n, d)
         The draws: the paths of all J particles over S sweeps, one after the other; n = J S.
     stats : dict of str to ndarray of shape (n,)
-        Stats of the draws.
+        Stats of the draws that are numbers.
+    made_by : ndarray of uint8, shape (n, PACKET)
+        How the draws were made, in packets.
     """
 
     U: FloatArray
     stats: dict[str, np.ndarray]
+    made_by: NDArray[np.uint8]
 
     @classmethod
     def of(
-        cls, snapshots: Sequence[Snapshot], shared: Mapping[str, Sequence[int | float | bool]]
+        cls,
+        snapshots: Sequence[Snapshot],
+        shared: Mapping[str, Sequence[int | float | bool]],
+        facts: Fountain,
+        chain: int,
     ) -> "Block":
         """Join the snapshots of S sweeps.
 
@@ -61,7 +74,11 @@ class Block:
         ----------
         snapshots : sequence of Snapshot
         shared : dict of str to sequence of length S
-            Stats that all particles have in common in a sweep.
+            Stats that all particles have in common in a sweep; ``sweep`` is its number.
+        facts : Fountain
+            Of what the sampler declares.
+        chain : int
+            Number of the chain.
         """
         S, J = len(snapshots), len(snapshots[0].U)
         U = np.stack([snapshot.U for snapshot in snapshots], axis=1)
@@ -71,7 +88,8 @@ class Block:
         }
         stats |= {name: np.tile(values, J) for name, values in shared.items()}
         stats |= {"particle": np.repeat(np.arange(J), S), "tune": np.zeros(J * S, dtype=bool)}
-        return cls(U.reshape(J * S, -1), stats)
+        made_by = facts.packets(chain, stats["sweep"], stats["particle"])
+        return cls(U.reshape(J * S, -1), stats, made_by)
 
     @property
     def n_draws(self) -> int:
@@ -81,7 +99,8 @@ class Block:
     def draws(self, variables: Sequence[LayoutVariable], start: int) -> list[Draw]:
         """Draws from number `start` on, as `step` returns them; at most `DRAWS_AT_ONCE`."""
         some = slice(start, start + DRAWS_AT_ONCE)
-        columns = [self.stats[name][some].tolist() for name in STATS]
+        columns: list[list] = [self.stats[name][some].tolist() for name in STATS]
+        columns += [list(self.U[some]), list(self.made_by[some])]
         stats = [  # spelled out, as dict(zip(STATS, row)) would take twice the time
             [
                 {
@@ -97,6 +116,8 @@ class Block:
                     "converged": converged,
                     "lost": lost,
                     "tune": tune,
+                    "unconstrained": unconstrained,
+                    "made_by": made_by,
                 }
             ]
             for (
@@ -112,6 +133,8 @@ class Block:
                 converged,
                 lost,
                 tune,
+                unconstrained,
+                made_by,
             ) in zip(*columns, strict=True)
         ]
         return list(zip(points_of(variables, self.U[some]), stats, strict=True))

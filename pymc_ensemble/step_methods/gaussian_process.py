@@ -276,13 +276,10 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     def _bind(self, model: pm.Model) -> None:
         self._model_to_bind = model
         super()._bind(model)
+
+    def _vector_stats(self) -> Stats:
         d = self._bound.problem.dimension
-        shapes = {name: np.shape(value) for name, value in surrogate_stats(None, d).items()}
-        cls = type(self)
-        types: dict[str, Any] = {name: np.dtype((float, shape)) for name, shape in shapes.items()}
-        shaped = {name: (np.float64, list(shape)) for name, shape in shapes.items()}
-        self.stats_dtypes = [cls.stats_dtypes[0] | types]  # type: ignore[misc]
-        self.stats_dtypes_shapes = cls.stats_dtypes_shapes | shaped  # type: ignore[misc]
+        return super()._vector_stats() | surrogate_stats(None, d)
 
     # -- life of a chain ------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from pymc_ensemble.samplers.multiscale.sampler import Multiscale
 
 from .base import EnsembleStep, FloatArray
 from .chain import Named
-from .draws import Draw
+from .draws import Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, posterior_points
 
 PILOT_KEY = 0x1107  # sets the seed that all chains share apart from those of the chains
@@ -271,11 +271,25 @@ class MultiscaleSampler(EnsembleStep):
         if not self.vars or self._conditional is None:
             return super().step(point)
         self._condition(self._conditional, point)
-        moved, stats = super().step(point)
+        moved, [stats] = super().step(point)
+        others = [np.ravel(point[name]) for name in self._others]
+        stats["unconstrained"] = np.concatenate([stats["unconstrained"], *others])
         state = self._chain.state
         if state.shared or state.ensemble is None:  # the walkers have not set out yet
-            return dict(point), stats
-        return {**point, **moved}, stats
+            return dict(point), [stats]
+        return {**point, **moved}, [stats]
+
+    @property
+    def _others(self) -> list[str]:
+        """Names of the value variables that other step methods move."""
+        bound = self._bound
+        return [str(v.name) for v in bound.model.value_vars if v not in bound.vars]
+
+    def _vector_stats(self) -> Stats:
+        """With the coordinates of all variables: first those that this step method moves."""
+        point = self._bound.model.initial_point()
+        n_others = sum(np.size(point[name]) for name in self._others)
+        return vector_stats(self._bound.problem.dimension + n_others)
 
     def _condition(self, conditional: ConditionalModel, point: Point) -> None:
         """Take over what other step methods have done to the variables that are given."""

@@ -42,9 +42,12 @@ def test_stats_are_complete_and_typed():
         "n_failed": "i",
         "converged": "b",
         "lost": "b",
+        "unconstrained": "f",
+        "made_by": "u",
     }
     lp = -0.5 * (idata.posterior.x**2).sum("x_dim_0") - np.log(2 * np.pi)
     np.testing.assert_allclose(stats.lp, lp)
+    np.testing.assert_array_equal(stats.unconstrained, idata.posterior.x)
     assert (stats.n_failed == 0).all()
     assert stats.converged.all()
 

@@ -19,6 +19,7 @@ from pymc_ensemble.samplers.ensemble import (
     EnsembleFailure,
     Evaluations,
     Info,
+    Origin,
     Problem,
     Snapshot,
     has_forward_map,
@@ -332,6 +333,12 @@ class EnsembleGaussianProcess:
     ) -> Sequence[Snapshot]:
         """Snapshots of a block as they are to be handed out."""
         return snapshots
+
+    def origin(self, state: GaussianProcessState) -> Origin:
+        """What the draws follow."""
+        if self.scheme == "paper":
+            return Origin("approximate")
+        return Origin("density", adjusted=True) if self.adjust else Origin("surrogate", False, 0)
 
     # -- phases ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pymc_ensemble.samplers.ensemble import Problem
+from pymc_ensemble.samplers.ensemble import Origin, Problem
 from pymc_ensemble.samplers.options import require_positive
 from pymc_ensemble.samplers.phases import (
     PhasedSampler,
@@ -19,6 +19,7 @@ from pymc_ensemble.samplers.phases import (
     SamplingKernel,
     default_ensemble_size,
 )
+from pymc_ensemble.samplers.split_sweeps import SweepState
 from pymc_ensemble.samplers.tempering import Finish, TemperedBurnIn
 
 from .inflated_design import DesignState, InflatedDesign
@@ -173,6 +174,15 @@ class EnsembleKalman(KalmanSampler):
             return Relaxation(self.problem, self.min_members, self.dt or DEFAULT_STEP)
         return WholeRelaxation(self.problem, self.min_members, self.dt or SMALL_ENSEMBLE_STEP)
 
+    def origin(self, state: PhaseState) -> Origin:
+        """What the draws follow: the pointwise force leaves the Gaussian law of the linear one."""
+        if self.rough:
+            return Origin("fit")
+        if self.adjust:
+            return Origin("density", adjusted=True)
+        pointwise = isinstance(state.inner, SweepState) and state.inner.pointwise
+        return Origin("approximate" if pointwise else "gaussian")
+
 
 @dataclass(frozen=True)
 class PublishedKalman(KalmanSampler):
@@ -203,6 +213,10 @@ class PublishedKalman(KalmanSampler):
         """The published scheme."""
         largest = np.inf if self.dt is None else self.dt
         return PublishedScheme(self.problem, self.min_members, largest, self.corrected)
+
+    def origin(self, state: PhaseState) -> Origin:
+        """What the draws follow: steps of the dynamics, which nothing corrects."""
+        return Origin("approximate")
 
 
 def curved(state: PhaseState) -> bool:

@@ -17,6 +17,8 @@ from pymc_ensemble.samplers.ensemble import (
     Ensemble,
     Evaluations,
     Info,
+    Law,
+    Origin,
     Problem,
     Snapshot,
     has_forward_map,
@@ -325,6 +327,11 @@ class Multiscale:
     ) -> Sequence[Snapshot]:
         """Snapshots of a block as they are to be handed out."""
         return snapshots
+
+    def origin(self, state: MultiscaleState) -> Origin:
+        """What the draws follow."""
+        law: Law = "smooth" if self.rough else "density"
+        return Origin(law, self.adjust, self._walkers.explorers.cloud_size)
 
     # -- phases ---------------------------------------------------------------------------------
 

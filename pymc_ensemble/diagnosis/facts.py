@@ -1,0 +1,362 @@
+"""What a sampler declares about its draws, and how results carry it.
+
+Nothing that is said here is told from draws: the step method declares it when sampling begins, as a
+text that the stat `made_by` carries (`fountain`), and whoever reads a result reads it there.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+import xarray as xr
+from numpy.typing import NDArray
+from pymc.distributions import transforms
+from pytensor.graph.basic import Variable as Symbol
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.op import RandomVariable
+
+from pymc_ensemble.forward.op import ForwardOp
+from pymc_ensemble.problem._pymc import ChainedTransform, Transform
+from pymc_ensemble.samplers.ensemble import Law, Origin
+
+from .fountain import BLOCK, PACKET, texts
+
+FloatArray = NDArray[np.float64]
+
+FORMAT = 1
+LONGEST_OPTION = 100  # characters: an option with more is told by its type
+MOST_BOUNDS = 100  # different bounds of the entries of one variable that a text has room for
+STATS = ("unconstrained", "made_by")
+# Transforms that a name tells all about. Those of other names are not known outside of the model.
+NAMED: dict[str, Transform] = {
+    "log": transforms.log,
+    "logodds": transforms.logodds,
+    "log_exp_m1": transforms.log_exp_m1,
+    "circular": transforms.circular,
+    "ordered": transforms.ordered,
+    "simplex": transforms.simplex,
+}
+# What the draws of several runs follow together: the first law that one of them follows
+LEAST_KNOWN: tuple[Law, ...] = ("surrogate", "fit", "smooth", "approximate", "gaussian", "density")
+
+
+@dataclass(frozen=True)
+class FreeVariable:
+    """A free variable of a model, and where its coordinates are.
+
+    Attributes
+    ----------
+    name, value : str
+        Names of the variable and of its value variable.
+    shape, coordinates : tuple of int
+        Shapes of both.
+    transform : dict or None
+        The transform between them: ``name``, and what else defines it; ``known`` is false if the
+        name does not.
+    moved : bool
+        Whether the sampler moves it; else another step method does.
+    """
+
+    name: str
+    value: str
+    shape: tuple[int, ...]
+    coordinates: tuple[int, ...]
+    transform: dict[str, Any] | None = None
+    moved: bool = True
+
+    @classmethod
+    def of(cls, model: pm.Model, value: Symbol, moved: bool) -> "FreeVariable":
+        """Describe the variable with the value variable `value`."""
+        rv, shapes = model.values_to_rvs[value], model.eval_rv_shapes()
+        return cls(
+            str(rv.name),
+            str(value.name),
+            tuple(map(int, shapes[rv.name])),
+            tuple(map(int, shapes[value.name])),
+            declared(model.rvs_to_transforms[rv], rv),
+            moved,
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return int(np.prod(self.coordinates))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Labels of the parameters that are shown: entries, or coordinates if these are unknown."""
+        if self.backward is None:
+            return entries(self.value, self.coordinates)
+        return entries(self.name, self.shape)
+
+    @cached_property
+    def backward(self) -> Callable[[FloatArray], FloatArray] | None:
+        """Function that gives values at coordinates, shape (n, ...), or None if not known."""
+        if self.transform is None:
+            return np.asarray
+        transform = transform_of(self.transform)
+        if transform is None:
+            return None
+        u = pt.tensor("u", dtype="float64", shape=(None, *self.coordinates))
+        return pytensor.function([u], transform.backward(u), mode="FAST_COMPILE")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a sampler has declared about its draws.
+
+    Attributes
+    ----------
+    version, sampler : str
+        Version of the package, and name of the step method.
+    options : dict
+        Its options.
+    origin : Origin
+        What the draws follow.
+    particles : int
+        Size of the ensemble.
+    map : {"stochastic", "rough", None}
+        What is known of the forward map, if anything.
+    variables : tuple of FreeVariable
+        All free variables, in the order of the coordinates in the stat `unconstrained`.
+    """
+
+    version: str
+    sampler: str
+    options: dict[str, Any]
+    origin: Origin
+    particles: int
+    map: Literal["stochastic", "rough"] | None
+    variables: tuple[FreeVariable, ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: pm.Model,
+        moved: Sequence[Symbol],
+        sampler: str,
+        options: Mapping[str, Any],
+        origin: Origin,
+        particles: int,
+    ) -> "Facts":
+        """Facts about a sampler that moves the value variables `moved`, in this order."""
+        from pymc_ensemble import __version__
+
+        others = [value for value in model.value_vars if value not in moved]
+        told = {name: value for name, value in options.items() if value is not None}
+        return cls(
+            __version__,
+            sampler,
+            {name: _told(value) for name, value in told.items()},
+            origin,
+            particles,
+            "stochastic" if _stochastic(model) else "rough" if options.get("rough") else None,
+            (
+                *(FreeVariable.of(model, value, True) for value in moved),
+                *(FreeVariable.of(model, value, False) for value in others),
+            ),
+        )
+
+    @property
+    def moved(self) -> tuple[FreeVariable, ...]:
+        """Variables that the sampler moves."""
+        return tuple(variable for variable in self.variables if variable.moved)
+
+    @property
+    def others(self) -> tuple[FreeVariable, ...]:
+        """Variables that other step methods move."""
+        return tuple(variable for variable in self.variables if not variable.moved)
+
+    @property
+    def dimension(self) -> int:
+        """Number d of coordinates that the sampler moves: the first ones."""
+        return sum(variable.size for variable in self.moved)
+
+    def text(self) -> str:
+        """All of this as a text."""
+        content = {"format": FORMAT, **asdict(self)}
+        return json.dumps(content, separators=(",", ":"), allow_nan=True)
+
+    @classmethod
+    def of_text(cls, text: str) -> "Facts":
+        """Facts from their text."""
+        content = json.loads(text)
+        if (number := content.pop("format")) != FORMAT:
+            raise ValueError(
+                f"The draws were made by version {content.get('version')} of pymc_ensemble, which "
+                f"describes them in format {number}; this version knows format {FORMAT}. Install "
+                "that version."
+            )
+        variables = [
+            FreeVariable(**v | {key: tuple(v[key]) for key in ("shape", "coordinates")})
+            for v in content.pop("variables")
+        ]
+        origin = Origin(**content.pop("origin"))
+        return cls(origin=origin, variables=tuple(variables), **content)
+
+    def in_model(self, U: FloatArray) -> FloatArray:
+        """Values that are shown, shape (n, p), at coordinates that the sampler moves, (n, d)."""
+        columns, start = [], 0
+        for variable in self.moved:
+            u = U[:, start : start + variable.size].reshape(-1, *variable.coordinates)
+            values = u if variable.backward is None else variable.backward(u)
+            columns.append(values.reshape(len(U), -1))
+            start += variable.size
+        return np.concatenate(columns, axis=1)
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of these values."""
+        return [label for variable in self.moved for label in variable.labels]
+
+
+def entries(name: str, shape: Sequence[int]) -> list[str]:
+    """Labels of the entries of a variable."""
+    if not shape:
+        return [name]
+    return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
+
+
+def _told(option: Any) -> Any:
+    """A short account of an option."""
+    if isinstance(option, bool | int | float | str) and len(str(option)) <= LONGEST_OPTION:
+        return option
+    shape = getattr(option, "shape", None)
+    return type(option).__name__ + (f"{tuple(shape)}" if isinstance(shape, tuple) else "")
+
+
+def _stochastic(model: pm.Model) -> bool:
+    """Whether the model has a forward model that was declared as stochastic."""
+    return any(
+        v.owner is not None
+        and isinstance(v.owner.op, ForwardOp)
+        and bool(v.owner.op.forward.random)
+        for v in ancestors([*model.basic_RVs, *model.potentials])
+    )
+
+
+def declared(transform: Transform | None, rv: Symbol) -> dict[str, Any] | None:
+    """What defines a transform, as far as that can be said without the model."""
+    if transform is None:
+        return None
+    name = str(transform.name)
+    if isinstance(transform, ChainedTransform):
+        parts = [declared(part, rv) for part in transform.transform_list]
+        known = all(part is not None and part.get("known", True) for part in parts)
+        return {"name": name, "parts": parts} if known else {"name": name, "known": False}
+    if isinstance(transform, transforms.Interval):
+        lower, upper = (_constant(bound) for bound in transform.get_a_and_b(rv.owner.inputs)[:2])
+        if lower is not None and upper is not None:
+            return {"name": name, "lower": lower, "upper": upper}
+    if isinstance(transform, transforms.ZeroSumTransform):
+        return {"name": name, "axes": [int(axis) for axis in transform.zerosum_axes]}
+    if name in NAMED and type(transform) is type(NAMED[name]):
+        return {"name": name}
+    return {"name": name, "known": False}
+
+
+def _constant(bound: Any) -> float | list | None:
+    """Value of a bound that no other variable has a part in, if it is short enough."""
+    symbol = pt.as_tensor(bound)
+    if any(
+        v.owner is not None and isinstance(v.owner.op, RandomVariable) for v in ancestors([symbol])
+    ):
+        return None
+    value = np.asarray(symbol.eval(mode="FAST_COMPILE"), dtype=float)
+    if value.size and (value == value.flat[0]).all():
+        return float(value.flat[0])
+    return value.tolist() if value.size <= MOST_BOUNDS else None
+
+
+def transform_of(declared: Mapping[str, Any]) -> Transform | None:
+    """The transform that was declared, or None if it is not known here."""
+    if not declared.get("known", True):
+        return None
+    match declared["name"]:
+        case "interval":
+            bounds = [np.asarray(declared[side]) for side in ("lower", "upper")]
+            given = [None if np.isinf(bound).all() else pt.constant(bound) for bound in bounds]
+            return transforms.Interval(bounds_fn=lambda *_: given)
+        case "zerosum":
+            return transforms.ZeroSumTransform(declared["axes"])
+        case "chain":
+            parts = [transform_of(part) for part in declared["parts"]]
+            return None if None in parts else ChainedTransform(parts)
+    return NAMED.get(declared["name"])
+
+
+def facts_of(stats: xr.Dataset) -> Facts:
+    """Facts that draws carry.
+
+    Parameters
+    ----------
+    stats : Dataset
+        Stats of the draws of an ensemble step method.
+
+    Returns
+    -------
+    Facts
+        Those of several runs together are what holds for all of them.
+
+    Raises
+    ------
+    ValueError
+        If the draws carry none, or too few of them are left to tell, or they are of different
+        models, or were made by a version that describes them otherwise.
+    """
+    if missing := [name for name in STATS if name not in stats]:
+        raise ValueError(
+            f"The result has no stat `{missing[0]}`: it was sampled with version 0.1 of "
+            "pymc_ensemble, which did not say how draws were made, or was stripped of it. Sample "
+            "again, and keep the group `sample_stats` as it was returned."
+        )
+    packets = stats["made_by"].transpose("chain", "draw", ...).to_numpy()
+    if packets.ndim != 3 or packets.shape[2] != PACKET:
+        raise ValueError(
+            f"The stat `made_by` has the shape {packets.shape}, and not (chain, draw, {PACKET}): "
+            "it comes from several ensemble step methods beside one another, or from another "
+            "version of pymc_ensemble."
+        )
+    packets = packets.reshape(-1, PACKET)
+    if packets.dtype != np.uint8:  # filled up with NaN when results were put together
+        packets = packets[np.isfinite(packets).all(1)].astype(np.uint8)
+    told, incomplete = texts(packets)
+    if incomplete or not told:
+        raise ValueError(
+            f"The result has {len(packets)} draws, too few to tell how they were made: each "
+            f"carries {BLOCK} bytes of that. Keep some dozens of draws of each run."
+        )
+    return together(Facts.of_text(text) for text in told)
+
+
+def together(facts: Iterable[Facts]) -> Facts:
+    """What holds for the draws of all of several runs."""
+    first, *others = facts
+    for other in others:
+        if other.variables != first.variables:
+            different = {v.name for v in other.variables} ^ {v.name for v in first.variables}
+            what = f": `{min(different)}` is in one of them only" if different else ""
+            raise ValueError(f"The draws are of different models{what}. Take them apart.")
+    every = [first, *others]
+    laws: set[Law] = {one.origin.law for one in every}
+    law = min(laws, key=LEAST_KNOWN.index)
+    if laws == {"density", "gaussian"}:
+        law = "approximate"
+    origin = Origin(
+        law,
+        all(one.origin.adjusted for one in every),
+        max(one.origin.evaluations for one in every),
+    )
+    maps = [one.map for one in every if one.map is not None]
+    return replace(
+        first,
+        origin=origin,
+        particles=min(one.particles for one in every),
+        map="stochastic" if "stochastic" in maps else maps[0] if maps else None,
+    )
