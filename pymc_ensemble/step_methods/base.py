@@ -43,6 +43,7 @@ from pymc_ensemble.samplers.ensemble import Info, Snapshot
 from pymc_ensemble.samplers.options import require_flags
 
 from .chain import Binding, Chain, Named, _variables, names_of
+from .common_stage import CommonStage
 from .draws import NO_STATS, STATS, Block, Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
@@ -177,6 +178,7 @@ class EnsembleStep(BlockedStep):
         self.blocked = True
         self.tune = True
         self.rng = get_random_generator(rng)
+        self._common = CommonStage()
         self.chain = Chain()
         self._names = None if vars is None else names_of(vars)
         self._ensemble_size = ensemble_size
@@ -200,6 +202,7 @@ class EnsembleStep(BlockedStep):
         again on a copy of it. Worker processes have no such stack; they use the model that came
         with the step.
         """
+        self._common.name_run()  # pymc.sample looks here before it starts chains
         model = pm.Model.get_context(error_if_none=False)
         if model is not None:
             bound = self._binding
@@ -327,6 +330,7 @@ class EnsembleStep(BlockedStep):
         super().setup_chain(rng, tune, draws)
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
+        self._common.set_up_chain(self._chain_number)
         self._progress = ProgressLog(f"Chain {self._chain_number}", self._board.begin())
         show_log()
         shield()
@@ -553,32 +557,38 @@ class EnsembleStep(BlockedStep):
 
     def _iterate(self, what: str, sweeps_to_go: int | None = None) -> Info:
         """Evaluate rounds until an iteration of the sampler is complete."""
-        chain, sampling = self._chain, sweeps_to_go is not None
-        sweeps = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
-        cost = getattr(self._bound.sampler, "evaluations_per_sweep", self.ensemble_size)
-        begun = chain.n_evals
-        while True:
-            info = self._round()
-            done = chain.n_evals - begun if sampling and not info.complete else 0
-            left = sweeps - (info.complete and sampling)
-            self._driver.tell(
-                f"{what}, {info.message}",
-                max(0, left * cost - done),
-                sampling=sampling,
-                iteration=chain.iterations + 1,
-                sweeps_to_go=left,
-                acceptance=math.nan if info.snapshot is None else info.snapshot.acceptance.mean(),
+        chain, begun, complete = self._chain, self._chain.n_evals, False
+        while not complete:
+            chain.state, info = self._driver.round(
+                self._bound.sampler, chain.state, self.rng, chain.n_evals - chain.n_shared
             )
-            if info.complete:
-                return info
-
-    def _round(self) -> Info:
-        """Evaluate one batch of points, and let the sampler learn from it."""
-        chain = self._chain
-        chain.state, info = self._driver.round(
-            self._bound.sampler, chain.state, self._generator, chain.n_evals - chain.n_shared
-        )
+            complete = info.complete
+            spent = 0 if complete or sweeps_to_go is None else chain.n_evals - begun
+            self._tell(self._driver, what, info, chain.iterations, sweeps_to_go, spent)
         return info
+
+    def _tell(
+        self,
+        driver: Driver,
+        what: str,
+        info: Info,
+        iterations: int,
+        sweeps_to_go: int | None = None,
+        spent: int = 0,
+    ) -> None:
+        """Tell of a round: in the burn-in, or `spent` evaluations after the last sweep."""
+        chain, sampling = self._chain, sweeps_to_go is not None
+        left = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
+        left -= info.complete and sampling
+        cost = getattr(self._bound.sampler, "evaluations_per_sweep", self.ensemble_size)
+        driver.tell(
+            f"{what}, {info.message}",
+            max(0, left * cost - spent),
+            sampling=sampling,
+            iteration=iterations + 1,
+            sweeps_to_go=left,
+            acceptance=math.nan if info.snapshot is None else info.snapshot.acceptance.mean(),
+        )
 
     @property
     def _driver(self) -> Driver:
@@ -601,11 +611,6 @@ class EnsembleStep(BlockedStep):
     @property
     def _chain_number(self) -> int:
         return self._spawn_key[-1] if self._spawn_key else 0
-
-    @property
-    def _generator(self) -> np.random.Generator:
-        """Source of randomness of the next round."""
-        return self.rng
 
     @property
     def _sampled_model(self) -> pm.Model:
@@ -631,5 +636,7 @@ class EnsembleStep(BlockedStep):
                 "acceptance": stats["acceptance"],
             }
 
-        pass_on_first_interrupt(owner=update_stats)  # PyMC keeps it as long as the run lasts
+        # PyMC keeps the function as long as the run lasts
+        pass_on_first_interrupt(owner=update_stats)
+        self._common.remove_with(owner=update_stats)
         return (update_stats,)

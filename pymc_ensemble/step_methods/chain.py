@@ -43,10 +43,10 @@ class Chain(Account):
         Time of the interrupt after which the chain ends with this block.
     seen : list of tuple
         Particles of the burn-in, shape (n, d), and their log densities.
-    shared_rng : Generator or None
-        Source of randomness of what all chains have in common.
     n_shared : int
-        Forward evaluations of that.
+        Forward evaluations among these that were made for all chains.
+    waits : int
+        Iterations of the burn-in that are left to other step methods.
     made_by : Fountain or None
         What is declared about the draws.
     """
@@ -62,8 +62,8 @@ class Chain(Account):
     sampling: bool = False
     interrupted: float | None = None
     seen: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
-    shared_rng: np.random.Generator | None = None
     n_shared: int = 0
+    waits: int = 0
     made_by: Fountain | None = None
 
 

@@ -26,9 +26,14 @@ SHORTEST_WAIT = 1.0  # seconds that a worker leaves the others to hand out their
 SAME_INTERRUPT = 0.5  # seconds in which interrupts of several processes count as one
 
 
-def in_worker() -> bool:
+def in_chain_process() -> bool:
     """Whether this is a process that PyMC started for one chain."""
-    return os.name == "posix" and multiprocessing.current_process().name.startswith("worker_chain_")
+    return multiprocessing.current_process().name.startswith("worker_chain_")
+
+
+def in_worker() -> bool:
+    """Whether this is such a process, and gets its interrupts from the main process."""
+    return os.name == "posix" and in_chain_process()
 
 
 def shield() -> None:

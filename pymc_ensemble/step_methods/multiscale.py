@@ -1,9 +1,8 @@
 """Step method of the multiscale derivative-free sampler."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pymc as pm
@@ -13,14 +12,15 @@ from xarray import DataTree
 
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
+from pymc_ensemble.problem.driver import Account
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Point
 from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
-from pymc_ensemble.samplers.multiscale.pilot import Pilot
 from pymc_ensemble.samplers.multiscale.sampler import Multiscale
 
 from .base import EnsembleStep, FloatArray
 from .chain import Named
+from .common_stage import Outcome
 from .draws import Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, posterior_points
 
@@ -99,7 +99,8 @@ class MultiscaleSampler(EnsembleStep):
     -----
     A step costs ``walkers * (directions + 1)`` forward evaluations, ``2 directions + 1`` for each
     walker with `central`. The pilot and the measurement of the stiffness come before, once for all
-    chains of a process. `tune` counts their iterations, and what is left of it is free.
+    chains of a run. `tune` limits their iterations, and those of the warm-up of each chain after
+    them; what is left of it is free.
 
     A chain is a true chain: `arviz.ess` and R-hat mean what they always do. With ``walkers=M`` the
     draws of a chain are the paths of its walkers, one after the other; `to_ensemble` separates
@@ -163,10 +164,6 @@ class MultiscaleSampler(EnsembleStep):
         initial_point: Point | None = None,
         blocked: bool = True,
     ):
-        self._pilot: Pilot | None = None
-        self._pilot_iterations = 0
-        self._pilot_seen: list[tuple[FloatArray, FloatArray]] = []
-        self._process = 0  # to which the pilot belongs: workers inherit those of earlier runs
         self._conditional: ConditionalModel | None = None
         self._sampled: Any = None
         self._account = ""
@@ -260,12 +257,6 @@ class MultiscaleSampler(EnsembleStep):
 
     # -- life of a chain ------------------------------------------------------------------------
 
-    def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
-        """Forget everything about the chain before; with the first one here, the pilot, too."""
-        super().setup_chain(rng, tune, draws)
-        if self._chain_number == 0 or self._process != os.getpid():
-            self._pilot, self._process = None, os.getpid()
-
     def step(self, point: Point) -> Draw:
         """Next draw: the walker after one more step, or one of several at one of their steps."""
         if not self.vars or self._conditional is None:
@@ -274,8 +265,7 @@ class MultiscaleSampler(EnsembleStep):
         moved, [stats] = super().step(point)
         others = [np.ravel(point[name]) for name in self._others]
         stats["unconstrained"] = np.concatenate([stats["unconstrained"], *others])
-        state = self._chain.state
-        if state.shared or state.ensemble is None:  # the walkers have not set out yet
+        if self._chain.state.ensemble is None:  # the walkers have not set out yet
             return dict(point), [stats]
         return {**point, **moved}, [stats]
 
@@ -296,62 +286,56 @@ class MultiscaleSampler(EnsembleStep):
         chain = self._chain
         if chain.state is None:
             conditional.condition(self._bound.model.initial_point())  # the same for all chains
-        elif not chain.state.shared and conditional.condition(point):
+        elif conditional.condition(point):
             chain.state = self._bound.sampler.forget(chain.state)
 
     def _start(self) -> None:
-        """Start the pilot, or what comes after it if it has run for another chain."""
-        bound, chain, number = self._bound, self._chain, self._chain_number
+        """Put the walkers where the pilot, which serves all chains, has found the posterior."""
+        chain, number = self._chain, self._chain_number
         if number == 0:
             logger.info(f"MultiscaleSampler: {self._account.rstrip('.')}.")
-        if self._pilot is not None:
-            chain.state = bound.sampler.start_from(self._pilot, number)
-            chain.seen = list(self._pilot_seen)
-            return
-        seed: Any = self.rng.bit_generator.seed_seq
+        pilot, own = self._common.outcome(self._run_pilot, self._progress.label)
+        chain.state, chain.seen = self._bound.sampler.set_out(pilot.found, number), [*pilot.seen]
+        if own:
+            chain.n_evals, chain.n_failed = pilot.account.n_evals, pilot.account.n_failed
+            chain.first_failure, chain.n_shared = pilot.account.first_failure, chain.n_evals
+        if self._conditional is not None and chain.tune:
+            chain.waits = pilot.iterations  # that others may go on meanwhile
+
+    def _run_pilot(self) -> Outcome:
+        """Run the pilot, and measure the stiffness; both are cut short where tuning ends."""
+        bound, seed = self._bound, cast(np.random.SeedSequence, self.rng.bit_generator.seed_seq)
         key = (*self._spawn_key[:-1], PILOT_KEY)
-        chain.shared_rng = np.random.default_rng(
-            np.random.SeedSequence(seed.entropy, spawn_key=key)
-        )
-        if bound.initial is None:
-            U = bound.problem.sample_prior(bound.sampler.start_size, chain.shared_rng)
-            chain.state = bound.sampler.start(U, redraw=True, number=number)
-        else:
-            skip = bound.initial.burned_in
-            chain.state = bound.sampler.start(bound.initial.U[0], skip_burn_in=skip, number=number)
+        rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key))
+        driver = replace(self._driver, account=Account())
+        with driver.failures_in_words(None):
+            if bound.initial is None:
+                U = bound.problem.sample_prior(bound.sampler.start_size, rng)
+                state = bound.sampler.start(U, redraw=True)
+            else:
+                skip = bound.initial.burned_in
+                state = bound.sampler.start(bound.initial.U[0], skip_burn_in=skip)
+        iterations, seen = 0, []
+        while state.shared and iterations < (self._chain.tune or self.default_tune_steps):
+            state, info = driver.round(bound.sampler, state, rng)
+            self._tell(driver, f"burn-in iteration {iterations + 1}", info, iterations)
+            iterations += info.complete
+            if info.complete and (ensemble := state.ensemble) is not None:
+                seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
+        return Outcome(bound.sampler.found(state), driver.account, iterations, seen)
 
     def _burn_in_once(self) -> None:
         chain = self._chain
         if chain.state is None:
             with self._driver.failures_in_words(None):
                 self._start()
-        if self._waits:
-            chain.iterations += 1
+        if chain.waits:
+            chain.waits, chain.iterations = chain.waits - 1, chain.iterations + 1
             return
         super()._burn_in_once()
-        if self._pilot is None and not chain.state.shared:
-            self._pilot, chain.n_shared = chain.state.pilot, chain.n_evals
-            self._pilot_iterations, self._pilot_seen = chain.iterations, list(chain.seen)
-
-    @property
-    def _waits(self) -> bool:
-        """Whether the chain lets the time pass that the pilot has taken in another one.
-
-        Other step methods go on meanwhile, and draws must not depend on where the pilot has run.
-        """
-        chain, owned = self._chain, self._chain.n_shared > 0 or self._pilot is None
-        alone = self._conditional is None or not chain.tune
-        return not alone and not owned and chain.iterations < self._pilot_iterations
 
     @property
     def _spawn_key(self) -> tuple[int, ...]:
         """Without the number of this step among several, which PyMC appends."""
         key = super()._spawn_key
         return key if self._conditional is None else key[:-1]
-
-    @property
-    def _generator(self) -> np.random.Generator:
-        chain = self._chain
-        if chain.shared_rng is not None and (chain.state is None or chain.state.shared):
-            return chain.shared_rng
-        return self.rng

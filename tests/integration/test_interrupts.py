@@ -134,3 +134,64 @@ def test_handler_passes_the_first_interrupt_on(monkeypatch):
         handler(signal.SIGINT, None)
     handler(signal.SIGINT, None)  # a worker that has run out of draws meanwhile
     assert len(sent) == 1
+
+
+PILOT = """
+import signal, sys, time
+import numpy as np
+import pymc as pm
+import pymc_ensemble as pe
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which was left out in the background
+
+def simulate(u, rng):
+    time.sleep(0.02)
+    return u
+
+if __name__ == "__main__":
+    with pm.Model():
+        u = pm.Normal("u", shape=2)
+        forward = pe.forward_model(simulate, output_shape=(2,), stochastic=True)
+        pm.Normal("y", forward(u), 1.0, observed=np.zeros(2))
+        try:
+            pm.sample(
+                20, chains=2, cores=2, mp_ctx="fork", step=pe.MultiscaleSampler(),
+                progressbar=False, compute_convergence_checks=False,
+            )
+        except (KeyboardInterrupt, ValueError) as error:
+            print("ended", type(error).__name__)
+"""
+
+
+def test_chain_that_waits_for_another_ends_with_it(tmp_path):
+    """One chain computes what is common to both, and the other one waits for it."""
+    script = tmp_path / "script.py"
+    script.write_text(PILOT)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+    )
+    watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
+    try:
+        waits, lines = False, []
+        while not waits:  # the pilot takes 20 seconds
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+            waits = "waits for what another chain computes" in lines[-1]
+        interrupted = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        out, errors = process.communicate()
+        assert "ended" in out, errors
+        assert time.monotonic() - interrupted < 15
+        assert not list(scratch.glob("pymc_ensemble-run-*"))
+    finally:
+        watchdog.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)

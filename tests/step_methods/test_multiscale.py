@@ -148,7 +148,7 @@ def test_price_of_a_step_is_set_by_the_directions(model, directions):
 
 @pytest.mark.slow
 def test_same_draws_on_any_number_of_cores(model):
-    """Every worker runs the pilot for itself, with the same result."""
+    """The pilot of an earlier run is left alone."""
     step = pe.MultiscaleSampler()
     one = sample(model, step, chains=3, random_seed=5)
     sample(model, step, random_seed=6)  # leaves a pilot behind that belongs to another run
@@ -156,10 +156,8 @@ def test_same_draws_on_any_number_of_cores(model):
     np.testing.assert_array_equal(one.posterior.u, two.posterior.u)
     for name in ("lp", "log_q", "acceptance", "step_size"):
         np.testing.assert_array_equal(one.sample_stats[name], two.sample_stats[name])
-    # in workers the pilot is counted for every chain
-    counts = two.sample_stats.n_evals
-    assert (counts == counts[0]).all()
-    assert (counts[0] == one.sample_stats.n_evals[0]).all()
+    counts = [run.sample_stats.n_evals.to_numpy()[:, -1] for run in (one, two)]
+    assert sorted(counts[0]) == sorted(counts[1])  # the pilot is counted in one chain
 
 
 def test_seeds(model):

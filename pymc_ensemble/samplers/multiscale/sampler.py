@@ -257,7 +257,8 @@ class Multiscale:
             Number of the chain.
         """
         if skip_burn_in or not (self._wants_ensemble or redraw):
-            return self.start_from(replace(self._found(U), explored=skip_burn_in), number)
+            pilot = replace(self._found(U), explored=skip_burn_in)
+            return MultiscaleState("probe", number, pilot=pilot)
         least = 2 * (self.problem.dimension + 2)
         if len(U) < least:
             raise ValueError(
@@ -268,10 +269,17 @@ class Multiscale:
         inner = self._pilot(len(U)).start(U, redraw=redraw)
         return MultiscaleState("pilot", number, len(U), inner)
 
-    def start_from(self, pilot: Pilot, number: int = 0) -> MultiscaleState:
-        """State of chain `number` after a pilot that has run for another one."""
-        state = MultiscaleState("probe", number, pilot=pilot)
-        return state if np.isnan(pilot.stiffness) else self._begin(state)
+    def found(self, state: MultiscaleState) -> Pilot:
+        """What serves all chains, as far as it is known while the pilot is at work, or after it."""
+        if state.pilot is not None:
+            return state.pilot
+        ensemble = state.inner.ensemble
+        sweeps = state.sweeps or (ensemble.U[ensemble.ok],)
+        return replace(self._found(np.concatenate(sweeps)), converged=False)
+
+    def set_out(self, pilot: Pilot, number: int = 0) -> MultiscaleState:
+        """State of chain `number` after the pilot, which has run for all chains."""
+        return self._begin(MultiscaleState("probe", number, pilot=pilot))
 
     def ask(self, state: MultiscaleState, rng: np.random.Generator) -> tuple[Array, Any]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
@@ -312,13 +320,9 @@ class Multiscale:
         """End the tuning: go on to the sampling phase with what is known."""
         if state.phase == "sampling":
             return state
-        if state.phase == "pilot":
-            ensemble = state.inner.ensemble
-            sweeps = state.sweeps or (ensemble.U[ensemble.ok],)
-            state = self.start_from(
-                replace(self._found(np.concatenate(sweeps)), converged=False), state.number
-            )
-        if state.phase == "probe":
+        if state.shared:
+            state = self.set_out(self.found(state), state.number)
+        elif state.phase == "probe":
             state = self._begin(state)
         return replace(state, phase="sampling")
 

@@ -244,7 +244,7 @@ def test_chains_start_where_the_pilot_has_been():
     pilot, starts = state.pilot, []
     for number in range(3):
         problem.n_evaluations = 0
-        other = sampler.start_from(pilot, number)
+        other = sampler.set_out(pilot, number)
         assert other.phase == "warm-up"
         starts.append(other.inner.U)
         other, _ = burn_in(sampler, problem, other, rng)
@@ -255,7 +255,7 @@ def test_chains_start_where_the_pilot_has_been():
 
 def test_more_walkers_than_positions_repeat_them():
     pilot = Pilot(np.arange(6.0).reshape(3, 2), Preconditioner(np.zeros(2), np.eye(2)), 1.0)
-    state = Multiscale(random_linear(2), walkers=5).start_from(pilot, 1)
+    state = Multiscale(random_linear(2), walkers=5).set_out(pilot, 1)
     np.testing.assert_array_equal(state.inner.U, pilot.positions[[2, 0, 1, 2, 0]])
 
 
