@@ -27,6 +27,10 @@ FLOAT = np.dtype(np.float64)  # there is one such object only
 STATUSES = ("ok", "failed", "timeout", "died")
 
 
+class ProgramFailed(RuntimeError):
+    """An external program failed; its message says all that is to be said."""
+
+
 class TimedOut(Exception):
     """A call took longer than it may."""
 
@@ -549,6 +553,8 @@ def random_argument(function: Callable[..., Any]) -> str:
 def short_traceback(error: BaseException, frames: int = 3) -> str:
     """Format the innermost frames of an exception, its causes left out.
 
+    Of a program that failed, the message is enough: the frames are those of this package.
+
     Parameters
     ----------
     error : BaseException
@@ -560,6 +566,8 @@ def short_traceback(error: BaseException, frames: int = 3) -> str:
     -------
     str
     """
+    if isinstance(error, ProgramFailed):
+        return str(error)
     stack = traceback.extract_tb(error.__traceback__)[-frames:]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
     return "".join([*lines, *traceback.format_exception_only(error)]).strip()

@@ -14,10 +14,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .members import TimedOut
+import numpy as np
+
+from .members import ProgramFailed, TimedOut
 from .versions import fingerprint
 
 GRACE_SECONDS = 2.0
+OUTPUT = ".output"  # what a program prints, in its scratch folder
+LAST_BYTES, LAST_LINES = 2000, 10  # of it that an error shows: a screen holds 24 lines
 
 
 @dataclass(frozen=True)
@@ -85,24 +89,44 @@ class ExternalProgram:
 
         Raises
         ------
-        RuntimeError
-            If its exit status is not zero; with the end of what it printed.
+        ProgramFailed
+            A RuntimeError: if a signal ended it, or its exit status is not zero; with its inputs
+            and the last lines that it printed. What `write` and `read` raise passes through, the
+            latter with a note of the same.
         """
         folder = Path(tempfile.mkdtemp(prefix="forward-", dir=self.scratch))
         finished = False
         try:
             self.write(folder, *inputs)
-            self._run(folder)
-            outputs = self.read(folder)
+            if failure := self._run(folder):
+                raise ProgramFailed(
+                    f"{self.__name__} {failure}{self._circumstances(folder, inputs)}"
+                )
+            try:
+                outputs = self.read(folder)
+            except Exception as error:
+                ended = f"{self.__name__} ended as if all was well"
+                error.add_note(f"{ended}{self._circumstances(folder, inputs)}")
+                raise
             finished = True
         finally:
             if finished or not self.keep_failed:
                 shutil.rmtree(folder, ignore_errors=True)
         return outputs
 
-    def _run(self, folder: Path) -> None:
-        log = folder / ".output"
-        with log.open("wb") as output:
+    def _circumstances(self, folder: Path, inputs: Sequence[Any]) -> str:
+        """Inputs, the last lines that were printed, and where the files are."""
+        with np.printoptions(precision=4, threshold=20):
+            values = ", ".join(str(np.asarray(value, dtype=float)) for value in inputs)
+        printed = (folder / OUTPUT).read_bytes()[-LAST_BYTES:].decode(errors="replace")
+        last = "\n".join(printed.strip().splitlines()[-LAST_LINES:])
+        said = f"It said at last:\n{last}" if last else "It printed nothing."
+        where = f" Its files are in {folder}." if self.keep_failed else ""
+        return f", with the inputs {values}.{where} {said}"
+
+    def _run(self, folder: Path) -> str:
+        """Run the program, and tell how it has failed, if it has."""
+        with (folder / OUTPUT).open("wb") as output:
             process = subprocess.Popen(
                 self._arguments,
                 cwd=folder,
@@ -120,12 +144,28 @@ class ExternalProgram:
                         f"The program took more than timeout={self.timeout:g} s and was killed."
                     ) from None
                 raise
-        if status:
-            end = log.read_bytes()[-2000:].decode(errors="replace").strip()
-            where = f" Its files are in {folder}." if self.keep_failed else ""
-            raise RuntimeError(
-                f"{self.__name__} ended with exit status {status}.{where} It said: {end}"
-            )
+        return how_it_failed(status) if status else ""
+
+
+def how_it_failed(status: int) -> str:
+    """Exit status in words.
+
+    Parameters
+    ----------
+    status : int
+        Exit status; less than zero if a signal ended the program. Shells add 128 to the number of
+        the signal that has ended what they started.
+
+    Examples
+    --------
+    >>> how_it_failed(3), how_it_failed(-11), how_it_failed(139)
+    ('ended with exit status 3', 'was killed by SIGSEGV', 'ended with exit status 139 (SIGSEGV)')
+    """
+    names = {int(number): number.name for number in signal.Signals}
+    if status < 0:
+        return f"was killed by {names.get(-status, f'signal {-status}')}"
+    name = names.get(status - 128)
+    return f"ended with exit status {status}{f' ({name})' if name else ''}"
 
 
 def _kill(process: subprocess.Popen) -> None:

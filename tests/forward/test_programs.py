@@ -1,5 +1,6 @@
 """External programs: files, failures, time-outs."""
 
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,17 @@ from pymc_ensemble.forward import ExternalProgram
 
 # reads two numbers, and behaves as the first one says
 PROGRAM = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 import numpy as np
 x = np.loadtxt("input.txt")
 if x[0] == 1:
     sys.exit("I cannot do one")
 if x[0] == 2:
+    print("no convergence")
     sys.exit(0)  # without any output
+if x[0] == 3:
+    print(*range(100), sep="\\n", flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
 if x[0] == 5:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with open(os.environ["PIDS"], "a") as file:
@@ -70,7 +75,20 @@ def test_in_threads(program):
     assert "exit status 1" in reasons[1]
     assert "I cannot do one" in reasons[1]
     assert "output.txt" in reasons[3]
+    assert reasons[3].endswith(
+        "ended as if all was well, with the inputs [2. 1.]. It said at last:\nno convergence"
+    )
     assert list(program.scratch.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_program_that_crashes(program):
+    """The signal has a name; inputs and the last lines are shown, and nothing of our own code."""
+    inverse, _ = problem(program())
+    [(_, reason)] = inverse.evaluate(points([3])).errors
+    last = "\n".join(map(str, range(90, 100)))
+    said = f"was killed by SIGSEGV, with the inputs [3. 1.]. It said at last:\n{last}"
+    assert reason == f"{Path(sys.executable).name} {said}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
