@@ -278,7 +278,7 @@ class EnsembleStep(BlockedStep):
             raise ValueError(
                 f"`{discrete[0]}` is discrete; {step} moves continuous variables only, and all of "
                 "them at once, so it cannot share a model with another step method. Marginalize "
-                f"`{discrete[0]}` out of the model, or use the step methods of `pm.sample()`."
+                f"`{discrete[0]}` out of the model, or sample with MultiscaleSampler, which can."
             )
         names = {v: model.values_to_rvs[v].name for v in model.continuous_value_vars}
         if self._names is None:

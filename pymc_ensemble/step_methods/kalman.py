@@ -5,8 +5,10 @@ from typing import Any, ClassVar, Literal
 
 import pymc as pm
 from numpy.typing import ArrayLike
+from pytensor.graph.basic import Variable
 from xarray import DataTree
 
+from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Point
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
 
@@ -157,6 +159,18 @@ class EnsembleKalmanSampler(EnsembleStep):
             initial_point=initial_point,
             blocked=blocked,
         )
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
+        """Inverse problem of a model, which must have a forward map."""
+        try:
+            return super()._make_problem(model, vars)
+        except (NotImplementedError, ValueError) as error:
+            try:
+                InverseProblem.from_density(model, compile_kwargs=self._compile_kwargs)
+            except (NotImplementedError, ValueError):
+                raise error from None
+            other = "MultiscaleSampler, which needs only values of the log density"
+            raise type(error)(f"{error} Or sample it with {other}.") from error
 
     @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]
