@@ -11,6 +11,7 @@ from pytensor.graph.op import Op
 from pytensor.graph.replace import _vectorize_node
 
 from .members import Signature
+from .numba import run_as_python
 from .rounds import Round, current_round
 
 
@@ -46,11 +47,16 @@ class ForwardOp(Op):
     def __init__(self, forward: Evaluates, signature: Signature):
         self.forward, self.signature = forward, signature
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        run_as_python(ForwardOp)  # in another process
+        self.__dict__.update(state)
+
     def __str__(self) -> str:
         return f"Forward{{{self.forward.name}}}"
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to inputs of the core shapes, with any leading dimensions."""
+        run_as_python(ForwardOp)
         variables = [pt.as_tensor(v) for v in inputs]
         core = self.signature.shapes
         leads = [

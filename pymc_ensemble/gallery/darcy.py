@@ -14,6 +14,7 @@ from pytensor.tensor.variable import TensorVariable
 from scipy.linalg.lapack import dpbsv, dpbtrs
 
 from pymc_ensemble.forward import forward_model
+from pymc_ensemble.forward.numba import run_as_python
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
 
 CELLS = 32
@@ -129,6 +130,7 @@ class Temperatures(Op):
 
     def make_node(self, *inputs: Any) -> Apply:
         """Take a vector of coefficients."""
+        run_as_python(Temperatures)
         (u,) = map(pt.as_tensor, inputs)
         n_observed = len(OBSERVED) ** 2
         shapes = [(n_observed,), (INNER, INNER), (INNER + 1, INNER**2)]
@@ -162,6 +164,7 @@ class TemperaturesAdjoint(Op):
 
     def make_node(self, *inputs: Any) -> Apply:
         """Take the coefficients u, T and factor of `Temperatures`, and the weights w."""
+        run_as_python(TemperaturesAdjoint)
         variables = [pt.as_tensor(x) for x in inputs]
         return Apply(self, variables, [variables[0].type()])
 

@@ -6,6 +6,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
+from pytensor.link.numba.linker import NumbaLinker
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward.versions import fingerprint
@@ -41,6 +42,17 @@ def decay_model(forward):
         mu = forward(amplitude, rate)
         pm.Normal("y", mu, 0.1, observed=[1.0, 0.4, 0.1, 0.1, 0.0])
     return model
+
+
+@pytest.mark.default_mode
+def test_no_warning_of_object_mode():
+    """Numba has no kernel for a black box, and that is no news to whoever wrote one."""
+    model = decay_model(pe.forward_model(decay))
+    copy = cloudpickle.loads(cloudpickle.dumps(model))
+    for one in (model, copy):
+        density = one.compile_logp()
+        assert isinstance(density.f.maker.linker, NumbaLinker)
+        assert np.isfinite(density(one.initial_point()))
 
 
 # -- inputs and outputs ----------------------------------------------------------------
