@@ -15,12 +15,11 @@ from pytensor.graph.basic import Variable
 
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
 from pymc_ensemble.problem.driver import Account, AskTell, Driver, Pending, State
-from pymc_ensemble.problem.points import points_of, variable_layout
+from pymc_ensemble.problem.points import names_of, points_of, variable_layout
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
 from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
 from pymc_ensemble.samplers.multiscale.sampler import SMOOTH_DISTANCE
-from pymc_ensemble.step_methods.chain import names_of
 
 from .log import ProgressLog, show_log
 from .problem import InverseProblem, problem_of

@@ -9,10 +9,12 @@ import pytensor
 import pytensor.tensor as pt
 from numpy.typing import ArrayLike, NDArray
 from pymc.blocking import DictToArrayBijection
+from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace
 
 FloatArray = NDArray[np.float64]
 Point = dict[str, np.ndarray]
+Named = Variable | str
 
 
 @dataclass(frozen=True)
@@ -164,3 +166,9 @@ def describe(model: pm.Model, u: FloatArray) -> str:
     with np.printoptions(precision=4, threshold=20):
         values = free_values(model, u[None])
         return ", ".join(f"{name}={value}" for name, [value] in values.items())
+
+
+def names_of(vars: Named | Sequence[Named]) -> list[str]:
+    """Names of variables that are given as one or several variables or names."""
+    several = [vars] if isinstance(vars, Named) else vars
+    return [v if isinstance(v, str) else str(v.name) for v in several]

@@ -6,7 +6,6 @@ neighboring draws are neighbors on the path of a particle.
 
 import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, replace
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
-from pymc.step_methods.compound import BlockedStep, Competence, StepMethodState
+from pymc.step_methods.compound import StepMethodState
 from pymc.step_methods.state import dataclass_state
 from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
@@ -30,24 +29,24 @@ from pymc_ensemble.diagnosis.fountain import PACKET, Fountain
 from pymc_ensemble.diagnosis.modes import without_draws
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.log import ProgressLog, logger, show_log
-from pymc_ensemble.problem.driver import Driver, one_blas_thread
-from pymc_ensemble.problem.inverse_problem import InverseProblem
+from pymc_ensemble.problem.driver import one_blas_thread
 from pymc_ensemble.problem.points import (
     LayoutVariable,
+    Named,
     Point,
     describe,
+    names_of,
     points_of,
     variable_layout,
 )
-from pymc_ensemble.samplers.ensemble import Info, Snapshot
-from pymc_ensemble.samplers.options import require_flags
+from pymc_ensemble.samplers.ensemble import Snapshot
 
-from .chain import Binding, Chain, Named, _variables, names_of
+from .chain import Chain
 from .common_stage import CommonStage
 from .draws import NO_STATS, STATS, Block, Draw, Stats, vector_stats
-from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
 from .progress import Board, EnsembleColumn, bar_is_live
+from .running import RunningStep
 
 __all__ = ["EnsembleStep"]
 
@@ -55,16 +54,7 @@ __all__ = ["EnsembleStep"]
 # no shorter than so many sweeps: az.ess does not see the correlation between blocks.
 BLOCK_BYTES = 2**30
 SHORTEST_BLOCK = 5
-FLAGS = ("adjust", "rough", "corrected", "allow_subspace", "central")  # options of samplers
 FEW_DRAWS = 100  # that say nothing about a run
-CONSEQUENCE = (
-    "Its particle stays where it was, or is drawn anew if this was its start. Later failures of "
-    "this chain are counted in the stat `n_failed`, but not told."
-)
-REMEDY = (
-    "priors, or an `initial_ensemble`, that stay where the forward map works; a larger ensemble; "
-    "or a forward map that returns a value instead of failing."
-)
 
 FloatArray = NDArray[np.float64]
 
@@ -110,7 +100,7 @@ class EnsembleStepState(StepMethodState):
     chain: Chain
 
 
-class EnsembleStep(BlockedStep):
+class EnsembleStep(RunningStep):
     """Step method whose chains are ensembles of interacting particles.
 
     A subclass names its sampler and hands over the options that this sampler has.
@@ -138,23 +128,11 @@ class EnsembleStep(BlockedStep):
         An ensemble moves all its variables together, so True is the only choice.
     """
 
-    problem_class: ClassVar[Any] = InverseProblem
-    sampler_class: Any
-    default_blocked = True
-    default_tune_steps = 80
-    remedy_of_burn_in = "Use a larger ensemble_size, more informative priors or an initial_ensemble"
     _state_class = EnsembleStepState
     stats_dtypes_shapes: ClassVar[dict[str, tuple[Any, list[int]]]] = {
         name: (dtype, []) for name, dtype in STATS.items()
     }
     stats_dtypes: ClassVar[list[dict[str, type]]] = [STATS]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "EnsembleStep":
-        """Create a step without looking for a model: it is found when sampling starts."""
-        return object.__new__(cls)
-
-    def __getnewargs_ex__(self) -> tuple[tuple, dict]:
-        return (), {}
 
     def __init__(
         self,
@@ -169,68 +147,24 @@ class EnsembleStep(BlockedStep):
         initial_point: Point | None = None,
         blocked: bool = True,
     ):
-        flags = {name: options[name] for name in FLAGS if options.get(name) is not None}
-        require_flags(blocked=blocked, **flags)
-        if not blocked:
-            raise ValueError(
-                f"{type(self).__name__} moves all variables together. Leave out `blocked=False`."
-            )
-        self.blocked = True
         self.tune = True
         self.rng = get_random_generator(rng)
         self._common = CommonStage()
-        self.chain = Chain()
-        self._names = None if vars is None else names_of(vars)
-        self._ensemble_size = ensemble_size
-        self._initial_ensemble = initial_ensemble
-        self._compile_kwargs = compile_kwargs
-        self._options = options
-        self._binding: Binding | None = None
         self._progress = ProgressLog("Chain 0")
+        self.chain = Chain()
         self._board = Board()
-        model = pm.Model.get_context(error_if_none=False) if model is None else model
-        if model is not None:
-            self._bind(model)
-
-    # -- binding to a model ---------------------------------------------------------------------
+        super().__init__(
+            vars, options, ensemble_size, initial_ensemble, compile_kwargs, model, blocked
+        )
 
     @property
     def vars(self) -> list[Variable]:
-        """Value variables of the model that is being sampled.
-
-        The model on the context stack counts, so a step may be built before its model, and used
-        again on a copy of it. Worker processes have no such stack; they use the model that came
-        with the step.
-        """
+        """Value variables of the model that is being sampled."""
         self._common.name_run()  # pymc.sample looks here before it starts chains
-        model = pm.Model.get_context(error_if_none=False)
-        if model is not None:
-            bound = self._binding
-            if bound is None or bound.model is not model or bound.variables != _variables(model):
-                self._bind(model)
-        return self._bound.vars
-
-    @property
-    def _bound(self) -> Binding:
-        if self._binding is None:
-            raise TypeError(
-                f"{type(self).__name__} has no model yet. Call `pm.sample` inside `with model:`, "
-                f"or build the step with `{type(self).__name__}(model=model)`."
-            )
-        return self._binding
+        return super().vars
 
     def _bind(self, model: pm.Model) -> None:
-        vars = self._owned_variables(model)
-        problem = self._make_problem(model, vars)
-        initial = None
-        if self._initial_ensemble is None:
-            problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
-        else:
-            initial = self._make_initial(self._initial_ensemble, model, problem)
-        sampler = self._make_sampler(problem, None if initial is None else initial.U.shape[1])
-        if initial is not None and not self._options.get("allow_subspace"):
-            require_spread(initial.U, problem.coordinate_names)
-        self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
+        super()._bind(model)
         self._declare_stats()
 
     def _declare_stats(self) -> None:
@@ -248,66 +182,6 @@ class EnsembleStep(BlockedStep):
     def _vector_stats(self) -> Stats:
         """Stats whose shapes depend on the model, with what stands for unknown ones."""
         return vector_stats(self._bound.problem.dimension)
-
-    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
-        return self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
-
-    def _make_initial(
-        self,
-        given: ArrayLike | Mapping[str, ArrayLike] | DataTree,
-        model: pm.Model,
-        problem: Any,
-    ) -> InitialEnsembles:
-        """Positions from what the user has given as initial ensemble."""
-        return initial_ensembles(given, model, problem.coordinate_names)
-
-    def _make_sampler(self, problem: Any, given: int | None) -> Any:
-        """Sampler of a problem, for an initial ensemble with `given` members."""
-        ensemble_size = self._ensemble_size
-        if given is not None and ensemble_size not in (None, given):
-            raise ValueError(
-                f"initial_ensemble has {given} members, but ensemble_size is {ensemble_size}. "
-                "Leave out ensemble_size, or make them equal."
-            )
-        return self.sampler_class(problem, ensemble_size=given or ensemble_size, **self._options)
-
-    def _owned_variables(self, model: pm.Model) -> list[Variable]:
-        """All variables of the model, if they are continuous and were not restricted."""
-        step = type(self).__name__
-        if discrete := [model.values_to_rvs[v].name for v in model.discrete_value_vars]:
-            raise ValueError(
-                f"`{discrete[0]}` is discrete; {step} moves continuous variables only, and all of "
-                "them at once, so it cannot share a model with another step method. Marginalize "
-                f"`{discrete[0]}` out of the model, or sample with MultiscaleSampler, which can."
-            )
-        names = {v: model.values_to_rvs[v].name for v in model.continuous_value_vars}
-        if self._names is None:
-            return list(names)
-        chosen = set(self._names)
-        if unknown := chosen - {v.name for v in names} - set(names.values()):
-            raise ValueError(
-                f"`{min(unknown)}` is not a continuous free variable of the model that is sampled. "
-                f"Those are {', '.join(f'`{name}`' for name in names.values())}; leave out `vars` "
-                "to sample them all."
-            )
-        if left_out := [name for v, name in names.items() if not {v.name, name} & chosen]:
-            raise ValueError(
-                f"`vars` leaves out `{left_out[0]}`, but {step} has to own all continuous "
-                "variables: a move of the others would change the posterior under the whole "
-                "ensemble. Leave out `vars`, or fix the variable: "
-                f"`with pm.do(model, {{{left_out[0]!r}: value}}): pm.sample(step={step}())`."
-            )
-        return list(names)
-
-    @property
-    def ensemble_size(self) -> int:
-        """Number of particles."""
-        return self._bound.sampler.size
-
-    @staticmethod
-    def competence(var: Variable, has_grad: bool) -> Competence:
-        """Tell PyMC never to choose this step method on its own."""
-        return Competence.INCOMPATIBLE
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_chain": self.chain, "_queue": iter([]), "_layout": []}
@@ -489,133 +363,6 @@ class EnsembleStep(BlockedStep):
                 yield
         except KeyboardInterrupt:
             end_run(monotonic())
-
-    # -- iterations of the sampler ----------------------------------------------------------------
-
-    def _start(self) -> None:
-        """Choose the positions from which the particles start."""
-        bound, chain = self._bound, self._chain
-        if bound.initial is None:
-            U = bound.problem.sample_prior(self.ensemble_size, self.rng)
-            chain.state = bound.sampler.start(U, redraw=True)
-        else:
-            U = bound.initial.for_chain(self._chain_number)
-            chain.state = bound.sampler.start(U, skip_burn_in=bound.initial.burned_in)
-
-    def _burn_in_once(self) -> None:
-        """Do one iteration of the burn-in."""
-        chain, initial = self._chain, self._bound.initial
-        if chain.state is None:
-            with self._driver.failures_in_words(None):
-                self._start()
-        self._iterate(f"burn-in iteration {chain.iterations + 1}")
-        chain.iterations += 1
-        if (ensemble := chain.state.ensemble) is not None:
-            chain.seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
-        chain.converged = chain.state.converged
-        if initial is not None and initial.burned_in:
-            chain.converged = initial.converged
-
-    def _end_burn_in(self) -> None:
-        """Stop all adaptation; run the burn-in first if there were no calls for tuning."""
-        chain = self._chain
-        if chain.tune == 0:
-            logger.info(f"{self._progress.label}tune=0: burn-in runs before the first draw.")
-        while chain.state is None or (chain.tune == 0 and self._burn_in_goes_on()):
-            self._burn_in_once()
-        tuning_was_short = not chain.state.burned_in and self._burn_in_goes_on()
-        with self._driver.failures_in_words(chain.state):
-            chain.state = self._bound.sampler.freeze(chain.state)
-        if self._bound.initial is None or not self._bound.initial.burned_in:
-            chain.converged = chain.converged and chain.state.converged
-        if not chain.converged:
-            remedy = (
-                f"Give it more time: `pm.sample(tune={self.default_tune_steps})`"
-                if tuning_was_short
-                else self.remedy_of_burn_in
-            )
-            warnings.warn(
-                f"The burn-in had not passed its test after {chain.iterations} iterations "
-                f"({chain.n_evals} forward evaluations). The run goes on from the ensemble as it "
-                f"is, and its draws carry `converged=False`. {remedy}.",
-                stacklevel=2,
-            )
-        self._progress.end_burn_in(chain.iterations, chain.n_evals)
-        chain.sampling = True
-
-    def _burn_in_goes_on(self) -> bool:
-        chain = self._chain
-        return not chain.state.burned_in and chain.iterations < self.default_tune_steps
-
-    def _sweep(self, sweeps_to_go: int) -> Snapshot:
-        """Advance the ensemble by one sweep."""
-        snapshot = None
-        while snapshot is None:
-            info = self._iterate(f"sweep {self._chain.sweeps + 1}", sweeps_to_go)
-            snapshot = info.snapshot
-        return snapshot
-
-    def _iterate(self, what: str, sweeps_to_go: int | None = None) -> Info:
-        """Evaluate rounds until an iteration of the sampler is complete."""
-        chain, begun, complete = self._chain, self._chain.n_evals, False
-        while not complete:
-            chain.state, info = self._driver.round(
-                self._bound.sampler, chain.state, self.rng, chain.n_evals - chain.n_shared
-            )
-            complete = info.complete
-            spent = 0 if complete or sweeps_to_go is None else chain.n_evals - begun
-            self._tell(self._driver, what, info, chain.iterations, sweeps_to_go, spent)
-        return info
-
-    def _tell(
-        self,
-        driver: Driver,
-        what: str,
-        info: Info,
-        iterations: int,
-        sweeps_to_go: int | None = None,
-        spent: int = 0,
-    ) -> None:
-        """Tell of a round: in the burn-in, or `spent` evaluations after the last sweep."""
-        chain, sampling = self._chain, sweeps_to_go is not None
-        left = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
-        left -= info.complete and sampling
-        cost = getattr(self._bound.sampler, "evaluations_per_sweep", self.ensemble_size)
-        driver.tell(
-            f"{what}, {info.message}",
-            max(0, left * cost - spent),
-            sampling=sampling,
-            iteration=iterations + 1,
-            sweeps_to_go=left,
-            acceptance=math.nan if info.snapshot is None else info.snapshot.acceptance.mean(),
-        )
-
-    @property
-    def _driver(self) -> Driver:
-        return Driver(
-            self._bound.problem,
-            self._sampled_model,
-            self._chain,
-            self._progress,
-            where="in this chain",
-            consequence=CONSEQUENCE,
-            remedy=REMEDY,
-        )
-
-    @property
-    def _spawn_key(self) -> tuple[int, ...]:
-        """By what `pymc.sample` tells the chains of a run apart; the same in every process."""
-        sequence: Any = self.rng.bit_generator.seed_seq
-        return sequence.spawn_key
-
-    @property
-    def _chain_number(self) -> int:
-        return self._spawn_key[-1] if self._spawn_key else 0
-
-    @property
-    def _sampled_model(self) -> pm.Model:
-        """Model of the variables that this step moves."""
-        return self._bound.model
 
     # -- progress bar ---------------------------------------------------------------------------
 

@@ -1,22 +1,17 @@
-"""What a step method remembers of a chain, and of the model it is bound to."""
+"""What a step method remembers of a chain."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pymc as pm
 from numpy.typing import NDArray
-from pytensor.graph.basic import Variable
 
 from pymc_ensemble.diagnosis.fountain import Fountain
 from pymc_ensemble.problem.driver import Account
 
 from .draws import Block
-from .initial_ensemble import InitialEnsembles
 
 FloatArray = NDArray[np.float64]
-Named = Variable | str
 
 
 @dataclass
@@ -65,27 +60,3 @@ class Chain(Account):
     n_shared: int = 0
     waits: int = 0
     made_by: Fountain | None = None
-
-
-@dataclass(frozen=True)
-class Binding:
-    """The model of a step method, and all that was made from it."""
-
-    model: pm.Model
-    variables: tuple[Any, ...]
-    vars: list[Variable]
-    problem: Any
-    sampler: Any
-    initial: InitialEnsembles | None
-
-
-def names_of(vars: Named | Sequence[Named]) -> list[str]:
-    """Names of variables that are given as one or several variables or names."""
-    several = [vars] if isinstance(vars, Named) else vars
-    return [v if isinstance(v, str) else str(v.name) for v in several]
-
-
-def _variables(model: pm.Model) -> tuple[Any, ...]:
-    """All that a posterior depends on: when it changes, a step has to be bound anew."""
-    shapes = [np.shape(data.get_value(borrow=True)) for data in model.data_vars]
-    return (*model.basic_RVs, *model.potentials, *shapes)

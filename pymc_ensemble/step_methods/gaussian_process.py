@@ -19,7 +19,7 @@ from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.store import open_store
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
-from pymc_ensemble.problem.points import Point, unconstrained
+from pymc_ensemble.problem.points import Named, Point, unconstrained
 from pymc_ensemble.samplers.gaussian_process.learning import LearningState
 from pymc_ensemble.samplers.gaussian_process.sampler import (
     DEFAULT_EPOCHS,
@@ -28,7 +28,6 @@ from pymc_ensemble.samplers.gaussian_process.sampler import (
 )
 
 from .base import EnsembleStep
-from .chain import Named
 from .draws import Draw, Stats
 from .initial_ensemble import posterior_points
 

@@ -9,11 +9,10 @@ from pytensor.graph.basic import Variable
 from xarray import DataTree
 
 from pymc_ensemble.problem.inverse_problem import InverseProblem
-from pymc_ensemble.problem.points import Point
+from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
 
 from .base import EnsembleStep, of_scheme
-from .chain import Named
 
 PAPER_TUNE = 1000  # steps of the published scheme, which are short
 

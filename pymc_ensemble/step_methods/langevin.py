@@ -8,11 +8,10 @@ from numpy.typing import ArrayLike
 from xarray import DataTree
 
 from pymc_ensemble.problem.differentiable import DifferentiableProblem
-from pymc_ensemble.problem.points import Point
+from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.langevin import EnsembleLangevin
 
 from .base import EnsembleStep
-from .chain import Named
 
 
 class EnsembleLangevinSampler(EnsembleStep):

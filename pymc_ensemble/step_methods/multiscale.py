@@ -14,12 +14,11 @@ from pymc_ensemble.log import logger
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
 from pymc_ensemble.problem.driver import Account
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
-from pymc_ensemble.problem.points import Point
+from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
 from pymc_ensemble.samplers.multiscale.sampler import Multiscale
 
 from .base import EnsembleStep, FloatArray
-from .chain import Named
 from .common_stage import Outcome
 from .draws import Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, posterior_points

@@ -1,0 +1,185 @@
+"""How a step method finds the model that it samples, and what it makes of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike
+from pymc.step_methods.compound import BlockedStep, Competence
+from pytensor.graph.basic import Variable
+from xarray import DataTree
+
+from pymc_ensemble.problem.inverse_problem import InverseProblem
+from pymc_ensemble.problem.points import Named, names_of
+from pymc_ensemble.samplers.options import require_flags
+
+from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
+
+FLAGS = ("adjust", "rough", "corrected", "allow_subspace", "central")  # options of samplers
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The model of a step method, and all that was made from it."""
+
+    model: pm.Model
+    variables: tuple[Any, ...]
+    vars: list[Variable]
+    problem: Any
+    sampler: Any
+    initial: InitialEnsembles | None
+
+
+class BoundStep(BlockedStep):
+    """Step method that is bound to a model when sampling starts, or before.
+
+    Parameters
+    ----------
+    vars, options, ensemble_size, initial_ensemble, compile_kwargs, model
+        As of `EnsembleStep`.
+    blocked : bool
+        Must be true.
+    """
+
+    problem_class: ClassVar[Any] = InverseProblem
+    sampler_class: Any
+    default_blocked = True
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Create a step without looking for a model: it is found when sampling starts."""
+        return object.__new__(cls)
+
+    def __getnewargs_ex__(self) -> tuple[tuple, dict]:
+        return (), {}
+
+    def __init__(
+        self,
+        vars: Named | Sequence[Named] | None,
+        options: Mapping[str, Any],
+        ensemble_size: int | None,
+        initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None,
+        compile_kwargs: Mapping[str, Any] | None,
+        model: pm.Model | None,
+        blocked: bool,
+    ):
+        flags = {name: options[name] for name in FLAGS if options.get(name) is not None}
+        require_flags(blocked=blocked, **flags)
+        if not blocked:
+            raise ValueError(
+                f"{type(self).__name__} moves all variables together. Leave out `blocked=False`."
+            )
+        self.blocked = True
+        self._names = None if vars is None else names_of(vars)
+        self._ensemble_size = ensemble_size
+        self._initial_ensemble = initial_ensemble
+        self._compile_kwargs = compile_kwargs
+        self._options = options
+        self._binding: Binding | None = None
+        model = pm.Model.get_context(error_if_none=False) if model is None else model
+        if model is not None:
+            self._bind(model)
+
+    @property
+    def vars(self) -> list[Variable]:
+        """Value variables of the model that is being sampled.
+
+        The model on the context stack counts, so a step may be built before its model, and used
+        again on a copy of it. Worker processes have no such stack; they use the model that came
+        with the step.
+        """
+        model = pm.Model.get_context(error_if_none=False)
+        if model is not None:
+            bound = self._binding
+            if bound is None or bound.model is not model or bound.variables != _variables(model):
+                self._bind(model)
+        return self._bound.vars
+
+    @property
+    def _bound(self) -> Binding:
+        if self._binding is None:
+            raise TypeError(
+                f"{type(self).__name__} has no model yet. Call `pm.sample` inside `with model:`, "
+                f"or build the step with `{type(self).__name__}(model=model)`."
+            )
+        return self._binding
+
+    def _bind(self, model: pm.Model) -> None:
+        vars = self._owned_variables(model)
+        problem = self._make_problem(model, vars)
+        initial = None
+        if self._initial_ensemble is None:
+            problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
+        else:
+            initial = self._make_initial(self._initial_ensemble, model, problem)
+        sampler = self._make_sampler(problem, None if initial is None else initial.U.shape[1])
+        if initial is not None and not self._options.get("allow_subspace"):
+            require_spread(initial.U, problem.coordinate_names)
+        self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
+        return self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
+
+    def _make_initial(
+        self,
+        given: ArrayLike | Mapping[str, ArrayLike] | DataTree,
+        model: pm.Model,
+        problem: Any,
+    ) -> InitialEnsembles:
+        """Positions from what the user has given as initial ensemble."""
+        return initial_ensembles(given, model, problem.coordinate_names)
+
+    def _make_sampler(self, problem: Any, given: int | None) -> Any:
+        """Sampler of a problem, for an initial ensemble with `given` members."""
+        ensemble_size = self._ensemble_size
+        if given is not None and ensemble_size not in (None, given):
+            raise ValueError(
+                f"initial_ensemble has {given} members, but ensemble_size is {ensemble_size}. "
+                "Leave out ensemble_size, or make them equal."
+            )
+        return self.sampler_class(problem, ensemble_size=given or ensemble_size, **self._options)
+
+    def _owned_variables(self, model: pm.Model) -> list[Variable]:
+        """All variables of the model, if they are continuous and were not restricted."""
+        step = type(self).__name__
+        if discrete := [model.values_to_rvs[v].name for v in model.discrete_value_vars]:
+            raise ValueError(
+                f"`{discrete[0]}` is discrete; {step} moves continuous variables only, and all of "
+                "them at once, so it cannot share a model with another step method. Marginalize "
+                f"`{discrete[0]}` out of the model, or sample with MultiscaleSampler, which can."
+            )
+        names = {v: model.values_to_rvs[v].name for v in model.continuous_value_vars}
+        if self._names is None:
+            return list(names)
+        chosen = set(self._names)
+        if unknown := chosen - {v.name for v in names} - set(names.values()):
+            raise ValueError(
+                f"`{min(unknown)}` is not a continuous free variable of the model that is sampled. "
+                f"Those are {', '.join(f'`{name}`' for name in names.values())}; leave out `vars` "
+                "to sample them all."
+            )
+        if left_out := [name for v, name in names.items() if not {v.name, name} & chosen]:
+            raise ValueError(
+                f"`vars` leaves out `{left_out[0]}`, but {step} has to own all continuous "
+                "variables: a move of the others would change the posterior under the whole "
+                "ensemble. Leave out `vars`, or fix the variable: "
+                f"`with pm.do(model, {{{left_out[0]!r}: value}}): pm.sample(step={step}())`."
+            )
+        return list(names)
+
+    @property
+    def ensemble_size(self) -> int:
+        """Number of particles."""
+        return self._bound.sampler.size
+
+    @staticmethod
+    def competence(var: Variable, has_grad: bool) -> Competence:
+        """Tell PyMC never to choose this step method on its own."""
+        return Competence.INCOMPATIBLE
+
+
+def _variables(model: pm.Model) -> tuple[Any, ...]:
+    """All that a posterior depends on: when it changes, a step has to be bound anew."""
+    shapes = [np.shape(data.get_value(borrow=True)) for data in model.data_vars]
+    return (*model.basic_RVs, *model.potentials, *shapes)

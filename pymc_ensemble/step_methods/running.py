@@ -1,0 +1,161 @@
+"""How a step method runs its sampler: iterations of the burn-in, then sweeps, round by round."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pymc as pm
+
+from pymc_ensemble.log import ProgressLog, logger
+from pymc_ensemble.problem.driver import Driver
+from pymc_ensemble.samplers.ensemble import Info, Snapshot
+
+from .binding import BoundStep
+from .chain import Chain
+from .common_stage import CommonStage
+
+CONSEQUENCE = (
+    "Its particle stays where it was, or is drawn anew if this was its start. Later failures of "
+    "this chain are counted in the stat `n_failed`, but not told."
+)
+REMEDY = (
+    "priors, or an `initial_ensemble`, that stay where the forward map works; a larger ensemble; "
+    "or a forward map that returns a value instead of failing."
+)
+
+
+class RunningStep(BoundStep):
+    """Step method that advances a chain of its sampler."""
+
+    default_tune_steps = 80
+    remedy_of_burn_in = "Use a larger ensemble_size, more informative priors or an initial_ensemble"
+    rng: np.random.Generator
+    _chain: Chain
+    _common: CommonStage
+    _progress: ProgressLog
+
+    def _start(self) -> None:
+        """Choose the positions from which the particles start."""
+        bound, chain = self._bound, self._chain
+        if bound.initial is None:
+            U = bound.problem.sample_prior(self.ensemble_size, self.rng)
+            chain.state = bound.sampler.start(U, redraw=True)
+        else:
+            U = bound.initial.for_chain(self._chain_number)
+            chain.state = bound.sampler.start(U, skip_burn_in=bound.initial.burned_in)
+
+    def _burn_in_once(self) -> None:
+        """Do one iteration of the burn-in."""
+        chain, initial = self._chain, self._bound.initial
+        if chain.state is None:
+            with self._driver.failures_in_words(None):
+                self._start()
+        self._iterate(f"burn-in iteration {chain.iterations + 1}")
+        chain.iterations += 1
+        if (ensemble := chain.state.ensemble) is not None:
+            chain.seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
+        chain.converged = chain.state.converged
+        if initial is not None and initial.burned_in:
+            chain.converged = initial.converged
+
+    def _end_burn_in(self) -> None:
+        """Stop all adaptation; run the burn-in first if there were no calls for tuning."""
+        chain = self._chain
+        if chain.tune == 0:
+            logger.info(f"{self._progress.label}tune=0: burn-in runs before the first draw.")
+        while chain.state is None or (chain.tune == 0 and self._burn_in_goes_on()):
+            self._burn_in_once()
+        tuning_was_short = not chain.state.burned_in and self._burn_in_goes_on()
+        with self._driver.failures_in_words(chain.state):
+            chain.state = self._bound.sampler.freeze(chain.state)
+        if self._bound.initial is None or not self._bound.initial.burned_in:
+            chain.converged = chain.converged and chain.state.converged
+        if not chain.converged:
+            remedy = (
+                f"Give it more time: `pm.sample(tune={self.default_tune_steps})`"
+                if tuning_was_short
+                else self.remedy_of_burn_in
+            )
+            warnings.warn(
+                f"The burn-in had not passed its test after {chain.iterations} iterations "
+                f"({chain.n_evals} forward evaluations). The run goes on from the ensemble as it "
+                f"is, and its draws carry `converged=False`. {remedy}.",
+                stacklevel=2,
+            )
+        self._progress.end_burn_in(chain.iterations, chain.n_evals)
+        chain.sampling = True
+
+    def _burn_in_goes_on(self) -> bool:
+        chain = self._chain
+        return not chain.state.burned_in and chain.iterations < self.default_tune_steps
+
+    def _sweep(self, sweeps_to_go: int) -> Snapshot:
+        """Advance the ensemble by one sweep."""
+        snapshot = None
+        while snapshot is None:
+            info = self._iterate(f"sweep {self._chain.sweeps + 1}", sweeps_to_go)
+            snapshot = info.snapshot
+        return snapshot
+
+    def _iterate(self, what: str, sweeps_to_go: int | None = None) -> Info:
+        """Evaluate rounds until an iteration of the sampler is complete."""
+        chain, begun, complete = self._chain, self._chain.n_evals, False
+        while not complete:
+            chain.state, info = self._driver.round(
+                self._bound.sampler, chain.state, self.rng, chain.n_evals - chain.n_shared
+            )
+            complete = info.complete
+            spent = 0 if complete or sweeps_to_go is None else chain.n_evals - begun
+            self._tell(self._driver, what, info, chain.iterations, sweeps_to_go, spent)
+        return info
+
+    def _tell(
+        self,
+        driver: Driver,
+        what: str,
+        info: Info,
+        iterations: int,
+        sweeps_to_go: int | None = None,
+        spent: int = 0,
+    ) -> None:
+        """Tell of a round: in the burn-in, or `spent` evaluations after the last sweep."""
+        chain, sampling = self._chain, sweeps_to_go is not None
+        left = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
+        left -= info.complete and sampling
+        cost = getattr(self._bound.sampler, "evaluations_per_sweep", self.ensemble_size)
+        driver.tell(
+            f"{what}, {info.message}",
+            max(0, left * cost - spent),
+            sampling=sampling,
+            iteration=iterations + 1,
+            sweeps_to_go=left,
+            acceptance=math.nan if info.snapshot is None else info.snapshot.acceptance.mean(),
+        )
+
+    @property
+    def _driver(self) -> Driver:
+        return Driver(
+            self._bound.problem,
+            self._sampled_model,
+            self._chain,
+            self._progress,
+            where="in this chain",
+            consequence=CONSEQUENCE,
+            remedy=REMEDY,
+        )
+
+    @property
+    def _spawn_key(self) -> tuple[int, ...]:
+        """By what `pymc.sample` tells the chains of a run apart; the same in every process."""
+        sequence: Any = self.rng.bit_generator.seed_seq
+        return sequence.spawn_key
+
+    @property
+    def _chain_number(self) -> int:
+        return self._spawn_key[-1] if self._spawn_key else 0
+
+    @property
+    def _sampled_model(self) -> pm.Model:
+        """Model of the variables that this step moves."""
+        return self._bound.model
