@@ -66,6 +66,7 @@ class Number:
 
     file: Path
     line: int
+    column: int
     kind: str
     name: str
     text: str
@@ -109,7 +110,8 @@ class Collector(ast.NodeVisitor):
         if size != 0 and not SMALLEST < size < LARGEST:
             kind = GUARD
         name = ".".join((*self.owner, *([name] if name else [])))
-        self.found.append(Number(self.file, node.lineno, kind, name, ast.unparse(node)))
+        text = ast.unparse(node)
+        self.found.append(Number(self.file, node.lineno, node.col_offset, kind, name, text))
 
     # -- names, fields, defaults ----------------------------------------------------------------
 
@@ -126,8 +128,13 @@ class Collector(ast.NodeVisitor):
         if self.inside:
             self.generic_visit(node)
             return
-        for entry in entries(node.value):
-            self.note(entry, "named", ast.unparse(node.targets[0]))
+        target, values = node.targets[0], [node.value]
+        targets = [target]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            targets, values = target.elts, node.value.elts
+        for name, expression in zip(targets, values, strict=True):
+            for entry in entries(expression):
+                self.note(entry, "named", ast.unparse(name))
 
     def visit_AnnAssign(self, node):
         """A field of a class, or an annotated name."""

@@ -1,0 +1,676 @@
+"""What half and twice of every number do that somebody chose in the samplers and the diagnosis.
+
+    python benchmarks/tuned_numbers.py --quick               measure what is not measured yet
+    python benchmarks/tuned_numbers.py --quick --only REACH  only numbers with this in their name
+    python benchmarks/tuned_numbers.py --table               write the effects into the table
+
+The numbers are those of `count_numbers.py`. Each is halved and doubled in the source, and the
+modules are loaded anew; of a share between a half and one, twice is half the distance to one. Fixed
+problems with known posteriors are then sampled (for the diagnosis, fixed runs are diagnosed) with
+fixed seeds, as far as they reach the number. Measured are the error, the root mean square over
+coordinates of errors of means, in posterior standard deviations, and of logarithms of standard
+deviations; the forward evaluations, burn-in included; and whether the burn-in passed its test.
+
+Measurements are kept in a file, one a line, so that an interrupted command goes on, and a number is
+measured anew once its value has changed. After a change of the algorithm delete the file.
+
+The table is ``docs/tuned_numbers.csv``: what a number decides, and why it is what it is, is written
+by hand; its last two columns are written by ``--table``. They say by which factor errors and
+evaluations change, on geometric average over the problems that reach the number, with the standard
+error over seeds, and where it is worst.
+"""
+
+import argparse
+import ast
+import csv
+import hashlib
+import importlib
+import json
+import logging
+import re
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pymc_ensemble"
+sys.path[:0] = [str(ROOT / "tests")]
+
+import array_problems as problems  # noqa: E402
+from count_numbers import GUARD, chosen_numbers, value  # noqa: E402
+
+TABLE = ROOT / "docs" / "tuned_numbers.csv"
+ROOMS = ("samplers", "diagnosis")
+SEEDS, QUICK_SEEDS = 24, 3  # of a problem that takes a tenth of a second
+REFERENCE_SEEDS = 8  # of every problem, with the numbers as they are: they tell the noise
+SURE = 3.0  # standard errors beyond which a change counts
+NOTICED = 1.1  # factor below which a change of the evaluations is not told
+
+
+# -- numbers, and how they are changed ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A number with another value."""
+
+    module: str
+    line: int
+    column: int
+    text: str
+    to: str
+
+
+def module_of(file):
+    """Name of the module in a file."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def key_of(number):
+    """What identifies a number in the table: its module, without the package, and its name."""
+    module = module_of(number.file).removeprefix("pymc_ensemble.")
+    return f"{module}: {number.name}"
+
+
+def variants(text):
+    """Half and twice of a number, as source."""
+    known = value(ast.parse(text, mode="eval").body)
+    if known is None:
+        return f"0.5 * ({text})", f"2 * ({text})"
+    if isinstance(known, int):
+        return str(int(np.sign(known)) * max(1, round(abs(known) / 2))), str(2 * known)
+    twice = 1 - (1 - known) / 2 if 0.5 < known < 1 else 2 * known
+    return repr(known / 2), repr(round(twice, 12))
+
+
+class Loader(SourceFileLoader):
+    """Loads a module with a number changed."""
+
+    changed = None
+
+    def get_code(self, fullname):
+        """Compiled source, with the change."""
+        tree = ast.parse(Path(self.path).read_text(encoding="utf-8"))
+        found = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.expr)
+            and (node.lineno, node.col_offset) == (self.changed.line, self.changed.column)
+            and ast.unparse(node) == self.changed.text
+        ]
+        new = ast.parse(self.changed.to, mode="eval").body
+        for parent in ast.walk(tree):
+            for name, part in ast.iter_fields(parent):
+                if part is found[0]:
+                    setattr(parent, name, new)
+                elif isinstance(part, list):
+                    part[:] = [new if item is found[0] else item for item in part]
+        return compile(ast.fix_missing_locations(tree), self.path, "exec")
+
+
+class Finder(MetaPathFinder):
+    """Finds the module whose number is changed."""
+
+    def __init__(self, changed):
+        self.changed = changed
+
+    def find_spec(self, fullname, path, target=None):
+        """Spec of that module, and of no other one."""
+        if fullname != self.changed.module:
+            return None
+        file = ROOT.joinpath(*fullname.split("."))
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        loader = Loader(fullname, str(file))
+        loader.changed = self.changed
+        return spec_from_file_location(fullname, file, loader=loader)
+
+
+@contextmanager
+def package_with(changed):
+    """Samplers and diagnosis as they are with a number changed (or with none)."""
+    finder = Finder(changed) if changed else None
+    forget()
+    if finder:
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if finder:
+            sys.meta_path.remove(finder)
+        forget()
+
+
+def forget():
+    """Have samplers and diagnosis loaded anew at their next import."""
+    rooms = tuple(f"pymc_ensemble.{room}" for room in ROOMS)
+    for name in [name for name in sys.modules if name.startswith(rooms)]:
+        del sys.modules[name]
+
+
+# -- cases ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with a known posterior, and a sampler of it.
+
+    Parameters
+    ----------
+    name : str
+    make : callable
+        Makes the problem.
+    sampler : str
+        Module and class.
+    options : dict
+        Of the sampler.
+    sweeps : int
+        That are drawn after the burn-in.
+    cost : int, default 1
+        How many times less seeds it gets.
+    """
+
+    name: str
+    make: Callable
+    sampler: str
+    options: dict
+    sweeps: int
+    cost: int = 1
+
+    room = "samplers"
+
+    def measure(self, seed):
+        """Error, evaluations, whether it converged, and a digest of the draws."""
+        problem = self.make()
+        module, name = self.sampler.rsplit(".", 1)
+        sampler = getattr(importlib.import_module(f"pymc_ensemble.samplers.{module}"), name)
+        rng = np.random.default_rng([seed, len(self.name)])
+        state, draws = problems.run(
+            sampler(problem, **self.options), problem, rng, n_sweeps=self.sweeps
+        )
+        exact = getattr(problem, "problem", problem)  # behind a density
+        U = draws.reshape(-1, exact.dimension)
+        shift, ratio = (U.mean(0) - exact.mean) / exact.sd, np.log(U.std(0) / exact.sd)
+        return {
+            "error": float(np.sqrt((shift**2 + ratio**2).mean())),
+            "evaluations": int(problem.n_evaluations),
+            "converged": bool(state.converged),
+            "digest": hashlib.sha256(draws.tobytes()).hexdigest()[:12],
+        }
+
+
+def failing(problem, share):
+    """A problem whose evaluations fail here and there."""
+    return problem.failing(lambda U: np.modf(np.abs(1e4 * U.sum(1)))[0] < share)
+
+
+KALMAN, LANGEVIN = "kalman.sampler.EnsembleKalman", "langevin.EnsembleLangevin"
+MULTISCALE = "multiscale.sampler.Multiscale"
+PROCESS = "gaussian_process.sampler.EnsembleGaussianProcess"
+SAMPLED = [
+    Case("linear", lambda: problems.stiff_linear(10), KALMAN, {}, 10),
+    Case("small", lambda: problems.stiff_linear(10), KALMAN, {"ensemble_size": 16}, 40, 2),
+    Case("failing", lambda: failing(problems.random_linear(5), 0.3), KALMAN, {"adjust": True}, 20),
+    Case("decay", lambda: problems.decay(0.3), KALMAN, {"adjust": True}, 20),
+    Case("wide prior", lambda: problems.decay(0.05, 5.0), KALMAN, {"adjust": True}, 20),
+    Case("wide prior, plain", lambda: problems.decay(0.05, 5.0), KALMAN, {}, 20),
+    Case("counts", problems.PoissonRegression, KALMAN, {}, 20),
+    Case("bimodal", problems.bimodal, KALMAN, {"adjust": True, "evolutions": 4}, 20),
+    Case("rough", lambda: problems.oscillating(True), KALMAN, {"rough": True}, 10),
+    Case("rough decay", lambda: problems.decay(roughness=4.0), KALMAN, {"rough": True}, 10),
+    Case("curved rough", lambda: problems.decay(0.3, roughness=1.0), KALMAN, {"rough": True}, 10),
+    Case("paper", lambda: problems.stiff_linear(10), "kalman.sampler.PublishedKalman", {}, 20),
+    Case("walkers", lambda: problems.stiff_linear(10), MULTISCALE, {"walkers": 5}, 100, 3),
+    Case("two modes", problems.bimodal, MULTISCALE, {"walkers": 10}, 200, 3),
+    Case("tested walkers", lambda: problems.decay(0.3), MULTISCALE, {"adjust": True}, 400, 3),
+    Case("rough walkers", lambda: problems.oscillating(True), MULTISCALE, {"rough": True}, 300, 3),
+    Case("density", lambda: problems.Density(problems.decay(0.3)), MULTISCALE, {}, 400, 3),
+    Case("40-d", lambda: problems.stiff_linear(40), MULTISCALE, {"walkers": 2}, 100, 3),
+    Case("paper walkers", problems.bimodal, MULTISCALE, {"scheme": "paper", "walkers": 5}, 200, 3),
+    Case("process", lambda: problems.decay(0.3), PROCESS, {"ensemble_size": 50, "epochs": 4}, 8, 6),
+    Case(
+        "rough process",
+        lambda: problems.oscillating(True),
+        PROCESS,
+        {"ensemble_size": 60, "epochs": 5},
+        8,
+        6,
+    ),
+    Case(
+        "losses",
+        lambda: problems.decay(0.3),
+        PROCESS,
+        {"ensemble_size": 50, "epochs": 4, "target": "potential"},
+        8,
+        6,
+    ),
+    Case(
+        "tested process",
+        problems.bimodal,
+        PROCESS,
+        {"ensemble_size": 50, "epochs": 4, "adjust": True},
+        8,
+        3,
+    ),
+    Case(
+        "paper process",
+        lambda: problems.decay(0.3),
+        PROCESS,
+        {"ensemble_size": 50, "scheme": "paper"},
+        20,
+        3,
+    ),
+]
+
+
+class SmoothGradients:
+    """A linear problem whose outputs are its loss and the gradient of that."""
+
+    def __init__(self, problem):
+        self.problem, self.n_evaluations = problem, 0
+        self.n_outputs = 1 + problem.dimension
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["problem"], name)
+
+    def evaluate(self, U):
+        """Loss and gradient."""
+        self.n_evaluations += len(U)
+        Z, slope = self.problem.forward_map(U), self.problem.forward_map(np.eye(self.dimension))
+        values = np.column_stack([self.problem.loss(Z), self.problem.loss_gradient(Z) @ slope.T])
+        return type(self.problem.evaluate(U[:1])).from_outputs(values)
+
+    def loss(self, Z):
+        """Loss, the first output."""
+        return Z[:, 0]
+
+
+SAMPLED += [
+    Case("gradients", lambda: SmoothGradients(problems.random_linear(5)), LANGEVIN, {}, 100, 3),
+    Case(
+        "tested gradients",
+        lambda: SmoothGradients(problems.random_linear(5)),
+        LANGEVIN,
+        {"adjust": True},
+        50,
+        3,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Descended:
+    """The mode of a linear problem, which is its mean."""
+
+    name: str
+    cost: int = 1
+
+    room = "samplers"
+
+    def measure(self, seed):
+        """Distance from the mode, evaluations, whether it was found, and a digest."""
+        module = importlib.import_module("pymc_ensemble.samplers.multiscale.descent")
+        problem, rng = problems.stiff_linear(10), np.random.default_rng(seed)
+        descent = module.Descent(module.Explorers(problem, problem.dimension, 1e-3))
+        unit = module.Preconditioner.given(None, np.zeros(problem.dimension))
+        state = module.DescentState(problem.sample_prior(1, rng), unit)
+        while not state.done and state.steps < 1000:
+            state, _ = problems.step(descent, problem, state, rng)
+        return {
+            "error": float(np.sqrt((((state.U[0] - problem.mean) / problem.sd) ** 2).mean())),
+            "evaluations": int(problem.n_evaluations),
+            "converged": bool(state.converged),
+            "digest": hashlib.sha256(state.U.tobytes()).hexdigest()[:12],
+        }
+
+
+SAMPLED += [Descended("mode")]
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """A finished run, and what `diagnose` says of it."""
+
+    name: str
+    cost: int = SEEDS
+
+    room = "diagnosis"
+
+    def measure(self, seed):
+        """Verdict, whether it is right, and the estimates."""
+        idata, wrong = finished_run(self.name, seed)
+        diagnosis = importlib.import_module("pymc_ensemble.diagnosis").diagnose(idata)
+        table = diagnosis.parameters.to_dataframe().fillna(0.0)
+        estimates = [np.asarray(table[c]) for c in ("shift", "sd_ratio") if c in table]
+        return {
+            "right": bool(wrong != diagnosis.trustworthy),
+            "verdict": diagnosis.verdict,
+            "estimates": [round(float(x), 6) for part in estimates for x in part],
+            "digest": hashlib.sha256(str(diagnosis).encode()).hexdigest()[:12],
+        }
+
+
+DIAGNOSED = [
+    Diagnosed(name)
+    for name in (
+        "noisy decay, plain",
+        "noisy decay, adjusted",
+        "bimodal, plain",
+        "bimodal, multiscale",
+        "ring, adjusted",
+        "rough, plain",
+        "rough, plain, rough=True",
+        "shares, plain",
+        "linear 20-d, plain, too short",
+        "four modes, adjusted, too short",
+        "decay, plain, far off",
+        "rosenbrock, surrogate",
+    )
+]
+
+
+@cache
+def finished_run(name, seed):
+    """Result of a case of `diagnosis.py`, and whether it is wrong."""
+    import diagnosis as cases
+    import pytensor
+
+    pytensor.config.mode = "FAST_COMPILE"
+    (case,) = [case for case in cases.CASES if case.name == name]
+    idata = cases.sample(case, seed)
+    mean, sd = cases.errors(idata, cases.PROBLEMS[case.problem].reference())
+    return idata, mean > cases.MEAN or sd > cases.SD
+
+
+# -- what a case reaches --------------------------------------------------------------------------
+
+
+def functions_of(case):
+    """Functions that a case runs, by module and name."""
+    monitoring, started = sys.monitoring, set()
+
+    def start(code, offset):
+        if str(PACKAGE) in code.co_filename:
+            module = module_of(Path(code.co_filename))
+            started.add((module, code.co_qualname.replace(".<locals>", "")))
+        return monitoring.DISABLE
+
+    tool = monitoring.PROFILER_ID
+    monitoring.use_tool_id(tool, "tuned numbers")
+    try:
+        with package_with(None):
+            monitoring.register_callback(tool, monitoring.events.PY_START, start)
+            monitoring.set_events(tool, monitoring.events.PY_START)
+            monitoring.restart_events()
+            case.measure(0)
+    finally:
+        monitoring.set_events(tool, 0)
+        monitoring.free_tool_id(tool)
+    return started
+
+
+@cache
+def trees():
+    """Syntax trees of samplers and diagnosis, by file."""
+    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
+    return {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+class Users(ast.NodeVisitor):
+    """Functions that use a name; an empty name stands for the module itself."""
+
+    def __init__(self, name):
+        self.name, self.owner, self.found = name, (), set()
+
+    def visit_FunctionDef(self, node):
+        """Look into a function or class, under its name."""
+        outer, self.owner = self.owner, (*self.owner, node.name)
+        self.generic_visit(node)
+        self.owner = outer
+
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_Name(self, node):
+        """Note where the name is read."""
+        if node.id == self.name and isinstance(node.ctx, ast.Load):
+            self.found.add(".".join(self.owner))
+
+
+@cache
+def users_of(number):
+    """Functions in which a number stands or, of a named one, in which the name is used."""
+    own = module_of(number.file)
+    if number.kind == "inline":
+        return {(own, number.name)}
+    if number.kind != "named" or "." in number.name:
+        return None  # a default can be used anywhere
+    users = set()
+    for file, tree in trees().items():
+        imported = any(
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[-1] == own.split(".")[-1]
+            and any(alias.name == number.name for alias in node.names)
+            for node in ast.walk(tree)
+        )
+        if module_of(file) == own or imported:
+            visitor = Users(number.name)
+            visitor.visit(tree)
+            users |= {(module_of(file), name) for name in visitor.found}
+    return users
+
+
+def reaches(number, functions):
+    """Whether a case that runs some functions can feel a number."""
+    users = users_of(number)
+    modules = {module for module, _ in functions}
+    if users is None:
+        return module_of(number.file) in modules
+    for module, name in users:
+        if (module, name) in functions:
+            return True
+        inside_class = any(m == module and f.startswith(f"{name}.") for m, f in functions)
+        if module in modules and (name == "" or inside_class):  # a default, or a field
+            return True
+    return False
+
+
+# -- measuring ------------------------------------------------------------------------------------
+
+
+def seeds_of(case, quick):
+    """Seeds of a case."""
+    return range(max(1, (QUICK_SEEDS if quick else SEEDS) // case.cost))
+
+
+def outcome(case, seed):
+    """What a case measures, or why it fails."""
+    try:
+        return case.measure(seed)
+    except Exception as error:  # whatever a number may break
+        return {"failure": f"{type(error).__name__}: {error}".splitlines()[0][:120]}
+
+
+def measure(options):
+    """Measure what is missing in the file of measurements."""
+    done = recorded(options.measured)
+    numbers = [n for room in ROOMS for n in chosen_numbers(PACKAGE / room) if n.kind != GUARD]
+    numbers = [n for n in numbers if re.search(options.only, key_of(n))]
+    rooms = {module_of(number.file).split(".")[1] for number in numbers}
+    cases = [case for case in (*SAMPLED, *DIAGNOSED) if case.room in rooms]
+    reached = {case.name: functions_of(case) for case in cases}
+    runs = []
+    for case in cases:
+        fewest = REFERENCE_SEEDS if case.room == "samplers" else 1
+        seeds = range(max(fewest, len(seeds_of(case, options.quick))))
+        runs += [("", None, case, seed) for seed in seeds]
+    for number in numbers:
+        module = module_of(number.file)
+        felt = [case for case in cases if reaches(number, reached[case.name])]
+        if ".samplers." in module:  # the diagnosis uses some of them: no need to ask it, too
+            felt = [case for case in felt if case.room == "samplers"]
+        for to in variants(number.text):
+            changed = Changed(module, number.line, number.column, number.text, to)
+            for case in felt:
+                runs += [
+                    (key_of(number), changed, case, seed) for seed in seeds_of(case, options.quick)
+                ]
+    before = object()
+    loaded = None
+    with options.measured.open("a", encoding="utf-8") as file:
+        for key, changed, case, seed in runs:
+            identity = (key, changed and changed.text, changed and changed.to, case.name, seed)
+            if identity in done:
+                continue
+            if changed != before:
+                if loaded:
+                    loaded.__exit__(None, None, None)
+                loaded, before = package_with(changed), changed
+                loaded.__enter__()
+            line = dict(zip(("number", "value", "to", "case", "seed"), identity, strict=True))
+            file.write(json.dumps(line | outcome(case, seed)) + "\n")
+            file.flush()
+    if loaded:
+        loaded.__exit__(None, None, None)
+
+
+def recorded(path):
+    """Measurements of a file, by what they are of."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {
+        tuple(line[k] for k in ("number", "value", "to", "case", "seed")): line for line in lines
+    }
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def effect(measured, reference):
+    """Effect of a value in words, from its measurements and those of the number as it is."""
+    if not measured:
+        return "not reached"
+    pairs = defaultdict(list)
+    for line in measured:
+        pairs[line["case"]].append((line, reference[line["case"], line["seed"]]))
+    failures = [
+        (case, new["failure"]) for case in pairs for new, _ in pairs[case] if "failure" in new
+    ]
+    if failures:
+        return f"fails ({failures[0][0]}: {failures[0][1]})"
+    if all(new["digest"] == old["digest"] for both in pairs.values() for new, old in both):
+        return "the same, bit for bit"
+    if "verdict" in measured[0]:
+        return effect_on_verdicts([both for case in pairs.values() for both in case])
+    return effect_on_errors(pairs, reference)
+
+
+def effect_on_verdicts(both):
+    """Changes of verdicts and estimates."""
+    worse = sum(old["right"] and not new["right"] for new, old in both)
+    better = sum(new["right"] and not old["right"] for new, old in both)
+    told = [
+        f"{n} of {len(both)} verdicts {what}"
+        for n, what in ((worse, "worse"), (better, "better"))
+        if n
+    ]
+    moved = max(
+        (
+            float(np.abs(np.subtract(new["estimates"], old["estimates"])).max(initial=0.0))
+            for new, old in both
+            if len(new["estimates"]) == len(old["estimates"])
+        ),
+        default=0.0,
+    )
+    return ", ".join([*told, f"estimates move by {moved:.2g} sd at most"])
+
+
+def effect_on_errors(pairs, reference):
+    """Factors of errors and evaluations."""
+    errors, evaluations, variances, stuck = {}, [], {}, []
+    for case, both in pairs.items():
+        errors[case] = float(np.mean([np.log(new["error"] / old["error"]) for new, old in both]))
+        usual = [np.log(line["error"]) for (name, _), line in reference.items() if name == case]
+        variances[case] = 2 * float(np.var(usual, ddof=1)) / len(both)
+        evaluations.append(
+            np.mean([np.log(new["evaluations"] / old["evaluations"]) for new, old in both])
+        )
+        lost = sum(old["converged"] and not new["converged"] for new, old in both)
+        stuck += [f"{lost} of {len(both)} do not converge ({case})"] if lost else []
+    mean = float(np.mean([*errors.values()]))
+    error = float(np.sqrt(sum(variances.values()))) / len(errors)
+    told = [f"error ×{np.exp(mean):.2f} ± {error:.2f}"]
+    worst = max(errors, key=lambda case: errors[case] / np.sqrt(variances[case]))
+    if len(errors) > 1 and errors[worst] > max(np.log(1.2), SURE * np.sqrt(variances[worst])):
+        told.append(f"worst ×{np.exp(errors[worst]):.1f} ({worst})")
+    factor = float(np.exp(np.mean(evaluations)))
+    if not 1 / NOTICED < factor < NOTICED:
+        told.append(f"evaluations ×{factor:.2f}")
+    return ", ".join([*told, *stuck])
+
+
+def write_table(path):
+    """Write the effects into the last two columns of the table."""
+    lines = recorded(path).values()
+    reference = {(line["case"], line["seed"]): line for line in lines if line["number"] == ""}
+    by_value = defaultdict(list)
+    for line in lines:
+        by_value[line["number"], line["value"], line["to"]].append(line)
+    numbers = defaultdict(list)
+    for n in [n for room in ROOMS for n in chosen_numbers(PACKAGE / room) if n.kind != GUARD]:
+        numbers[key_of(n)].append(n.text)
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        texts = numbers[row["number"]]
+        row["value"] = ", ".join(texts)
+        columns = zip(*(variants(text) for text in texts), strict=True)
+        for column, values in zip(("half", "twice"), columns, strict=True):
+            effects = [
+                effect(by_value[row["number"], text, to], reference)
+                for text, to in zip(texts, values, strict=True)
+            ]
+            row[column] = (
+                effects[0]
+                if len(set(effects)) == 1
+                else "; ".join(f"{to}: {told}" for to, told in zip(values, effects, strict=True))
+            )
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main():
+    """Measure, or write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SEEDS} seeds, not {SEEDS}")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="numbers with this in their name"
+    )
+    parser.add_argument("--measured", type=Path, default=Path("outputs/tuned_numbers.jsonl"))
+    parser.add_argument("--table", action="store_true", help="write the table instead")
+    options = parser.parse_args()
+    logging.getLogger("pymc").setLevel(logging.ERROR)
+    logging.getLogger("pymc_ensemble").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    options.measured.parent.mkdir(parents=True, exist_ok=True)
+    if options.table:
+        write_table(options.measured)
+    else:
+        measure(options)
+
+
+if __name__ == "__main__":
+    main()
