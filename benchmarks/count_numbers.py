@@ -9,7 +9,8 @@ Numbers that somebody chose
 The rule looks at the code alone, so that two people count the same. A number counts once as
 
 named      a name that is set at the top of a module or in the body of a class to numbers: one for
-           a single number or an expression, one for every entry of a table. Any value counts.
+           a single number or an expression, one for every entry of a table. Any value counts;
+           in an expression, 0, 1 and -1 do not.
 field      the default of an annotated field of a class, unless it is 0, 1 or -1, which begin a
            count or are neutral.
 default    the default of an argument, with the same exception.
@@ -83,8 +84,10 @@ def value(node):
 
 
 def has_number(node):
-    """Whether an expression contains a number."""
-    return any(value(part) is not None for part in ast.walk(node))
+    """Whether an expression is a number, or contains one that is not neutral."""
+    if value(node) is not None:
+        return True
+    return any(value(part) not in {None, *NEUTRAL_DEFAULTS} for part in ast.walk(node))
 
 
 def entries(node):
@@ -197,6 +200,10 @@ class Collector(ast.NodeVisitor):
         if not (isinstance(node.op, ast.Pow) and value(node.right) is not None):
             self.literal_or_visit(node.right, formula=True)
 
+    def visit_AugAssign(self, node):
+        """The same."""
+        self.literal_or_visit(node.value, formula=True)
+
     def visit_Compare(self, node):
         """Thresholds, but not numbers of dimensions."""
         text = ast.unparse(node)
@@ -236,7 +243,7 @@ def chosen_numbers(folder, pattern="**/*"):
         found += collector.found
     for file in sorted(path for path in folder.glob(pattern) if path.suffix in DATA_FILES):
         for line, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            found += [Number(file, line, "data", "", match) for match in NUMBER.findall(text)]
+            found += [Number(file, line, 0, "data", "", match) for match in NUMBER.findall(text)]
     return found
 
 

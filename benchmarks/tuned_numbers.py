@@ -16,7 +16,7 @@ measured anew once its value has changed. After a change of the algorithm delete
 
 The table is ``docs/tuned_numbers.csv``: what a number decides, and why it is what it is, is written
 by hand; its last two columns are written by ``--table``. They say by which factor errors and
-evaluations change, on geometric average over the problems that reach the number, with the standard
+evaluations change, on geometric average over the problems that feel the number, with the standard
 error over seeds, and where it is worst.
 """
 
@@ -567,7 +567,12 @@ def effect(measured, reference):
     ]
     if failures:
         return f"fails ({failures[0][0]}: {failures[0][1]})"
-    if all(new["digest"] == old["digest"] for both in pairs.values() for new, old in both):
+    pairs = {  # problems that do not feel it would only dilute what others feel
+        case: both
+        for case, both in pairs.items()
+        if any(new["digest"] != old["digest"] for new, old in both)
+    }
+    if not pairs:
         return "the same, bit for bit"
     if "verdict" in measured[0]:
         return effect_on_verdicts([both for case in pairs.values() for both in case])
@@ -631,12 +636,13 @@ def write_table(path):
     with TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        texts = numbers[row["number"]]
+        name = row["number"].strip("`")
+        texts = numbers[name]
         row["value"] = ", ".join(texts)
         columns = zip(*(variants(text) for text in texts), strict=True)
         for column, values in zip(("half", "twice"), columns, strict=True):
             effects = [
-                effect(by_value[row["number"], text, to], reference)
+                effect(by_value[name, text, to], reference)
                 for text, to in zip(texts, values, strict=True)
             ]
             row[column] = (

@@ -1,0 +1,76 @@
+"""The table of numbers that somebody chose, and the command that measures what they do."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import count_numbers  # noqa: E402
+import tuned_numbers  # noqa: E402
+
+EQUATION = re.compile(r"\beqs?\. \(([A-Z]\d+)\)")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3", ("2", "6")),
+        ("1", ("1", "2")),
+        ("-4", ("-2", "-8")),
+        ("0.2", ("0.1", "0.4")),
+        ("0.9", ("0.45", "0.95")),
+        ("1 / 3", ("0.5 * (1 / 3)", "2 * (1 / 3)")),
+    ],
+)
+def test_half_and_twice(text, expected):
+    assert tuned_numbers.variants(text) == expected
+
+
+def test_a_number_is_changed_in_its_module_and_nowhere_else():
+    (number,) = [
+        number
+        for number in count_numbers.chosen_numbers(ROOT / "pymc_ensemble" / "samplers")
+        if number.name == "INDEPENDENT_SHARE"
+    ]
+    module = tuned_numbers.module_of(number.file)
+    before = importlib.import_module(module)
+    changed = tuned_numbers.Changed(module, number.line, number.column, number.text, "0.25")
+    with tuned_numbers.package_with(changed):
+        inside = importlib.import_module(module)
+    after = importlib.import_module(module)
+    shares = [part.INDEPENDENT_SHARE for part in (before, inside, after)]
+    assert shares == [float(number.text), 0.25, float(number.text)]
+    names = [{k for k in vars(part) if k.isupper()} for part in (before, inside)]
+    assert names[0] == names[1]
+
+
+def test_effects_are_told_relative_to_the_numbers_as_they_are():
+    reference = {
+        ("linear", seed): {"error": error, "evaluations": 100, "converged": True, "digest": "a"}
+        for seed, error in enumerate([0.1, 0.1, 0.12])
+    }
+    line = {"case": "linear", "seed": 0, "evaluations": 200, "converged": False, "digest": "b"}
+    told = tuned_numbers.effect([line | {"error": 0.2}], reference)
+    assert told.startswith("error ×2.00 ± 0.")
+    assert "evaluations ×2.00" in told
+    assert "1 of 1 do not converge (linear)" in told
+    same = [line | {"error": 0.1, "digest": "a"}]
+    assert tuned_numbers.effect(same, reference) == "the same, bit for bit"
+    assert tuned_numbers.effect([], reference) == "not reached"
+
+
+def test_equations_that_comments_cite_are_in_the_specification():
+    known = set(
+        re.findall(r"\\tag\{(\w+)\}", (ROOT / "docs" / "mathematics.md").read_text("utf-8"))
+    )
+    cited = {
+        (file.name, name)
+        for file in (ROOT / "pymc_ensemble").rglob("*.py")
+        for name in EQUATION.findall(file.read_text("utf-8"))
+    }
+    assert {(file, name) for file, name in cited if name not in known} == set()
