@@ -14,7 +14,7 @@ import numpy as np
 from .ensemble import Array, Ensemble, Origin, PriorAndLoss
 from .linearization import Anomalies
 from .options import require_positive
-from .phases import AT_REST, RESTLESS, PhasedSampler, PhaseState
+from .phases import AT_REST, RESTLESS, EnsembleSampler, PhaseState
 from .split_sweeps import GroupMove, Sweeps, SweepState
 
 LARGEST_STEP = 0.1
@@ -158,7 +158,7 @@ class AdjustedSteps(LangevinDynamics):
 
 
 @dataclass(frozen=True)
-class EnsembleLangevin(PhasedSampler[SweepState]):
+class EnsembleLangevin(EnsembleSampler):
     """Ensemble Langevin sampler.
 
     Parameters
@@ -193,6 +193,10 @@ class EnsembleLangevin(PhasedSampler[SweepState]):
             raise ValueError(
                 f"ensemble_size={self.size} is too small for {d} parameters. Use at least {least}."
             )
+
+    def begin(self, state: PhaseState) -> SweepState:
+        """State of the dynamics for the ensemble."""
+        return self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
 
     @cached_property
     def kernel(self) -> EulerSteps | AdjustedSteps:

@@ -73,18 +73,8 @@ class Kernel[S: KernelState, P](Protocol):
         """State after the round, and an account of it."""
 
 
-class BurnIn[S: KernelState, P](Kernel[S, P], Protocol):
-    """Kernel that brings an ensemble to the posterior."""
-
-    def start(self, ensemble: Ensemble) -> S:
-        """State for an evaluated ensemble."""
-
-
 class SamplingKernel[S: KernelState, P](Kernel[S, P], Protocol):
     """Kernel whose sweeps become draws."""
-
-    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> S:
-        """State for an evaluated ensemble; if it is `at_rest`, nothing has to settle any more."""
 
     def freeze(self, state: S) -> S:
         """State whose adaptation has ended."""
@@ -93,6 +83,27 @@ class SamplingKernel[S: KernelState, P](Kernel[S, P], Protocol):
         self, state: S, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
         """Snapshots of a block of sweeps as they are to be handed out."""
+
+
+class EnsembleKernel[S: KernelState, P](SamplingKernel[S, P], Protocol):
+    """Kernel that samples from an ensemble on, and from nothing else."""
+
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> S:
+        """State for an evaluated ensemble; if it is `at_rest`, nothing has to settle any more."""
+
+
+class NothingToFreeze[S: KernelState]:
+    """Kernel that adapts nothing, and whose snapshots are handed out as they are."""
+
+    def freeze(self, state: S) -> S:
+        """The same state."""
+        return state
+
+    def finish(
+        self, state: S, snapshots: Sequence[Snapshot], rng: np.random.Generator
+    ) -> Sequence[Snapshot]:
+        """The same snapshots."""
+        return snapshots
 
 
 class Sampler[S: KernelState, P](Kernel[S, P], Protocol):
@@ -202,6 +213,7 @@ class StartState:
     ensemble: Ensemble | None = None
     rounds: int = 0
     complete: bool = False
+    seed: int = 0
 
     @property
     def burned_in(self) -> bool:
@@ -217,6 +229,7 @@ class StartRound:
 
     index: Array
     points: Array
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -228,10 +241,13 @@ class Start:
     problem : InverseProblem
     min_members : int
         Members that must have a finite posterior density in the end.
+    seeds : bool, default False
+        Whether what follows needs a seed: then `ask` draws one for the state.
     """
 
     problem: PriorAndLoss
     min_members: int
+    seeds: bool = False
 
     def start(self, U: Array, redraw: bool) -> StartState:
         """State for the positions `U`, shape (J, d); failed ones are drawn anew if `redraw`."""
@@ -239,11 +255,12 @@ class Start:
 
     def ask(self, state: StartState, rng: np.random.Generator) -> tuple[Array, StartRound]:
         """Points of the next round, shape (n, d)."""
-        if state.ensemble is None:
-            return state.U, StartRound(np.arange(len(state.U)), state.U)
-        failed = np.flatnonzero(~state.ensemble.ok)
-        points = self.problem.sample_prior(len(failed), rng)
-        return points, StartRound(failed, points)
+        index, points = np.arange(len(state.U)), state.U
+        if state.ensemble is not None:
+            index = np.flatnonzero(~state.ensemble.ok)
+            points = self.problem.sample_prior(len(index), rng)
+        seed = int(rng.integers(2**63)) if self.seeds else 0
+        return points, StartRound(index, points, seed)
 
     def tell(
         self, state: StartState, pending: StartRound, evaluations: Evaluations
@@ -263,7 +280,9 @@ class Start:
         complete = bool(ensemble.ok.all()) or last
         if complete:
             ensemble.require(self.min_members)
-        state = replace(state, ensemble=ensemble, rounds=state.rounds + 1, complete=complete)
+        state = StartState(
+            state.U, state.redraw, ensemble, state.rounds + 1, complete, pending.seed
+        )
         return state, Info.of(evaluations, "start", "initial ensemble", complete=complete)
 
 
@@ -319,13 +338,8 @@ class PhaseState:
         return self.passed and self.inner.converged
 
 
-def default_ensemble_size(dimension: int) -> int:
-    """``max(100, 4 (d + 2))`` particles: an even number."""
-    return max(100, 4 * (dimension + 2))
-
-
 @dataclass(frozen=True)
-class PhasedSampler[S: KernelState](ABC):
+class PhasedSampler(ABC):
     """Sampler that is made of kernels, one for the burn-in and one for the sampling.
 
     A subclass has a `kernel`, and maybe a `burn_in`.
@@ -334,31 +348,39 @@ class PhasedSampler[S: KernelState](ABC):
     ----------
     problem : InverseProblem
         Dimension, loss and prior; its forward map is never called from here.
-    ensemble_size : int, optional
-        Number of particles J; by default ``max(100, 4 (d + 2))``.
     """
+
+    seeds: ClassVar[bool] = False
+    """Whether what follows the start needs a seed."""
 
     remedy_of_span: ClassVar[str] = ""
     """What else can be done about an ensemble that does not."""
 
     problem: PriorAndLoss
-    ensemble_size: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse contradicting options."""
-        require_counts(2, ensemble_size=self.size)
 
     # -- what a subclass says -------------------------------------------------------------------
 
     @property
     @abstractmethod
-    def kernel(self) -> SamplingKernel[S, Any]:
-        """Kernel of the sampling."""
+    def kernel(self) -> SamplingKernel[Any, Any]:
+        """Kernel of the sampling. Its types go with those of `begin`."""
+
+    @abstractmethod
+    def begin(self, state: PhaseState) -> KernelState:
+        """State of the kernel for what the phases before have left behind."""
 
     @property
-    def burn_in(self) -> BurnIn[Any, Any] | None:
+    def burn_in(self) -> Kernel[Any, Any] | None:
         """Kernel of the burn-in; without one, the kernel of the sampling has to settle."""
         return None
+
+    def begin_burn_in(self, state: PhaseState) -> KernelState:
+        """State of the burn-in for an ensemble that was evaluated."""
+        raise NotImplementedError
+
+    def burns_in(self, state: PhaseState) -> bool:
+        """Whether there is a burn-in after the start."""
+        return self.burn_in is not None and not state.skip_burn_in
 
     @property
     def min_members(self) -> int:
@@ -373,11 +395,9 @@ class PhasedSampler[S: KernelState](ABC):
     # -- sizes ----------------------------------------------------------------------------------
 
     @property
+    @abstractmethod
     def size(self) -> int:
-        """Number of particles J."""
-        if self.ensemble_size is None:
-            return default_ensemble_size(self.problem.dimension)
-        return self.ensemble_size
+        """Number of particles J that become draws."""
 
     @property
     def start_size(self) -> int:
@@ -393,7 +413,12 @@ class PhasedSampler[S: KernelState](ABC):
 
     @cached_property
     def _start(self) -> Start:
-        return Start(self.problem, self.min_members)
+        return Start(self.problem, self.min_members, self.seeds)
+
+    def resume(self, ensemble: Ensemble) -> PhaseState:
+        """State after the start, for an ensemble that was evaluated already."""
+        start = StartState(ensemble.U, False, ensemble, complete=True)
+        return self._proceed(PhaseState("start", start))
 
     def _at_work(self, phase: Phase) -> Kernel[Any, Any]:
         """Kernel of a phase: its types go with those of the state, which only a run can tell."""
@@ -491,16 +516,18 @@ class PhasedSampler[S: KernelState](ABC):
         """End the tuning: go on to the sampling phase with the ensemble as it is."""
         if state.phase == "sampling":
             return state
-        if state.phase in ("start", "burn-in"):
-            state = self._settle(state)
-        passed, inner = state.converged, self.kernel.freeze(state.inner)  # type: ignore[arg-type]
+        if state.phase == "start" and self.burns_in(state):
+            state = self._enter("burn-in", state, self.begin_burn_in(state))
+        if state.phase != "settling":
+            state = self._enter("settling", state, self.begin(state))
+        passed, inner = state.converged, self.kernel.freeze(state.inner)
         return replace(state, phase="sampling", inner=inner, passed=passed)
 
     def finish(
         self, state: PhaseState, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
         """Snapshots of a block as they are to be handed out."""
-        return self.kernel.finish(state.inner, snapshots, rng)  # type: ignore[arg-type]
+        return self.kernel.finish(state.inner, snapshots, rng)
 
     @abstractmethod
     def origin(self, state: PhaseState) -> Origin:
@@ -515,25 +542,19 @@ class PhasedSampler[S: KernelState](ABC):
         if info.n_failed < info.n_evaluations:
             return 0
         in_a_row = state.failed_in_a_row + info.n_evaluations
-        if in_a_row >= self.size:
+        if in_a_row >= self.start_size:
             raise EnsembleFailure(f"All of the last {in_a_row} forward evaluations have failed.")
         return in_a_row
 
     def _proceed(self, state: PhaseState) -> PhaseState:
         """Go on to the phase after the present one, which has done its work."""
         if state.phase == "start":
-            ensemble = state.evaluated
-            self._require_span(ensemble)
-            if self.burn_in is not None and not state.skip_burn_in:
-                return self._enter("burn-in", state, self.burn_in.start(ensemble))
+            self._require_span(state.evaluated)
+            if self.burns_in(state):
+                return self._enter("burn-in", state, self.begin_burn_in(state))
         if state.phase != "settling":
-            state = self._settle(state)
+            state = self._enter("settling", state, self.begin(state))
         return self.freeze(state) if state.inner.burned_in else state
-
-    def _settle(self, state: PhaseState) -> PhaseState:
-        """Hand the ensemble to the kernel of the sampling."""
-        inner = self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
-        return self._enter("settling", state, inner)
 
     def _enter(self, phase: Phase, state: PhaseState, inner: KernelState) -> PhaseState:
         return replace(state, phase=phase, inner=inner, passed=state.converged)
@@ -548,3 +569,33 @@ class PhasedSampler[S: KernelState](ABC):
                 "leave them. Spread it out in all of them, for example by adding noise"
                 f"{self.remedy_of_span}."
             )
+
+
+def default_ensemble_size(dimension: int) -> int:
+    """``max(100, 4 (d + 2))`` particles: an even number."""
+    return max(100, 4 * (dimension + 2))
+
+
+@dataclass(frozen=True)
+class EnsembleSampler(PhasedSampler):
+    """Sampler of one ensemble.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    ensemble_size : int, optional
+        Number of particles J; by default ``max(100, 4 (d + 2))``.
+    """
+
+    ensemble_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size."""
+        require_counts(2, ensemble_size=self.size)
+
+    @property
+    def size(self) -> int:
+        """Number of particles J."""
+        if self.ensemble_size is None:
+            return default_ensemble_size(self.problem.dimension)
+        return self.ensemble_size

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from operator import length_hint
 from time import monotonic
 from typing import Any, ClassVar
@@ -57,38 +57,6 @@ SHORTEST_BLOCK = 5
 FEW_DRAWS = 100  # that say nothing about a run
 
 FloatArray = NDArray[np.float64]
-
-
-def of_scheme(
-    scheme: str, samplers: Mapping[str, type[Any]], options: Mapping[str, Any]
-) -> tuple[type[Any], dict[str, Any]]:
-    """Sampler of a scheme, and those of the options that it has.
-
-    Parameters
-    ----------
-    scheme : str
-    samplers : mapping of str to type
-        The samplers, dataclasses, by the names of the schemes.
-    options : mapping of str to object
-        Values of all options that one of them has.
-
-    Raises
-    ------
-    ValueError
-        If there is no such scheme, or if an option was given that its sampler does not have.
-    """
-    if scheme not in samplers:
-        names = " or ".join(f'"{name}"' for name in samplers)
-        raise ValueError(f"scheme must be {names}, not {scheme!r}.")
-    own = {field.name for field in fields(samplers[scheme])}
-    defaults = {f.name: f.default for other in samplers.values() for f in fields(other)}
-    for name, value in options.items():
-        if name not in own and value is not defaults[name]:
-            raise ValueError(
-                f'{name}={value!r} is no option of scheme="{scheme}"; leave it out, or choose '
-                "another scheme."
-            )
-    return samplers[scheme], {name: options[name] for name in options if name in own}
 
 
 @dataclass_state
@@ -310,7 +278,7 @@ class EnsembleStep(RunningStep):
             bound.model,
             bound.vars,
             type(self).__name__,
-            self._options,
+            self._options if self.scheme is None else {**self._options, "scheme": self.scheme},
             bound.sampler.origin(self._chain.state),
             bound.sampler.size,
         )

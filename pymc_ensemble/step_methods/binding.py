@@ -1,7 +1,7 @@
 """How a step method finds the model that it samples, and what it makes of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -45,6 +45,7 @@ class BoundStep(BlockedStep):
 
     problem_class: ClassVar[Any] = InverseProblem
     sampler_class: Any
+    scheme: str | None = None
     default_blocked = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -183,3 +184,35 @@ def _variables(model: pm.Model) -> tuple[Any, ...]:
     """All that a posterior depends on: when it changes, a step has to be bound anew."""
     shapes = [np.shape(data.get_value(borrow=True)) for data in model.data_vars]
     return (*model.basic_RVs, *model.potentials, *shapes)
+
+
+def of_scheme(
+    scheme: str, samplers: Mapping[str, type[Any]], options: Mapping[str, Any]
+) -> tuple[type[Any], dict[str, Any]]:
+    """Sampler of a scheme, and those of the options that it has.
+
+    Parameters
+    ----------
+    scheme : str
+    samplers : mapping of str to type
+        The samplers, dataclasses, by the names of the schemes.
+    options : mapping of str to object
+        Values of all options that one of them has.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scheme, or if an option was given that its sampler does not have.
+    """
+    if scheme not in samplers:
+        names = " or ".join(f'"{name}"' for name in samplers)
+        raise ValueError(f"scheme must be {names}, not {scheme!r}.")
+    own = {field.name for field in fields(samplers[scheme])}
+    defaults = {f.name: f.default for other in samplers.values() for f in fields(other)}
+    for name, value in options.items():
+        if name not in own and value is not defaults[name]:
+            raise ValueError(
+                f'{name}={value!r} is no option of scheme="{scheme}"; leave it out, or choose '
+                "another scheme."
+            )
+    return samplers[scheme], {name: options[name] for name in options if name in own}

@@ -25,9 +25,12 @@ from pymc_ensemble.samplers.gaussian_process.sampler import (
     DEFAULT_EPOCHS,
     EXTRA_EPOCHS,
     EnsembleGaussianProcess,
+    PublishedGaussianProcess,
+    learned,
 )
 
 from .base import EnsembleStep
+from .binding import of_scheme
 from .draws import Draw, Stats
 from .initial_ensemble import posterior_points
 
@@ -167,19 +170,26 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     ):
         self._archive = archive
         self._model_to_bind: Any = None
+        self.scheme = scheme
+        self.sampler_class, options = of_scheme(
+            scheme,
+            {"archive": EnsembleGaussianProcess, "paper": PublishedGaussianProcess},
+            {
+                "target": target,
+                "adjust": adjust,
+                "epochs": epochs,
+                "archive": archive,
+                "dt": dt,
+            },
+        )
+        options.pop("archive", None)  # read for each model
         if scheme == "paper":
             self.default_tune_steps = PAPER_TUNE
         elif isinstance(epochs, int):
             self.default_tune_steps = epochs + 1 + EXTRA_EPOCHS
         super().__init__(
             vars,
-            options={
-                "target": target,
-                "adjust": adjust,
-                "scheme": scheme,
-                "epochs": epochs,
-                "dt": dt,
-            },
+            options=options,
             ensemble_size=ensemble_size,
             initial_ensemble=initial_ensemble,
             compile_kwargs=compile_kwargs,
@@ -193,11 +203,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     def learned(self) -> LearningState | None:
         """What the present chain has learned, or None before the first fit."""
         state = self._chain.state
-        if state is None:
-            return None
-        if state.learned is not None:
-            return state.learned
-        return state.inner if isinstance(state.inner, LearningState) else None
+        return None if state is None else learned(state)
 
     @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]

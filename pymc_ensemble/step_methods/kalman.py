@@ -12,7 +12,8 @@ from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
 
-from .base import EnsembleStep, of_scheme
+from .base import EnsembleStep
+from .binding import of_scheme
 
 PAPER_TUNE = 1000  # steps of the published scheme, which are short
 
@@ -134,6 +135,7 @@ class EnsembleKalmanSampler(EnsembleStep):
         initial_point: Point | None = None,
         blocked: bool = True,
     ):
+        self.scheme = scheme
         self.sampler_class, options = of_scheme(
             scheme,
             self.schemes,

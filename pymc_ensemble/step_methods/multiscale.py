@@ -16,9 +16,10 @@ from pymc_ensemble.problem.driver import Account
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
-from pymc_ensemble.samplers.multiscale.sampler import Multiscale
+from pymc_ensemble.samplers.multiscale.sampler import Multiscale, PublishedMultiscale, WalkerSampler
 
 from .base import EnsembleStep, FloatArray
+from .binding import of_scheme
 from .common_stage import Outcome
 from .draws import Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, posterior_points
@@ -166,9 +167,11 @@ class MultiscaleSampler(EnsembleStep):
         self._conditional: ConditionalModel | None = None
         self._sampled: Any = None
         self._account = ""
-        super().__init__(
-            vars,
-            options={
+        self.scheme = scheme
+        self.sampler_class, options = of_scheme(
+            scheme,
+            {"averaged": Multiscale, "paper": PublishedMultiscale},
+            {
                 "directions": directions,
                 "sigma": sigma,
                 "delta": delta,
@@ -178,8 +181,11 @@ class MultiscaleSampler(EnsembleStep):
                 "adjust": adjust,
                 "rough": rough,
                 "central": central,
-                "scheme": scheme,
             },
+        )
+        super().__init__(
+            vars,
+            options=options,
             initial_ensemble=initial_ensemble,
             compile_kwargs=compile_kwargs,
             model=model,
@@ -220,14 +226,14 @@ class MultiscaleSampler(EnsembleStep):
             )
         return problem
 
-    def _make_sampler(self, problem: InverseProblem, given: int | None) -> Multiscale:
+    def _make_sampler(self, problem: InverseProblem, given: int | None) -> WalkerSampler:
         options = dict(self._options)
         if isinstance(options["preconditioner"], DataTree):
             points = self._points_of(options["preconditioner"], problem)
             root = Preconditioner.of_points(points).root
             options["preconditioner"] = root @ root.T
-        sampler = Multiscale(problem, **options)
-        free = sampler.scheme == "averaged" and not sampler.rough and sampler.delta == 0
+        sampler = self.sampler_class(problem, **options)
+        free = not sampler.published and not sampler.rough and sampler.delta == 0
         if self._conditional is not None and free and not sampler.adjust:
             self._account += (
                 ". Steps meet a Metropolis test, as those of other variables change the posterior "

@@ -258,7 +258,8 @@ def test_published_scheme():
         ({"archive": ({}, np.zeros((3, 3)))}, "archive has no values for `u`"),
         ({"archive": ("ab", "cd")}, "arrays of numbers"),
         ({"initial_ensemble": "foo"}, "initial_ensemble must be an array of numbers.*'foo'"),
-        ({"dt": 1.0}, 'dt is an option of scheme="paper"'),
+        ({"dt": 1.0}, 'dt=1.0 is no option of scheme="archive"'),
+        ({"adjust": True, "scheme": "paper"}, 'adjust=True is no option of scheme="paper"'),
     ],
 )
 def test_wrong_use_is_refused_at_construction(options, message):

@@ -16,6 +16,7 @@ import pymc_ensemble as pe
 from pymc_ensemble import gallery
 from pymc_ensemble.diagnosis.ensembles import ess, to_ensemble
 from pymc_ensemble.problem import InverseProblem
+from pymc_ensemble.samplers.multiscale.sampler import PublishedMultiscale
 
 A = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0], [1.0, 1.0, 1.0], [2.0, 0.0, 1.0]])
 Y = np.array([0.5, -0.3, 1.2, 0.8])
@@ -229,13 +230,13 @@ def test_options_reach_the_sampler(model, options):
     with model:
         step = pe.MultiscaleSampler(**options)
     sampler = step._bound.sampler
-    assert {name: getattr(sampler, name) for name in options} == options
+    assert isinstance(sampler, PublishedMultiscale) == (step.scheme == "paper")
+    assert all(getattr(sampler, name) == options[name] for name in options if name != "scheme")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "fancy"}, 'scheme must be "averaged" or "paper"'),
         ({"adjust": True, "rough": True}, "exclude each other"),
         ({"walkers": 0}, "walkers must be an integer"),
         ({"directions": 0}, "directions must be an integer"),
@@ -252,6 +253,18 @@ def test_options_are_judged_at_construction(model, batches, options, message):
     with pytest.raises(ValueError, match=message):
         sample(model, step)
     assert not batches
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheme": "fancy"}, 'scheme must be "averaged" or "paper", not \'fancy\''),
+        ({"scheme": "paper", "adjust": True}, 'adjust=True is no option of scheme="paper"'),
+    ],
+)
+def test_schemes_are_judged_without_a_model(options, message):
+    with pytest.raises(ValueError, match=message):
+        pe.MultiscaleSampler(**options)
 
 
 def test_too_few_initial_positions(model):

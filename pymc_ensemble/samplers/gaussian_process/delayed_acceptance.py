@@ -1,12 +1,14 @@
 """Delayed acceptance: the surrogate explores, and one evaluation decides."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
 from pymc_ensemble.samplers import proposals
-from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, moment_law
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.linearization import Anomalies
+from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
 from .chains import DE_SHARE, FIRST_STEP, SMALLEST_STEP, TARGET_ACCEPTANCE, covariance_factor
 from .learning import LearningState
@@ -17,50 +19,26 @@ STEP_TRIALS = 60  # moves in which the Langevin step is adapted, before the firs
 
 
 @dataclass(frozen=True)
-class AdjustedState:
+class AdjustedState(SweepState):
     """State of the sampling with delayed acceptance.
 
     Attributes
     ----------
-    ensemble : Ensemble
-        Particles with their own evaluations; those without one are not yet known (NaN).
-    order : ndarray of shape (J,)
-        Random order of the particles: its halves move one after the other.
-    half : {0, 1}
-        Which half moves next.
-    step : float
+    langevin_step : float
         Langevin step on the surrogate, in the covariance of the frozen ensemble.
     factor : ndarray of shape (d, d)
         Factor of that covariance, in whitened coordinates.
-    alpha : ndarray of shape (J,)
-        Acceptance probabilities of the last proposals.
     learned : LearningState
         Surrogate that explores.
     """
 
-    ensemble: Ensemble
-    order: Array
-    half: int
-    step: float
-    factor: Array
-    alpha: Array
-    learned: LearningState
+    langevin_step: float = field(kw_only=True)
+    factor: Array = field(kw_only=True)
+    learned: LearningState = field(kw_only=True)
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A pending half sweep."""
-
-    index: Array
-    points: Array
-    log_ratio: Array
-    uniforms: Array
-    order: Array
-    origin: AdjustedState
-
-
-@dataclass(frozen=True)
-class DelayedAcceptance:
+class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
     """Metropolis test of the end points of chains on the surrogate.
 
     A chain on the surrogate that is reversible for ``exp(-Vhat)`` proposes u'; it is accepted with
@@ -74,28 +52,29 @@ class DelayedAcceptance:
     problem : InverseProblem
     """
 
+    tested: ClassVar[bool] = True
+
     problem: Problem
 
-    def start(self, learned: LearningState, archive: Ensemble) -> AdjustedState:
-        """State for particles of which some may not have been evaluated yet."""
+    def start(self, learned: LearningState) -> AdjustedState:
+        """State for evaluated points that follow the surrogate, with an adapted step."""
         posterior = learned.bound(self.problem).posterior
         assert posterior is not None
-        J = learned.ladder.particles.shape[1]
         rng = np.random.default_rng(learned.seed)
-        # start from evaluated points, weighted such that they follow the surrogate
-        ensemble = _evaluated_particles(learned, archive, J, rng)
-        x = posterior.whitening.coordinates(learned.ladder.particles[0])
-        order, alpha = rng.permutation(J), np.full(J, np.nan)
-        state = AdjustedState(ensemble, order, 0, FIRST_STEP, covariance_factor(x), alpha, learned)
+        particles = learned.ladder.particles[0]
+        ensemble = _evaluated_particles(learned.archive, len(particles), rng)
+        x = posterior.whitening.coordinates(particles)
+        factor = covariance_factor(x)
+        state = AdjustedState(ensemble, langevin_step=FIRST_STEP, factor=factor, learned=learned)
         _, step = self._explore(state, x, x, STEP_TRIALS, rng, adapt=True)
-        return replace(state, step=step)
+        return replace(state, langevin_step=step)
 
-    def ask(self, state: AdjustedState, rng: np.random.Generator) -> tuple[Array, Proposal]:
+    def ask(
+        self, state: AdjustedState, rng: np.random.Generator
+    ) -> tuple[Array, GroupMove[AdjustedState]]:
         """Points of the next half sweep, and what `tell` needs to judge them."""
-        order = rng.permutation(len(state.ensemble)) if state.half == 0 else state.order
-        middle = len(order) // 2
-        index = order[:middle] if state.half == 0 else order[middle:]
-        others = order[middle:] if state.half == 0 else order[:middle]
+        state = self.in_sweep(state, rng)
+        index, others = state.groups[0], state.others[0]
         posterior = state.learned.bound(self.problem).posterior
         assert posterior is not None
         U, partners = state.ensemble.U[index], state.ensemble.U[others]
@@ -112,32 +91,8 @@ class DelayedAcceptance:
             Anomalies.of(partners), U, partners, rng
         )
         points[direct], log_ratio[direct] = evolved[direct], no_ratio[direct]
-        return points, Proposal(index, points, log_ratio, rng.random(len(U)), order, state)
-
-    def tell(
-        self, state: AdjustedState, pending: Proposal, evaluations: Evaluations
-    ) -> tuple[AdjustedState, Info]:
-        """State after the half sweep, and an account of it."""
-        state = pending.origin
-        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        old = state.ensemble[pending.index]
-        alpha = proposals.acceptance(old.potential, values.potential, pending.log_ratio)
-        ensemble = state.ensemble.updated(pending.index, values, pending.uniforms < alpha)
-        all_alpha = state.alpha.copy()
-        all_alpha[pending.index] = alpha
-        complete = state.half == 1
-        state = replace(
-            state, ensemble=ensemble, order=pending.order, half=1 - state.half, alpha=all_alpha
-        )
-        snapshot = None
-        if complete:
-            law = _law(ensemble.U)
-            snapshot = Snapshot(
-                ensemble.U, -ensemble.potential, law.log_density(ensemble.U), all_alpha, np.nan
-            )
-        n, n_failed = len(values), int(evaluations.failed.sum())
-        message = f"acceptance {alpha.mean():.2f}"
-        return state, Info("sampling", complete, snapshot, n, n_failed, message)
+        uniforms = rng.random(len(U))
+        return points, GroupMove(index, points, log_ratio, None, np.nan, uniforms, state)
 
     def _explore(
         self,
@@ -154,7 +109,7 @@ class DelayedAcceptance:
         differential evolution with partners that stay where they are.
         """
         posterior = state.learned.bound(self.problem).posterior
-        step, factor = state.step, state.factor
+        step, factor = state.langevin_step, state.factor
         assert posterior is not None
         n, d = x.shape
         x = x.copy()
@@ -183,17 +138,10 @@ class DelayedAcceptance:
         return x, step
 
 
-def _evaluated_particles(
-    learned: LearningState, archive: Ensemble, J: int, rng: np.random.Generator
-) -> Ensemble:
+def _evaluated_particles(archive: Ensemble, J: int, rng: np.random.Generator) -> Ensemble:
     """Evaluated points that follow the posterior: the last ones, which were made at particles."""
     last = archive[np.arange(max(0, len(archive) - J), len(archive))]
     log_w = last.potential.min() - last.potential
     usable = np.flatnonzero(log_w > -(10 + 5 * archive.U.shape[1]))
     index = np.concatenate([usable, rng.choice(usable, max(0, J - len(usable)))])
     return last[index]
-
-
-def _law(U: Array) -> GaussianLaw:
-    """Gaussian law with the moments of particles."""
-    return moment_law(Anomalies.of(U))

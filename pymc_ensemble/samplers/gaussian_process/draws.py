@@ -6,6 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from pymc_ensemble.samplers.linearization import Anomalies, moment_law
+from pymc_ensemble.samplers.phases import NothingToFreeze
 
 from .chains import Chains, Ladder
 from .learning import MOVES, WIDTHS, LearningState
@@ -32,10 +33,12 @@ class DrawsState:
     ladder: Ladder
     learned: LearningState
     surest: float
+    burned_in: bool = True
+    converged: bool = True
 
 
 @dataclass(frozen=True)
-class SurrogateDraws:
+class SurrogateDraws(NothingToFreeze[DrawsState]):
     """Draw from the posterior mean of a frozen surrogate; no evaluation is needed.
 
     Parameters
@@ -45,7 +48,7 @@ class SurrogateDraws:
 
     problem: Problem
 
-    def start(self, learned: LearningState, archive: Ensemble) -> DrawsState:
+    def start(self, learned: LearningState) -> DrawsState:
         """State after some moves on the mean, whose steps are adapted a last time."""
         rng, posterior = np.random.default_rng(learned.seed), learned.bound(self.problem).posterior
         assert posterior is not None
@@ -53,7 +56,7 @@ class SurrogateDraws:
         surest = 1 + 2 * float(posterior.loss_sd(x).max())
         state = DrawsState(learned.ensemble, learned.ladder, learned, surest)
         ladder, _ = self._chains(state).run(learned.ladder, 2 * MOVES, rng)
-        ensemble = posterior.predicted(ladder.particles[0], archive.Z.shape[1])
+        ensemble = posterior.predicted(ladder.particles[0], learned.archive.Z.shape[1])
         return replace(state, ensemble=ensemble, ladder=ladder)
 
     def ask(self, state: DrawsState, rng: np.random.Generator) -> tuple[Array, int]:
@@ -76,7 +79,9 @@ class SurrogateDraws:
             np.full(len(ensemble), acceptance[0]),
             float(ladder.steps[0]),
         )
-        return state, Info("sampling", True, snapshot, 0, 0, "draws from the surrogate")
+        return state, Info.of(
+            evaluations, "sampling", "draws from the surrogate", snapshot=snapshot
+        )
 
     def _chains(self, state: DrawsState) -> Chains:
         learned = state.learned.bound(self.problem)

@@ -204,10 +204,7 @@ class Learning:
             if not (same and surer and self._verify(state.bound(self.problem), good).passed):
                 state = verified.bound(None)  # what was learned afterwards is not verified
             state = replace(state, burned_in=True, converged=True)
-        n_evaluations = len(pending.points)
-        return state, Info(
-            "burn-in", True, None, n_evaluations, int(evaluations.failed.sum()), self.account(state)
-        )
+        return state, Info.of(evaluations, "burn-in", self.account(state))
 
     def account(self, state: LearningState) -> str:
         """One line on the state of the learning."""

@@ -1,14 +1,13 @@
 """The published ensemble Gaussian process sampler: the baseline of its own improvements."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
-from pymc_ensemble.samplers import proposals
-from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linearization import Anomalies, moment_law
-from pymc_ensemble.samplers.phases import RESTLESS, Standstill
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
+from pymc_ensemble.samplers.phases import AT_REST, RESTLESS
+from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
 from .basis import squared_distances
 from .hyperparameters import HyperPrior, MarginalPosterior
@@ -21,39 +20,35 @@ PRIOR = HyperPrior(amplitude=(0.0, 1.5), shortest=1e-3)
 
 
 @dataclass(frozen=True)
-class PublishedSurrogateState:
-    """State of the published scheme.
+class PublishedSurrogateState(SweepState):
+    """State of the published scheme, with the conditioning points as its ensemble.
 
     Attributes
     ----------
-    ensemble : Ensemble
-        Conditioning points with their evaluations.
     hyperparameters : ndarray of shape (3,)
         Logarithms of amplitude, length (in the unit of the parameters) and noise.
-    settling : Standstill
-        Whether the ensemble has come to rest.
     """
 
-    ensemble: Ensemble
-    hyperparameters: Array
-    settling: Standstill = RESTLESS
-    burned_in: bool = False
-    converged: bool = False
+    hyperparameters: Array = field(kw_only=True)
 
 
 @dataclass(frozen=True)
-class PublishedEpoch:
-    """A pending epoch: moved particles, and the state that they come from."""
+class PublishedEpoch(GroupMove[PublishedSurrogateState]):
+    """A pending epoch: moved particles, and the state that they come from.
 
-    points: Array
-    hyperparameters: Array
-    elapsed: float
-    step: float
-    origin: PublishedSurrogateState
+    Attributes
+    ----------
+    hyperparameters : ndarray of shape (3,)
+    elapsed : float
+        Time of all steps of the epoch.
+    """
+
+    hyperparameters: Array = field(kw_only=True)
+    elapsed: float = field(kw_only=True)
 
 
 @dataclass(frozen=True)
-class PublishedSurrogate:
+class PublishedSurrogate(Sweeps[PublishedSurrogateState, PublishedEpoch]):
     """Overdamped Langevin dynamics on a process of mean zero through the present losses.
 
     The losses are centered and scaled to unit variance, the kernel is isotropic, and the logarithms
@@ -73,31 +68,30 @@ class PublishedSurrogate:
     largest_step: float
     steps: int = 5
 
-    def start(self, ensemble: Ensemble) -> PublishedSurrogateState:
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> PublishedSurrogateState:
         """State for an evaluated ensemble."""
-        unit = _unit(ensemble.U[ensemble.ok])
-        return PublishedSurrogateState(ensemble, np.log([1.0, 2.0 * unit, 0.3]))
+        ensemble = ensemble.without_failures()
+        return PublishedSurrogateState(
+            ensemble,
+            rest=AT_REST if at_rest else RESTLESS,
+            hyperparameters=np.log([1.0, 2.0 * _unit(ensemble.U), 0.3]),
+        )
+
+    def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:
+        """All members at once."""
+        return (np.arange(len(ensemble)),)
 
     def ask(
         self, state: PublishedSurrogateState, rng: np.random.Generator
     ) -> tuple[Array, PublishedEpoch]:
         """Points of the next epoch, shape (J, d), and what `tell` needs."""
+        state = self.in_sweep(state, rng)
         ensemble = state.ensemble
-        ensemble.require(self.problem.dimension + 2)
-        good = ensemble[ensemble.ok]
-        center, unit = good.U.mean(0), _unit(good.U)
-        x = (good.U - center) / unit
-        losses = good.loss - good.loss.mean()
-        scale = losses.std() or 1.0
+        center, unit = ensemble.U.mean(0), _unit(ensemble.U)
+        x = (ensemble.U - center) / unit
+        losses = ensemble.loss - ensemble.loss.mean()
         units = np.array([0.0, np.log(unit), 0.0])
-        theta = state.hyperparameters - units
-        objective = MarginalPosterior(
-            x, losses[:, None] / scale, np.ones(len(x)), None, PRIOR, isotropic=True
-        )
-        lower, upper = PRIOR.bounds(1, 1)
-        _, gradient = objective(theta)
-        change = np.clip(-HYPER_STEP * gradient, -LARGEST_HYPER_CHANGE, LARGEST_HYPER_CHANGE)
-        theta = np.clip(theta + change, lower, upper)
+        theta = _climbed(state.hyperparameters - units, x, losses / (losses.std() or 1.0))
         amplitude, length, noise = np.exp(theta)
 
         def kernel(a: Array) -> Array:
@@ -106,50 +100,46 @@ class PublishedSurrogate:
         covariance = kernel(x)
         covariance[np.diag_indices(len(x))] += noise**2 + JITTER * amplitude
         weights = cho_solve((cholesky(covariance, lower=True), True), losses)
-        elapsed, step, moved = 0.0, 0.0, x.copy()
+        elapsed, step, moved = 0.0, 0.0, x
         for _ in range(self.steps):
             T = kernel(moved) * weights
             slope = (T @ x - moved * T.sum(1)[:, None]) / length**2
             slope = slope + unit * self.problem.prior_gradient(center + unit * moved)
             steepest = np.sqrt((slope**2).sum(1)).max()
             step = min(self.largest_step, LARGEST_MOVE / max(steepest, 1e-300))
-            noise_term = np.sqrt(2 * step) * rng.standard_normal(moved.shape)
-            moved = moved - step * slope + noise_term
+            moved = moved - step * slope + np.sqrt(2 * step) * rng.standard_normal(moved.shape)
             elapsed += step
-        points = ensemble.U.copy()
-        points[ensemble.ok] = center + unit * moved
-        if not ensemble.ok.all():  # failed members go on from copies of others
-            source = rng.choice(np.flatnonzero(ensemble.ok), int((~ensemble.ok).sum()))
-            points[~ensemble.ok] = points[source]
-        return points, PublishedEpoch(points, theta + units, elapsed, step, state)
+        points = center + unit * moved
+        return points, PublishedEpoch(
+            state.groups[0],
+            points,
+            np.zeros(len(points)),
+            None,
+            step,
+            np.empty(0),
+            state,
+            hyperparameters=theta + units,
+            elapsed=elapsed,
+        )
 
     def tell(
         self, state: PublishedSurrogateState, pending: PublishedEpoch, evaluations: Evaluations
     ) -> tuple[PublishedSurrogateState, Info]:
         """State after the epoch, and an account of it."""
-        state = pending.origin
-        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        ensemble = state.ensemble.updated(np.arange(len(values)), values, values.ok)
-        alpha = proposals.acceptance(
-            state.ensemble.potential, values.potential, np.zeros(len(values))
-        )
-        anomalies = Anomalies.of(ensemble.U[ensemble.ok])
-        settling = state.settling.after(anomalies, pending.elapsed)
-        state = replace(
-            state,
-            ensemble=ensemble,
-            hyperparameters=pending.hyperparameters,
-            settling=settling,
-            burned_in=settling.done,
-            converged=state.converged or settling.done,
-        )
-        law = moment_law(anomalies)
-        snapshot = Snapshot(
-            ensemble.U, -ensemble.potential, law.log_density(ensemble.U), alpha, pending.step
-        )
-        n_failed = int(evaluations.failed.sum())
-        message = f"step size {pending.step:.3g}"
-        return state, Info("sampling", True, snapshot, len(values), n_failed, message)
+        state, info = super().tell(state, pending, evaluations)
+        return replace(state, hyperparameters=pending.hyperparameters), info
+
+    def relaxation_time(self, state: PublishedSurrogateState, pending: PublishedEpoch) -> float:
+        """That of all steps of the epoch."""
+        return pending.elapsed
+
+
+def _climbed(theta: Array, x: Array, values: Array) -> Array:
+    """Hyperparameters after one gradient step on their log posterior."""
+    objective = MarginalPosterior(x, values[:, None], np.ones(len(x)), None, PRIOR, isotropic=True)
+    _, gradient = objective(theta)
+    change = np.clip(-HYPER_STEP * gradient, -LARGEST_HYPER_CHANGE, LARGEST_HYPER_CHANGE)
+    return np.clip(theta + change, *PRIOR.bounds(1, 1))
 
 
 def _unit(U: Array) -> float:

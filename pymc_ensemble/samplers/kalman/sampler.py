@@ -5,6 +5,7 @@ and the gradient of the misfit is replaced by what the ensemble itself says abou
 forward map.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,13 +15,14 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Origin, Problem
 from pymc_ensemble.samplers.options import require_positive
 from pymc_ensemble.samplers.phases import (
-    PhasedSampler,
+    EnsembleKernel,
+    EnsembleSampler,
+    KernelState,
     PhaseState,
-    SamplingKernel,
     default_ensemble_size,
 )
 from pymc_ensemble.samplers.split_sweeps import SweepState
-from pymc_ensemble.samplers.tempering import Finish, TemperedBurnIn
+from pymc_ensemble.samplers.tempering import BurnInState, Finish, TemperedBurnIn
 
 from .inflated_design import DesignState, InflatedDesign
 from .metropolis import MixtureMetropolis
@@ -29,7 +31,7 @@ from .relaxation import DEFAULT_STEP, SMALL_ENSEMBLE_STEP, Relaxation, WholeRela
 
 
 @dataclass(frozen=True)
-class KalmanSampler(PhasedSampler):
+class KalmanSampler(EnsembleSampler):
     """What the ensemble Kalman sampler and its published scheme have in common.
 
     Parameters
@@ -71,6 +73,15 @@ class KalmanSampler(PhasedSampler):
     def has_to_span(self) -> bool:
         """Whether the ensemble has to span all dimensions."""
         return not self.allow_subspace
+
+    @property
+    @abstractmethod
+    def kernel(self) -> EnsembleKernel[Any, Any]:
+        """Dynamics of the sampling phase."""
+
+    def begin(self, state: PhaseState) -> KernelState:
+        """State of the kernel for the ensemble."""
+        return self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
 
     @property
     def min_members(self) -> int:
@@ -163,8 +174,13 @@ class EnsembleKalman(KalmanSampler):
             self.problem, self.min_members, not self.rough, finish, evolutions=self.evolutions
         )
 
+    def begin_burn_in(self, state: PhaseState) -> BurnInState:
+        """State of the tempering."""
+        assert self.burn_in is not None
+        return self.burn_in.start(state.evaluated)
+
     @cached_property
-    def kernel(self) -> SamplingKernel[Any, Any]:
+    def kernel(self) -> EnsembleKernel[Any, Any]:
         """Dynamics of the sampling phase, by the options."""
         if self.rough:
             return InflatedDesign(self.problem)

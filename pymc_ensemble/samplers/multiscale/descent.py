@@ -125,8 +125,7 @@ class Descent:
             )
         state = replace(state, converged=state.slope < self.tolerance)
         message = f"potential {state.potential:.6g}, slope {state.slope:.2g}"
-        n_failed = int(evaluations.failed.sum())
-        return state, Info("sampling", True, None, len(points), n_failed, message)
+        return state, Info.of(evaluations, "sampling", message)
 
     @staticmethod
     def _step(state: DescentState) -> Array:

@@ -1,6 +1,5 @@
 """The pilot of the multiscale sampler: an ensemble that tells where the posterior is."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +41,6 @@ class Pilot:
     explored: bool = True
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A pending round that measures the stiffness by the clouds around a few positions."""
-
-    points: Array
-    directions: Array
-
-
 def herd(points: Array, n: int) -> Array:
     """Choose `n` of the `points`, shape (N, d), such that the first few represent all of them.
 
@@ -66,9 +57,3 @@ def herd(points: Array, n: int) -> Array:
         chosen.append(int(score.argmin()))
         to_chosen += distances[:, chosen[-1]]
     return np.array(chosen)
-
-
-def _quantile(values: Sequence[float], level: float) -> float:
-    """Quantile of what could be measured, or NaN."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.quantile(known, level)) if known else np.nan

@@ -118,9 +118,9 @@ class Walkers:
         points = self.explorers.points(proposed, directions, root)
         return points, WalkerMove(points, noise, directions, np.array(rng.random(M)))
 
-    def tell(
-        self, state: WalkerState, pending: WalkerMove, evaluations: Evaluations
-    ) -> tuple[WalkerState, Info]:
+    def tell[S: WalkerState](
+        self, state: S, pending: WalkerMove, evaluations: Evaluations
+    ) -> tuple[S, Info]:
         """State after the step, and an account of it.
 
         The first evaluation of the walkers is no step yet.
@@ -170,9 +170,10 @@ class Walkers:
         if old is not None:
             snapshot = Snapshot(state.U, lp, log_q, alpha, state.step_size)
         message = f"acceptance {alpha.mean():.2f}"
-        n_failed = int(evaluations.failed.sum())
-        n, complete = len(pending.points), snapshot is not None
-        return state, Info("sampling", complete, snapshot, n, n_failed, message)
+        complete = snapshot is not None
+        return state, Info.of(
+            evaluations, "sampling", message, complete=complete, snapshot=snapshot
+        )
 
     def _next_directions(self, state: WalkerState, rng: np.random.Generator) -> Array:
         """Directions of the next step: frozen, fresh, or an exact Ornstein-Uhlenbeck update."""

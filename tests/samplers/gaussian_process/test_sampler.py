@@ -15,7 +15,11 @@ from array_problems import (
 )
 
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
-from pymc_ensemble.samplers.gaussian_process.sampler import EnsembleGaussianProcess
+from pymc_ensemble.samplers.gaussian_process.sampler import (
+    EnsembleGaussianProcess,
+    PublishedGaussianProcess,
+    learned,
+)
 from pymc_ensemble.samplers.gaussian_process.verification import Verification
 
 
@@ -135,7 +139,7 @@ def test_archive_saves_evaluations(losses):
     assert state.converged
     assert with_archive < problem.n_evaluations
     assert errors(problem, draws(sampler, problem, state, rng, 60))[0] < 0.15
-    assert len(state.learned.archive) == len(known) + with_archive
+    assert len(learned(state).archive) == len(known) + with_archive
 
 
 def test_failures_of_an_archive_are_remembered():
@@ -377,7 +381,7 @@ def test_delayed_acceptance_takes_an_evaluation_a_draw():
 
 def test_published_scheme_finds_a_smooth_posterior():
     problem, rng = decay(noise=0.3), np.random.default_rng(0)
-    sampler = EnsembleGaussianProcess(problem, scheme="paper", ensemble_size=60)
+    sampler = PublishedGaussianProcess(problem, ensemble_size=60)
     U = problem.mean + problem.sd * rng.standard_normal((60, 2))
     state = sampler.freeze(step(sampler, problem, sampler.start(U), rng)[0])
     kept = []
@@ -397,11 +401,6 @@ def test_published_scheme_finds_a_smooth_posterior():
     ("options", "message"),
     [
         ({"target": "outputs"}, "target must be"),
-        ({"scheme": "exact"}, "scheme must be"),
-        ({"scheme": "paper", "adjust": True}, 'adjust=True needs scheme="archive"'),
-        ({"scheme": "paper", "target": "forward"}, 'target="forward" needs scheme="archive"'),
-        ({"dt": 0.1}, 'dt is an option of scheme="paper"'),
-        ({"scheme": "paper", "dt": -1.0}, "dt must be positive"),
         ({"epochs": 1}, "epochs must be an integer of at least 2"),
         ({"ensemble_size": 3}, "too small for 2 parameters.*3 coefficients.*at least 4"),
         ({"ensemble_size": 1}, "at least 2"),
@@ -411,6 +410,13 @@ def test_published_scheme_finds_a_smooth_posterior():
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         EnsembleGaussianProcess(decay(), **options)
+
+
+def test_wrong_options_of_the_published_scheme():
+    with pytest.raises(ValueError, match="dt must be positive"):
+        PublishedGaussianProcess(decay(), dt=-1.0)
+    with pytest.raises(ValueError, match="too small for 2 parameters"):
+        PublishedGaussianProcess(decay(), ensemble_size=3)
 
 
 def test_outputs_of_a_density_cannot_be_the_target():

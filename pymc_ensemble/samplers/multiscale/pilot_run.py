@@ -1,0 +1,126 @@
+"""The run of the pilot ensemble: it arrives at the posterior, and probes it for the walkers."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, curved
+from pymc_ensemble.samplers.phases import PhaseState
+
+from .explorers import Explorers, Preconditioner
+from .pilot import HERDED, POSITIONS, Pilot, herd
+from .probe import Probe
+
+PILOT_SWEEPS = 12  # the last half of them is kept
+PILOT_EVOLUTIONS = 4
+
+
+@dataclass(frozen=True)
+class PilotState:
+    """State of the pilot.
+
+    Attributes
+    ----------
+    ensemble_state : PhaseState or None
+        State of the pilot ensemble; None where positions were given.
+    sweeps : tuple of ndarray
+        Particles of its sweeps after its burn-in.
+    pilot : Pilot or None
+        What it has found out.
+    burned_in : bool
+        Whether the posterior was probed.
+    """
+
+    ensemble_state: PhaseState | None = None
+    sweeps: tuple[Array, ...] = ()
+    pilot: Pilot | None = None
+    burned_in: bool = False
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        """Particles of the pilot ensemble."""
+        return None if self.ensemble_state is None else self.ensemble_state.ensemble
+
+    @property
+    def converged(self) -> bool:
+        """Whether the pilot ensemble had passed its test."""
+        return self.burned_in and self.pilot is not None and self.pilot.converged
+
+
+@dataclass(frozen=True)
+class PilotRun:
+    """Run an ensemble to the posterior, and probe that.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    rough : bool
+        Whether the forward map carries fluctuations that are to be averaged out.
+    matrix : "ensemble", None or array_like of shape (d, d)
+        Covariance of the preconditioner.
+    n_positions : int
+        Positions that the walkers need.
+    probe : Probe
+    walkers : Explorers
+        Those whose drift the fluctuations disturb.
+    """
+
+    problem: Problem
+    rough: bool
+    matrix: Any
+    n_positions: int
+    probe: Probe
+    walkers: Explorers
+
+    def _sampler(self, size: int) -> EnsembleKalman:
+        evolutions = 0 if self.rough else PILOT_EVOLUTIONS
+        return EnsembleKalman(
+            self.problem, size, adjust=not self.rough, rough=self.rough, evolutions=evolutions
+        )
+
+    def start(self, ensemble: Ensemble) -> PilotState:
+        """State for an evaluated ensemble."""
+        return PilotState(self._sampler(len(ensemble)).resume(ensemble))
+
+    def ask(self, state: PilotState, rng: np.random.Generator) -> tuple[Array, Any]:
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        if state.pilot is not None:
+            return self.probe.ask(state.pilot, rng)
+        assert state.ensemble_state is not None
+        inner = state.ensemble_state
+        return self._sampler(len(inner.evaluated)).ask(inner, rng)
+
+    def tell(
+        self, state: PilotState, pending: Any, evaluations: Evaluations
+    ) -> tuple[PilotState, Info]:
+        """State after the round, and an account of it; the last sweeps become positions."""
+        if state.pilot is not None:
+            pilot = self.probe.tell(state.pilot, pending, evaluations, self.walkers)
+            message = f"stiffness {pilot.stiffness:.3g}"
+            return replace(state, pilot=pilot, burned_in=True), Info.of(
+                evaluations, "burn-in", message
+            )
+        assert state.ensemble_state is not None
+        inner = state.ensemble_state
+        inner, info = self._sampler(len(inner.evaluated)).tell(inner, pending, evaluations)
+        state = replace(state, ensemble_state=inner)
+        if info.snapshot is not None:
+            state = replace(state, sweeps=(*state.sweeps, info.snapshot.U))
+        if len(state.sweeps) == PILOT_SWEEPS:
+            points = np.concatenate(state.sweeps[PILOT_SWEEPS // 2 :])
+            scales_are_known = inner.converged or curved(inner)  # by a linear fit, too
+            pilot = replace(self.found(points), converged=scales_are_known)
+            state = replace(state, pilot=pilot)
+        return state, replace(info, snapshot=None, message=f"pilot, {info.message}")
+
+    def found(self, points: Array) -> Pilot:
+        """What `points` of the posterior tell, shape (n, d)."""
+        if isinstance(self.matrix, str):
+            preconditioner = Preconditioner.of_points(points)
+        else:
+            preconditioner = Preconditioner.given(self.matrix, points.mean(0))
+        few = points[:: -(-len(points) // HERDED)]
+        chosen = herd(preconditioner.normalized(few), max(POSITIONS, self.n_positions))
+        return Pilot(few[chosen], preconditioner)
