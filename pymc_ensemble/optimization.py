@@ -15,7 +15,7 @@ from pytensor.graph.basic import Variable
 
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
 from pymc_ensemble.problem.driver import Account, AskTell, Driver, Pending, State
-from pymc_ensemble.problem.points import names_of, points_of, variable_layout
+from pymc_ensemble.problem.points import compiled, names_of, points_of, variable_layout, vector_of
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
 from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
@@ -165,9 +165,7 @@ def find_MAP_ensemble(
     search = Search(problem, sampled, rng, progressbar)
 
     layout = variable_layout(point, [value.name for value in sampled.value_vars])
-    start = np.empty((1, problem.dimension))
-    for variable in layout:
-        start[0, variable.where] = np.ravel(point[variable.name])
+    start = vector_of(layout, point)[None]
     if isinstance(preconditioner, str) and preconditioner == "ensemble":
         try:
             problem.sample_prior(1, np.random.default_rng(0))
@@ -263,11 +261,7 @@ def _in_model(
 ) -> MAPEstimate:
     """All unobserved variables of the model at a point of its value variables."""
     variables = model.unobserved_value_vars
-    function = model.compile_fn(
-        variables, inputs=model.value_vars, mode="FAST_COMPILE", on_unused_input="ignore"
-    )
-    estimate = MAPEstimate(
-        (variable.name, value) for variable, value in zip(variables, function(point), strict=True)
-    )
+    values = compiled(model, variables)(point)
+    estimate = MAPEstimate((v.name, value) for v, value in zip(variables, values, strict=True))
     estimate.converged, estimate.history = converged, history
     return estimate

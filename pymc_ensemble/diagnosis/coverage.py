@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pymc.step_methods.compound import BlockedStep, CompoundStep
 
 from pymc_ensemble.log import logger
-from pymc_ensemble.problem.points import unconstrained
+from pymc_ensemble.problem.points import layout_of, points_of, unconstrained
 from pymc_ensemble.samplers.options import require_counts
 
 from .ensembles import path_ess, to_ensemble
@@ -455,18 +455,8 @@ def _log_density(model: pm.Model, *points: xr.Dataset) -> list[float]:
     U = unconstrained(
         model, {name: np.stack([p[name].to_numpy() for p in points]) for name in names}
     )
-    shapes = model.eval_rv_shapes()
     log_density = model.compile_logp()
-    values = []
-    for u in U:
-        point, start = {}, 0
-        for variable in model.value_vars:
-            shape = shapes[variable.name]
-            stop = start + int(np.prod(shape))
-            point[variable.name] = u[start:stop].reshape(shape).astype(variable.dtype)
-            start = stop
-        values.append(float(log_density(point)))
-    return values
+    return [float(log_density(point)) for point in points_of(layout_of(model), U)]
 
 
 def _distance(fitted: FloatArray, X: FloatArray) -> FloatArray:

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import explicit_graph_inputs
 
+from .points import compiled
+
 
 class ConditionalModel:
     """Posterior of some variables of a model given the others.
@@ -44,19 +46,12 @@ class ConditionalModel:
                 )
         self.given = tuple(rv.name for rv in others)
         start = model.initial_point()
-        self._names = [model.rvs_to_values[rv].name for rv in others]
-        self._values = pytensor.function(
-            [model.rvs_to_values[rv] for rv in others],
-            in_values,
-            mode="FAST_COMPILE",
-            on_unused_input="ignore",
-        )
+        self._values = compiled(model, in_values)
         self._shared = [pytensor.shared(value, name=n) for n, value in self._named(start).items()]
         self.model = pm.observe(model, dict(zip(self.given, self._shared, strict=True)))
 
     def _named(self, point: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
-        values = self._values(*[point[name] for name in self._names])
-        return dict(zip(self.given, map(np.asarray, values), strict=True))
+        return dict(zip(self.given, map(np.asarray, self._values(point)), strict=True))
 
     def condition(self, point: Mapping[str, ArrayLike]) -> bool:
         """Take over the others' values from a `point` of the whole model; whether they changed."""

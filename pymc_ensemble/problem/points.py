@@ -1,6 +1,6 @@
 """Points of a model as vectors of unconstrained coordinates, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,28 @@ def variable_layout(point: Point, names: Sequence[str]) -> list[LayoutVariable]:
         for (name, shape, size, dtype), end in zip(info, ends, strict=True)
     }
     return [variables[name] for name in point if name in variables]
+
+
+def layout_of(model: pm.Model) -> list[LayoutVariable]:
+    """All free variables of a model, in the order of ``model.value_vars``."""
+    return variable_layout(model.initial_point(), [value.name for value in model.value_vars])
+
+
+def vector_of(variables: Sequence[LayoutVariable], point: Mapping[str, ArrayLike]) -> FloatArray:
+    """Coordinates of a point, shape (d,)."""
+    u = np.empty(sum(int(np.prod(variable.shape)) for variable in variables))
+    for variable in variables:
+        u[variable.where] = np.ravel(point[variable.name])
+    return u
+
+
+def compiled(
+    model: pm.Model, graphs: Sequence[Variable]
+) -> Callable[[Mapping[str, ArrayLike]], list[np.ndarray]]:
+    """Function from a point, with values of all value variables, to those of graphs of them."""
+    return model.compile_fn(
+        graphs, inputs=model.value_vars, mode="FAST_COMPILE", on_unused_input="ignore"
+    )
 
 
 def points_of(variables: Sequence[LayoutVariable], U: FloatArray) -> list[Point]:
@@ -144,14 +166,8 @@ def free_values(model: pm.Model, U: FloatArray) -> dict[str, np.ndarray]:
     dict of str to ndarray of shape (n, ...)
         By the name of the variable, as in the model.
     """
-    to_model = model.compile_fn(
-        model.replace_rvs_by_values(model.free_RVs),
-        inputs=model.value_vars,
-        mode="FAST_COMPILE",
-        on_unused_input="ignore",
-    )
-    layout = variable_layout(model.initial_point(), [value.name for value in model.value_vars])
-    columns = zip(*(to_model(point) for point in points_of(layout, U)), strict=True)
+    to_model = compiled(model, model.replace_rvs_by_values(model.free_RVs))
+    columns = zip(*(to_model(point) for point in points_of(layout_of(model), U)), strict=True)
     return {rv.name: np.array(v) for rv, v in zip(model.free_RVs, columns, strict=True)}
 
 
