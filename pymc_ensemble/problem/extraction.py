@@ -183,10 +183,13 @@ def check_model(
     """Refuse what cannot be sampled, naming the variable and the remedy."""
     if model.discrete_value_vars:
         discrete = [model.values_to_rvs[v].name for v in model.discrete_value_vars]
+        remedy = (
+            f"Marginalize {_them(discrete)} out of the model (for example with a pm.Mixture), or "
+            "sample the model with another step method."
+        )
         raise ValueError(
             f"{_quoted(discrete)} {_are(discrete)} discrete; ensemble samplers move continuous "
-            f"variables only. Marginalize {_them(discrete)} out of the model (for example with a "
-            "pm.Mixture), or sample the model with another step method."
+            f"variables only. {without_missing(model) or remedy}"
         )
     if needs_likelihood and not model.observed_RVs:
         raise ValueError(
@@ -215,6 +218,27 @@ def check_model(
                 f"variables of the model. Add {_them(missing)} to `vars` or leave `vars` out; to "
                 "hold a variable fixed, use pm.do."
             )
+
+
+def without_missing(model: Model) -> str:
+    """How to do without discrete variables that are but missing entries of data; else empty."""
+    discrete = [model.values_to_rvs[v] for v in model.discrete_value_vars]
+    observed = {rv.name: rv for rv in model.observed_RVs}
+    missing = {}
+    for rv in discrete:
+        name = str(rv.name).removesuffix("_unobserved")
+        if name == rv.name or f"{name}_observed" not in observed or name not in model.named_vars:
+            return ""
+        missing[name] = rv
+    [name, *_] = missing
+    return (
+        f"{_quoted([f'{name}_unobserved' for name in missing])} "
+        f"{'stands' if len(missing) == 1 else 'stand'} for missing entries of the data of "
+        f"{_quoted(missing)}. Leave these entries out, which does not change the posterior of the "
+        f"parameters: with `known = ~numpy.ma.getmaskarray(data)`, observe `data[known]` instead "
+        f"of `data`, and give `{name}` the parameters of these entries only, such as `mu[known]`. "
+        "pm.sample_posterior_predictive draws the missing ones afterwards."
+    )
 
 
 def _quoted(names: Iterable[str | None]) -> str:

@@ -11,6 +11,7 @@ from pymc.step_methods.compound import BlockedStep, Competence
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
+from pymc_ensemble.problem.extraction import without_missing
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, names_of
 from pymc_ensemble.samplers.options import require_flags
@@ -145,10 +146,13 @@ class BoundStep(BlockedStep):
         """All variables of the model, if they are continuous and were not restricted."""
         step = type(self).__name__
         if discrete := [model.values_to_rvs[v].name for v in model.discrete_value_vars]:
+            remedy = without_missing(model) or (
+                f"Marginalize `{discrete[0]}` out of the model, or sample with MultiscaleSampler, "
+                "which can."
+            )
             raise ValueError(
                 f"`{discrete[0]}` is discrete; {step} moves continuous variables only, and all of "
-                "them at once, so it cannot share a model with another step method. Marginalize "
-                f"`{discrete[0]}` out of the model, or sample with MultiscaleSampler, which can."
+                f"them at once, so it cannot share a model with another step method. {remedy}"
             )
         names = {v: model.values_to_rvs[v].name for v in model.continuous_value_vars}
         if self._names is None:

@@ -8,6 +8,7 @@ import pytest
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 
+import pymc_ensemble as pe
 from pymc_ensemble.problem import InverseProblem
 
 Y = np.array([0.3, -0.2, 0.5])
@@ -46,6 +47,53 @@ def test_discrete_variable():
         pm.Normal("y", box(pm.Normal("a", shape=3)) + k, 1, observed=Y)
 
     refused(define, ValueError, "`k`", "discrete", "Marginalize")
+
+
+COUNTS = np.ma.masked_values([2, 3, -1, 9], -1)
+
+
+def masked_counts():
+    with pm.Model() as model:
+        rate = pm.HalfNormal("rate", 5.0)
+        pm.Poisson("y", rate * np.arange(1, 5), observed=COUNTS)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Data in y contains missing values")
+def test_missing_entries_of_counts_are_to_be_left_out():
+    """What the message says is done: the rest has the same posterior, up to a constant."""
+    with pytest.raises(ValueError, match=r"`y_unobserved` is discrete.*") as error:
+        InverseProblem.from_model(masked_counts())
+    told = str(error.value)
+    assert "missing entries of the data of `y`. Leave these entries out" in told
+    assert "arginalize" not in told
+    known = ~np.ma.getmaskarray(COUNTS)
+    with pm.Model() as model:
+        rate = pm.HalfNormal("rate", 5.0)
+        mu = rate * np.arange(1, 5)
+        pm.Poisson("y", mu[known], observed=COUNTS[known])
+    problem = InverseProblem.from_model(model)
+    u = np.log([[0.5], [1.5], [2.5]])
+    rates = np.exp(u) * np.arange(1, 5)[known]
+    expected = (rates - np.array([2, 3, 9]) * np.log(rates)).sum(1)
+    loss = problem.loss(problem.forward(u))
+    np.testing.assert_allclose(loss - loss[0], expected - expected[0])
+
+
+@pytest.mark.filterwarnings("ignore:Data in y contains missing values")
+@pytest.mark.parametrize("step", [pe.EnsembleKalmanSampler, pe.EnsembleGaussianProcessSampler])
+def test_step_methods_say_the_same_of_missing_counts(step):
+    with pytest.raises(ValueError, match="Leave these entries out"):
+        step(model=masked_counts())
+
+
+@pytest.mark.filterwarnings("ignore:Data in y contains missing values")
+def test_missing_entries_beside_another_discrete_variable():
+    model = masked_counts()
+    with model:
+        pm.Bernoulli("which", 0.5)
+    with pytest.raises(ValueError, match="Marginalize them"):
+        InverseProblem.from_model(model)
 
 
 def test_no_likelihood():
