@@ -41,7 +41,7 @@ from pymc_ensemble.problem.points import (
 )
 from pymc_ensemble.samplers.ensemble import Snapshot
 
-from .chain import Chain
+from .chain import Chain, equal
 from .common_stage import CommonStage
 from .draws import NO_STATS, STATS, Block, Draw, Stats, vector_stats
 from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
@@ -66,6 +66,9 @@ class EnsembleStepState(StepMethodState):
     ensemble_size: int = field(metadata={"frozen": True})
     tune: bool
     chain: Chain
+
+    def __eq__(self, other: object) -> bool:
+        return equal(self, other)
 
 
 class EnsembleStep(RunningStep):

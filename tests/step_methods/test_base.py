@@ -4,7 +4,9 @@ import itertools
 import logging
 import math
 import pickle
+import warnings
 from dataclasses import replace
+from functools import partial
 
 import cloudpickle
 import numpy as np
@@ -407,6 +409,45 @@ def test_saved_state_goes_on_as_if_nothing_had_happened(saved_at):
         assert advance(other, start, range(saved_at, 90)) == expected
         step.sampling_state = saved
         assert advance(step, start, range(saved_at, 90)) == expected
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ToyStep,
+        pe.EnsembleKalmanSampler,
+        partial(pe.EnsembleKalmanSampler, adjust=True, ensemble_size=20),
+        pe.MultiscaleSampler,
+        partial(pe.EnsembleGaussianProcessSampler, ensemble_size=20),
+        pe.EnsembleLangevinSampler,
+    ],
+)
+@pytest.mark.parametrize("calls", [0, 3, 60, 65])
+def test_states_are_compared(step, calls):
+    """Before the start, in the burn-in, at its end, and among the draws."""
+    model = gaussian_model()
+    bit_generator = np.random.Philox(5)  # whose state has arrays
+    step, point = step(model=model), model.initial_point()
+    step.setup_chain(np.random.Generator(bit_generator), 60, 30)
+
+    def advance(calls):
+        nonlocal point
+        for call in calls:
+            if call == 60:
+                step.stop_tuning()
+            point, _ = step.step(point)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the burn-in is short
+        advance(range(calls))
+        before = step.sampling_state
+        assert before == step.sampling_state
+        assert before == pickle.loads(pickle.dumps(before))
+        advance([calls])
+    after = step.sampling_state
+    assert before != after
+    assert before.chain != after.chain
+    assert before != "something else"
 
 
 def test_state_of_another_ensemble_size_is_refused():
