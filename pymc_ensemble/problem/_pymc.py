@@ -3,6 +3,7 @@
 A test fails if one of them moves.
 """
 
+from pymc.data import MinibatchOp
 from pymc.distributions.distribution import PartialObservedRV, SymbolicRandomVariable
 from pymc.distributions.shape_utils import change_dist_size
 from pymc.distributions.transforms import ChainedTransform, Ordered, Transform
@@ -20,6 +21,7 @@ __all__ = [
     "PARAMETER_CHECKS_TO_INFINITY",
     "ChainedTransform",
     "FromFunctionOp",
+    "MinibatchOp",
     "Ordered",
     "PartialObservedRV",
     "SymbolicRandomVariable",

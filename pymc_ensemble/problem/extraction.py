@@ -15,11 +15,11 @@ import pytensor
 import pytensor.tensor as pt
 from pymc.model import Model
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import walk
+from pytensor.graph.traversal import ancestors, walk
 from pytensor.tensor.variable import TensorVariable
 from pytensor.xtensor import as_xtensor
 
-from pymc_ensemble.problem._pymc import Ordered, PartialObservedRV, Transform
+from pymc_ensemble.problem._pymc import MinibatchOp, Ordered, PartialObservedRV, Transform
 from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.frontier import (
     core_op,
@@ -204,6 +204,15 @@ def check_model(
                 f"`{rv.name}` is a pm.Simulator, whose likelihood is itself random. Make its "
                 "simulator the forward map of an ordinary likelihood, such as pm.Normal or "
                 "pm.MvNormal (see pytensor.wrap_py)."
+            )
+    for rv in (*model.observed_RVs, *model.potentials):
+        graphs = [rv, model.rvs_to_values[rv]] if rv in model.rvs_to_values else [rv]
+        ops = (v.owner.op for v in ancestors(graphs) if v.owner is not None)
+        if any(isinstance(op, MinibatchOp) for op in ops):
+            raise ValueError(
+                f"`{rv.name}` depends on a pm.Minibatch, a part of the data that changes at "
+                "random: it has no posterior that could be sampled. Give it all data, without "
+                "pm.Minibatch and `total_size`."
             )
     if vars is not None:
         unknown = [v for v in vars if isinstance(v, str) and v not in model.named_vars]

@@ -155,7 +155,8 @@ class EnsembleStep(RunningStep):
         return vector_stats(self._bound.problem.dimension)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_chain": self.chain, "_queue": iter([]), "_layout": []}
+        waiting: dict[str, Any] = {"_queue": iter([]), "_layout": [], "_handed": None}
+        return self.__dict__ | {"_chain": self.chain} | waiting
 
     # -- life of a chain ------------------------------------------------------------------------
 
@@ -169,6 +170,8 @@ class EnsembleStep(RunningStep):
         self._chain = chain
         self._queue: Iterator[Draw] = iter([])
         self._layout: list[LayoutVariable] = []
+        self._handed: Point | None = None  # the last draw
+        self._first: Point = {}
 
     def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
         """Forget everything about the chain before."""
@@ -182,10 +185,52 @@ class EnsembleStep(RunningStep):
 
     def step(self, point: Point) -> Draw:
         """Next draw: a particle of the ensemble, at one of its sweeps."""
-        for draw in self._queue:
-            return draw
+        if point is not self._handed:
+            self._look_at_point(point)
+        draw = next(self._queue, None) or self._next_draw(point)
+        self._handed = draw[0]
+        return draw
+
+    def _look_at_point(self, point: Point) -> None:
+        """Refuse a point that another step method has moved; tell of initial values."""
         if not self._layout:
             self._layout = variable_layout(point, names_of(self.vars))
+            self._first = {v.name: np.array(point[v.name]) for v in self._layout}
+            if self._chain.state is None and self._chain_number == 0:
+                self._tell_of_initial_values(point)
+        if self._handed is None:
+            return
+        names = [v.name for v in self._layout]
+        if moved := [n for n in names if not np.array_equal(point[n], self._handed[n])]:
+            if all(np.array_equal(point[n], self._first[n]) for n in names):
+                return  # the point from which the chain began, given by hand
+            values = {value.name: rv.name for value, rv in self._bound.model.values_to_rvs.items()}
+            raise ValueError(
+                f"`{values[moved[0]]}` was moved by another step method, but "
+                f"{type(self).__name__} moves it, too: the posterior of the other particles would "
+                "change behind its back, and stats such as `lp` would be wrong. Leave out the "
+                "other step method, or leave it the variable alone: `step=[MultiscaleSampler(vars),"
+                " other]` with other variables in `vars`."
+            )
+
+    def _tell_of_initial_values(self, point: Point) -> None:
+        """Say so if initial values were given to `pymc.sample`, as they have no effect."""
+        model = self._bound.model
+        usual, ignored = model.initial_point(), []
+        for variable in self._layout:
+            rv = next(rv for v, rv in model.values_to_rvs.items() if v.name == variable.name)
+            random = model.rvs_to_initial_values[rv] == "prior"
+            if not random and not np.allclose(point[variable.name], usual[variable.name]):
+                ignored.append(f"`{rv.name}`")
+        if ignored:
+            start = "at draws of the prior" if self._bound.initial is None else "where it was told"
+            logger.warning(
+                f"The initial values of {', '.join(ignored)} are not used: an ensemble starts "
+                f"{start}. Choose its positions with `initial_ensemble`."
+            )
+
+    def _next_draw(self, point: Point) -> Draw:
+        """Next draw, if none is waiting to be handed out."""
         chain = self._chain
         if self.tune:
             chain.position += 1

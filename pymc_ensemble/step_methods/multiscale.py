@@ -38,7 +38,7 @@ class MultiscaleSampler(EnsembleStep):
     ----------
     vars : list of variables or names, optional
         Variables to sample, by default all continuous ones. Other variables may be left to other
-        step methods: ``pm.sample(step=[MultiscaleSampler(["x"]), pm.Metropolis(["k"])])``.
+        step methods: ``pm.sample(step=[MultiscaleSampler([x]), pm.Metropolis([k])])``.
     directions : int, optional
         Explorers J of each walker. By default one for each of d unconstrained parameters, and 20
         beyond 30 of them.

@@ -96,6 +96,40 @@ def test_missing_entries_beside_another_discrete_variable():
         InverseProblem.from_model(model)
 
 
+@pytest.mark.parametrize("build", [InverseProblem.from_model, InverseProblem.from_density])
+@pytest.mark.parametrize("where", ["observed", "parameter", "potential"])
+def test_minibatches(build, where):
+    x, y = pm.Minibatch(np.arange(50.0), np.arange(50.0), batch_size=5)
+    with pm.Model() as model:
+        slope = pm.Normal("slope")
+        if where == "observed":
+            pm.Normal("y", slope, 1.0, observed=y, total_size=50)
+        elif where == "parameter":
+            pm.Normal("y", slope * x, 1.0, observed=np.zeros(5), total_size=50)
+        else:
+            pm.Normal("z", slope, 1.0, observed=0.0)
+            pm.Potential("y", -((slope * x - y) ** 2).sum())
+    with pytest.raises(ValueError, match=r"`y` depends on a pm\.Minibatch.*all data"):
+        build(model)
+
+
+def test_scaled_likelihood():
+    """`total_size` alone multiplies the log likelihood, and nothing is random."""
+    losses = []
+    for copies, options in ((1, {"total_size": 12}), (3, {})):
+        with pm.Model() as model:
+            slope = pm.Normal("slope")
+            pm.Normal("y", slope, 1.0, observed=np.tile([1.0, 2.0, 3.0, 4.0], copies), **options)
+        losses.append(-model.compile_logp()({"slope": 0.7}))
+        try:
+            problem = InverseProblem.from_model(model)
+        except NotImplementedError:
+            problem = InverseProblem.from_density(model)
+        u = np.array([[0.7]])
+        losses.append((problem.loss(problem.forward(u)) + problem.prior_potential(u)).item())
+    np.testing.assert_allclose(losses, losses[0])
+
+
 def test_no_likelihood():
     refused(lambda box: pm.Normal("a"), ValueError, "no observed variable", "observed=")
 

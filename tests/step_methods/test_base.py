@@ -13,6 +13,7 @@ import numpy as np
 import pymc as pm
 import pytest
 from pymc.exceptions import SamplingError
+from pymc.sampling.parallel import ParallelSamplingError
 from toys import CountCalls, ToyState, ToyStep, gaussian_model, sample
 
 import pymc_ensemble as pe
@@ -317,6 +318,46 @@ def test_options_that_are_neither_true_nor_false_are_refused(step, options):
     with pytest.raises(TypeError, match=f"{name} must be True or False"):
         step(**options)
     step(adjust=np.bool_(True))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_variable_that_another_step_method_moves_is_refused(order, cores):
+    """The ensemble owns all variables, so a Metropolis step beside it makes its stats untrue."""
+    with pm.Model() as model:
+        rate = pm.HalfNormal("rate")
+        pm.Normal("y", rate, 1.0, observed=0.5)
+        step = [ToyStep(), pm.Metropolis([rate])][::order]
+        with pytest.raises(
+            (ValueError, ParallelSamplingError), match="`rate` was moved by another step method"
+        ):
+            sample(model, step, draws=50, chains=2, cores=cores, mp_ctx="fork")
+
+
+def test_step_without_a_model_is_refused_outside_of_it():
+    with pytest.raises(TypeError, match=r"no model yet.*`ToyStep\(model=model\)`"):
+        pm.sample(step=ToyStep(), model=gaussian_model(), progressbar=False)
+    step = ToyStep(model=gaussian_model())
+    assert [v.name for v in step.vars] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("initvals", "told"), [(None, []), ({"b": 2.0}, ["`b`"]), ({"a": 1.0, "b": 2.0}, ["`a`, `b`"])]
+)
+def test_initial_values_are_not_ignored_silently(initvals, told, caplog):
+    with pm.Model() as model:
+        pm.Normal("a", initval="prior")  # at random, whatever else is given
+        b = pm.HalfNormal("b")
+        pm.Normal("y", b, 1.0, observed=0.0)
+    if initvals and "a" in initvals:
+        model.rvs_to_initial_values[model["a"]] = None
+    sample(model, initvals=initvals, chains=2)
+    lines = [r.getMessage() for r in caplog.records if "initial values" in r.getMessage()]
+    assert len(lines) == len(told)
+    for line, names in zip(lines, told, strict=True):
+        assert f"The initial values of {names} are not used" in line
+        assert "draws of the prior" in line
+        assert "`initial_ensemble`" in line
 
 
 def test_unblocked_is_refused():

@@ -511,6 +511,14 @@ def test_pilot_is_shared_beside_other_steps():
         np.testing.assert_array_equal(idata.posterior[name], parallel.posterior[name])
 
 
+def test_variables_of_its_own_are_refused_to_others():
+    model, *_ = mixed_model()
+    with model:
+        steps = [pe.MultiscaleSampler(["slope", "noise"]), pm.Metropolis([model["slope"]])]
+        with pytest.raises(ValueError, match="`slope` was moved by another step method"):
+            sample(model, [*steps, pm.BinaryMetropolis([model["curve"]])], chains=1)
+
+
 def test_discrete_variables_are_left_to_others():
     model, *_ = mixed_model()
     with model:
