@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pymc_ensemble.diagnosis.coverage import coverage
     from pymc_ensemble.diagnosis.diagnose import diagnose
     from pymc_ensemble.diagnosis.ensembles import ess, to_ensemble
+    from pymc_ensemble.diagnosis.report import report
     from pymc_ensemble.diagnosis.reweight import reweight
     from pymc_ensemble.forward import forward_model, open_store
     from pymc_ensemble.optimization import find_MAP_ensemble
@@ -33,6 +34,7 @@ __all__ = [
     "gallery",
     "open_store",
     "plots",
+    "report",
     "reweight",
     "to_ensemble",
 ]
@@ -51,6 +53,7 @@ _HOMES = {
     "find_MAP_ensemble": "optimization",
     "forward_model": "forward",
     "open_store": "forward",
+    "report": "diagnosis.report",
     "reweight": "diagnosis.reweight",
     "to_ensemble": "diagnosis.ensembles",
 }

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from pymc_ensemble.diagnosis.coverage import HIGHEST_DENSITY, Coverage
-from pymc_ensemble.diagnosis.ensembles import to_ensemble
+from pymc_ensemble.diagnosis.ensembles import ensemble_stats, to_ensemble
+from pymc_ensemble.diagnosis.facts import facts_of
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.diagnosis.weights import Weights
 
@@ -56,6 +57,18 @@ def _columns(
     return columns
 
 
+def _free_variables(idata: xr.DataTree) -> list[str] | None:
+    """Names of the free variables that a posterior has, or None for all, if the draws do not tell.
+
+    Functions of these, as `pm.Deterministic` records them, may have thousands of entries.
+    """
+    try:
+        facts = facts_of(ensemble_stats(idata))
+    except ValueError:  # of version 0.1, or too few draws
+        return None
+    return [v.name for v in facts.variables if v.name in idata["posterior"].data_vars] or None
+
+
 def _burn_in(idata: xr.DataTree) -> tuple[xr.Dataset, xr.Dataset] | None:
     """Draws and stats of the iterations of the burn-in, if they were kept."""
     if not {"warmup_posterior", "warmup_sample_stats"} <= set(idata.children):
@@ -83,7 +96,8 @@ def path(
         Result of `pymc.sample` with an ensemble step method. With ``discard_tuned_samples=False``
         it has the burn-in, which is drawn as crosses: one particle of each iteration.
     x, y : str, optional
-        Parameters on the axes, such as ``"rate"`` or ``"theta[1]"``; the first two by default.
+        Parameters on the axes, such as ``"rate"`` or ``"theta[1]"``; by default the first two
+        entries of free variables.
     chain : int, default 0
         Number of the chain: each is an ensemble of its own.
     ax : matplotlib.axes.Axes, optional
@@ -118,7 +132,9 @@ def path(
     columns = _columns(to_ensemble(idata)["posterior"].dataset, dims)
     names = list(columns)
     chosen = [name for name in (x, y) if name is not None]
-    chosen += [name for name in names if name not in chosen][: 2 - len(chosen)]
+    default = _free_variables(idata)
+    likely = names if default is None else [n for n in names if n.split("[")[0] in default]
+    chosen += [name for name in likely if name not in chosen][: 2 - len(chosen)]
     if x is None and y is not None:
         chosen.reverse()
     if len(chosen) < 2 or (unknown := set(chosen) - set(names)):
@@ -161,7 +177,7 @@ def spread(
     idata : DataTree
         Result of `pymc.sample` with an ensemble step method.
     var_names : list of str, optional
-        Variables, or elements of them such as ``"theta[1]"``; all by default.
+        Variables, or elements of them such as ``"theta[1]"``; all free ones by default.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 
@@ -191,7 +207,8 @@ def spread(
     ['log_amplitude', 'log_rate']
     """
     posterior = to_ensemble(idata)["posterior"].dataset
-    columns = _columns(posterior, ("chain", "sweep", "particle"), var_names)
+    chosen = _free_variables(idata) if var_names is None else var_names
+    columns = _columns(posterior, ("chain", "sweep", "particle"), chosen)
     if posterior.sizes["particle"] < 2:
         raise ValueError(
             "Each chain has one particle, which has no spread. Draw the trace instead: "

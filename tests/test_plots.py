@@ -17,6 +17,7 @@ def idata():
     with pm.Model():
         a = pm.Normal("a")
         b = pm.Normal("b", shape=2)
+        pm.Deterministic("0", a + b)  # before all others by name
         pm.Normal("y", a + b, 0.5, observed=[1.0, 2.0])
         idata = pm.sample(
             J * S,
@@ -78,7 +79,8 @@ def test_path_shows_the_burn_in_if_it_was_kept(idata, ax):
 
 @pytest.mark.parametrize("names", [("a", "c"), ("b[7]", None)])
 def test_path_names_the_parameters_there_are(idata, names):
-    with pytest.raises(ValueError, match=r"'a', 'b\[0\]', 'b\[1\]'; `(c|b\[7\])` is none of them"):
+    known = r"'a', 'b\[0\]', 'b\[1\]', '0\[0\]', '0\[1\]'"
+    with pytest.raises(ValueError, match=rf"{known}; `(c|b\[7\])` is none of them"):
         plots.path(idata, *names)
 
 
@@ -104,6 +106,16 @@ def test_spread_is_that_of_the_particles(idata, ax):
     values = pe.to_ensemble(idata)["posterior"]["b"].values[..., 1]
     lines = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == S]
     np.testing.assert_allclose(lines, values.std(2) / values.std())
+
+
+def test_functions_of_the_unknowns_are_drawn_on_demand(idata, ax):
+    legend = plots.spread(idata, ax=ax).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b[0]", "b[1]"]
+    path = plots.path(idata)
+    assert (path.get_xlabel(), path.get_ylabel()) == ("a", "b[0]")
+    assert plots.path(idata, "0[1]").get_xlabel() == "0[1]"
+    legend = plots.spread(idata, ["0"]).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["0[0]", "0[1]"]
 
 
 def test_spread_of_a_single_walker_is_refused():

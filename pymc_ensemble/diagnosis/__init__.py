@@ -3,6 +3,17 @@
 from .coverage import Coverage, coverage
 from .diagnose import Diagnosis, diagnose
 from .ensembles import ess, to_ensemble
+from .report import Report, report
 from .reweight import reweight
 
-__all__ = ["Coverage", "Diagnosis", "coverage", "diagnose", "ess", "reweight", "to_ensemble"]
+__all__ = [
+    "Coverage",
+    "Diagnosis",
+    "Report",
+    "coverage",
+    "diagnose",
+    "ess",
+    "report",
+    "reweight",
+    "to_ensemble",
+]
