@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .members import finite_rows, short_traceback
+from .numbers import unwrapped
 
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger("pymc_ensemble")
@@ -108,7 +109,7 @@ def evaluate_rows(
     errors = []
     for row, point in enumerate(points):
         try:
-            result = np.asarray(function(point), dtype=np.float64)
+            result = np.asarray(unwrapped(function(point)), dtype=np.float64)
             if result.shape != (n_outputs,):
                 raise ValueError(
                     f"the forward map returned outputs of shape {result.shape}, "
@@ -143,11 +144,13 @@ def evaluate_batch(
     """
     try:
         # a copy: a function that fails may have written into its argument
-        outputs = np.asarray(function(points.copy()), dtype=np.float64)
+        outputs = np.asarray(unwrapped(function(points.copy())), dtype=np.float64)
         if outputs.shape == (len(points), n_outputs):
             return Evaluations.from_outputs(outputs)
     except ForwardModelError:
         raise
     except Exception as error:
         logger.debug("A batch failed, its members are evaluated one by one: %r", error)
-    return evaluate_rows(lambda point: np.asarray(function(point[None]))[0], points, n_outputs)
+    return evaluate_rows(
+        lambda point: np.asarray(unwrapped(function(point[None])))[0], points, n_outputs
+    )
