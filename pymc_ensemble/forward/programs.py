@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from .members import ProgramFailed, TimedOut
-from .versions import fingerprint
 
 GRACE_SECONDS = 2.0
 OUTPUT = ".output"  # what a program prints, in its scratch folder
@@ -81,8 +80,8 @@ class ExternalProgram:
         """Copy with another time-out."""
         return replace(self, timeout=timeout)
 
-    def __fingerprint__(self) -> str:
-        return " ".join([*self._arguments, fingerprint(self.write), fingerprint(self.read)])
+    def __fingerprint__(self) -> tuple[Any, ...]:
+        return (self._arguments, self.write, self.read)
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the program once.

@@ -1,6 +1,5 @@
 """Models behind UM-Bridge, the HTTP interface for models of uncertainty quantification."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,8 +54,8 @@ class UMBridgeModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
-    def __fingerprint__(self) -> str:
-        return json.dumps([self.name, dict(self.config)], sort_keys=True)
+    def __fingerprint__(self) -> tuple[Any, ...]:
+        return (self.name, dict(self.config))
 
     @cached_property
     def _model(self) -> Any:

@@ -1,24 +1,20 @@
-"""The version of a function, from what it is written like."""
+"""Whether a simulator is still the same: compared when a run or a prediction begins."""
 
-import ast
-import functools
-import inspect
-import textwrap
-import types
-from collections.abc import Callable
-from hashlib import blake2b
-from os import PathLike
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .fingerprint import Fingerprint, Leaf, digest
 
 
-def fingerprint(function: Callable[..., Any]) -> str:
-    """Version of a function, from its source and what that refers to.
+def fingerprint(function: Callable[..., Any], depends_on: Sequence[Path] = ()) -> str:
+    """Version of a function: its code, and the values that it reads.
 
     Parameters
     ----------
     function : callable
+    depends_on : sequence of path
+        Files whose content counts.
 
     Returns
     -------
@@ -27,85 +23,99 @@ def fingerprint(function: Callable[..., Any]) -> str:
     Raises
     ------
     ValueError
-        If the function has no source, or refers to variables of its surroundings that are no
-        numbers, strings, arrays or functions.
+        If the function refers to a value that cannot be told, such as a lock or an open file.
     """
-    parts: list[str] = []
-    _collect(function, parts, set())
-    return blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+    watch = Watch(function, depends_on)
+    watch.begin()
+    return watch.version
 
 
-def _collect(function: Any, parts: list[str], seen: set[int]) -> None:
-    if id(function) in seen:
-        return
-    seen.add(id(function))
-    described = getattr(function, "__fingerprint__", None)
-    if described is not None:
-        parts.append(str(described()))
-        return
-    if isinstance(function, functools.partial):
-        _collect(function.func, parts, seen)
-        given = (*function.args, *function.keywords.items())
-        parts.extend([_constant(value, seen) for value in given])
-        return
-    if isinstance(function, types.MethodType) or not isinstance(function, types.FunctionType):
-        raise ValueError(
-            f"The version of {function!r:.100} cannot be told from its source. Give `version`: "
-            "evaluations in a store are only used for the version that made them."
-        )
-    parts.append(_source(function))
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items())
-    parts.extend([_constant(value, seen) for value in defaults])
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        parts.append(name + "=" + _constant(cell.cell_contents, seen))
-    for name in _global_names(function.__code__):
-        value = function.__globals__.get(name)
-        if isinstance(value, types.FunctionType):
-            if value.__module__ == function.__module__:
-                _collect(value, parts, seen)
-        elif isinstance(value, int | float | np.ndarray | np.number):
-            parts.append(name + "=" + _constant(value, seen))
+class Watch:
+    """Looks whether a function, or what it refers to, is still the same.
+
+    What the function changes itself, such as a counter, a cache or the state of a solver, is no
+    setting: it is left out as soon as it was seen to change during a call.
+
+    Parameters
+    ----------
+    function : callable
+    depends_on : sequence of path
+        Files whose content counts.
+    """
+
+    def __init__(self, function: Callable[..., Any], depends_on: Sequence[Path] = ()):
+        self.function, self.depends_on = function, depends_on
+        self.left_out: dict[str, frozenset[str]] = {}
+        self.untold: dict[str, str] = {}
+        self._leaves: dict[str, Leaf] | None = None
+        self.at_first: dict[str, Leaf] = {}  # of what is left out
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"function": None}
+
+    def of(self, function: Callable[..., Any]) -> "Watch":
+        """Watch a copy of the function."""
+        other = Watch(function, self.depends_on)
+        other.left_out, other.at_first = dict(self.left_out), dict(self.at_first)
+        return other
+
+    def begin(self) -> list[str]:
+        """Look before a call: paths that have changed since the last one."""
+        before, now = self._leaves, self._look()
+        self._leaves = now
+        return [] if before is None else _different(before, now)
+
+    def end(self) -> None:
+        """Look after a call: what has changed was changed by the function itself."""
+        before, now = self._leaves, self._look()
+        if before is None or before == now:
+            self._leaves = now
+            return
+        for path in _different(before, now):
+            if path in before:
+                self.at_first.setdefault(path, before[path])
+                inside = [p for p in before if p.startswith(path) and p != path]
+                entries = [p for p in inside if p[len(path)] in ".["]
+                grown = before[path][0] == "dict" and entries
+                self.left_out[path] = frozenset(entries if grown else ())
+        self._leaves = self._look()
+        self.at_first |= {path: leaf for path, leaf in before.items() if path not in self._leaves}
+
+    def _look(self) -> dict[str, Leaf]:
+        found = Fingerprint(self.function, self.depends_on, self.left_out)
+        self.untold = found.untold
+        return found.leaves
+
+    @property
+    def version(self) -> str:
+        """Version of the function as it was when a call began.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be told.
+        """
+        if self._leaves is None:
+            self.begin()
+        assert self._leaves is not None
+        if self.untold:
+            path, what = next(iter(self.untold.items()))
+            raise ValueError(
+                f"The version of {self.function!r:.100} cannot be told: `{path}` is {what}. Give "
+                "`version`: evaluations in a store are only used for the version that made them."
+            )
+        return digest(self.at_first | self._leaves).hex()[:16]
+
+    def differs_from(self, other: "Watch") -> list[str]:
+        """Paths in which the function in another process is another one."""
+        ours, theirs = self._leaves or {}, other._leaves or {}
+        left_out = self.left_out.keys() | other.left_out.keys()
+        return [
+            path
+            for path in _different(ours, theirs)
+            if not any(path.startswith(start) for start in left_out)
+        ]
 
 
-def _global_names(code: types.CodeType) -> list[str]:
-    names = list(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names += _global_names(constant)
-    return names
-
-
-def _source(function: types.FunctionType) -> str:
-    """Source without comments and decorators, or the compiled code."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError, IndentationError):
-        code = function.__code__
-        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-        return f"{code.co_code!r} {code.co_names} {constants}"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            node.decorator_list = []
-    return ast.dump(tree)
-
-
-def _constant(value: Any, seen: set[int]) -> str:
-    if value is None or isinstance(value, int | float | complex | str | bytes | np.number):
-        return repr(value)
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return (
-            f"{value.dtype} {value.shape} {blake2b(np.ascontiguousarray(value).data).hexdigest()}"
-        )
-    if isinstance(value, tuple | list):
-        return "(" + ", ".join(_constant(entry, seen) for entry in value) + ")"
-    if isinstance(value, dict):
-        return _constant(list(value.items()), seen)
-    if isinstance(value, PathLike):
-        return str(value)
-    if isinstance(value, types.ModuleType | type):
-        return value.__name__
-    if isinstance(value, types.BuiltinFunctionType | np.ufunc):
-        return value.__name__
-    parts: list[str] = []
-    _collect(value, parts, seen)
-    return "\0".join(parts)
+def _different(one: Mapping[str, Leaf], other: Mapping[str, Leaf]) -> list[str]:
+    return [path for path in one.keys() | other.keys() if one.get(path) != other.get(path)]

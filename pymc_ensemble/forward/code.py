@@ -1,0 +1,180 @@
+"""What the code of a function is, and which names of its surroundings it reads."""
+
+import dis
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from importlib import import_module, metadata
+from importlib.util import find_spec, resolve_name
+from pathlib import PurePath
+from typing import Any
+from weakref import WeakKeyDictionary
+
+LIBRARIES = ("site-packages", "dist-packages")
+BY_NAME = frozenset({"eval", "exec", "globals", "__import__"})
+"""Built-in functions that read names which are not in the code."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What is to know about a code object.
+
+    Attributes
+    ----------
+    digest : bytes
+        Of the instructions and constants; comments, line numbers and names of files do not count.
+    reads : tuple of tuple of str
+        Global names, each followed by the attributes that are read of it.
+    imports : tuple of (str, int, tuple of str)
+        Modules that are imported inside, the level, and the names that are taken from them.
+    names : frozenset of str
+        All names and attributes.
+    """
+
+    digest: bytes
+    reads: tuple[tuple[str, ...], ...]
+    imports: tuple[tuple[str, int, tuple[str, ...]], ...]
+    names: frozenset[str]
+
+
+_known: "WeakKeyDictionary[types.CodeType, Code]" = WeakKeyDictionary()
+
+
+def code_of(code: types.CodeType) -> Code:
+    """What is to know about a code object; code does not change."""
+    if code not in _known:
+        reads, imports, names = set(), set(), set()
+        for part in _parts(code):
+            found = _read(part)
+            reads |= found[0]
+            imports |= found[1]
+            names |= set(part.co_names)
+        _known[code] = Code(
+            blake2b(_described(code).encode(), digest_size=16).digest(),
+            tuple(sorted(reads)),
+            tuple(sorted(imports)),
+            frozenset(names),
+        )
+    return _known[code]
+
+
+def _parts(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Code, and that of functions inside."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _parts(constant)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, types.CodeType):
+        shape = (value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount)
+        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        constants = [_described(constant) for constant in value.co_consts]
+        return f"{value.co_code!r} {shape} {value.co_flags} {names} {constants}"
+    if isinstance(value, frozenset):
+        return f"frozenset {sorted(map(_described, value))}"
+    if isinstance(value, tuple):
+        return f"tuple {[_described(entry) for entry in value]}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def _read(code: types.CodeType) -> tuple[set, set]:
+    reads: set[tuple[str, ...]] = set()
+    imports: set[tuple[str, int, tuple[str, ...]]] = set()
+    instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+    for at, instruction in enumerate(instructions):
+        following = instructions[at + 1 :]
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            chain = [instruction.argval]
+            for after in following:
+                if after.opname == "PUSH_NULL":
+                    continue
+                if after.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+                    break
+                chain.append(after.argval)
+            reads.add(tuple(chain))
+        elif instruction.opname == "IMPORT_NAME":
+            taken = []
+            for after in following:
+                if after.opname == "IMPORT_FROM":
+                    taken.append(after.argval)
+                elif not after.opname.startswith(("STORE_", "POP_TOP", "SWAP")):
+                    break
+            level = _level(instructions, at)
+            imports.add((instruction.argval, level, tuple(taken)))
+    return reads, imports
+
+
+def _level(instructions: list[dis.Instruction], at: int) -> int:
+    """How many dots stand before the name of an imported module."""
+    constants = [i.argval for i in instructions[max(0, at - 2) : at]]
+    return next((value for value in constants if type(value) is int), 0)
+
+
+# -- whose code it is --------------------------------------------------------------------------
+
+
+@cache
+def _version_of(package: str) -> str:
+    module = sys.modules.get(package)
+    version = getattr(module, "__version__", None)
+    if isinstance(version, str):
+        return version
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def installed(name: str, file: str | None = None) -> str:
+    """Name and version of the package that a module is from; "" if it is the user's own.
+
+    Parameters
+    ----------
+    name : str
+        Of the module.
+    file : str, optional
+        Its file, if the module is not the one that was imported under this name.
+    """
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names and package != "__main__":
+        return f"{package} {sys.version_info[0]}.{sys.version_info[1]}"
+    if package != "pymc_ensemble":
+        if file is None:
+            module = sys.modules.get(name)
+            file = getattr(module, "__file__", None)
+            if file is None and module is not None:
+                file = next(iter(getattr(module, "__path__", ())), None)
+        if file is None or not set(LIBRARIES) & set(PurePath(file).parts):
+            return ""
+    return f"{package} {_version_of(package)}"
+
+
+def module_named(name: str, level: int, namespace: dict[str, Any]) -> types.ModuleType | str:
+    """Module that a function imports, or what is to know about it if it is not imported yet."""
+    if level:
+        try:
+            name = resolve_name("." * level + name, namespace.get("__package__"))
+        except (ImportError, TypeError):
+            return "unknown"
+    if name in sys.modules:
+        return sys.modules[name]
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        return installed(package)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return "missing"
+    if spec is None:
+        return "missing"
+    if spec.origin is not None and set(LIBRARIES) & set(PurePath(spec.origin).parts):
+        return installed(package, spec.origin)
+    try:
+        return import_module(name)
+    except Exception:
+        return "missing"
