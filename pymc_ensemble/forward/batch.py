@@ -48,8 +48,12 @@ class Batch:
         if finite.all():
             return range(len(self.points))
         good = finite.all(axis=1)
+        ends = np.cumsum(self.signature.sizes)
         for i in np.flatnonzero(~good).tolist():
-            self.fill(i, np.nan, "An input of the forward model is not finite.")
+            first = np.flatnonzero(~finite[i])[0]
+            at = self.signature.varying[int(np.searchsorted(ends, first, "right"))]
+            name = self.signature.names[at]
+            self.fill(i, np.nan, f"The input `{name}` is not finite: {self.points[i, first]}.")
         return np.flatnonzero(good).tolist()
 
     def unique_rows(self, rows: Sequence[int]) -> tuple[Sequence[int], dict[int, int]]:
@@ -95,7 +99,7 @@ class Batch:
         return known is not None
 
 
-def _bytes(points: FloatArray) -> list[bytes]:
+def as_bytes(points: FloatArray) -> list[bytes]:
     """Each point as bytes; minus zero is zero."""
     points = np.ascontiguousarray(points + 0.0)
     if not points.shape[1]:

@@ -13,17 +13,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .containers import Form, build
+from .numbers import FLOAT, numbers
 
 FloatArray = NDArray[np.float64]
 Shape = tuple[int, ...]
 Seed = tuple[int, tuple[int, ...]]
 """Entropy and spawn key of a `numpy.random.SeedSequence`."""
 
-FLOAT = np.dtype(np.float64)  # there is one such object only
 STATUSES = ("ok", "failed", "timeout", "died")
 
 
@@ -101,6 +104,11 @@ class Signature:
         How many of them are passed by position.
     outputs : Outputs or None
         The outputs; None as long as they are not known.
+    fixed : tuple of int
+        Inputs that are the same for all points, and no part of them.
+    forms : tuple of Form, optional
+        How the arguments are made of the inputs, if they are not the inputs themselves;
+        `names_of_arguments` are those of the arguments then.
     """
 
     names: tuple[str, ...]
@@ -108,11 +116,19 @@ class Signature:
     dtypes: tuple[str, ...]
     n_positional: int
     outputs: Outputs | None
+    fixed: tuple[int, ...] = ()
+    forms: tuple[Form, ...] | None = None
+    names_of_arguments: tuple[str, ...] = ()
+
+    @property
+    def varying(self) -> list[int]:
+        """Inputs of which the points consist."""
+        return [i for i in range(len(self.names)) if i not in self.fixed]
 
     @property
     def sizes(self) -> list[int]:
-        """Number of entries of each input."""
-        return [int(np.prod(shape)) for shape in self.shapes]
+        """Number of entries of each input that varies."""
+        return [int(np.prod(self.shapes[i])) for i in self.varying]
 
     @property
     def n_outputs(self) -> int:
@@ -120,13 +136,16 @@ class Signature:
         return 0 if self.outputs is None else sum(self.outputs.sizes)
 
     def split(self, points: FloatArray) -> list[np.ndarray]:
-        """Inputs of shape (m, ...) from points of shape (m, d)."""
-        if len(self.names) == 1 and self.shapes[0] and self.dtypes[0] == "float64":
-            return [points.reshape(len(points), *self.shapes[0])]
+        """Inputs that vary, of shape (m, ...), from points of shape (m, d)."""
+        varying = self.varying
+        if len(varying) == 1 and self.shapes[varying[0]] and self.dtypes[varying[0]] == "float64":
+            return [points.reshape(len(points), *self.shapes[varying[0]])]
+        if not varying:
+            return []
         pieces = np.split(points, np.cumsum(self.sizes)[:-1], axis=1)
         return [
-            np.ascontiguousarray(piece.reshape(len(points), *shape), dtype=dtype)
-            for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes, strict=True)
+            np.ascontiguousarray(piece.reshape(len(points), *self.shapes[i]), dtype=self.dtypes[i])
+            for piece, i in zip(pieces, varying, strict=True)
         ]
 
 
@@ -147,6 +166,8 @@ class Task:
         Seconds after which a call is abandoned; None where someone else watches over it.
     record : callable or None
         Saves the outcome of members: called with their rows and an `Outcomes`, which it returns.
+    fixed : tuple of ndarray
+        Values of the inputs that are the same for all points.
     """
 
     function: Callable[..., Any]
@@ -155,11 +176,14 @@ class Task:
     stochastic: str = ""
     timeout: float | None = None
     record: Callable[[Sequence[Any], "Outcomes"], "Outcomes"] | None = None
+    fixed: tuple[np.ndarray, ...] = ()
 
     def caller(self) -> Callable[..., Any]:
         """Function of positional arguments alone, which is given up after the time-out."""
         function, timeout = self.function, self.timeout
-        n, names = self.signature.n_positional, self.signature.names
+        n, names, forms = self.signature.n_positional, self.signature.names, self.signature.forms
+        if forms is not None:
+            names = self.signature.names_of_arguments
         names = (*names[n:], self.stochastic) if self.stochastic else names[n:]
         if names:
 
@@ -168,18 +192,38 @@ class Task:
                 return self.function(*arguments[:n], **keywords)
 
             function = call
+        if forms is not None:
+            of_arguments, n_inputs = function, len(self.signature.names)
+
+            def of_inputs(*inputs: Any) -> Any:
+                arguments = [build(form, inputs) for form in forms]
+                return of_arguments(*arguments, *inputs[n_inputs:])
+
+            function = of_inputs
         if timeout is None:
             return function
         return lambda *arguments: within(timeout, lambda: function(*arguments))
 
     def arguments(self, points: FloatArray, random: Sequence[Any] | None) -> Iterator[Any]:
-        """Positional arguments for each of the points (m, d); batches of one if vectorized."""
-        columns: list[Any] = list(self.signature.split(points))
+        """Inputs at each of the points (m, d); batches of one if vectorized."""
+        if self.vectorized:
+            batch = self.batch(points, random)
+            rows = range(len(points))
+            return zip(*([values[i : i + 1] for i in rows] for values in batch), strict=True)
+        columns: list[Any] = [*self.signature.split(points)]
+        for i, value in zip(self.signature.fixed, self.fixed, strict=True):
+            # each its own copy: the function may write into its arguments
+            columns.insert(i, map(np.copy, repeat(value, len(points))))
         if random is not None:
             columns.append(random)
-        if self.vectorized:
-            columns = [[values[i : i + 1] for i in range(len(points))] for values in columns]
         return zip(*columns, strict=True)
+
+    def batch(self, points: FloatArray, random: Sequence[Any] | None) -> list[Any]:
+        """Inputs at all of the points (m, d), each with a leading dimension."""
+        columns: list[Any] = [*self.signature.split(points)]
+        for i, value in zip(self.signature.fixed, self.fixed, strict=True):
+            columns.insert(i, np.repeat(value[None], len(points), axis=0))
+        return columns if random is None else [*columns, random]
 
     def random(self, seed: Seed) -> Any:
         """What a stochastic function gets: a generator, or an integer."""
@@ -345,9 +389,8 @@ def _one_by_one(
             try:
                 result = call(*arguments)
                 if simple:
-                    row = np.asarray(result)
-                    if row.dtype is not FLOAT:
-                        row = numbers(result)
+                    plain = type(result) is np.ndarray and result.dtype is FLOAT
+                    row = result if plain else numbers(result)
                     if row.shape != shape:
                         raise ValueError(wrong_shape(row.shape, shape))
                     outputs[i] = row if is_vector else row.ravel()
@@ -397,8 +440,7 @@ def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> O
         random = np.array(random)  # type: ignore[assignment]
     started, begun = time.time(), time.perf_counter()
     try:
-        inputs = task.signature.split(points.copy())
-        result = task.caller()(*inputs, *([] if random is None else [random]))
+        result = task.caller()(*task.batch(points.copy(), random))
         spec = Outputs.of(result, m) if spec is None else spec
         outputs = flat(spec, result, m)
     except (Exception, SystemExit):
@@ -440,19 +482,6 @@ def finite_rows(outputs: FloatArray) -> NDArray[np.bool_]:
     step = max(1, 2**22 // max(K, 1))
     parts = [np.isfinite(outputs[i : i + step]).all(axis=1) for i in range(0, n, step)]
     return np.concatenate(parts) if parts else np.ones(0, dtype=bool)
-
-
-def numbers(value: Any) -> np.ndarray:
-    """Array of real numbers."""
-    array = np.asarray(value)
-    if array.dtype is FLOAT:
-        return array
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"the forward model returned {value!r:.200} of type {type(value).__name__}, expected "
-            "an array of real numbers"
-        )
-    return array.astype(np.float64)
 
 
 def wrong_shape(found: Shape, expected: Any) -> str:

@@ -2,10 +2,12 @@
 
 After sampling, PyMC asks for the outputs at the draws once more, for pointwise likelihoods, for
 predictions, and for every `pm.Deterministic` of them. These points come back changed in their last
-digits, as they have been through transforms; so they are also found by neighborhood.
+digits, as they have been through transforms; so points of our own rounds are also found up to the
+rounding of each input.
 """
 
 import os
+import shutil
 import tempfile
 from bisect import bisect_right
 from collections import deque
@@ -14,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
+
+from .rounding import Rounding
 
 FloatArray = NDArray[np.float64]
 
-TOLERANCE = 1e-10  # relative to an input, or to its median if that is larger: rounding
-LARGEST_TAIL = 256  # points that are searched one by one before the tree is built anew
+LARGEST_TAIL = 256  # points that are searched one by one before they are sorted anew
 MEMORY_BYTES = 2**28  # how much is remembered
+
+Numbered = tuple[NDArray[np.int_], FloatArray]
+"""Numbers of points, and the points of shape (n, d)."""
 
 
 class Memory:
@@ -38,16 +43,20 @@ class Memory:
         self._batches: deque[tuple[FloatArray, FloatArray]] = deque()
         self._starts: deque[int] = deque()  # numbers of the first points of the batches
         self._next = self._bytes = 0
-        self._tree: KDTree | None = None
-        self._indexed = 0  # numbers below are in the tree, or forgotten
-        self._tail: list[FloatArray] = []  # points that are not
-        self._scale = np.ones(1)
+        self._drawn: deque[Numbered] = deque()  # points of our own rounds
+        self._sorted: tuple[int, FloatArray, Numbered] | None = None  # by one of the inputs
+        self._tail: list[Numbered] = []  # what came after that was sorted
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def add(self, keys: Sequence[bytes], points: FloatArray, outputs: FloatArray) -> None:
-        """Remember points of shape (n, d), which are `keys` as bytes, with outputs (n, K)."""
+    def add(
+        self, keys: Sequence[bytes], points: FloatArray, outputs: FloatArray, drawn: bool = False
+    ) -> None:
+        """Remember points of shape (n, d), which are `keys` as bytes, with outputs (n, K).
+
+        Those that were `drawn` by our own samplers are also found up to rounding.
+        """
         size = points[:1].nbytes + outputs[:1].nbytes + 200
         fitting = self.max_bytes // size
         if len(keys) > fitting:
@@ -59,7 +68,9 @@ class Memory:
         self._numbers.update(zip(keys, range(start, self._next), strict=True))
         self._starts.append(start)
         self._batches.append((points.copy(), outputs.copy()))
-        self._tail.append(self._batches[-1][0])
+        if drawn:
+            self._drawn.append((np.arange(start, self._next), self._batches[-1][0]))
+            self._tail.append(self._drawn[-1])
         self._bytes += size * len(keys)
         if self._bytes > self.max_bytes:
             self._forget(size)
@@ -71,8 +82,9 @@ class Memory:
             self._bytes -= size * len(self._batches.popleft()[0])
         first = self._starts[0]
         self._numbers = {key: i for key, i in self._numbers.items() if i >= first}
-        self._tree, self._indexed = None, first
-        self._tail = [points for points, _ in self._batches]
+        while self._drawn and self._drawn[0][0][0] < first:
+            self._drawn.popleft()
+        self._sorted, self._tail = None, list(self._drawn)
 
     def knows_any(self, keys: Sequence[bytes]) -> bool:
         """Whether there is one of these points."""
@@ -87,38 +99,52 @@ class Memory:
         batch = bisect_right(self._starts, number) - 1
         return self._batches[batch][1][number - self._starts[batch]]
 
-    def near(self, point: FloatArray) -> FloatArray | None:
-        """Outputs of the nearest point that is the same up to rounding."""
-        if not self._numbers or not np.isfinite(point).all():
-            return None
-        in_tail = self._next - self._indexed
-        if self._tree is None or in_tail > max(LARGEST_TAIL, self._tree.n // 4):
-            self._build()
-        assert self._tree is not None
-        position, best, number = self._position(point), TOLERANCE, None
-        distance, i = self._tree.query(position, p=np.inf, distance_upper_bound=best)
-        if np.isfinite(distance):
-            best, number = float(distance), self._starts[0] + int(i)
-        if self._tail:
-            if len(self._tail) > 1:
-                self._tail = [np.concatenate(self._tail)]
-            distances = np.abs(self._position(self._tail[0]) - position).max(axis=1, initial=0.0)
-            j = int(np.argmin(distances))
-            if distances[j] <= best:
-                number = self._indexed + j
+    def near(self, point: FloatArray, rounding: Rounding) -> FloatArray | None:
+        """Outputs of the nearest point of our own rounds that is the same up to rounding."""
+        tolerance = rounding.at(point)
+        best, number = np.inf, None
+        for numbers, points in self._candidates(point, tolerance):
+            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                apart = np.abs(points - point)
+                same = (apart <= tolerance).all(axis=1)
+                if not same.any():
+                    continue
+                apart = np.where(apart == 0, 0.0, apart / tolerance)
+                apart = apart[same].max(axis=1, initial=0.0)
+            i = len(apart) - 1 - int(np.argmin(apart[::-1]))  # the last of several
+            if apart[i] <= best:
+                best, number = apart[i], int(numbers[same][i])
         return None if number is None else self._at(number)
 
-    def _position(self, points: FloatArray) -> FloatArray:
-        """Coordinates in which rounding is everywhere of the same size."""
-        return np.arcsinh(points / self._scale)
+    def _candidates(self, point: FloatArray, tolerance: FloatArray) -> list[Numbered]:
+        """Points among which the nearest is."""
+        n_sorted = 0 if self._sorted is None else len(self._sorted[1])
+        if sum(len(points) for _, points in self._tail) > max(LARGEST_TAIL, n_sorted // 4):
+            self._sort()
+        if len(self._tail) > 1:
+            self._tail = [_joined(self._tail)]
+        if self._sorted is None:
+            return self._tail
+        column, values, (numbers, points) = self._sorted
+        first = np.searchsorted(values, point[column] - tolerance[column], "left")
+        last = np.searchsorted(values, point[column] + tolerance[column], "right")
+        return [(numbers[first:last], points[first:last]), *self._tail]
 
-    def _build(self) -> None:
-        """Index all points."""
-        points = np.concatenate([points for points, _ in self._batches])
-        scale = np.median(np.abs(points), axis=0)
-        self._scale = np.where(scale > 0, scale, 1.0)
-        self._tree = KDTree(self._position(points))
-        self._indexed, self._tail = self._next, []
+    def _sort(self) -> None:
+        """Sort all points by the input that tells most of them apart."""
+        numbers, points = _joined(self._drawn)
+        distinct = [len(np.unique(values)) for values in points.T]
+        if not distinct:
+            return
+        column = int(np.argmax(distinct))
+        order = np.argsort(points[:, column], kind="stable")
+        self._sorted = (column, points[order, column], (numbers[order], points[order]))
+        self._tail = []
+
+
+def _joined(batches: Sequence[Numbered]) -> Numbered:
+    numbers, points = zip(*batches, strict=True)
+    return np.concatenate(numbers), np.concatenate(points)
 
 
 class Spill:
@@ -138,7 +164,7 @@ class Spill:
         self._written: dict[int, int] = {}
         self._read: dict[str, int] = {}
 
-    def write(self, points: FloatArray, outputs: FloatArray) -> None:
+    def write(self, site: str, points: FloatArray, outputs: FloatArray, drawn: bool) -> None:
         """Append a batch, unless this process has written its share."""
         size = points.nbytes + outputs.nbytes
         written = self._written.get(os.getpid(), 0)
@@ -147,11 +173,11 @@ class Spill:
         self._written = {os.getpid(): written + size}
         self.folder.mkdir(mode=0o700, exist_ok=True)
         with (self.folder / str(os.getpid())).open("ab") as file:
-            np.save(file, points, allow_pickle=False)
-            np.save(file, outputs, allow_pickle=False)
+            for array in (np.array([site, str(int(drawn))]), points, outputs):
+                np.save(file, array, allow_pickle=False)
 
-    def read(self) -> list[tuple[FloatArray, FloatArray]]:
-        """Batches that were not read before."""
+    def read(self) -> list[tuple[str, FloatArray, FloatArray, bool]]:
+        """Batches that were not read before: where they were evaluated, and whether drawn."""
         batches = []
         if not self.folder.is_dir():
             return []
@@ -160,12 +186,16 @@ class Spill:
                 while True:
                     file.seek(self._read.get(path.name, 0))
                     try:
-                        batch = (
-                            np.load(file, allow_pickle=False),
-                            np.load(file, allow_pickle=False),
+                        (site, drawn), points, outputs = (
+                            np.load(file, allow_pickle=False) for _ in range(3)
                         )
                     except (EOFError, ValueError):
                         break
-                    batches.append(batch)
+                    batches.append((str(site), points, outputs, drawn == "1"))
                     self._read[path.name] = file.tell()
         return batches
+
+    def forget(self) -> None:
+        """Remove what is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._read, self._written = {}, {}

@@ -1,6 +1,7 @@
 """The PyTensor Op of a forward model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from pytensor.graph.replace import _vectorize_node
 
 from .members import Signature
 from .numba import run_as_python
+from .rounding import Rounding, asks_one_by_one
 from .rounds import Round, current_round
 
 
@@ -27,7 +29,13 @@ class Evaluates(Protocol):
         """Name of the function."""
 
     def evaluate(
-        self, signature: Signature, points: NDArray[np.float64], this: Round | None
+        self,
+        signature: Signature,
+        points: NDArray[np.float64],
+        this: Round | None,
+        fixed: tuple[np.ndarray, ...],
+        rounding: Rounding | None,
+        proposal: bool,
     ) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Outputs of a batch of points, and why rows failed."""
 
@@ -40,12 +48,23 @@ class ForwardOp(Op):
     forward : ForwardModel
     signature : Signature
         Inputs and outputs without leading dimensions.
+    rounding : Rounding
+        How far the inputs of a draw may have moved when it comes back.
+    unknowns : frozenset of str
+        Names of the variables on which the inputs depend.
     """
 
     __props__ = ("forward", "signature")
 
-    def __init__(self, forward: Evaluates, signature: Signature):
+    def __init__(
+        self,
+        forward: Evaluates,
+        signature: Signature,
+        rounding: Rounding,
+        unknowns: frozenset[str | None],
+    ):
         self.forward, self.signature = forward, signature
+        self.rounding, self.unknowns = rounding, unknowns
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         run_as_python(ForwardOp)  # in another process
@@ -75,38 +94,54 @@ class ForwardOp(Op):
 
     def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
         """Evaluate all points in one batch."""
-        signature = self.signature
-        assert signature.outputs is not None
+        signature, known = self.signature, self.signature.outputs
+        assert known is not None
+        inputs = [np.asarray(value) for value in inputs]
         leads = [
             value.shape[: value.ndim - len(shape)]
             for value, shape in zip(inputs, signature.shapes, strict=True)
         ]
-        lead = np.broadcast_shapes(*leads)
-        n = int(np.prod(lead))
-        pieces = []
-        for value, shape, size in zip(inputs, signature.shapes, signature.sizes, strict=True):
+        for value, shape in zip(inputs, signature.shapes, strict=True):
             if value.shape[value.ndim - len(shape) :] != shape:
                 raise ValueError(
                     f"{self.forward.name} was put into the model for inputs of shapes "
                     f"{signature.shapes}, and got one of shape {value.shape}."
                 )
-            pieces.append(np.broadcast_to(value, (*lead, *shape)).reshape(n, size))
-        points = np.concatenate(pieces, axis=1, dtype=np.float64)
-        this = current_round()
-        outputs, reasons = self.forward.evaluate(signature, points, this)
+        fixed = tuple(i for i in signature.fixed if not leads[i])
+        rounding: Rounding | None = self.rounding
+        if fixed != signature.fixed:  # of several data sets
+            signature, rounding = replace(signature, fixed=fixed), None
+        lead = np.broadcast_shapes(*leads)
+        n = int(np.prod(lead))
+        pieces = [
+            np.broadcast_to(inputs[i], (*lead, *signature.shapes[i])).reshape(n, -1)
+            for i in signature.varying
+        ]
+        points = np.concatenate([*pieces, np.empty((n, 0))], axis=1, dtype=np.float64)
+        this, proposal = current_round(), False
+        if this is not None:
+            rounding = None
+        elif not self._asks_one_by_one(node):
+            rounding, proposal = None, True
+        outputs, reasons = self.forward.evaluate(
+            signature, points, this, tuple(inputs[i] for i in fixed), rounding, proposal
+        )
         if this is not None:
             this.n_models += 1
             inner = n // this.size if lead and lead[0] == this.size else 0
             for row, reason in reasons.items():
                 members = [row // inner] if inner else range(this.size)
                 this.failures |= dict.fromkeys(members, reason)
-        ends = np.cumsum(signature.outputs.sizes)
-        for storage, shape, end in zip(
-            output_storage, signature.outputs.shapes, ends.tolist(), strict=True
-        ):
+        ends = np.cumsum(known.sizes)
+        for storage, shape, end in zip(output_storage, known.shapes, ends.tolist(), strict=True):
             size = int(np.prod(shape))
             part = outputs if size == outputs.shape[1] else outputs[:, end - size : end].copy()
             storage[0] = part.reshape((*lead, *shape))
+
+    def _asks_one_by_one(self, node: Apply) -> bool:
+        if not hasattr(node.tag, "asks_one_by_one"):
+            node.tag.asks_one_by_one = asks_one_by_one(node, self.unknowns)
+        return node.tag.asks_one_by_one
 
     def infer_shape(self, *arguments: Any) -> list[tuple]:
         """Leading dimensions of the inputs, and the shapes of the outputs."""

@@ -429,7 +429,10 @@ def _describe(signature: Signature) -> str:
     outputs = signature.outputs
     return json.dumps(
         {
-            "inputs": {"names": signature.names, "shapes": signature.shapes},
+            "inputs": {  # of which the points consist
+                "names": [signature.names[i] for i in signature.varying],
+                "shapes": [signature.shapes[i] for i in signature.varying],
+            },
             "outputs": None
             if outputs is None
             else {"kind": outputs.kind, "names": outputs.names, "shapes": outputs.shapes},

@@ -9,7 +9,6 @@ import pytest
 from pytensor.link.numba.linker import NumbaLinker
 
 import pymc_ensemble as pe
-from pymc_ensemble.forward.versions import fingerprint
 
 TIMES = np.arange(5.0)
 
@@ -623,40 +622,6 @@ def test_stochastic_without_a_run():
         assert logp(point) == logp(point)
         densities.append(float(logp(point)))
     assert densities[0] == densities[1]
-
-
-# -- versions ----------------------------------------------------------------
-
-
-SCALE = 2.0
-TABLE = np.arange(3.0)
-
-
-def helper(x):
-    return SCALE * x
-
-
-def uses_helper(x):
-    return helper(x)
-
-
-def test_fingerprint_follows_what_the_function_is(monkeypatch):
-    def make(factor, text="# a comment"):
-        def function(x):
-            return factor * x  # with a comment
-
-        return function
-
-    assert fingerprint(make(1.0)) == fingerprint(make(1.0))
-    assert fingerprint(make(1.0)) != fingerprint(make(2.0))
-    assert fingerprint(make(TABLE)) != fingerprint(make(TABLE + 1))
-    before = fingerprint(uses_helper)
-    monkeypatch.setitem(uses_helper.__globals__, "SCALE", 3.0)
-    assert fingerprint(uses_helper) != before, "also by way of the functions that it calls"
-    with pytest.raises(ValueError, match="version"):
-        fingerprint(make(object()))
-    with pytest.raises(ValueError, match="version"):
-        fingerprint(Recorder(decay))
 
 
 def test_negative_output_shape():

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_default_version_follows_the_source(path):
         np.testing.assert_array_equal(inverse.forward(U), factor * U)
         assert forward.n_evaluations == calls
     with pytest.raises(ValueError, match="version"):
-        problem(make(object()), store=path)
+        problem(make(threading.Lock()), store=path)
 
 
 def test_other_versions_are_told(log, path, caplog):

@@ -18,7 +18,7 @@ import cloudpickle
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from pymc_ensemble.forward import members
+from pymc_ensemble.forward import containers, members, numbers
 from pymc_ensemble.forward.members import Outcomes, Task, evaluate, read_diary
 
 from .chunks import PATIENCE, Chunk, ExecutorError, chunk_size, plan, refuse_in_daemon
@@ -27,6 +27,8 @@ WATCH_SECONDS = 0.1
 
 # forked workers need nothing pickled, and scripts no `if __name__ == "__main__"`
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+
+BY_VALUE = (members, containers, numbers)  # what workers need of this package
 
 _task: Task | None = None  # of this worker
 
@@ -63,7 +65,8 @@ class Pickled:
 
     def __init__(self, value: Any, everything: bool = True):
         if everything:
-            cloudpickle.register_pickle_by_value(members)
+            for module in BY_VALUE:
+                cloudpickle.register_pickle_by_value(module)
         try:
             self.payload = cloudpickle.dumps(value)
         except Exception as error:
@@ -73,7 +76,8 @@ class Pickled:
             ) from error
         finally:
             if everything:
-                cloudpickle.unregister_pickle_by_value(members)
+                for module in BY_VALUE:
+                    cloudpickle.unregister_pickle_by_value(module)
 
     def __reduce__(self) -> tuple[Callable, tuple[bytes]]:
         return cloudpickle.loads, (self.payload,)

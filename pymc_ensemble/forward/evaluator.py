@@ -1,0 +1,455 @@
+"""A function that is evaluated in batches: remembered, stored, seeded, by workers."""
+
+import logging
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import blake2b
+from os import PathLike
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pymc_ensemble.forward.workers.backend import Recipe, backend
+from pymc_ensemble.forward.workers.chunks import Backend, ExecutorLike, Serial
+
+from .batch import Batch, as_bytes
+from .evaluation import ForwardModelError
+from .members import Outcomes, Seed, Signature, Task
+from .memory import Spill
+from .programs import ExternalProgram
+from .rounding import Rounding
+from .rounds import Round
+from .runtime import Runtime, Site, _forget, _in_chain_process, _runtimes
+from .store import EvaluationStore, Key
+from .versions import Watch
+
+FloatArray = NDArray[np.float64]
+logger = logging.getLogger("pymc_ensemble")
+
+UNSEEDED = 0x5EED  # entropy of stochastic evaluations outside of a run
+SHARE_OF_LOOKING = 0.1  # of the time of another step method; see `Evaluator._begin`
+
+
+class Evaluator:
+    """A function that is evaluated in batches.
+
+    Parameters
+    ----------
+    function : callable
+    vectorized : bool
+    random : {"", "seed", "rng"}
+        Name of the argument by which a stochastic function gets its randomness.
+    executor, timeout, retries, store, version, depends_on
+        See `forward_model`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        vectorized: bool,
+        random: str,
+        executor: ExecutorLike,
+        timeout: float | None,
+        retries: int,
+        store: str | PathLike | None,
+        version: str | None,
+        depends_on: Sequence[Path],
+    ):
+        self.function = function
+        self.vectorized, self.random = vectorized, random
+        self.executor = executor
+        self.timeout, self.retries = timeout, retries
+        self.store_path = store
+        self._version, self._depends_on = version, depends_on
+        self._told: tuple[Watch, str] | None = None  # what it was where it was pickled
+        self._token, self._pid = uuid4().hex, os.getpid()
+        self._spill = Spill(f"pymc_ensemble-{self._token}")
+        weakref.finalize(self, _forget, self._token, os.getpid(), self._spill.folder)
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._begin()
+        runtime = self._runtime
+        told = (runtime.watch, runtime.version)
+        return self.__dict__ | {"executor": Recipe.of(self.executor), "_told": told}
+
+    @property
+    def version(self) -> str:
+        """Version of the function, as it was when it was last used; "" without a store."""
+        if self._version is not None or self.store_path is None:
+            return str(self._version or "")
+        if not self._runtime.version:
+            self._begin()
+        return self._runtime.version
+
+    @property
+    def _runtime(self) -> Runtime:
+        """What this process has for the model."""
+        runtime = _runtimes.get(self._token)
+        if runtime is not None and runtime.pid == os.getpid():
+            return runtime
+        inherited, runtime = runtime, Runtime()
+        executor: Any = self.executor
+        if self._pid != os.getpid() and not isinstance(executor, Recipe):
+            executor = Recipe.of(executor)  # workers of another process are not ours
+        runtime.executor = executor.make() if isinstance(executor, Recipe) else executor
+        if inherited is not None:  # by a fork
+            runtime.inherit(inherited)
+        _runtimes[self._token] = runtime
+        return runtime
+
+    @property
+    def n_evaluations(self) -> int:
+        """Evaluations that this process has asked for, those that were already known left out."""
+        return self._runtime.n_evaluations
+
+    @property
+    def store(self) -> EvaluationStore | None:
+        """Evaluations on disk, if there is a store."""
+        return self._store("")
+
+    def _store(self, mark: str) -> EvaluationStore | None:
+        """Evaluations with these values of what is the same for all points."""
+        if self.store_path is None:
+            return None
+        version = f"{self.version}+{mark}" if mark else self.version
+        stores = self._runtime.stores
+        if version not in stores:
+            stores[version] = EvaluationStore(self.store_path, version)
+        return stores[version]
+
+    def close(self) -> None:
+        """Stop the workers that were started for this model; they start again when needed."""
+        self._runtime.close()
+
+    def forget(self) -> None:
+        """Forget all evaluations, and stop the workers.
+
+        For changes of what the function depends on that cannot be told, such as those of a
+        library outside of Python. What is in a store stays there.
+        """
+        self._runtime.forget()
+        if self._pid == os.getpid():
+            self._spill.forget()
+
+    # -- whether the function is the same ---------------------------------------------------------
+
+    def _begin(self, proposal: bool = False) -> bool:
+        """Look whether the function is the same as before; if not, forget what it gave.
+
+        For the proposals of another step method, which come one by one, no more than a tenth of
+        the time is spent on it.
+        """
+        runtime, began = self._runtime, perf_counter()
+        waited = began - runtime.looked
+        if proposal and runtime.watch and waited * SHARE_OF_LOOKING < runtime.look_seconds:
+            return False
+        if runtime.watch is None:
+            runtime.watch = Watch(self.function, self._depends_on)
+            changed = self._compare(runtime, runtime.watch)
+        elif runtime.watch.function is not self.function:  # a copy
+            before, runtime.watch = runtime.watch, runtime.watch.of(self.function)
+            runtime.watch.begin()
+            changed = runtime.watch.differs_from(before)
+        else:
+            changed = runtime.watch.begin()
+        runtime.looked = perf_counter()
+        runtime.look_seconds = runtime.looked - began
+        if runtime.watch.untold:
+            self._warn_of_untold(runtime.watch)
+        if changed:
+            self._tell_of_change(runtime, changed)
+            self.forget()
+        if self._version is None and self.store_path and (changed or not runtime.version):
+            runtime.version = runtime.watch.version
+        return True
+
+    def _compare(self, runtime: Runtime, watch: Watch) -> list[str]:
+        """Compare the function in this process with that where it came from."""
+        watch.begin()
+        if self._told is None:
+            return []
+        theirs, version = self._told
+        changed = watch.differs_from(theirs)
+        if not changed:
+            watch.left_out, watch.at_first = theirs.left_out, theirs.at_first
+            watch.begin()
+            runtime.version = version
+            return []
+        text = (
+            f"`{changed[0]}` is not the same in this process as in the one that samples: modules "
+            "were imported anew, and are as their files say. Change such settings before the model "
+            f"is built where all processes see it, hand them to {self.name} as arguments, or use "
+            "`pm.sample(cores=1)`."
+        )
+        if self.store_path is not None and self._version is None:
+            raise ForwardModelError(text)
+        logger.warning(text)
+        return []
+
+    @contextmanager
+    def _calling(self, looked: bool, here: bool) -> Iterator[None]:
+        """Take note of what the function changes itself, where it is called in this process."""
+        try:
+            yield
+        finally:
+            watch = self._runtime.watch
+            if looked and here and watch is not None:
+                watch.end()
+
+    def _warn_of_untold(self, watch: Watch) -> None:
+        if "untold" in self._runtime.warned or self._version is not None:
+            return
+        self._runtime.warned.add("untold")
+        path, what = next(iter(watch.untold.items()))
+        logger.warning(
+            f"Whether {self.name} changes cannot be told: it uses `{path}`, which is {what}. If "
+            f"you change it, call `{self.name}.forget()`, so that no outputs of before are used. "
+            "Give `version` to silence this."
+        )
+
+    def _tell_of_change(self, runtime: Runtime, changed: Sequence[str]) -> None:
+        first = min(changed)
+        logger.info(
+            f"{self.name} has changed (`{first}`): what was evaluated before is not used, and "
+            "workers start anew."
+        )
+        executor = runtime.executor
+        if not isinstance(executor, Executor) or isinstance(executor, ThreadPoolExecutor):
+            return
+        modules = [name for name in sys.modules if name != "__main__" and name in first]
+        if any(first.startswith(f"{name}.") for name in modules):
+            logger.warning(
+                f"`{first}` has changed since {self.name} was last used. The workers of your "
+                f"{type(executor).__name__} import modules on their own and may have it as it was: "
+                "start them anew, or hand it to the function as an argument."
+            )
+
+    # -- evaluating -----------------------------------------------------------------------------
+
+    @property
+    def _timeout(self) -> float | None:
+        """Seconds to wait for a function that does not watch its own clock."""
+        return None if isinstance(self.function, ExternalProgram) else self.timeout
+
+    def _backend(self, site: Site) -> Backend:
+        if site.backend is None:
+            site.store = self._store(site.mark)
+            record = None if site.store is None else site.store.put
+            task = Task(
+                self.function,
+                site.signature,
+                self.vectorized,
+                self.random,
+                record=record,
+                fixed=site.fixed,
+            )
+            if site.store is not None:
+                self._tell_of(site.store)  # and check it here, not in every worker
+            site.backend = backend(self._runtime.executor, task, self._timeout)
+        return site.backend
+
+    def evaluate(
+        self,
+        signature: Signature,
+        points: FloatArray,
+        this: Round | None = None,
+        fixed: tuple[np.ndarray, ...] = (),
+        rounding: Rounding | None = None,
+        proposal: bool = False,
+    ) -> tuple[FloatArray, dict[int, str]]:
+        """Evaluate points, in one batch.
+
+        Parameters
+        ----------
+        signature : Signature
+        points : ndarray of shape (n, d)
+            Inputs, one flat vector for each point.
+        this : Round, optional
+            The round that the batch belongs to. Without one, a stochastic function is called once
+            for a point.
+        fixed : tuple of ndarray
+            Inputs that are the same for all points.
+        rounding : Rounding, optional
+            How far points that were drawn before may have moved; None if only the very point is
+            the same.
+        proposal : bool, default False
+            Whether the points are those of another step method.
+
+        Returns
+        -------
+        outputs : ndarray of shape (n, K)
+            NaN in the rows that failed.
+        failures : dict of int to str
+            Why they did.
+        """
+        looked = self._begin(proposal)
+        site = self._runtime.site(signature, fixed)
+        self._backend(site)  # what cannot be used is refused before anything is evaluated
+        keys = as_bytes(points)
+        seeds, replicates = self._randomness(keys, this)
+        outputs = np.empty((len(points), signature.n_outputs))
+        batch = Batch(signature, points, keys, seeds, replicates, outputs)
+        new = bool(self.random) and this is not None  # a replicate, whatever is known
+        rows = batch.finite_rows()
+        repeated: dict[int, int] = {}
+        if not new:
+            rows, repeated = batch.unique_rows(rows)
+            rows = self._recall(site, batch, rows, rounding)
+        todo = rows
+        for attempt in range(self.retries + 1):
+            if len(todo):
+                self._evaluate(site, batch, todo, attempt, this, looked)
+                todo = [i for i in todo if i in batch.reasons] if batch.reasons else []
+        self._remember(site, batch, rows, drawn=this is not None)
+        for i, original in repeated.items():
+            batch.fill(i, outputs[original], batch.reasons.get(original))
+        if batch.reasons and this is None:
+            self._warn_once(batch)
+        return outputs, batch.reasons
+
+    def _remember(self, site: Site, batch: Batch, rows: Sequence[int], drawn: bool) -> None:
+        """Keep evaluations for later, and for other processes."""
+        keys, points, outputs = batch.keys, batch.points, batch.outputs
+        rows = [i for i in rows if i not in batch.reasons] if batch.reasons else rows
+        if len(rows) < len(keys):
+            keys, points, outputs = [keys[i] for i in rows], points[rows], outputs[rows]
+        site.memory.add(keys, points, outputs, drawn)
+        if keys and _in_chain_process():
+            self._spill.write(site.name, points, outputs, drawn)
+
+    def _randomness(
+        self, keys: Sequence[bytes], this: Round | None
+    ) -> tuple[list[Seed] | None, list[str]]:
+        """Seeds of the members, and the names of their replicates."""
+        if not self.random:
+            return None, [""] * len(keys)
+        seeds: list[Seed] = []
+        if this is not None and this.seed is not None:
+            entropy, lead = this.seed.entropy, tuple(this.seed.spawn_key)
+            seeds = [(entropy, (*lead, this.n_models, i)) for i in range(len(keys))]  # type: ignore[misc]
+        else:
+            counts = self._runtime.replicates
+            for key in keys:
+                replicate = counts.get(key, 0)
+                counts[key] = replicate + (this is not None)
+                entropy = int.from_bytes(blake2b(key, digest_size=16).digest(), "little")
+                seeds.append((entropy, (UNSEEDED, replicate)))
+        names = [f"{entropy}/{'.'.join(map(str, spawn))}" for entropy, spawn in seeds]
+        return seeds, names
+
+    def _recall(
+        self, site: Site, batch: Batch, rows: Sequence[int], rounding: Rounding | None
+    ) -> Sequence[int]:
+        """Fill in what is remembered, and return the rows that are not."""
+        memory = site.memory
+        if memory.knows_any(batch.keys):
+            rows = [i for i in rows if not batch.recall(i, memory.exact(batch.keys[i]))]
+        if rounding is None or not rows:
+            return rows
+        self._learn_from_others(site)
+        return [i for i in rows if not batch.recall(i, memory.near(batch.points[i], rounding))]
+
+    def _learn_from_others(self, site: Site) -> None:
+        """Remember what other processes have evaluated: chains of PyMC, and earlier runs."""
+        runtime, memory = self._runtime, site.memory
+        for name, points, outputs, drawn in self._spill.read():
+            runtime.spilled.setdefault(name, []).append((points, outputs, drawn))
+        for points, outputs, drawn in runtime.spilled.pop(site.name, []):
+            memory.add(as_bytes(points), points, outputs, drawn)
+        if site.store is None:
+            return
+        n_outputs, size = site.signature.n_outputs, sum(site.signature.sizes)
+        site.stored_rows, names = site.store.keys_after(site.stored_rows)
+        names = [name for name in names if memory.exact(name[0]) is None]
+        names = names[-(memory.max_bytes // (8 * (n_outputs + size) + 200)) :]
+        for i, outcome in site.store.get(names, n_outputs):
+            key = names[i][0]
+            if outcome.statuses[0] == "ok":
+                memory.add([key], np.frombuffer(key)[None], outcome.outputs, drawn=True)
+
+    def _evaluate(
+        self,
+        site: Site,
+        batch: Batch,
+        rows: Sequence[int],
+        attempt: int,
+        this: Round | None,
+        looked: bool,
+    ) -> None:
+        """Fill in outputs and reasons, from the store or by calls of the function."""
+        runtime, workers = self._runtime, self._backend(site)
+        keys: list[Key] | None = None
+        if site.store is not None:
+            keys = [(batch.keys[i], batch.replicates[i], attempt) for i in rows]
+            found = dict(site.store.get(keys, batch.signature.n_outputs))
+            for j, outcome in found.items():
+                batch.fill(rows[j], outcome.outputs[0], outcome.reasons.get(0))
+            keys = [key for j, key in enumerate(keys) if j not in found]
+            rows = [i for j, i in enumerate(rows) if j not in found]
+        if not rows:
+            return
+        here = isinstance(workers, Serial) or getattr(workers, "threads", False)
+        with self._calling(looked, here):
+            for part, outcomes in workers.run(batch.chunk(rows, keys, attempt), runtime.seconds):
+                if site.store is not None and not (workers.saves and outcomes.complete):
+                    assert part.keys is not None
+                    outcomes = site.store.put(part.keys, outcomes)
+                batch.take(part.rows, outcomes)
+                self._warn_of_lost(outcomes)
+                seconds, n = float(outcomes.seconds.sum()), len(part)
+                runtime.count(n, seconds)
+                if this is not None:
+                    this.n_calls += n
+                    this.seconds += seconds
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _tell_of(self, store: EvaluationStore) -> None:
+        ours, others = store.count()
+        if ours:
+            logger.info(f"{ours} evaluations of {self.name} are known from {store.path}.")
+        elif others:
+            logger.warning(
+                f"The {others} evaluations of {self.name} in {store.path} are of other versions of "
+                f"the model, and are not used. This is version {store.version!r}."
+            )
+
+    def _warn_of_lost(self, outcomes: Outcomes) -> None:
+        """Tell, once, of members that took too long or killed their worker."""
+        for row, reason in outcomes.reasons.items():
+            status = outcomes.statuses[row]
+            if status in ("timeout", "died") and status not in self._runtime.warned:
+                self._runtime.warned.add(status)
+                logger.warning(f"An evaluation of {self.name} was lost. {reason}")
+
+    def _warn_once(self, batch: Batch) -> None:
+        """Tell of the first failure that no sampler reports."""
+        if "failure" in self._runtime.warned:
+            return
+        self._runtime.warned.add("failure")
+        row = min(batch.reasons)
+        logger.warning(
+            f"The forward model {self.name} failed, and gives NaN, at "
+            f"{self._at(batch.signature, batch.points[row])}\n{batch.reasons[row]}\n"
+            "Later failures are not told."
+        )
+
+    def _at(self, signature: Signature, point: FloatArray) -> str:
+        """Inputs by name."""
+        with np.printoptions(precision=4, threshold=20):
+            values = zip(signature.varying, signature.split(point[None]), strict=True)
+            return ", ".join(f"{signature.names[i]}={value[0]}" for i, value in values)

@@ -1,0 +1,58 @@
+"""Shapes of outputs, from what the user says; and points at which they are looked for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from pytensor.graph.basic import Variable
+
+from .members import Outputs
+
+SEED = 0x5EED  # of the points of the prior
+
+
+def described(output_shape: Any) -> Outputs:
+    """Outputs by what the user says of their shapes."""
+
+    def shape(value: Any) -> tuple[int, ...]:
+        sizes = value if isinstance(value, tuple) else (value,)
+        if all(isinstance(k, int | np.integer) for k in sizes):
+            if min(sizes, default=0) < 0:
+                raise ValueError(f"output_shape={output_shape!r} has a negative length.")
+            return tuple(int(k) for k in sizes)
+        raise TypeError(
+            f"output_shape={output_shape!r} must be a tuple of integers, or a list or dict of such "
+            "tuples if the function returns several arrays."
+        )
+
+    if isinstance(output_shape, Mapping):
+        return Outputs(
+            "dict", tuple(map(str, output_shape)), tuple(map(shape, output_shape.values()))
+        )
+    if isinstance(output_shape, list) or (
+        isinstance(output_shape, tuple) and any(isinstance(s, tuple) for s in output_shape)
+    ):
+        names = tuple(f"output_{i}" for i in range(len(output_shape)))
+        return Outputs("tuple", names, tuple(map(shape, output_shape)))
+    return Outputs("array", ("output",), (shape(output_shape),))
+
+
+def at_prior(inputs: Sequence[Variable], seed: int) -> list[np.ndarray]:
+    """Values of variables at a point of the prior or, if it cannot be drawn from, the start."""
+    try:
+        values = pm.draw(list(inputs), random_seed=SEED + seed, mode="FAST_COMPILE")
+    except Exception as error:
+        model = pm.modelcontext(None) if pm.Model.get_context(error_if_none=False) else None
+        if model is None or seed:
+            raise ValueError(
+                "The inputs of the forward model cannot be drawn from the prior, so its outputs "
+                "have to be described: give `output_shape`, and inputs of known shapes. "
+                f"({error})"
+            ) from error
+        in_values = model.replace_rvs_by_values(list(inputs))
+        at = model.compile_fn(
+            in_values, inputs=model.value_vars, mode="FAST_COMPILE", on_unused_input="ignore"
+        )
+        values = at(model.initial_point())
+    return [np.asarray(value) for value in values]
