@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pymc_ensemble import gallery, plots
+    from pymc_ensemble import gallery, moves, plots
     from pymc_ensemble.diagnosis.coverage import coverage
     from pymc_ensemble.diagnosis.diagnose import diagnose
     from pymc_ensemble.diagnosis.ensembles import ess, to_ensemble
@@ -32,6 +32,7 @@ __all__ = [
     "find_MAP_ensemble",
     "forward_model",
     "gallery",
+    "moves",
     "open_store",
     "plots",
     "report",
@@ -57,7 +58,7 @@ _HOMES = {
     "reweight": "diagnosis.reweight",
     "to_ensemble": "diagnosis.ensembles",
 }
-_MODULES = ("gallery", "plots")
+_MODULES = ("gallery", "moves", "plots")
 
 
 if not TYPE_CHECKING:  # type checkers know the names from above, and find those that are misspelt

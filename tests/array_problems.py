@@ -340,6 +340,42 @@ def run(sampler, problem, rng, *, max_evaluations=None, n_sweeps=None, U=None, m
     return state, np.array([snapshot.U for snapshot in snapshots])
 
 
+MOMENTS = {
+    "u1": lambda U: U[:, 0],
+    "u1^2": lambda U: U[:, 0] ** 2,
+    "u1 u2": lambda U: U[:, 0] * U[:, 1],
+    "|u1 - u2|": lambda U: np.abs(U[:, 0] - U[:, 1]),
+    "(u1 - u2)^4": lambda U: (U[:, 0] - U[:, 1]) ** 4,
+    "(u1 + u2)^4": lambda U: (U[:, 0] + U[:, 1]) ** 4,
+}
+
+
+def moments(U):
+    return [moment(U).mean() for moment in MOMENTS.values()]
+
+
+def changes(kernel, problem, draw, J, n_sweeps, replicas=500, first_seed=0):
+    """Change of the moments from exact draws to the ensemble after some sweeps, replica-wise."""
+    result = []
+    for seed in range(first_seed, first_seed + replicas):
+        rng = np.random.default_rng(seed)
+        state = kernel.start(problem.ensemble(draw(J, rng)))
+        before = moments(state.ensemble.U)
+        state, _ = sweeps(kernel, problem, state, n_sweeps, rng)
+        result.append(np.subtract(moments(state.ensemble.U), before))
+    return result
+
+
+def truncated(draw, fails):
+    """Draws from where nothing fails."""
+
+    def draws(size, rng):
+        U = draw(4 * size, rng)
+        return U[~fails(U)][:size]
+
+    return draws
+
+
 def within(samples, expected, standard_errors=4.0):
     """Whether the mean over independent replicas, axis 0, is the expected one up to Monte Carlo."""
     samples = np.asarray(samples)

@@ -227,6 +227,9 @@ def _told(option: Any) -> Any:
     """A short account of an option."""
     if isinstance(option, bool | int | float | str) and len(str(option)) <= LONGEST_OPTION:
         return option
+    if isinstance(option, Mapping):  # moves, and their weights
+        told = ", ".join(f"{getattr(key, '__name__', key)} {option[key]:.3g}" for key in option)
+        return told[:LONGEST_OPTION]
     shape = getattr(option, "shape", None)
     return type(option).__name__ + (f"{tuple(shape)}" if isinstance(shape, tuple) else "")
 

@@ -174,6 +174,9 @@ class Snapshot:
         Metropolis acceptance probability of the move, or the one that a test would have had.
     step_size : float
         Time step of the dynamics; ``inf`` stands for independent moves.
+    proposal_lp, proposal_log_q : ndarray of shape (J,) or None
+        Log posterior densities of the last proposals, accepted or not, and the log densities that
+        they were drawn from; NaN for moves that depend on the particle.
     """
 
     U: Array
@@ -181,6 +184,8 @@ class Snapshot:
     log_q: Array
     acceptance: Array
     step_size: float
+    proposal_lp: Array | None = None
+    proposal_log_q: Array | None = None
 
 
 @dataclass(frozen=True)

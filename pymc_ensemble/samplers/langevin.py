@@ -194,10 +194,6 @@ class EnsembleLangevin(EnsembleSampler):
                 f"ensemble_size={self.size} is too small for {d} parameters. Use at least {least}."
             )
 
-    def begin(self, state: PhaseState) -> SweepState:
-        """State of the dynamics for the ensemble."""
-        return self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
-
     @cached_property
     def kernel(self) -> EulerSteps | AdjustedSteps:
         """Dynamics with or without a Metropolis test."""

@@ -85,8 +85,15 @@ class SamplingKernel[S: KernelState, P](Kernel[S, P], Protocol):
         """Snapshots of a block of sweeps as they are to be handed out."""
 
 
+class BurnIn[S: KernelState, P](Kernel[S, P], Protocol):
+    """Kernel that brings an ensemble to the posterior."""
+
+    def start(self, ensemble: Ensemble) -> S:
+        """State for an evaluated ensemble."""
+
+
 class EnsembleKernel[S: KernelState, P](SamplingKernel[S, P], Protocol):
-    """Kernel that samples from an ensemble on, and from nothing else."""
+    """Kernel that samples from an ensemble on."""
 
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> S:
         """State for an evaluated ensemble; if it is `at_rest`, nothing has to settle any more."""
@@ -578,7 +585,7 @@ def default_ensemble_size(dimension: int) -> int:
 
 @dataclass(frozen=True)
 class EnsembleSampler(PhasedSampler):
-    """Sampler of one ensemble.
+    """Sampler of one ensemble, which is all that its kernels hand on to each other.
 
     Parameters
     ----------
@@ -599,3 +606,22 @@ class EnsembleSampler(PhasedSampler):
         if self.ensemble_size is None:
             return default_ensemble_size(self.problem.dimension)
         return self.ensemble_size
+
+    @property
+    @abstractmethod
+    def kernel(self) -> EnsembleKernel[Any, Any]:
+        """Kernel of the sampling."""
+
+    @property
+    def burn_in(self) -> BurnIn[Any, Any] | None:
+        """Kernel of the burn-in; without one, the kernel of the sampling has to settle."""
+        return None
+
+    def begin(self, state: PhaseState) -> KernelState:
+        """State of the kernel for the ensemble."""
+        return self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
+
+    def begin_burn_in(self, state: PhaseState) -> KernelState:
+        """State of the burn-in for the ensemble."""
+        assert self.burn_in is not None
+        return self.burn_in.start(state.evaluated)

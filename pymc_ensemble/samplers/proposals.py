@@ -1,18 +1,19 @@
 """Proposal kernels of the Metropolis tests, each one vectorized over the particles.
 
-Every function returns the proposed particles, shape (n, d), and the logarithm of the proposal ratio
-``log q(u | u') - log q(u' | u)``, shape (n,).
+They return the proposed particles, shape (n, d), and, where that is not zero, the logarithm of the
+proposal ratio ``log q(u | u') - log q(u' | u)``, shape (n,).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import gammaln
 
 from .ensemble import Array
-from .linearization import Anomalies, GaussianLaw
+from .linearization import GaussianLaw
 
-DE_JITTER = 1e-5  # in ensemble standard deviations: makes the kernel irreducible
-DE_MODE_JUMP = 0.1  # probability of a full difference step, which connects modes
+JITTER = 1e-5  # of differential evolution, in sd: makes the kernel irreducible
+MODE_JUMP = 0.1  # probability of a full difference step, which connects modes
 
 
 def tail_degrees(dimension: int) -> int:
@@ -22,7 +23,7 @@ def tail_degrees(dimension: int) -> int:
 
 def independence(
     laws: Sequence[GaussianLaw], U: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Draw from a mixture of Student-t laws, independent of the present particles.
 
     Parameters
@@ -32,22 +33,32 @@ def independence(
     U : ndarray of shape (n, d)
         Present particles.
     rng : numpy.random.Generator
+
+    Returns
+    -------
+    points : ndarray of shape (n, d)
+    log_ratio : ndarray of shape (n,)
+    log_q : ndarray of shape (n,)
+        Normalized log density of the mixture at the points.
     """
-    n, (linear_map, r) = len(U), (laws[0].map, laws[0].anomalies.rank)
-    nu = tail_degrees(U.shape[1])
+    n, linear_map, nu = len(U), laws[0].map, tail_degrees(U.shape[1])
     tail = np.sqrt(rng.chisquare(nu, n) / nu)[:, None]
     draws = [law.center + law.spread(law.noise(n, rng) / tail) for law in laws]
-    proposed = np.choose(rng.integers(len(laws), size=n)[:, None], draws)
+    x = np.choose(rng.integers(len(laws), size=n)[:, None], draws)
+    before, after = (
+        np.logaddexp.reduce([log_student_t(law, x, nu) for law in laws])
+        for x in (linear_map.coordinates(U), x)
+    )
+    log_q = after - laws[0].anomalies.log_volume - np.log(len(laws))
+    return linear_map.particles(x), before - after, log_q
 
-    def log_density(x: Array) -> Array:
-        logs = [
-            0.5 * np.log(law.rates).sum() - 0.5 * (nu + r) * np.log1p(law.distance(x) / nu)
-            for law in laws
-        ]
-        return np.logaddexp.reduce(logs)
 
-    x = linear_map.coordinates(U)
-    return linear_map.particles(proposed), log_density(x) - log_density(proposed)
+def log_student_t(law: GaussianLaw, x: Array, nu: float) -> Array:
+    """Log density at `x`, shape (n, r), of the Student-t law with center and scales of `law`."""
+    r = law.anomalies.rank
+    constant = gammaln((nu + r) / 2) - gammaln(nu / 2) - r / 2 * np.log(nu * np.pi)
+    log_det = 0.5 * np.log(law.rates).sum()
+    return constant + log_det - 0.5 * (nu + r) * np.log1p(law.distance(x) / nu)
 
 
 def relaxation(
@@ -73,16 +84,29 @@ def autoregressive(
 
 
 def differential_evolution(
-    anomalies: Anomalies, U: Array, partners: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Step along the difference of two `partners`, shape (m, d), that stay where they are."""
-    n, d = U.shape
-    first = rng.integers(len(partners), size=n)
-    second = (first + rng.integers(1, len(partners), size=n)) % len(partners)
-    factor = np.where(rng.random(n) < DE_MODE_JUMP, 1.0, 2.38 / np.sqrt(2 * d))[:, None]
-    jitter = DE_JITTER * rng.standard_normal((n, anomalies.rank)) @ anomalies.frame
-    step = factor * (partners[first] - partners[second]) + jitter @ anomalies.L.T
-    return U + step, np.zeros(n)
+    U: Array, partners: Array, root: Array, rng: np.random.Generator
+) -> Array:
+    """Particles after a step along the difference of two partners that stay where they are.
+
+    The proposal is symmetric. Ensembles may be stacked along leading axes.
+
+    Parameters
+    ----------
+    U, partners : ndarray of shape (..., n, d) and (..., m, d)
+    root : ndarray of shape (..., d, r)
+        Factor of a covariance, in which the particles are scattered by a tiny amount, so that they
+        can go everywhere.
+    rng : numpy.random.Generator
+    """
+    m, shape, d = partners.shape[-2], U.shape[:-1], U.shape[-1]
+    first = rng.integers(m, size=shape)
+    second = (first + rng.integers(1, m, size=shape)) % m
+    plus, minus = (
+        np.take_along_axis(partners, index[..., None], axis=-2) for index in (first, second)
+    )
+    length = np.where(rng.random(shape) < MODE_JUMP, 1.0, 2.38 / np.sqrt(2 * d))[..., None]
+    jitter = rng.standard_normal((*shape, root.shape[-1])) @ root.swapaxes(-1, -2)
+    return U + length * (plus - minus) + JITTER * jitter
 
 
 def acceptance(potential: Array, proposed_potential: Array, log_ratio: Array) -> Array:

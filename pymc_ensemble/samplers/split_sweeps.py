@@ -38,6 +38,9 @@ class SweepState:
         Those whose statistics are used for it.
     log_q, acceptance : ndarray of shape (J,)
         Collected over the sweep.
+    proposal_lp, proposal_log_q : ndarray of shape (J,)
+        The same: log posterior densities of the last proposals, and the log densities that they
+        were drawn from; NaN where a move depends on the present particle.
     """
 
     ensemble: Ensemble
@@ -48,6 +51,8 @@ class SweepState:
     others: tuple[Array, ...] = ()
     log_q: Array = field(default_factory=lambda: np.empty(0))
     acceptance: Array = field(default_factory=lambda: np.empty(0))
+    proposal_lp: Array = field(default_factory=lambda: np.empty(0))
+    proposal_log_q: Array = field(default_factory=lambda: np.empty(0))
 
     @property
     def burned_in(self) -> bool:
@@ -75,9 +80,11 @@ class GroupMove[S: SweepState]:
         Time step of the move.
     uniforms : ndarray of shape (n,)
         Random numbers of the Metropolis test.
+    origin : SweepState
     limit : float
         Potential beyond which a move without a test is not made.
-    origin : SweepState
+    log_q : ndarray of shape (n,) or None
+        Log density that the points were drawn from, where they do not depend on the group.
     """
 
     index: Array
@@ -88,6 +95,7 @@ class GroupMove[S: SweepState]:
     uniforms: Array
     origin: S
     limit: float = np.inf
+    log_q: Array | None = None
 
 
 class Sweeps[S: SweepState, M: GroupMove](ABC):
@@ -112,7 +120,15 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         if state.groups:
             return state
         groups, unknown = self.split(state.ensemble, rng), np.full(len(state.ensemble), np.nan)
-        return replace(state, groups=groups, others=groups[::-1], log_q=unknown, acceptance=unknown)
+        return replace(
+            state,
+            groups=groups,
+            others=groups[::-1],
+            log_q=unknown,
+            acceptance=unknown,
+            proposal_lp=unknown,
+            proposal_log_q=unknown,
+        )
 
     def tell(self, state: S, pending: M, evaluations: Evaluations) -> tuple[S, Info]:
         """State after the round, and an account of it."""
@@ -125,21 +141,25 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         if self.tested:
             accepted = pending.uniforms < alpha
         ensemble = state.ensemble.updated(index, values, accepted)
-        log_q, acceptance = state.log_q.copy(), state.acceptance.copy()
-        acceptance[index] = alpha
-        if pending.law is not None:
-            log_q[index] = pending.law.log_density(ensemble.U[index])
         state = replace(
             state,
             ensemble=ensemble,
             groups=state.groups[1:],
             others=state.others[1:],
-            log_q=log_q,
-            acceptance=acceptance,
+            acceptance=_put(state.acceptance, index, alpha),
         )
+        if pending.law is not None:
+            log_q = pending.law.log_density(ensemble.U[index])
+            state = replace(state, log_q=_put(state.log_q, index, log_q))
+        if pending.log_q is not None:
+            state = replace(
+                state,
+                proposal_lp=_put(state.proposal_lp, index, -values.potential),
+                proposal_log_q=_put(state.proposal_log_q, index, pending.log_q),
+            )
         if not state.rest.done:
             state = self.adapt(state, pending, alpha)
-        message = f"acceptance {np.nanmean(acceptance):.2f}"
+        message = f"acceptance {np.nanmean(state.acceptance):.2f}"
         if np.isfinite(pending.dt):
             message += f", step size {pending.dt:.3g}"
         snapshot = None if state.groups else self.snapshot(state, pending.dt)
@@ -168,7 +188,15 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         ensemble, log_q = state.ensemble, state.log_q
         if np.isnan(log_q).all():
             log_q = moment_law(_anomalies(ensemble)).log_density(ensemble.U)
-        return Snapshot(ensemble.U, -ensemble.potential, log_q, state.acceptance, dt)
+        return Snapshot(
+            ensemble.U,
+            -ensemble.potential,
+            log_q,
+            state.acceptance,
+            dt,
+            state.proposal_lp,
+            state.proposal_log_q,
+        )
 
     def freeze(self, state: S) -> S:
         """End the adaptation."""
@@ -179,6 +207,13 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
     ) -> Sequence[Snapshot]:
         """Snapshots of a block as they are to be handed out."""
         return snapshots
+
+
+def _put(values: Array, index: Array, new: Array) -> Array:
+    """Copy of `values` with new ones at some places."""
+    values = values.copy()
+    values[index] = new
+    return values
 
 
 def _anomalies(ensemble: Ensemble) -> Anomalies:
@@ -217,10 +252,12 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
             partners.require(self.min_members)
             used = partners.ok
         law = fit_law(self.problem, partners, used.astype(float))
-        points, log_ratio = self.propose(state, law, state.ensemble[index], partners, rng)
+        points, log_ratio, *log_q = self.propose(state, law, state.ensemble[index], partners, rng)
         limit = plausible_limit(partners.potential, partners.U.shape[1])
         uniforms = rng.random(len(index))
-        return points, GroupMove(index, points, log_ratio, law, state.dt, uniforms, state, limit)
+        return points, GroupMove(
+            index, points, log_ratio, law, state.dt, uniforms, state, limit, *log_q
+        )
 
     @abstractmethod
     def propose(
@@ -230,7 +267,7 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         group: Ensemble,
         partners: Ensemble,
         rng: np.random.Generator,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, ...]:
         """Propose a move for every particle of `group`.
 
         Parameters
@@ -247,4 +284,6 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         points : ndarray of shape (n, d)
         log_ratio : ndarray of shape (n,)
             Logarithm of the proposal ratio, ``log q(u | u') - log q(u' | u)``.
+        log_q : ndarray of shape (n,), optional
+            Log density that the points were drawn from.
         """

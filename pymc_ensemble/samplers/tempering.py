@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from . import proposals
+from . import moves, proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linear_guess import linear_guess
 from .linearization import Anomalies, GaussianLaw, fit_law
@@ -249,9 +249,9 @@ class TemperedBurnIn:
         if kind == "relax":
             return proposals.relaxation(law, U, law.linear_force(law.map.coordinates(U)), 1.0, rng)
         if kind == "evolve":
-            return proposals.differential_evolution(law.anomalies, U, U, rng)
+            return moves.differential_evolution(U, U, law, rng)
         if state.correlation == 0:
-            return proposals.independence((law,), U, rng)
+            return proposals.independence((law,), U, rng)[:2]
         return proposals.autoregressive(law, U, state.correlation, rng)
 
     def _judge_move(self, pending: Move, values: Ensemble) -> tuple[BurnInState, bool, str]:

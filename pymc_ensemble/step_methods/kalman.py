@@ -11,6 +11,7 @@ from xarray import DataTree
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
+from pymc_ensemble.samplers.moves import Move
 
 from .base import EnsembleStep
 from .binding import of_scheme
@@ -34,6 +35,11 @@ class EnsembleKalmanSampler(EnsembleStep):
     rough : bool, default False
         Whether the forward map carries fluctuations that are to be averaged out [3]_. The target is
         then the smooth posterior behind them.
+    moves : mapping of functions to float, optional
+        Moves of the sampler with a Metropolis test, and how often each is made, such as
+        ``{pe.moves.independence: 0.8, pe.moves.differential_evolution: 0.2}``, which is the
+        default with ``adjust=True``. With moves the sampler is adjusted. Any function can be a
+        move; see `pymc_ensemble.moves`.
     scheme : {"exact", "paper"}, default "exact"
         Time stepping: exact transitions of the linearized dynamics, or the published
         algorithm [1]_.
@@ -124,6 +130,7 @@ class EnsembleKalmanSampler(EnsembleStep):
         ensemble_size: int | None = None,
         adjust: bool = False,
         rough: bool = False,
+        moves: Mapping[Move, float] | None = None,
         scheme: Literal["exact", "paper"] = "exact",
         dt: float | None = None,
         corrected: bool = True,
@@ -140,8 +147,9 @@ class EnsembleKalmanSampler(EnsembleStep):
             scheme,
             self.schemes,
             {
-                "adjust": adjust,
+                "adjust": adjust or moves is not None if scheme == "exact" else adjust,
                 "rough": rough,
+                "moves": moves,
                 "dt": dt,
                 "corrected": corrected,
                 "allow_subspace": allow_subspace,

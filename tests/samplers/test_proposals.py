@@ -4,7 +4,7 @@ from array_problems import FixedNoise, random_linear
 from scipy.stats import f, kstest, multivariate_normal, multivariate_t
 
 from pymc_ensemble.samplers import proposals
-from pymc_ensemble.samplers.linearization import Anomalies, fit_law
+from pymc_ensemble.samplers.linearization import fit_law, moment_law
 
 
 @pytest.fixture(params=[2, 7])
@@ -21,15 +21,26 @@ def law(problem):
 def test_ratio_of_independent_proposals_is_that_of_student_t_densities(problem, law):
     rng, d = np.random.default_rng(1), problem.dimension
     U = rng.standard_normal((20, d))
-    points, log_ratio = proposals.independence((law,), U, rng)
+    points, log_ratio, log_q = proposals.independence((law,), U, rng)
     q = multivariate_t(law.mean, law.covariance, df=max(5, d))
     np.testing.assert_allclose(log_ratio, q.logpdf(U) - q.logpdf(points), atol=1e-8)
+    np.testing.assert_allclose(log_q, q.logpdf(points), atol=1e-8)
+
+
+def test_density_of_a_mixture_of_independent_proposals(problem, law):
+    rng, d = np.random.default_rng(11), problem.dimension
+    U, laws = rng.standard_normal((20, d)), (law, moment_law(law.anomalies))
+    points, log_ratio, log_q = proposals.independence(laws, U, rng)
+    parts = [multivariate_t(part.mean, part.covariance, df=max(5, d)) for part in laws]
+    before, after = (np.logaddexp(*(q.logpdf(u) for q in parts)) - np.log(2) for u in (U, points))
+    np.testing.assert_allclose(log_ratio, before - after, atol=1e-8)
+    np.testing.assert_allclose(log_q, after, atol=1e-8)
 
 
 def test_independent_proposals_follow_the_student_t_law(problem, law):
     """|u - m|^2_P / d of a t vector follows F(d, nu)."""
     d = problem.dimension
-    points, _ = proposals.independence((law,), np.zeros((4000, d)), np.random.default_rng(2))
+    points, *_ = proposals.independence((law,), np.zeros((4000, d)), np.random.default_rng(2))
     distance = law.distance(law.map.coordinates(points))
     assert kstest(distance / d, f(d, max(5, d)).cdf).pvalue > 0.001
 
@@ -60,12 +71,9 @@ def test_gaussian_proposals_are_always_accepted_for_a_linear_problem(problem, la
 def test_differences_of_two_distinct_partners():
     """From partners on the axes the step tells which two were subtracted, and how long it is."""
     d, n = 3, 20_000
-    anomalies = Anomalies.of(np.random.default_rng(5).standard_normal((10, d)))
     U = np.ones((n, d))
-    rng = FixedNoise(0.0, seed=6)
-    points, log_ratio = proposals.differential_evolution(anomalies, U, np.eye(d), rng)
+    points = proposals.differential_evolution(U, np.eye(d), np.eye(d), FixedNoise(0.0, seed=6))
     step = points - U
-    assert (log_ratio == 0).all()
     plus, minus = step.argmax(1), step.argmin(1)
     counts = np.zeros((d, d))
     np.add.at(counts, (plus, minus), 1)
@@ -79,15 +87,24 @@ def test_differences_of_two_distinct_partners():
 
 
 def test_jitter_has_the_shape_of_the_ensemble():
-    anomalies = Anomalies.of(np.random.default_rng(7).standard_normal((10, 2)) @ [[1, 3], [0, 2]])
-    kicks = []
-    for e in np.eye(2):
-        points, _ = proposals.differential_evolution(
-            anomalies, np.zeros((1, 2)), np.zeros((2, 2)), FixedNoise(e)
-        )
-        kicks.append(points[0])
-    expected = 1e-10 * anomalies.L @ anomalies.L.T
-    np.testing.assert_allclose(np.transpose(kicks) @ kicks, expected, rtol=1e-9)
+    root = np.array([[2.0, 0.0], [0.3, 0.1]])
+    kicks = [
+        proposals.differential_evolution(np.zeros((1, 2)), np.zeros((2, 2)), root, FixedNoise(e))[0]
+        for e in np.eye(2)
+    ]
+    np.testing.assert_allclose(np.transpose(kicks), 1e-5 * root, rtol=1e-12)
+
+
+def test_stacked_ensembles_evolve_by_themselves():
+    """Each one along the differences of its own partners."""
+    rng = np.random.default_rng(8)
+    partners = np.array([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
+    U, root = np.zeros((2, 50, 2)), np.zeros((2, 2, 1))
+    points = proposals.differential_evolution(U, partners, root, rng)
+    assert (points[0, :, 0] != 0).all()
+    assert (points[1, :, 1] != 0).all()
+    assert (points[0, :, 1] == 0).all()
+    assert (points[1, :, 0] == 0).all()
 
 
 def test_acceptance_with_failures():

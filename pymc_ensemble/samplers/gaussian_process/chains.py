@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.proposals import differential_evolution
 
 from .posterior import SurrogatePosterior, Whitening
 from .regression import Function
@@ -20,7 +21,6 @@ SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
 TARGET_ACCEPTANCE = 0.6
 ADAPTATION = 0.3  # change of the log step per unit of excess acceptance
 DE_SHARE = 0.1  # of differential evolution among the moves
-DE_JITTER = 1e-3  # in standard deviations of the particles
 NEIGHBORS, MANY_FAILED = 5, 4  # where so many of the nearest evaluations failed, no particle goes
 
 
@@ -203,18 +203,12 @@ class Chains:
 
     def _evolve(self, state: "_State", factors: Array, rng: np.random.Generator) -> None:
         """Differential evolution: one half moves along differences of the other, then that."""
-        L, n, d = state.x.shape
+        L, n, _ = state.x.shape
         order = rng.permutation(n)
         halves = order[: n // 2], order[n // 2 :]
         for half, other in (halves, halves[::-1]):
             m = len(half)
-            first = rng.integers(len(other), size=(L, m))
-            second = (first + rng.integers(1, len(other), size=(L, m))) % len(other)
-            level = np.arange(L)[:, None]
-            difference = state.x[level, other[first]] - state.x[level, other[second]]
-            factor = 1.0 if rng.random() < 0.5 else 2.38 / np.sqrt(2 * d)
-            jitter = DE_JITTER * rng.standard_normal((L, m, d)) @ factors.swapaxes(1, 2)
-            proposed = state.x[:, half] + factor * difference + jitter
+            proposed = differential_evolution(state.x[:, half], state.x[:, other], factors, rng)
             potential, gradient = self._evaluate(proposed, half)
             with np.errstate(invalid="ignore", over="ignore"):
                 log_alpha = (state.potential[:, half] - potential) / self.temperatures[:, None]

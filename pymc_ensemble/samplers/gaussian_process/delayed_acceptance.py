@@ -87,10 +87,9 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
         log_ratio = after - before
         points = posterior.whitening.particles(moved)
         direct = rng.random(len(U)) < DIRECT
-        evolved, no_ratio = proposals.differential_evolution(
-            Anomalies.of(partners), U, partners, rng
-        )
-        points[direct], log_ratio[direct] = evolved[direct], no_ratio[direct]
+        root = Anomalies.of(partners).L
+        points[direct] = proposals.differential_evolution(U[direct], partners, root, rng)
+        log_ratio[direct] = 0.0
         uniforms = rng.random(len(U))
         return points, GroupMove(index, points, log_ratio, None, np.nan, uniforms, state)
 
@@ -118,11 +117,8 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
             noise = rng.standard_normal((n, d))
             move = -step * gradient @ factor + np.sqrt(2 * step) * noise
             evolve = np.asarray(rng.random(n)) < DE_SHARE
-            first = rng.integers(len(partners), size=n)
-            second = (first + rng.integers(1, len(partners), size=n)) % len(partners)
-            scale = np.where(rng.random(n) < 0.5, 1.0, 2.38 / np.sqrt(2 * d))[:, None]
-            jump = scale * (partners[first] - partners[second]) + 1e-3 * noise @ factor.T
-            proposed = x + np.where(evolve[:, None], jump, move @ factor.T)
+            evolved = proposals.differential_evolution(x, partners, factor, rng)
+            proposed = np.where(evolve[:, None], evolved, x + move @ factor.T)
             new, new_gradient = posterior.potential(proposed)
             with np.errstate(invalid="ignore", over="ignore"):
                 back = -move + step * new_gradient @ factor

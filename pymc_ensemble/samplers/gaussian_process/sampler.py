@@ -19,7 +19,7 @@ from .basis import basis_size
 from .delayed_acceptance import AdjustedState, DelayedAcceptance
 from .draws import DrawsState, SurrogateDraws
 from .learning import Learning, LearningState
-from .published import PublishedSurrogate, PublishedSurrogateState
+from .published import PublishedSurrogate
 
 PAPER_STEP = 0.1  # largest time step of the published scheme
 DEFAULT_EPOCHS = 7
@@ -130,7 +130,7 @@ class EnsembleGaussianProcess(EnsembleSampler):
     # -- phases ---------------------------------------------------------------------------------
 
     @cached_property
-    def burn_in(self) -> Learning:
+    def burn_in(self) -> Learning:  # type: ignore[override]
         """Learning of the outputs or the loss."""
         forward = self.target == "forward"
         if self.target is None:
@@ -148,7 +148,7 @@ class EnsembleGaussianProcess(EnsembleSampler):
         return self.burn_in.start(state.evaluated, state.inner.seed, max(last, 1), self._known())
 
     @cached_property
-    def kernel(self) -> SurrogateDraws | DelayedAcceptance:
+    def kernel(self) -> SurrogateDraws | DelayedAcceptance:  # type: ignore[override]
         """Draws from the surrogate, tested or not."""
         return (DelayedAcceptance if self.adjust else SurrogateDraws)(self.problem)
 
@@ -206,10 +206,6 @@ class PublishedGaussianProcess(EnsembleSampler):
     def kernel(self) -> PublishedSurrogate:
         """The published scheme."""
         return PublishedSurrogate(self.problem, PAPER_STEP if self.dt is None else self.dt)
-
-    def begin(self, state: PhaseState) -> PublishedSurrogateState:
-        """State of the scheme for the ensemble."""
-        return self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: steps of the dynamics, which nothing corrects."""

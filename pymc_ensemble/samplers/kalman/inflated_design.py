@@ -195,7 +195,7 @@ class InflatedDesign:
         acceptance = np.zeros(len(ensemble))
         everyone = np.arange(len(ensemble))
         for _ in range(SURROGATE_STEPS):
-            points, log_ratio = proposals.independence((law,), ensemble.U, rng)
+            points, log_ratio, _ = proposals.independence((law,), ensemble.U, rng)
             values = self._predicted(law, points)
             alpha = proposals.acceptance(ensemble.potential, values.potential, log_ratio)
             ensemble = ensemble.updated(everyone, values, rng.random(len(alpha)) < alpha)

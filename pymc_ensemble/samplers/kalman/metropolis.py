@@ -1,27 +1,33 @@
 """Sweeps by Metropolis tests of a mixture of moves."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble
-from pymc_ensemble.samplers.linearization import GaussianLaw, moment_law
+from pymc_ensemble.samplers.linearization import GaussianLaw
+from pymc_ensemble.samplers.moves import DEFAULT, Move, proposed
 from pymc_ensemble.samplers.split_sweeps import SplitSweeps, SweepState
-
-INDEPENDENT_SHARE = 0.8  # of the mixture kernel; the rest are differential evolution moves
 
 
 @dataclass(frozen=True)
 class MixtureMetropolis(SplitSweeps):
     """Metropolis-adjusted moves: exact for every deterministic forward map.
 
-    Independence proposals from the law of the other half, and from one with its moments, do the
-    work where the posterior is nearly Gaussian; differential evolution does where it is not.
+    Parameters
+    ----------
+    problem : InverseProblem
+    min_members : int
+    moves : mapping of functions to float
+        Moves, and their weights; by default 0.8 of independence moves, which do the work where the
+        posterior is nearly Gaussian, and 0.2 of differential evolution, which does where it is not.
     """
 
     tested: ClassVar[bool] = True
+
+    moves: Mapping[Move, float] = field(default_factory=lambda: DEFAULT)
 
     def propose(
         self,
@@ -30,13 +36,16 @@ class MixtureMetropolis(SplitSweeps):
         group: Ensemble,
         partners: Ensemble,
         rng: np.random.Generator,
-    ) -> tuple[Array, Array]:
-        """Propose for each particle of `group` by a kernel that is drawn at random."""
-        U, laws = group.U, (law, moment_law(law.anomalies))
-        evolved, no_ratio = proposals.differential_evolution(law.anomalies, U, partners.U, rng)
-        if law.anomalies.rank < U.shape[1]:  # independent draws would stay in the partners' span
-            return evolved, no_ratio
-        points, log_ratio = proposals.independence(laws, U, rng)
-        independent = rng.random(len(U)) < INDEPENDENT_SHARE
-        points = np.where(independent[:, None], points, evolved)
-        return points, np.where(independent, log_ratio, no_ratio)
+    ) -> tuple[Array, Array, Array]:
+        """Propose for each particle of `group` by a move that is drawn at random."""
+        weights = np.array(list(self.moves.values()), dtype=float)
+        levels = np.cumsum(weights / weights.sum())
+        kinds = np.searchsorted(levels[:-1], rng.random(len(group)), side="right")
+        points, log_ratio, log_q = np.empty(group.U.shape), *np.empty((2, len(group)))
+        for kind, move in enumerate(self.moves):
+            of_kind = kinds == kind
+            if of_kind.any():
+                points[of_kind], log_ratio[of_kind], log_q[of_kind] = proposed(
+                    move, group.U[of_kind], partners.U, law, rng
+                )
+        return points, log_ratio, log_q

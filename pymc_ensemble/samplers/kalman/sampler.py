@@ -5,7 +5,7 @@ and the gradient of the misfit is replaced by what the ensemble itself says abou
 forward map.
 """
 
-from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,16 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Origin, Problem
+from pymc_ensemble.samplers.moves import DEFAULT, Move, require_moves, try_out
 from pymc_ensemble.samplers.options import require_positive
 from pymc_ensemble.samplers.phases import (
     EnsembleKernel,
     EnsembleSampler,
-    KernelState,
     PhaseState,
     default_ensemble_size,
 )
 from pymc_ensemble.samplers.split_sweeps import SweepState
-from pymc_ensemble.samplers.tempering import BurnInState, Finish, TemperedBurnIn
+from pymc_ensemble.samplers.tempering import Finish, TemperedBurnIn
 
 from .inflated_design import DesignState, InflatedDesign
 from .metropolis import MixtureMetropolis
@@ -75,15 +75,6 @@ class KalmanSampler(EnsembleSampler):
         return not self.allow_subspace
 
     @property
-    @abstractmethod
-    def kernel(self) -> EnsembleKernel[Any, Any]:
-        """Dynamics of the sampling phase."""
-
-    def begin(self, state: PhaseState) -> KernelState:
-        """State of the kernel for the ensemble."""
-        return self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
-
-    @property
     def min_members(self) -> int:
         """Members without which there is no statistics."""
         d = self.problem.dimension
@@ -108,6 +99,9 @@ class EnsembleKalman(KalmanSampler):
         Metropolis-adjusted moves: exact for deterministic forward maps.
     rough : bool, default False
         The forward map is noisy or carries fluctuations that are to be averaged out.
+    moves : mapping of functions to float, optional
+        Moves of the adjusted sampler, and their weights; see `pymc_ensemble.moves`. With moves the
+        sampler is adjusted.
     evolutions : int, default 0
         Rounds of differential evolution in every stage of the burn-in: they keep the weights of
         separate modes right, and cost evaluations.
@@ -137,10 +131,15 @@ class EnsembleKalman(KalmanSampler):
 
     adjust: bool = False
     rough: bool = False
+    moves: Mapping[Move, float] | None = None
     evolutions: int = 0
 
     def __post_init__(self) -> None:
         """Refuse contradicting options."""
+        if self.moves is not None:
+            require_moves(self.moves)
+            object.__setattr__(self, "adjust", True)
+            try_out(self.moves, self.problem.dimension, self.problem.n_outputs)
         if self.adjust and self.rough:
             raise ValueError(
                 "adjust=True and rough=True exclude each other: a Metropolis test targets the "
@@ -174,18 +173,13 @@ class EnsembleKalman(KalmanSampler):
             self.problem, self.min_members, not self.rough, finish, evolutions=self.evolutions
         )
 
-    def begin_burn_in(self, state: PhaseState) -> BurnInState:
-        """State of the tempering."""
-        assert self.burn_in is not None
-        return self.burn_in.start(state.evaluated)
-
     @cached_property
     def kernel(self) -> EnsembleKernel[Any, Any]:
         """Dynamics of the sampling phase, by the options."""
         if self.rough:
             return InflatedDesign(self.problem)
         if self.adjust:
-            return MixtureMetropolis(self.problem, self.min_members)
+            return MixtureMetropolis(self.problem, self.min_members, self.moves or DEFAULT)
         if self.splits:
             return Relaxation(self.problem, self.min_members, self.dt or DEFAULT_STEP)
         return WholeRelaxation(self.problem, self.min_members, self.dt or SMALL_ENSEMBLE_STEP)

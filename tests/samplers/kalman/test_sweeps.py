@@ -6,16 +6,17 @@ from array_problems import (
     FixedNoise,
     PoissonRegression,
     bimodal,
+    changes,
     decay,
     random_linear,
     sample_bimodal,
     step,
     sweeps,
+    truncated,
     within,
 )
 
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
-from pymc_ensemble.samplers.kalman import metropolis
 from pymc_ensemble.samplers.kalman.metropolis import MixtureMetropolis
 from pymc_ensemble.samplers.kalman.relaxation import (
     Relaxation,
@@ -83,56 +84,12 @@ def test_each_half_moves_with_the_other_half_as_it_is_now(kernel):
     assert set(again) != set(moved)  # a new partition each sweep
 
 
-MOMENTS = {
-    "u1": lambda U: U[:, 0],
-    "u1^2": lambda U: U[:, 0] ** 2,
-    "u1 u2": lambda U: U[:, 0] * U[:, 1],
-    "|u1 - u2|": lambda U: np.abs(U[:, 0] - U[:, 1]),
-    "(u1 - u2)^4": lambda U: (U[:, 0] - U[:, 1]) ** 4,
-    "(u1 + u2)^4": lambda U: (U[:, 0] + U[:, 1]) ** 4,
-}
-
-
-def moments(U):
-    return [moment(U).mean() for moment in MOMENTS.values()]
-
-
-def changes(kernel, problem, draw, J, n_sweeps, replicas=500):
-    """Change of the moments from exact draws to the ensemble after some sweeps, replica-wise."""
-    result = []
-    for seed in range(replicas):
-        rng = np.random.default_rng(seed)
-        state = kernel.start(problem.ensemble(draw(J, rng)))
-        before = moments(state.ensemble.U)
-        state, _ = sweeps(kernel, problem, state, n_sweeps, rng)
-        result.append(np.subtract(moments(state.ensemble.U), before))
-    return result
-
-
-@pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
-def test_adjusted_moves_leave_a_bimodal_posterior_invariant(monkeypatch, share):
-    """The mixture and each of its proposals alone, with the smallest ensembles, whose fits are
-    worst: no moment changes by more than four of its Monte Carlo standard errors."""
-    monkeypatch.setattr(metropolis, "INDEPENDENT_SHARE", share)
-    problem = bimodal()
-    kernel = MixtureMetropolis(problem, 4)
-    assert within(changes(kernel, problem, sample_bimodal, J=8, n_sweeps=3), 0.0)
-
-
 def test_exact_draws_of_the_bimodal_posterior():
     """The known moments, so that the tests above start from what they say."""
     U = sample_bimodal(200_000, np.random.default_rng(0))
     np.testing.assert_allclose(U.var(0), 0.86584078, rtol=0.015)
     np.testing.assert_allclose(np.cov(U.T)[0, 1], 0.134159, atol=0.01)
     np.testing.assert_allclose(np.abs(U[:, 0] - U[:, 1]).mean(), 1.120759, rtol=0.01)
-
-
-def truncated(draw, fails):
-    def draws(size, rng):
-        U = draw(4 * size, rng)
-        return U[~fails(U)][:size]
-
-    return draws
 
 
 def test_adjusted_moves_leave_the_posterior_on_the_region_of_success_invariant():

@@ -1,0 +1,265 @@
+"""Moves of Metropolis sweeps: where the particles of one half may go, given the other half.
+
+A move is a function of four arguments.
+
+==========  =======================================================================================
+group       ndarray of shape (n, d): the particles to be moved, in unconstrained coordinates
+partners    ndarray of shape (m, d): the other half of the ensemble, which stays where it is
+law         `GaussianLaw`: what the partners believe in. ``law.mean``, shape (d,), and
+            ``law.covariance``, shape (d, d), approximate the posterior by a linear fit of the
+            forward outputs; ``law.log_density(U)`` is its density, and ``law.map(U)`` the fit,
+            shape (n, K). ``law.anomalies.mean`` and ``law.anomalies.L``, shape (d, r), are the mean
+            of the partners and a factor of their covariance.
+rng         `numpy.random.Generator`: the only source of randomness
+==========  =======================================================================================
+
+It returns the points that it proposes, shape (n, d), and the logarithm of the proposal ratio,
+``log q(u | u') - log q(u' | u)``, shape (n,), where q is the density of a proposal given the
+partners: zeros, if the move is symmetric. A move that does not look at the group may return, as
+well, the log density from which it drew each point, shape (n,).
+
+Each row is moved by itself: a proposal must not depend on other rows of the group. Then the
+posterior is invariant, whatever the move is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from . import proposals
+from .ensemble import Array
+from .linearization import Anomalies, GaussianLaw, LinearMap, moment_law
+
+Move = Callable[[Array, Array, GaussianLaw, np.random.Generator], Sequence[Array]]
+
+INDEPENDENT_SHARE = 0.8  # of the moves by default
+LARGEST_STRETCH = 2.0  # as in emcee
+WALK_PARTNERS = 3
+
+
+class WrongMoveError(ValueError):
+    """A move has returned what no Metropolis test can judge."""
+
+
+def independence(
+    group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
+) -> tuple[Array, ...]:
+    """Independent draws from Student-t laws: around the fitted law, and with the partners' moments.
+
+    They do most of the work where the posterior is nearly Gaussian. Partners that do not span the
+    space evolve instead, as independent draws would not leave their span.
+
+    Parameters
+    ----------
+    group, partners, law, rng
+        See `pymc_ensemble.moves`.
+
+    Returns
+    -------
+    points : ndarray of shape (n, d)
+    log_ratio : ndarray of shape (n,)
+    log_q : ndarray of shape (n,)
+        Log density that the points were drawn from.
+    """
+    if law.anomalies.rank < group.shape[1]:
+        return differential_evolution(group, partners, law, rng)
+    return proposals.independence((law, moment_law(law.anomalies)), group, rng)
+
+
+def differential_evolution(
+    group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Step along the difference of two partners [1]_: a tenth of the steps leads to other modes.
+
+    Parameters
+    ----------
+    group, partners, law, rng
+        See `pymc_ensemble.moves`.
+
+    Returns
+    -------
+    points : ndarray of shape (n, d)
+    log_ratio : ndarray of shape (n,)
+
+    References
+    ----------
+    .. [1] ter Braak, C. J. F. (2006). A Markov chain Monte Carlo version of the genetic algorithm
+       differential evolution. Statistics and Computing, 16, 239-249.
+       https://doi.org/10.1007/s11222-006-8769-1
+    """
+    root = law.anomalies.L @ law.anomalies.frame.T
+    points = proposals.differential_evolution(group, partners, root, rng)
+    return points, np.zeros(len(group))
+
+
+def stretch(
+    group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Stretch the line to a partner by a random factor between 1/2 and 2: emcee's move [1]_.
+
+    Parameters
+    ----------
+    group, partners, law, rng
+        See `pymc_ensemble.moves`.
+
+    Returns
+    -------
+    points : ndarray of shape (n, d)
+    log_ratio : ndarray of shape (n,)
+
+    References
+    ----------
+    .. [1] Goodman, J. and Weare, J. (2010). Ensemble samplers with affine invariance.
+       Communications in Applied Mathematics and Computational Science, 5, 65-80.
+       https://doi.org/10.2140/camcos.2010.5.65
+    """
+    n, d = group.shape
+    root = np.sqrt(LARGEST_STRETCH)
+    factor = (1 / root + (root - 1 / root) * rng.random(n)) ** 2  # its density falls like a root
+    origin = partners[rng.integers(len(partners), size=n)]
+    return origin + factor[:, None] * (group - origin), (d - 1) * np.log(factor)
+
+
+def walk(
+    group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Step with the covariance of three partners, drawn anew for each particle [1]_.
+
+    Parameters
+    ----------
+    group, partners, law, rng
+        See `pymc_ensemble.moves`.
+
+    Returns
+    -------
+    points : ndarray of shape (n, d)
+    log_ratio : ndarray of shape (n,)
+
+    References
+    ----------
+    .. [1] Goodman, J. and Weare, J. (2010). Ensemble samplers with affine invariance.
+       Communications in Applied Mathematics and Computational Science, 5, 65-80.
+       https://doi.org/10.2140/camcos.2010.5.65
+    """
+    n, size = len(group), min(WALK_PARTNERS, len(partners))
+    chosen = partners[rng.random((n, len(partners))).argsort(axis=1)[:, :size]]
+    anomalies = (chosen - chosen.mean(1, keepdims=True)) / np.sqrt(size - 1)
+    step = np.einsum("ns,nsd->nd", rng.standard_normal((n, size)), anomalies)
+    return group + step, np.zeros(n)
+
+
+DEFAULT: Mapping[Move, float] = {
+    independence: INDEPENDENT_SHARE,
+    differential_evolution: 1 - INDEPENDENT_SHARE,
+}
+
+
+def name_of(move: Move) -> str:
+    """Name of a move for messages."""
+    return str(getattr(move, "__name__", None) or repr(move))
+
+
+def require_moves(moves: Any) -> None:
+    """Refuse what is no mapping from functions to positive weights.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, or a weight is not positive and finite.
+    TypeError
+        If it is no mapping, or a move cannot be called.
+    """
+    if not isinstance(moves, Mapping):
+        raise TypeError(
+            "moves must map functions to weights, such as {pe.moves.stretch: 1.0}, not "
+            f"{moves!r}."
+        )
+    if not moves:
+        raise ValueError("moves is empty: without a move nothing is sampled.")
+    for move, weight in moves.items():
+        if not callable(move):
+            raise TypeError(
+                f"moves has {move!r}, which is no function (group, partners, law, rng)."
+            )
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float | np.number)
+            or not 0 < weight < np.inf
+        ):
+            raise ValueError(
+                f"The weight of the move `{name_of(move)}` must be positive and finite, not "
+                f"{weight!r}."
+            )
+
+
+def proposed(
+    move: Move, group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """Points, log ratio and log density (NaN where it is not known) of a move.
+
+    Raises
+    ------
+    WrongMoveError
+        If the move raises an error, changes its arguments, or returns wrong shapes, points that are
+        not finite, or ratios that are no numbers.
+    """
+    n, d = group.shape
+    name = f"The move `{name_of(move)}`"
+    for part in (group, partners, law):
+        lock(part)
+    try:
+        points, log_ratio, *more = (
+            np.asarray(value, dtype=float) for value in move(group, partners, law, rng)
+        )
+    except Exception as error:
+        raise WrongMoveError(
+            f"{name} has raised {type(error).__name__}: {error}. It must return points, shape "
+            f"({n}, {d}), and log ratios, shape ({n},), and leave its arguments as they are."
+        ) from error
+    log_q = more[0] if len(more) == 1 else np.full(n, np.nan)
+    if (points.shape, log_ratio.shape, log_q.shape) != ((n, d), (n,), (n,)) or len(more) > 1:
+        shapes = ", ".join(str(value.shape) for value in (points, log_ratio, *more))
+        raise WrongMoveError(
+            f"{name} has returned arrays of the shapes {shapes}. For {n} particles with {d} "
+            f"parameters it must return points, shape ({n}, {d}), log ratios, shape ({n},), and "
+            f"perhaps log densities, shape ({n},)."
+        )
+    if not np.isfinite(points).all():
+        raise WrongMoveError(f"{name} has proposed a point that is not finite: {_first(points)}.")
+    if np.isnan(log_ratio).any() or (log_ratio == np.inf).any():
+        raise WrongMoveError(
+            f"{name} has returned a log ratio of {log_ratio[~(log_ratio < np.inf)][0]}. It must be "
+            "a number, or minus infinity for a point that is never accepted."
+        )
+    return points, log_ratio, log_q
+
+
+def try_out(moves: Mapping[Move, float], dimension: int, n_outputs: int) -> None:
+    """Call each move once, on standard normal particles, before anything is evaluated.
+
+    Raises
+    ------
+    WrongMoveError
+        If one of them returns what no Metropolis test can judge.
+    """
+    rng, n = np.random.default_rng(0), dimension + 3
+    group, partners = rng.standard_normal((2, n, dimension))
+    anomalies = Anomalies.of(partners)
+    no_slope = LinearMap(anomalies, np.zeros(n_outputs), np.zeros((n_outputs, anomalies.rank)))
+    for move in moves:
+        proposed(move, group, partners, moment_law(anomalies, no_slope), rng)
+
+
+def lock(record: Any) -> None:
+    """Make the arrays in an array, or in nested dataclasses, read-only."""
+    if isinstance(record, np.ndarray):
+        record.flags.writeable = False
+    elif is_dataclass(record):
+        for part in fields(record):
+            lock(getattr(record, part.name))
+
+
+def _first(points: Array) -> Array:
+    return points[~np.isfinite(points).all(1)][0]
