@@ -130,6 +130,11 @@ def _version_of(package: str) -> str:
         return ""
 
 
+@cache
+def _in_library(file: str) -> bool:
+    return not set(LIBRARIES).isdisjoint(PurePath(file).parts)
+
+
 def installed(name: str, file: str | None = None) -> str:
     """Name and version of the package that a module is from; "" if it is the user's own.
 
@@ -149,7 +154,7 @@ def installed(name: str, file: str | None = None) -> str:
             file = getattr(module, "__file__", None)
             if file is None and module is not None:
                 file = next(iter(getattr(module, "__path__", ())), None)
-        if file is None or not set(LIBRARIES) & set(PurePath(file).parts):
+        if file is None or not _in_library(file):
             return ""
     return f"{package} {_version_of(package)}"
 
@@ -172,7 +177,7 @@ def module_named(name: str, level: int, namespace: dict[str, Any]) -> types.Modu
         return "missing"
     if spec is None:
         return "missing"
-    if spec.origin is not None and set(LIBRARIES) & set(PurePath(spec.origin).parts):
+    if spec.origin is not None and _in_library(spec.origin):
         return installed(package, spec.origin)
     try:
         return import_module(name)

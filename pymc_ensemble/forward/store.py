@@ -9,11 +9,12 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -35,17 +36,31 @@ COLUMNS = (
     "version, parameters, replicate, attempt, status, outputs, reason, started, seconds, worker"
 )
 BOOKKEEPING = ("status", "reason", "start", "duration", "worker", "version", "replicate", "attempt")
-SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS evaluations (
+TABLES = {
+    "about": "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "evaluations": """CREATE TABLE evaluations (
     key BLOB PRIMARY KEY, version TEXT, parameters BLOB, replicate TEXT, attempt INTEGER,
     status TEXT, outputs BLOB, reason TEXT, started REAL, seconds REAL, worker TEXT, digest BLOB
-);
-INSERT OR IGNORE INTO about VALUES ('format', '{FORMAT}');
+)""",
+}
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+{";".join(TABLES.values())};
+INSERT INTO about VALUES ('format', '{FORMAT}');
 PRAGMA application_id = {APPLICATION_ID};
 COMMIT;
 """
+HEADER_BYTES = 100  # of any database; a file that has less is something else
+REASON_CHARACTERS = 10_000  # of a message that are kept, half from either end
+NOTHING_IS_RUN = {
+    sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER: False,
+    sqlite3.SQLITE_DBCONFIG_ENABLE_VIEW: False,
+    sqlite3.SQLITE_DBCONFIG_TRUSTED_SCHEMA: False,
+    sqlite3.SQLITE_DBCONFIG_DEFENSIVE: True,
+}
+
+
+UNREADABLE = (MemoryError, OverflowError, UnicodeDecodeError)  # what damage leads to, beside errors
 
 
 class StoreError(ForwardModelError):
@@ -130,6 +145,13 @@ class EvaluationStore:
     def _opened(self) -> sqlite3.Connection:
         if not self.path.parent.is_dir():
             raise StoreError(f"There is no folder {self.path.parent} for the evaluation store.")
+        if not self.path.exists():
+            self._create()
+        if (size := self.path.stat().st_size) < HEADER_BYTES:
+            raise StoreError(
+                f"{self.path} has {size} bytes, so it is no evaluation store. It is left as it is: "
+                "choose another file for `store=`, or remove this one."
+            )
         try:
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -148,32 +170,38 @@ class EvaluationStore:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the file ours if it is new, and refuse it if it is not."""
         try:
-            [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            for setting, value in NOTHING_IS_RUN.items():
+                connection.setconfig(setting, value)
             [[owner]] = connection.execute("PRAGMA application_id").fetchall()
-            if owner != APPLICATION_ID and (tables or owner):
-                raise self._foreign()
-            connection.execute("PRAGMA journal_mode = WAL")
             if owner != APPLICATION_ID:
-                connection.executescript(SCHEMA)
+                raise self._foreign()
+            found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
+            for kind, name, table, text in found.fetchall():
+                known = kind == "table" and TABLES.get(name) == text
+                if not known and not (kind == "index" and table in TABLES and text is None):
+                    raise self._damaged(f"it has a {kind} {name!r} that is not ours")
+            connection.execute("PRAGMA journal_mode = WAL")
             self._check(connection)
         except sqlite3.OperationalError as error:
             raise StoreError(
                 f"The evaluation store {self.path} cannot be used: {error}."
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, *UNREADABLE) as error:
             raise self._damaged(str(error)) from error
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Read everything once in a run: no damage goes unnoticed."""
         if self._checked:
             return
-        about = dict(connection.execute("SELECT name, value FROM about"))
+        about = dict(connection.execute("SELECT name, value FROM about").fetchall())
+        if about.get("digest", _digest_of(about)) != _digest_of(about):
+            raise self._damaged("the checksum of its description is wrong")
         if about.get("format") != FORMAT:
             raise StoreError(
                 f"The evaluation store {self.path} has format {about.get('format')!r}, this "
                 f"version of the package reads format {FORMAT!r}."
             )
-        problems = connection.execute("PRAGMA quick_check(1)").fetchall()
+        problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
         if problems != [("ok",)]:
             raise self._damaged(str(problems[0][0]))
         for key, *columns, digest in connection.execute(
@@ -182,6 +210,29 @@ class EvaluationStore:
             if digest != _digest(key, columns):
                 raise self._damaged(f"the checksum of evaluation {key.hex()} is wrong")
         self._checked = True
+
+    def _create(self) -> None:
+        """Make a new store, complete or not at all, though others may do so at the same time."""
+        new = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
+        try:
+            connection = sqlite3.connect(new, isolation_level=None)
+            try:
+                connection.executescript(SCHEMA)
+            finally:
+                connection.close()
+            try:
+                os.link(new, self.path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                if not self.path.exists():
+                    new.rename(self.path)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"The evaluation store {self.path} cannot be made: {error}."
+            ) from error
+        finally:
+            new.unlink(missing_ok=True)
 
     def _unusable(self, error: sqlite3.Error) -> StoreError:
         return StoreError(f"The evaluation store {self.path} cannot be used: {error}.")
@@ -203,7 +254,7 @@ class EvaluationStore:
                 return self._connected().execute(query, values).fetchall()
         except sqlite3.OperationalError as error:
             raise self._unusable(error) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, *UNREADABLE) as error:
             raise self._damaged(str(error)) from error
 
     # -- what it is about -----------------------------------------------------------------------
@@ -223,8 +274,12 @@ class EvaluationStore:
             them has a name that the store needs for itself.
         """
         text = _describe(signature)
-        self._query("INSERT OR IGNORE INTO about VALUES ('signature', ?)", (text,))
-        self._compare(signature, text)
+        if self._compare(signature, text) is None:
+            digest = _digest_of({"format": FORMAT, "signature": text})
+            self._query(
+                "INSERT OR IGNORE INTO about VALUES ('signature', ?), ('digest', ?)", (text, digest)
+            )
+            self._compare(signature, text)
 
     def outputs(self, signature: Signature) -> Outputs | None:
         """Outputs of the function, if the store knows them; refuse other inputs."""
@@ -280,6 +335,8 @@ class EvaluationStore:
             status = outcomes.statuses[i]
             outputs = outcomes.outputs[i].astype("<f8").tobytes() if status == "ok" else b""
             row = [self.version, key[0], key[1], key[2], status, outputs]
+            if i in outcomes.reasons:
+                outcomes.reasons[i] = _cut(outcomes.reasons[i])
             row += [outcomes.reasons.get(i, ""), float(outcomes.started[i])]
             row += [float(outcomes.seconds[i]), outcomes.worker]
             name = self._key(key)
@@ -438,6 +495,21 @@ def _describe(signature: Signature) -> str:
             else {"kind": outputs.kind, "names": outputs.names, "shapes": outputs.shapes},
         }
     )
+
+
+def _digest_of(about: Mapping[str, str]) -> str:
+    """Checksum of the description of a store."""
+    text = json.dumps(sorted((name, value) for name, value in about.items() if name != "digest"))
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _cut(text: str) -> str:
+    """Message of limited length: where it began, and how it ended."""
+    left_out = len(text) - REASON_CHARACTERS
+    if left_out <= 0:
+        return text
+    half = REASON_CHARACTERS // 2
+    return f"{text[:half]}\n[{left_out} characters left out]\n{text[-half:]}"
 
 
 def _digest(key: bytes, columns: Iterable[Any]) -> bytes:

@@ -308,12 +308,100 @@ def test_half_a_file_is_refused(path, log):
         pe.open_store(path)
 
 
-def test_an_empty_file_is_a_new_store(path, log):
-    """As a run leaves it that is killed at once."""
-    path.touch()
+@pytest.mark.parametrize("content", [b"", b"x", b"a note of mine, shorter than a header"])
+def test_small_files_of_others_are_left_as_they_are(path, log, content):
+    path.write_bytes(content)
     inverse, _ = new_problem(log, path)
-    inverse.evaluate(U)
-    assert len(EvaluationStore(path)) == 10
+    for use in (lambda: inverse.evaluate(U), lambda: pe.open_store(path)):
+        with pytest.raises(StoreError, match=f"has {len(content)} bytes.*left as it is"):
+            use()
+    assert path.read_bytes() == content
+    assert log.read() == []
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_every_flipped_bit_is_found_or_harmless(path, log, seed):
+    """Nothing that was evaluated is lost, or changed, without a word: 100 bits each."""
+    many = points(np.arange(100, 300))
+    inverse, forward = new_problem(log, path)
+    inverse.evaluate(many)
+    forward.store.close()
+    expected = pe.open_store(path)
+    keys = [(point.tobytes(), "", 0) for point in many]
+    data = path.read_bytes()
+    found = 0
+    for bit in np.random.default_rng(seed).integers(0, 8 * len(data), size=100).tolist():
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        for end in ("-wal", "-shm", "-journal"):
+            path.with_name(path.name + end).unlink(missing_ok=True)
+        path.write_bytes(flipped)
+        store = EvaluationStore(path, "1")
+        try:
+            known = dict(store.get(keys, 2))
+            xr.testing.assert_identical(store.to_dataset(), expected)
+        except StoreError:
+            found += 1
+            continue
+        finally:
+            store.close()
+        outputs = np.concatenate([known[i].outputs for i in range(len(many))])
+        np.testing.assert_array_equal(outputs, 2 * many)
+    assert found > 30, "half of the file is in use"
+
+
+@pytest.mark.parametrize("table", ["about", "evaluations"])
+def test_a_changed_description_is_found(path, log, table):
+    closed(path, log)
+    with sqlite3.connect(path) as connection:
+        if table == "about":
+            query = "UPDATE about SET value = replace(value, 'output', 'outpux')"
+        else:
+            query = "UPDATE evaluations SET status = 'failed' WHERE rowid = 3"
+        connection.execute(query)
+    connection.close()
+    for use in (lambda: pe.open_store(path), lambda: new_problem(log, path)[0].evaluate(U)):
+        with pytest.raises(StoreError, match="checksum"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON evaluations BEGIN DELETE FROM evaluations; END",
+        "CREATE TRIGGER t AFTER INSERT ON about BEGIN DELETE FROM evaluations; END",
+        "CREATE VIEW v AS SELECT * FROM evaluations",
+        "ALTER TABLE about RENAME TO a; CREATE VIEW about AS SELECT name, value FROM a",
+        "CREATE INDEX i ON evaluations (abs(attempt))",
+        "CREATE TABLE another (x)",
+        "ALTER TABLE evaluations ADD COLUMN y AS (abs(attempt))",
+    ],
+)
+def test_nothing_in_a_file_is_run(path, log, schema):
+    closed(path, log)
+    with sqlite3.connect(path) as connection:
+        connection.executescript(schema)
+    connection.close()
+    data = path.read_bytes()
+    for use in (lambda: pe.open_store(path), lambda: new_problem(log, path)[0].evaluate(U)):
+        with pytest.raises(StoreError, match="is damaged, or is no evaluation store"):
+            use()
+    assert path.read_bytes() == data
+
+
+def test_long_messages_are_cut(path):
+    def simulate(x):
+        raise ValueError("begin" + "x" * 10**6 + "end")
+
+    for _ in range(2):
+        inverse, forward = problem(simulate, store=path, version="1")
+        [(_, reason)] = inverse.evaluate(U[:1]).errors
+        assert len(reason) < 10_100
+        assert "begin" in reason
+        assert "characters left out" in reason
+        assert reason.endswith("end")
+    assert forward.n_evaluations == 0
+    assert pe.open_store(path)["reason"].item() == reason
 
 
 # -- killed runs ----------------------------------------------------------------
