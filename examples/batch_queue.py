@@ -5,17 +5,22 @@
 
 Each start takes in the results of the round before, asks the sampler for the next points, writes
 one file for each of them, and ends; the state of the sampler waits in a file. The jobs of a round
-can run anywhere and in any order. The script may be started at any time: as long as results are
-missing it says so and leaves everything as it is.
+can run anywhere and in any order. The script may be started at any time, also several times at
+once: as long as results are missing it says so and leaves everything as it is. Several workers
+share the jobs of a folder. Files appear whole or not at all, and what two processes do at the same
+time is the same.
 
 The folder that holds it all is `--folder`, by default `outputs/queue`. It is yours: the state is
 read with pickle, so do not read folders of people whom you do not trust.
 """
 
 import argparse
+import io
 import pickle
+import random
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import uuid4
 
 import numpy as np
 
@@ -79,18 +84,31 @@ def advance(folder):
     done = len(run.snapshots) == SWEEPS
     if done:
         draws = np.stack([snapshot.U for snapshot in run.snapshots])
-        np.save(folder / "draws.npy", draws)  # (sweep, particle, parameter)
+        save(folder / "draws.npy", draws)  # (sweep, particle, parameter)
         print(f"Complete after {run.round} rounds.")
     else:
         run.points, run.pending = SAMPLER.ask(run.state, run.rng)
         run.round += 1
         for job, point in zip(jobs(folder, run), run.points, strict=True):
-            np.save(job, point)
+            save(job, point)
         print(f"Round {run.round}: {len(run.points)} jobs are waiting in {folder}.")
     # last, and at once: who is killed before starts the same round again
-    kept.with_suffix(".new").write_bytes(pickle.dumps(run))
-    kept.with_suffix(".new").replace(kept)
+    write(kept, pickle.dumps(run))
     return done
+
+
+def write(path, content):
+    """Write a file that others see whole, or not at all."""
+    unfinished = path.with_name(f"{uuid4().hex}.unfinished")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def save(path, array):
+    """Write an array in this way."""
+    content = io.BytesIO()
+    np.save(content, array)
+    write(path, content.getvalue())
 
 
 def jobs(folder, run):
@@ -100,16 +118,18 @@ def jobs(folder, run):
 
 def work(folder):
     """Evaluate the waiting jobs: what a batch system would do, each as a job of its own."""
-    for job in sorted(folder.glob("round????_????.npy")):
+    waiting = list(folder.glob("round????_????.npy"))
+    random.shuffle(waiting)  # so that workers beside each other seldom do the same
+    for job in waiting:
         result = folder / f"{job.stem}.result.npy"
         if result.exists():
             continue
+        point = np.load(job)
         try:
-            outputs = simulate(np.load(job))
+            outputs = simulate(point)
         except Exception:
             outputs = np.full(len(DATA), np.nan)
-        np.save(folder / "unfinished.npy", outputs)
-        (folder / "unfinished.npy").replace(result)
+        save(result, outputs)
 
 
 def main():

@@ -5,6 +5,8 @@ import re
 import runpy
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -195,18 +197,8 @@ def test_batch_queue(tmp_path, capsys):
         work(folder)
     assert starts > 20
     assert advance(folder), "a start too many changes nothing"
-    sampler, problem = module["SAMPLER"], module["PROBLEM"]
-    rng, draws = np.random.default_rng(module["SEED"]), []
-    state = sampler.start(problem.sample_prior(module["ENSEMBLE_SIZE"], rng), redraw=True)
-    while len(draws) < module["SWEEPS"]:
-        points, pending = sampler.ask(state, rng)
-        outputs = [module["simulate"](point) for point in points]
-        state, info = sampler.tell(state, pending, Evaluations.from_outputs(outputs))
-        if info.snapshot is not None:
-            draws.append(info.snapshot.U)
-        elif info.complete and state.burned_in:
-            state = sampler.freeze(state)
-    np.testing.assert_array_equal(np.load(folder / "draws.npy"), draws)
+    expected = reference_of_batch_queue(module)
+    np.testing.assert_array_equal(np.load(folder / "draws.npy"), expected)
 
 
 @pytest.mark.slow
@@ -223,6 +215,61 @@ def test_batch_queue_on_the_command_line(tmp_path):
     assert run() == "Round 1: 40 of 40 results are missing.\n"
     run("--work")
     assert run().startswith("Round 2: ")
+
+
+def reference_of_batch_queue(module):
+    """Draws of a loop that is never interrupted."""
+    sampler, problem = module["SAMPLER"], module["PROBLEM"]
+    rng, draws = np.random.default_rng(module["SEED"]), []
+    state = sampler.start(problem.sample_prior(module["ENSEMBLE_SIZE"], rng), redraw=True)
+    while len(draws) < module["SWEEPS"]:
+        points, pending = sampler.ask(state, rng)
+        outputs = [module["simulate"](point) for point in points]
+        state, info = sampler.tell(state, pending, Evaluations.from_outputs(outputs))
+        if info.snapshot is not None:
+            draws.append(info.snapshot.U)
+        elif info.complete and state.burned_in:
+            state = sampler.freeze(state)
+    return draws
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_three_workers_and_three_masters_of_one_batch_queue(tmp_path):
+    """All of them at once, and some are killed: the draws are those of one loop."""
+    folder = tmp_path / "queue"
+    code = f"""
+        import runpy, sys, time
+        from pathlib import Path
+        module = runpy.run_path({str(EXAMPLES / "batch_queue.py")!r})
+        folder = Path({str(folder)!r})
+        while not (folder / "draws.npy").exists():
+            module[sys.argv[1]](folder)
+        """
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(code))
+
+    def start(what):
+        command = [sys.executable, script, what]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    processes = [start(what) for what in ("advance", "work") for _ in range(3)]
+    deadline = time.monotonic() + 300
+    for number in (3, 6):  # rounds
+        while not list(folder.glob(f"round{number:04}_*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for killed, what in ((0, "advance"), (3, "work")):
+            processes[killed].kill()
+            processes[killed].wait()
+            processes[killed].stderr.close()
+            processes[killed] = start(what)
+    for process in processes:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said.decode()
+    module = runpy.run_path(str(EXAMPLES / "batch_queue.py"))
+    expected = reference_of_batch_queue(module)
+    np.testing.assert_array_equal(np.load(folder / "draws.npy"), expected)
 
 
 @pytest.mark.slow
