@@ -1,5 +1,6 @@
 """The PyTensor Op of a forward model."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -52,9 +53,15 @@ class ForwardOp(Op):
         How far the inputs of a draw may have moved when it comes back.
     unknowns : frozenset of str
         Names of the variables on which the inputs depend.
+
+    Notes
+    -----
+    PyTensor's rewriters remember every Op that they have seen, for good. So an Op does not keep its
+    forward model, with its workers and its memory, alive; the nodes of the graphs do, by their
+    tags, which go with all copies of a node.
     """
 
-    __props__ = ("forward", "signature")
+    __props__ = ("_forward", "signature")
 
     def __init__(
         self,
@@ -63,15 +70,26 @@ class ForwardOp(Op):
         rounding: Rounding,
         unknowns: frozenset[str | None],
     ):
-        self.forward, self.signature = forward, signature
+        self._forward, self.signature = weakref.ref(forward), signature
         self.rounding, self.unknowns = rounding, unknowns
+
+    @property
+    def forward(self) -> Evaluates:
+        """The forward model."""
+        forward = self._forward()
+        assert forward is not None, "the graph that the forward model belongs to is gone"
+        return forward
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_forward": self.forward}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         run_as_python(ForwardOp)  # in another process
-        self.__dict__.update(state)
+        self.__dict__.update(state | {"_forward": weakref.ref(state["_forward"])})
 
     def __str__(self) -> str:
-        return f"Forward{{{self.forward.name}}}"
+        forward = self._forward()
+        return "Forward" if forward is None else f"Forward{{{forward.name}}}"
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to inputs of the core shapes, with any leading dimensions."""
@@ -90,7 +108,9 @@ class ForwardOp(Op):
             pt.tensor(dtype="float64", shape=(*lead, *shape))
             for shape in self.signature.outputs.shapes
         ]
-        return Apply(self, variables, outputs)
+        node = Apply(self, variables, outputs)
+        node.tag.forward = self.forward  # which lives as long as a graph that needs it
+        return node
 
     def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
         """Evaluate all points in one batch."""

@@ -24,7 +24,7 @@ def client():
             n_workers=2,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",  # None is port 8787, and a warning where that is taken
             silence_logs=50,
         ) as cluster,
         distributed.Client(cluster) as client,
