@@ -102,8 +102,8 @@ def evaluate_rows(
     Returns
     -------
     Evaluations
-        `KeyboardInterrupt` and `SystemExit` pass through; every other exception is kept as the
-        reason of the failed row.
+        `KeyboardInterrupt` passes through; every other exception is kept as the reason of the
+        failed row.
     """
     outputs = np.full((len(points), n_outputs), np.nan)
     errors = []
@@ -116,9 +116,9 @@ def evaluate_rows(
                     f"expected ({n_outputs},)"
                 )
             outputs[row] = result
-        except ForwardModelError:
+        except (ForwardModelError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             errors.append((row, short_traceback(error)))
     return Evaluations.from_outputs(outputs, errors)
 
@@ -147,9 +147,9 @@ def evaluate_batch(
         outputs = np.asarray(unwrapped(function(points.copy())), dtype=np.float64)
         if outputs.shape == (len(points), n_outputs):
             return Evaluations.from_outputs(outputs)
-    except ForwardModelError:
+    except (ForwardModelError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         logger.debug("A batch failed, its members are evaluated one by one: %r", error)
     return evaluate_rows(
         lambda point: np.asarray(unwrapped(function(point[None])))[0], points, n_outputs

@@ -29,6 +29,7 @@ from .rounding import Rounding
 from .rounds import Round
 from .runtime import Runtime, Site, _forget, _in_chain_process, _runtimes
 from .store import EvaluationStore, Key
+from .umbridge import UMBridgeModel
 from .versions import Watch
 
 FloatArray = NDArray[np.float64]
@@ -36,6 +37,11 @@ logger = logging.getLogger("pymc_ensemble")
 
 UNSEEDED = 0x5EED  # entropy of stochastic evaluations outside of a run
 SHARE_OF_LOOKING = 0.1  # of the time of another step method; see `Evaluator._begin`
+
+
+def watches_its_clock(function: Any) -> bool:
+    """Whether a call ends on its own after the time-out: programs and services."""
+    return isinstance(function, ExternalProgram | UMBridgeModel)
 
 
 class Evaluator:
@@ -243,7 +249,7 @@ class Evaluator:
     @property
     def _timeout(self) -> float | None:
         """Seconds to wait for a function that does not watch its own clock."""
-        return None if isinstance(self.function, ExternalProgram) else self.timeout
+        return None if watches_its_clock(self.function) else self.timeout
 
     def _backend(self, site: Site) -> Backend:
         if site.backend is None:

@@ -30,12 +30,19 @@ Seed = tuple[int, tuple[int, ...]]
 STATUSES = ("ok", "failed", "timeout", "died")
 
 
+ABANDONED = "abandoned forward model"  # name of threads whose call was given up
+
+
 class ProgramFailed(RuntimeError):
     """An external program failed; its message says all that is to be said."""
 
 
 class TimedOut(Exception):
     """A call took longer than it may."""
+
+
+class Abandoned(TimedOut):
+    """A call that took longer than it may, and goes on in a thread of this process."""
 
 
 @dataclass(frozen=True)
@@ -331,12 +338,19 @@ def evaluate(
     Returns
     -------
     Outcomes
-        Of the first members at least, of all if there is no limit to the patience.
+        Of the first members; of all, unless the patience ended or a call was given up that goes
+        on in this process. Nothing is called beside that: if it has not ended after another
+        time-out, the answer is of no member.
     """
+    if task.timeout is not None and not _is_undisturbed(task.timeout):
+        return _of_nobody(task)
     points = np.array(points)  # a copy: the function may write into its arguments
     random = None if seeds is None else [task.random(seed) for seed in seeds]
     if task.vectorized and len(points) > 1:
-        outcomes = _together(task, points, random)
+        try:
+            outcomes = _together(task, points, random)
+        except Abandoned:
+            return _of_nobody(task)
         if outcomes is not None:
             return task.record(keys or [], outcomes) if task.record is not None else outcomes
     return _one_by_one(task, points, random, keys, diary, patience, out)
@@ -380,7 +394,7 @@ def _one_by_one(
     clock = time.perf_counter
     offset = time.time() - clock()
     times = [clock()]
-    begun = times[0]
+    begun, abandoned = times[0], False
     try:
         for i, arguments in enumerate(task.arguments(points, random)):
             if patience is not None and i and times[-1] - begun > patience:
@@ -399,9 +413,12 @@ def _one_by_one(
                         outcomes.found = spec = Outputs.of(result, 1 if task.vectorized else None)
                         outcomes.outputs = outputs = np.full((m, sum(spec.sizes)), np.nan)
                     outputs[i] = flat(spec, result, 1 if task.vectorized else None)[0]
+            except KeyboardInterrupt:
+                raise
             except TimedOut as error:
                 outcomes.fail(i, "timeout", str(error))
-            except (Exception, SystemExit) as error:
+                abandoned = isinstance(error, Abandoned)
+            except BaseException as error:  # asyncio.CancelledError, SystemExit, the user's own
                 outcomes.fail(i, "failed", short_traceback(error))
             times.append(clock())
             if each_at_once:
@@ -409,6 +426,9 @@ def _one_by_one(
                 outcomes.seconds[i] = times[-1] - times[-2]
                 _save(task, outcomes, i, keys, noted)
                 times[-1] = clock()
+            if abandoned:
+                m = i + 1
+                break
     finally:
         if noted is not None:
             noted.close()
@@ -443,7 +463,9 @@ def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> O
         result = task.caller()(*task.batch(points.copy(), random))
         spec = Outputs.of(result, m) if spec is None else spec
         outputs = flat(spec, result, m)
-    except (Exception, SystemExit):
+    except (KeyboardInterrupt, Abandoned):
+        raise
+    except BaseException:
         return None
     seconds = time.perf_counter() - begun
     outcomes = Outcomes(
@@ -457,6 +479,10 @@ def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> O
     )
     settle(outcomes, 0, m)
     return outcomes
+
+
+def _of_nobody(task: Task) -> Outcomes:
+    return Outcomes(np.empty((0, task.signature.n_outputs)), [], worker=worker_name())
 
 
 def settle(outcomes: Outcomes, start: int, stop: int) -> None:
@@ -515,9 +541,10 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
     thread.start()
     thread.join(seconds)
     if not done:
-        raise TimedOut(
-            f"It took more than timeout={seconds:g} s. It counts as lost, but its thread cannot be "
-            "killed and may go on; processes can be (executor='processes')."
+        thread.name = ABANDONED
+        raise Abandoned(
+            f"It took more than timeout={seconds:g} s. It counts as lost, but it cannot be killed "
+            "there and may go on; our own processes can be (executor='processes')."
         )
     good, value = done[0]
     if good:
@@ -525,12 +552,23 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
     raise value
 
 
+def _is_undisturbed(seconds: float) -> bool:
+    """Whether no call that was given up goes on in this process; wait for it, but no longer."""
+    deadline = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread.name == ABANDONED:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                return False
+    return True
+
+
 HEADER = "<BddII"  # of an entry: status, start, duration, lengths of what follows
 
 
 def note(file: Any, outcomes: Outcomes) -> None:
     """Append one member to a diary."""
-    reason = outcomes.reasons.get(0, "").encode()
+    reason = outcomes.reasons.get(0, "").encode(errors="backslashreplace")
     outputs = outcomes.outputs[0].tobytes()
     status = STATUSES.index(outcomes.statuses[0])
     times = (outcomes.started[0], outcomes.seconds[0])
@@ -596,7 +634,9 @@ def short_traceback(error: BaseException, frames: int = 3) -> str:
     str
     """
     if isinstance(error, ProgramFailed):
-        return str(error)
-    stack = traceback.extract_tb(error.__traceback__)[-frames:]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
-    return "".join([*lines, *traceback.format_exception_only(error)]).strip()
+        text = str(error)
+    else:
+        stack = traceback.extract_tb(error.__traceback__)[-frames:]
+        lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
+        text = "".join([*lines, *traceback.format_exception_only(error)]).strip()
+    return text.encode(errors="backslashreplace").decode()  # a store takes no lone surrogates

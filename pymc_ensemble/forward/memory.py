@@ -7,16 +7,14 @@ rounding of each input.
 """
 
 import os
-import shutil
-import tempfile
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .folders import own_folder, remove_folder
 from .rounding import Rounding
 
 FloatArray = NDArray[np.float64]
@@ -160,7 +158,7 @@ class Spill:
     """
 
     def __init__(self, name: str):
-        self.folder = Path(tempfile.gettempdir()) / name
+        self.folder = own_folder() / name
         self._written: dict[int, int] = {}
         self._read: dict[str, int] = {}
 
@@ -197,5 +195,5 @@ class Spill:
 
     def forget(self) -> None:
         """Remove what is there."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
         self._read, self._written = {}, {}

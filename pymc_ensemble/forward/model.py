@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
 from pymc_ensemble.forward.workers.backend import backend, check_executor
-from pymc_ensemble.forward.workers.chunks import Chunk, ExecutorLike
+from pymc_ensemble.forward.workers.chunks import Chunk, ExecutorLike, check_timeout
 from pymc_ensemble.samplers.options import require_flags
 
 from .arguments import Arguments, check_arguments, is_symbolic, parameter_names
 from .batch import as_bytes
-from .evaluator import UNSEEDED, Evaluator
+from .evaluator import UNSEEDED, Evaluator, watches_its_clock
 from .members import Outcomes, Outputs, Seed, Signature, Task, random_argument
 from .op import ForwardOp
-from .programs import ExternalProgram
 from .rounding import names_of_unknowns, rounding_of
 from .rounds import Round
 from .shapes import at_prior, described
@@ -76,9 +75,12 @@ def forward_model(
         ``client.get_executor()``, `mpi4py.futures.MPIPoolExecutor`. By default the process that
         samples. Workers get one batch a round.
     timeout : float, optional
-        Seconds after which a call is given up. Our own processes and external programs are killed
-        and replaced; anything else counts as lost but may go on in its thread. A vectorized
-        function has this long for a batch.
+        Seconds after which a call is given up, and its member has failed; no limit by default. The
+        function is then called in worker processes of our own, which are killed and replaced: one
+        if there is no executor, as many as there would be threads. Process pools of others are
+        built anew, workers of Dask restarted. Elsewhere a worker waits for such a call to end; if
+        it does not within another time-out, the run ends with an error. External programs and
+        UM-Bridge models watch their own clocks. A vectorized function has this long for a batch.
     retries : int, default 0
         How often a failed evaluation is tried again; for failures that are a matter of luck.
     store : path-like, optional
@@ -173,15 +175,14 @@ class ForwardModel(Evaluator):
         require_flags(vectorized=vectorized, stochastic=stochastic)
         if output_shape is not None:
             described(output_shape)
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}.")
+        check_timeout(timeout)
         if not isinstance(store, str | PathLike | None):
             raise TypeError(f"store must be the path of a file, not {store!r}.")
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries must be an integer of at least 0, not {retries!r}.")
         files = _files(depends_on)
-        if isinstance(function, ExternalProgram) and timeout is not None:
-            function = function.with_timeout(timeout)
+        if timeout is not None and watches_its_clock(function):
+            function = function.with_timeout(timeout)  # type: ignore[attr-defined]
         if store is not None and version is None:
             fingerprint(function, files)  # refused at once where there is none
         super().__init__(

@@ -3,12 +3,11 @@
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -16,11 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from .folders import own_folder, remove_folder
 from .members import ProgramFailed, TimedOut
 
 GRACE_SECONDS = 2.0
 OUTPUT = ".output"  # what a program prints, in its scratch folder
 LAST_BYTES, LAST_LINES = 2000, 10  # of it that an error shows: a screen holds 24 lines
+
+_groups: Path | None = None  # where a worker notes the programs that it is running
+_running: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ class ExternalProgram:
             and the last lines that it printed. What `write` and `read` raise passes through, the
             latter with a note of the same.
         """
-        folder = Path(tempfile.mkdtemp(prefix="forward-", dir=self.scratch))
+        where = self.scratch
+        if where is None and not self.keep_failed:
+            where = own_folder()
+        folder = Path(tempfile.mkdtemp(prefix="forward-", dir=where))
         finished = False
         try:
             self.write(folder, *inputs)
@@ -110,7 +116,7 @@ class ExternalProgram:
             finished = True
         finally:
             if finished or not self.keep_failed:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
         return outputs
 
     def _circumstances(self, folder: Path, inputs: Sequence[Any]) -> str:
@@ -135,7 +141,8 @@ class ExternalProgram:
                 start_new_session=True,
             )
             try:
-                status = process.wait(self.timeout)
+                with _noted(process.pid):
+                    status = process.wait(self.timeout)
             except BaseException as error:
                 _kill(process)
                 if isinstance(error, subprocess.TimeoutExpired):
@@ -165,6 +172,40 @@ def how_it_failed(status: int) -> str:
         return f"was killed by {names.get(-status, f'signal {-status}')}"
     name = names.get(status - 128)
     return f"ended with exit status {status}{f' ({name})' if name else ''}"
+
+
+def note_groups_in(file: Path) -> None:
+    """Note programs that are started in this process, as who kills it has to kill them, too."""
+    global _groups
+    if os.name == "posix":
+        _groups = file
+    _running.clear()
+
+
+def kill_groups(file: Path) -> None:
+    """Kill the programs that a worker has started, and all that they have started."""
+    try:
+        numbers = file.read_text().split()
+    except FileNotFoundError:
+        return
+    for number in numbers:
+        with contextlib.suppress(OSError):  # it has just ended
+            os.killpg(int(number), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _noted(pid: int) -> Iterator[None]:
+    """Keep a note of a program for as long as it runs: its number may be used again then."""
+    if _groups is None:
+        yield
+        return
+    _running.add(pid)
+    _groups.write_text(" ".join(map(str, set(_running))))
+    try:
+        yield
+    finally:
+        _running.discard(pid)
+        _groups.write_text(" ".join(map(str, set(_running))))
 
 
 def _kill(process: subprocess.Popen) -> None:

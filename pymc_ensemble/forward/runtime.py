@@ -3,7 +3,6 @@
 import atexit
 import multiprocessing
 import os
-import shutil
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -14,6 +13,7 @@ from pymc_ensemble.forward.workers.chunks import Backend, ExecutorLike
 
 from .batch import as_bytes
 from .containers import values_in
+from .folders import remove_folder
 from .members import Signature
 from .memory import Memory
 from .store import EvaluationStore
@@ -173,7 +173,7 @@ def _forget(token: str, pid: int, folder: Any) -> None:
     if os.getpid() == pid:
         if runtime is not None:
             runtime.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 def _in_chain_process() -> bool:

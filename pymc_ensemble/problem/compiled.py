@@ -85,9 +85,9 @@ class CompiledForward:
         with evaluating(len(points), seed) as this:
             try:
                 outputs = self.all(points)
-            except ForwardModelError:
+            except (ForwardModelError, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except BaseException as error:
                 logger.debug("A batch failed, its members are evaluated one by one: %r", error)
                 return self._each(points, seed)
         failures = list(this.failures.items())

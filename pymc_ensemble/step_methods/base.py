@@ -44,7 +44,13 @@ from pymc_ensemble.samplers.ensemble import Snapshot
 from .chain import Chain, equal
 from .common_stage import CommonStage
 from .draws import NO_STATS, STATS, Block, Draw, Stats, vector_stats
-from .interrupts import end_run, interruptible, pass_on_first_interrupt, shield
+from .interrupts import (
+    end_run,
+    end_with_main_process,
+    interruptible,
+    pass_on_first_interrupt,
+    shield,
+)
 from .progress import Board, EnsembleColumn, bar_is_live
 from .running import RunningStep
 
@@ -182,6 +188,7 @@ class EnsembleStep(RunningStep):
         self._progress = ProgressLog(f"Chain {self._chain_number}", self._board.begin())
         show_log()
         shield()
+        end_with_main_process()
 
     def step(self, point: Point) -> Draw:
         """Next draw: a particle of the ensemble, at one of its sweeps."""

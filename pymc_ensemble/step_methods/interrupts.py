@@ -1,4 +1,4 @@
-"""Ctrl-C while chains run in worker processes.
+"""Ctrl-C while chains run in worker processes, and the end of the main process.
 
 PyMC's main process stops reading draws as soon as it is interrupted, so what the workers have
 computed but not yet handed out would be lost. Here the first interrupt is for the workers: they
@@ -7,12 +7,16 @@ interrupts the main process. A second Ctrl-C ends the run at once.
 
 On Windows, and where the main process cannot install signal handlers (outside the main thread),
 the interrupt ends the run as PyMC does it, and draws that were not handed out are lost.
+
+A main process that is killed tells its workers nothing. They see it, and end.
 """
 
+import ctypes
 import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -20,9 +24,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SHORTEST_WAIT = 1.0  # seconds that a worker leaves the others to hand out their draws
+WATCH = "watch of the main process"
+WATCH_SECONDS = 1.0  # between two looks at the main process
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h: a signal to come when the parent ends
 SAME_INTERRUPT = 0.5  # seconds in which interrupts of several processes count as one
 
 
@@ -40,6 +47,31 @@ def shield() -> None:
     """Ignore interrupts in a worker, which ends when the main process tells it to."""
     if in_worker():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end_with_main_process() -> None:
+    """End this process of a chain when its main process is gone, whatever it is doing."""
+    main = multiprocessing.parent_process()
+    name = multiprocessing.current_process().name
+    if main is None or not name.startswith("worker_chain_") or WATCH in _thread_names():
+        return
+    direct = os.name == "posix" and os.getppid() == main.pid  # not so from a forkserver
+    if direct and sys.platform == "linux":  # even if a simulator in C holds Python's lock
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(main, direct), daemon=True, name=WATCH).start()
+
+
+def _watch(main: Any, direct: bool) -> None:
+    if direct:  # siblings keep the pipe open that `join` waits for
+        while os.getppid() == main.pid:
+            time.sleep(WATCH_SECONDS)
+    else:
+        main.join()
+    os._exit(1)
+
+
+def _thread_names() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
 
 
 @contextmanager

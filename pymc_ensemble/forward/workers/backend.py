@@ -10,9 +10,17 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.forward.members import Task
 
-from .chunks import Backend, ExecutorError, ExecutorLike, Serial, available_cores, refuse_in_daemon
+from .chunks import (
+    Backend,
+    ExecutorError,
+    ExecutorLike,
+    Serial,
+    available_cores,
+    available_threads,
+    refuse_in_daemon,
+)
 from .dask import DaskCluster, dask_client
-from .pool import Pool, _thread_pool
+from .pool import Pool
 from .processes import Processes
 
 FloatArray = NDArray[np.float64]
@@ -20,12 +28,22 @@ logger = logging.getLogger("pymc_ensemble")
 
 
 def backend(executor: ExecutorLike, task: Task, timeout: float | None) -> Backend:
-    """Choose the backend for what the user gave as `executor`."""
+    """Choose the backend for what the user gave as `executor`.
+
+    A thread cannot be stopped, and what it does after its time spoils the calls beside it. So with
+    a time-out there are as many processes as there would be threads.
+    """
     if executor is None:
-        return Serial(replace(task, timeout=timeout))
-    if isinstance(executor, str) and executor == "threads":
-        return Pool(_thread_pool(), replace(task, timeout=timeout), owned=True)
+        return Serial(task) if timeout is None else Processes(1, task, timeout)
+    if executor == "threads":
+        if timeout is None:
+            pool = ThreadPoolExecutor(available_threads(), thread_name_prefix="forward")
+            return Pool(pool, task, owned=True)
+        return Processes(available_threads(), task, timeout)
+    if isinstance(executor, ThreadPoolExecutor) and timeout is not None:
+        return Processes(executor._max_workers, task, timeout)
     if executor == "processes" or (isinstance(executor, int) and not isinstance(executor, bool)):
+        refuse_in_daemon("worker processes")
         workers = executor if isinstance(executor, int) else available_cores()
         return Processes(workers, task, timeout)
     if not isinstance(executor, Executor):

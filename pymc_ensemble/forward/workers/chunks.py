@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -85,6 +86,11 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_threads() -> int:
+    """Threads of a pool of ours, as many as Python's own has: some wait."""
+    return min(32, available_cores() + 4)
+
+
 def refuse_in_daemon(what: str) -> None:
     """Explain why PyMC's chain processes can have no workers of their own."""
     if multiprocessing.current_process().daemon:
@@ -93,6 +99,19 @@ def refuse_in_daemon(what: str) -> None:
             "workers of its own. Use `pm.sample(cores=1)`: chains then run one after the other, "
             "and the workers share the evaluations of each round. Or use a Dask cluster, which "
             "serves all chains at once: executor=distributed.Client(...).get_executor()."
+        )
+
+
+def check_timeout(timeout: Any) -> None:
+    """Refuse what is no time that one can wait for."""
+    if timeout is None:
+        return
+    number = isinstance(timeout, int | float | np.number) and not isinstance(timeout, bool)
+    if not number or not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            "timeout must be a positive number of seconds, no more than "
+            f"{threading.TIMEOUT_MAX:.0f}, not {timeout!r}. Leave it out to wait as long as it "
+            "takes."
         )
 
 
@@ -134,6 +153,23 @@ def plan(
 def died(task: Task, why: str) -> Outcomes:
     """Outcome of a member that took its worker down."""
     return Outcomes.failure(task.signature.n_outputs, "died", f"Its worker died. {why}", 0.0)
+
+
+def not_done(sent: Chunk, done: int, vectorized: bool) -> list[Chunk]:
+    """What a worker gave back; a batch that took too long as a whole is called one by one."""
+    rest = sent.part(done, len(sent))
+    return rest.pieces(1) if vectorized else [rest]
+
+
+def still_occupied(executor: Any, timeout: float) -> ExecutorError:
+    """Error for calls that took too long, and go on where they cannot be stopped."""
+    return ExecutorError(
+        f"A call of the forward model took more than timeout={timeout:g} s and has not ended after "
+        f"as long again. It cannot be stopped in an executor of type {type(executor).__name__}, "
+        "and nothing else may be called beside it, as that would share its state. Use worker "
+        "processes of our own, which are killed and replaced: executor='processes', or their "
+        "number."
+    )
 
 
 def unusable(executor: Any, error: BaseException) -> ExecutorError:

@@ -12,8 +12,19 @@ import numpy as np
 from pymc_ensemble.forward import members
 from pymc_ensemble.forward.members import Outcomes, Task
 
-from .chunks import Chunk, _unpacked, chunk_size, died, plan, unusable
+from .chunks import (
+    Chunk,
+    _unpacked,
+    chunk_size,
+    died,
+    not_done,
+    plan,
+    still_occupied,
+    unusable,
+)
 from .processes import Pickled
+
+RESTART_SECONDS = 60  # to wait for a new worker process; the others go on after that
 
 
 class DaskCluster:
@@ -26,7 +37,9 @@ class DaskCluster:
     executor : distributed.cfexecutor.ClientExecutor
         Made by ``client.get_executor()``; its options, such as ``resources``, are respected.
     task : Task
-        With the time-out: Dask does not kill a worker, so that watches its own clock.
+        With the time-out: Dask does not kill a worker, so that watches its own clock. Nothing is
+        called beside a call that was given up: its worker is restarted or, where nobody watches
+        over the worker, the run ends with an error.
     """
 
     saves = False
@@ -55,13 +68,26 @@ class DaskCluster:
         finished = as_completed(list(sent), loop=self.client.loop)
         try:
             while sent:
-                batch = finished.next_batch()
-                good = [future for future in batch if future.status == "finished"]
+                batch = {future for future in finished.next_batch() if future in sent}
+                good = [future for future in sent if future.status == "finished"]
+                occupied = []
+                again: list[Chunk] = []
                 for future, result in zip(good, self.client.gather(good), strict=True):
-                    outcomes = _unpacked(result)
-                    seconds = seconds or float(np.mean(outcomes.seconds))
-                    yield sent.pop(future), outcomes
-                for future in set(batch) - set(good):
+                    outcomes, part = _unpacked(result), sent.pop(future)
+                    done = len(outcomes)
+                    if done:
+                        seconds = seconds or float(np.mean(outcomes.seconds))
+                        yield part.part(0, done), outcomes
+                    if self._is_occupied(part, outcomes):
+                        may_end = done > 0 or (self.task.vectorized and len(part) > 1)
+                        occupied.append((self._address(future), may_end))
+                    if done < len(part):
+                        again += not_done(part, done, self.task.vectorized)
+                for future in good:  # else Dask evaluates it once more if its worker ends
+                    future.release()
+                for address, may_end in occupied:
+                    self._restart_worker(address, may_end)
+                for future in batch - set(good):
                     if future.status in ("pending", "lost"):  # with its worker, so it is done again
                         finished.add(future)
                         continue
@@ -70,10 +96,12 @@ class DaskCluster:
                         raise unusable(self.executor, error) from error
                     if len(part) == 1:
                         yield part, died(self.task, f"KilledWorker: {error}")
-                        continue
-                    again = self._submit(part.pieces(1))
-                    sent |= again
-                    finished.update(again)
+                    else:
+                        again += part.pieces(1)
+                if again:
+                    new = self._submit(again)
+                    sent |= new
+                    finished.update(new)
                 if len(rest) and not sent:
                     size = chunk_size(len(rest), workers, seconds, False)
                     sent, rest = self._submit(rest.pieces(size)), rest.part(0, 0)
@@ -81,6 +109,29 @@ class DaskCluster:
         finally:
             if sent:
                 self.client.cancel(list(sent))
+
+    def _is_occupied(self, part: Chunk, outcomes: Outcomes) -> bool:
+        """Whether a call goes on in a worker although it was given up."""
+        if self.task.timeout is None:
+            return False
+        return "timeout" in outcomes.statuses or len(outcomes) < len(part)
+
+    def _address(self, future: Any) -> str | None:
+        """Worker that has evaluated a chunk, if it is still there."""
+        return next((a for found in self.client.who_has([future]).values() for a in found), None)
+
+    def _restart_worker(self, address: str | None, may_end: bool) -> None:
+        """Go on in a fresh process; or, if it may still end, let the worker wait for the call."""
+        if address is None:
+            return
+        try:
+            self.client.restart_workers([address], timeout=RESTART_SECONDS)
+        except ValueError as error:  # nobody watches over it
+            if not may_end:
+                assert self.task.timeout is not None
+                raise still_occupied(self.executor, self.task.timeout) from error
+        except (KeyError, TimeoutError):
+            pass  # it is gone already, or takes long to come back: others go on meanwhile
 
     def _submit(self, chunks: Sequence[Chunk]) -> dict[Any, Chunk]:
         """Send chunks, all in one message."""

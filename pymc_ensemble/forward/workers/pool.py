@@ -1,9 +1,7 @@
 """Executors that a user hands over."""
 
 import logging
-import shutil
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import (
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pymc_ensemble.forward import members
+from pymc_ensemble.forward.folders import new_folder, remove_folder
 from pymc_ensemble.forward.members import Outcomes, Task, evaluate, read_diary
 
 from .chunks import (
@@ -32,17 +31,15 @@ from .chunks import (
     available_cores,
     chunk_size,
     died,
+    not_done,
     plan,
     refuse_in_daemon,
+    still_occupied,
     unusable,
 )
 from .processes import Pickled
 
 logger = logging.getLogger("pymc_ensemble")
-
-
-def _thread_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(32, available_cores() + 4), thread_name_prefix="forward")
 
 
 class Pool:
@@ -52,7 +49,9 @@ class Pool:
     ----------
     executor : Executor
     task : Task
-        With the time-out: workers of others cannot be killed, so they watch their own clock.
+        With the time-out: workers of others cannot be killed one by one, so they watch their own
+        clock. Nothing is called in a process beside a call that was given up there: the pool is
+        built anew or, where it cannot be, the run ends with an error.
     owned : bool
         Whether the executor was made here.
     """
@@ -72,7 +71,7 @@ class Pool:
         self.folder = None
         if not self.threads:
             self._call = (Pickled(partial(members.evaluate_to_tuple, task)),)
-            self.folder = Path(tempfile.mkdtemp(prefix="pymc_ensemble-"))
+            self.folder = new_folder("pool")
         self._number = 0
 
     @property
@@ -88,7 +87,7 @@ class Pool:
         if self.owned:
             self.executor.shutdown(wait=False, cancel_futures=True)
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
 
     def run(self, chunk: Chunk, seconds: float | None) -> Iterator[tuple[Chunk, Outcomes]]:
         """Evaluate members on the executor."""
@@ -97,16 +96,20 @@ class Pool:
         waiting, alone = deque(first), deque[Chunk]()
         running: dict[Future, tuple[Chunk, Path | None]] = {}
         suspected = False  # of having killed a worker, is what is running
+        occupied = False  # a worker, by a call that was given up
         try:
             while waiting or running or alone or len(rest):
                 if not waiting and not running and not alone:
                     waiting.extend(rest.pieces(chunk_size(len(rest), workers, seconds, False)))
                     rest = rest.part(0, 0)
+                if occupied and not running:
+                    occupied = False
+                    self._leave_occupied()
                 if not running:
                     suspected = bool(alone)
                     if suspected:  # tried one at a time, with nothing beside it
                         self._submit(alone.popleft(), running)
-                while waiting and not alone and not suspected:
+                while waiting and not alone and not suspected and not occupied:
                     self._submit(waiting.popleft(), running)
                 broken = {}
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -118,8 +121,13 @@ class Pool:
                         continue
                     except Exception as error:
                         raise unusable(self.executor, error) from error
-                    seconds = float(np.mean(outcomes.seconds)) if seconds is None else seconds
-                    yield sent, outcomes
+                    done = len(outcomes)
+                    occupied |= self._is_occupied(sent, outcomes)
+                    if done < len(sent):
+                        waiting.extend(not_done(sent, done, self.task.vectorized))
+                    if done:
+                        seconds = float(np.mean(outcomes.seconds)) if seconds is None else seconds
+                        yield sent.part(0, done), outcomes
                 if broken:
                     wait(running)
                     broken |= running
@@ -173,10 +181,31 @@ class Pool:
             if len(rest) > 1:
                 waiting.append(rest.part(1, len(rest)))
 
-    def _rebuild(self) -> None:
-        """Replace a broken pool by a new one of the same kind."""
+    def _is_occupied(self, sent: Chunk, outcomes: Outcomes) -> bool:
+        """Whether a call goes on in a worker although it was given up."""
+        if self.task.timeout is None:
+            return False
+        may_end = len(outcomes) > 0 or (self.task.vectorized and len(sent) > 1)
+        if not may_end and not self._can_be_rebuilt:
+            raise still_occupied(self.executor, self.task.timeout)
+        return "timeout" in outcomes.statuses or len(outcomes) < len(sent)
+
+    @property
+    def _can_be_rebuilt(self) -> bool:
+        return not self.threads and self.same_machine
+
+    def _leave_occupied(self) -> None:
+        """Go on in fresh processes, if that is possible; else workers wait for the call to end."""
+        if self._can_be_rebuilt:
+            self._rebuild("A call took too long and cannot be stopped")
+
+    def _rebuild(self, why: str = "A worker process died") -> None:
+        """Replace a pool by a new one of the same kind."""
         old: Any = self.executor
         if isinstance(self.executor, ProcessPoolExecutor):
+            for process in list((old._processes or {}).values()):
+                process.kill()
+            old.shutdown(wait=False, cancel_futures=True)
             self.executor = ProcessPoolExecutor(
                 old._max_workers,
                 mp_context=old._mp_context,
@@ -193,7 +222,7 @@ class Pool:
                 f"The executor of type {type(old).__name__} is broken, and cannot be rebuilt here: "
                 "a worker died. Use executor='processes'."
             )
-        logger.warning("A worker process died; the pool of workers was built anew.")
+        logger.warning(f"{why}; the pool of workers was built anew.")
 
 
 def _is_process_pool(executor: Executor) -> bool:

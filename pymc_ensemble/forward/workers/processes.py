@@ -2,55 +2,38 @@
 
 import multiprocessing
 import os
-import shutil
+import pickle
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import numpy as np
-from pebble import ProcessExpired, ProcessPool
 
-from pymc_ensemble.forward import containers, members, numbers
-from pymc_ensemble.forward.members import Outcomes, Task, evaluate, read_diary
+from pymc_ensemble.forward import containers, members, numbers, programs
+from pymc_ensemble.forward.folders import new_folder, remove_folder, use_folder
+from pymc_ensemble.forward.members import Outcomes, Task, evaluate, read_diary, short_traceback
 
-from .chunks import PATIENCE, Chunk, ExecutorError, chunk_size, plan, refuse_in_daemon
+from .chunks import PATIENCE, Chunk, ExecutorError, chunk_size, plan
 
-WATCH_SECONDS = 0.1
+WATCH_SECONDS = 0.5  # a worker looks so often whether the process that it works for is alive
+LONGEST_WAIT = 3600.0  # seconds; poll(2) takes no more than 24 days
+NAME = "pymc_ensemble worker"
+DEAD_STARTS = 3  # workers in a row that end before they can begin: more will not help
 
 # forked workers need nothing pickled, and scripts no `if __name__ == "__main__"`
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 BY_VALUE = (members, containers, numbers)  # what workers need of this package
-
-_task: Task | None = None  # of this worker
-
-
-def _begin_worker(task: Task, parent: int, folder: Path) -> None:
-    """Keep the task; leave interrupts to the parent, and end with it."""
-    global _task
-    _task = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        shutil.rmtree(folder, ignore_errors=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="watch").start()
-
-
-def _evaluate_here(*arguments: Any) -> Outcomes:
-    assert _task is not None
-    return evaluate(_task, *arguments)
 
 
 class Pickled:
@@ -86,8 +69,141 @@ class Pickled:
         """Do nothing: some executors ask whether they got something to call."""
 
 
+# -- in the worker -------------------------------------------------------------------------------
+
+
+def _work(connection: Connection, task: Task, parent: int, groups: Path) -> None:
+    """Evaluate one chunk after the other, until this process is killed."""
+    programs.note_groups_in(groups)
+    use_folder(groups.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are for the parent
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if os.name == "posix":
+        os.setsid()  # what is started here is killed with this process, as one group
+    threading.Thread(target=_end_with, args=(parent, groups), daemon=True, name="watch").start()
+    while True:
+        try:
+            arguments = connection.recv()
+        except EOFError:
+            return
+        connection.send("begun")
+        try:
+            result: Outcomes | BaseException = evaluate(task, *arguments)
+        except BaseException as error:  # members fail without an exception: this is of the store
+            result = error
+        for stream in (sys.stdout, sys.stderr):  # who is killed does not flush
+            with suppress(Exception):
+                stream.flush()
+        connection.send(_sendable(result) if isinstance(result, BaseException) else result)
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """An exception that survives pickling: itself, or what it says."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return ExecutorError(short_traceback(error))
+    return error
+
+
+def _end_with(parent: int, groups: Path) -> None:
+    """End this process, and what it has started, when its parent is gone."""
+    if os.name == "posix":
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        programs.kill_groups(groups)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    process = multiprocessing.parent_process()
+    if process is not None:
+        process.join()
+    os._exit(1)
+
+
+# -- in the parent -------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that evaluates chunks, one at a time.
+
+    Attributes
+    ----------
+    ready : bool
+        Whether it has ever begun with a chunk.
+    """
+
+    def __init__(self, context: Any, task: Any, groups: Path):
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, task, os.getpid(), groups)
+        self.process = context.Process(target=_work, args=arguments, name=NAME, daemon=False)
+        self.groups = groups
+        self.ready = False
+        with _children_are_allowed():
+            self.process.start()
+        theirs.close()
+
+    def kill(self) -> int | None:
+        """End the process with all that it has started; return its exit code."""
+        pid = self.process.pid
+        assert pid is not None
+        if os.name == "posix":  # before the process is reaped, as its number may be used again then
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        programs.kill_groups(self.groups)
+        self.process.kill()
+        self.process.join()
+        code = self.process.exitcode
+        self.process.close()
+        self.connection.close()
+        return code
+
+
+@contextmanager
+def _children_are_allowed() -> Iterator[None]:
+    """Let a process of PyMC's for one chain start a worker, which ends with it."""
+    this = multiprocessing.current_process()
+    was = this.daemon
+    if was:
+        this.daemon = False
+    try:
+        yield
+    finally:
+        if was:
+            this.daemon = True
+
+
+@dataclass
+class Sent:
+    """A chunk on its way.
+
+    Attributes
+    ----------
+    chunk : Chunk
+    diary : Path or None
+        Where the worker notes the members that are finished.
+    begun : float or None
+        Time (`time.monotonic`) when the worker has begun.
+    limit : float or None
+        Seconds after which it is killed.
+    """
+
+    chunk: Chunk
+    diary: Path | None
+    limit: float | None
+    begun: float | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds until the worker is killed."""
+        if self.limit is None or self.begun is None:
+            return np.inf
+        return self.begun + self.limit - time.monotonic()
+
+
 class Processes:
     """Worker processes of our own, which are killed when a member takes too long.
+
+    Each has a pipe of its own and shares nothing with the others: whatever happens to one of
+    them, by its own doing or from outside, is known at once and touches no other.
 
     Parameters
     ----------
@@ -101,94 +217,117 @@ class Processes:
     saves = True
 
     def __init__(self, workers: int, task: Task, timeout: float | None):
-        refuse_in_daemon("worker processes")
         self.workers, self.timeout, self.task = workers, timeout, task
-        forks = START_METHOD == "fork"
-        context: Any = multiprocessing.get_context(START_METHOD)
-        self.folder = Path(tempfile.mkdtemp(prefix="pymc_ensemble-"))
-        self.pool = ProcessPool(
-            max_workers=workers,
-            initializer=_begin_worker,
-            initargs=(task if forks else Pickled(task, everything=False), os.getpid(), self.folder),
-            context=context,
-        )
+        self.context: Any = multiprocessing.get_context(START_METHOD)
+        self._sent_task = task if START_METHOD == "fork" else Pickled(task, everything=False)
+        self._folder = new_folder("workers")
+        self._idle: list[Worker] = []
+        self._started: set[Worker] = set()
+        self._dead_starts = 0
         self._number = 0
+        self._lock = threading.Lock()  # one batch after the other
+        self._end = Finalize(self, _end, args=(self._started, self._folder), exitpriority=100)
 
     def close(self) -> None:
-        """Stop the workers."""
-        self.pool.stop()
-        self.pool.join()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End the workers."""
+        self._end()
 
     def run(self, chunk: Chunk, seconds: float | None) -> Iterator[tuple[Chunk, Outcomes]]:
         """Evaluate members in the worker processes."""
         vectorized = self.task.vectorized
         first, rest = plan(chunk, self.workers, seconds, vectorized)
         waiting = deque(first)
-        running: dict[Future, tuple[Chunk, Path]] = {}
-        try:
-            while waiting or running or len(rest):
-                if not waiting and not running:
-                    waiting.extend(rest.pieces(chunk_size(len(rest), self.workers, seconds, False)))
-                    rest = rest.part(0, 0)
-                while waiting:
-                    future, sent, diary = self._submit(waiting.popleft())
-                    running[future] = (sent, diary)
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    sent, diary = running.pop(future)
-                    for part, outcomes in self._finished(future, sent, diary, waiting):
-                        seconds = float(np.mean(outcomes.seconds)) if seconds is None else seconds
-                        yield part, outcomes
-        finally:
-            for future in running:
-                future.cancel()
+        busy: dict[Worker, Sent] = {}
+        with self._lock:
+            try:
+                while waiting or busy or len(rest):
+                    if not waiting and not busy:
+                        size = chunk_size(len(rest), self.workers, seconds, False)
+                        waiting.extend(rest.pieces(size))
+                        rest = rest.part(0, 0)
+                    while waiting and len(busy) < self.workers:
+                        worker, sent = self._send(waiting.popleft())
+                        busy[worker] = sent
+                    for worker in _heard_of(busy):
+                        for part, outcomes in self._take(worker, busy, waiting):
+                            seconds = (
+                                float(np.mean(outcomes.seconds)) if seconds is None else seconds
+                            )
+                            yield part, outcomes
+            finally:
+                for worker in busy:
+                    self._kill(worker)
 
-    def _submit(self, chunk: Chunk) -> tuple[Future, Chunk, Path]:
+    def _send(self, chunk: Chunk) -> tuple[Worker, Sent]:
+        """Give a chunk to a worker that is alive."""
         self._number += 1
-        diary = self.folder / str(self._number)
-        single = len(chunk) == 1
-        patience = None if self.task.vectorized else PATIENCE
-        arguments = [chunk.points, chunk.seeds, chunk.keys, None if single else str(diary)]
-        limit = None
-        if self.timeout is not None:
-            limit = self.timeout + (0.0 if single or self.task.vectorized else PATIENCE)
-        return (
-            self.pool.schedule(_evaluate_here, [*arguments, patience], timeout=limit),
-            chunk,
-            diary,
-        )
+        single, vectorized = len(chunk) == 1, self.task.vectorized
+        diary = None if single else self._folder / str(self._number)
+        patience = None if vectorized else PATIENCE
+        arguments = (chunk.points, chunk.seeds, chunk.keys, diary and str(diary), patience)
+        limit = self.timeout
+        if limit is not None and not single and not vectorized:
+            limit += PATIENCE
+        while True:
+            if self._idle:
+                worker = self._idle.pop()
+            else:
+                groups = self._folder / f"groups-{self._number}"
+                worker = Worker(self.context, self._sent_task, groups)
+                self._started.add(worker)
+            try:
+                worker.connection.send(arguments)
+            except OSError:  # it was killed while it had nothing to do
+                self._lose(worker)
+                continue
+            return worker, Sent(chunk, diary, limit)
 
-    def _finished(
-        self, future: Future, chunk: Chunk, diary: Path, waiting: deque[Chunk]
+    def _take(
+        self, worker: Worker, busy: dict[Worker, Sent], waiting: deque[Chunk]
     ) -> Iterator[tuple[Chunk, Outcomes]]:
-        """Outcomes of a chunk; members that it did not get to wait again."""
+        """Listen to a worker, or give it up; members that it did not get to wait again."""
+        sent = busy[worker]
+        chunk = sent.chunk
+        ended = bool(wait([worker.process.sentinel], 0))  # then all that it had to say is here
         try:
-            outcomes = future.result()
-        except ProcessExpired as error:
-            what = f"Its worker process died with exit code {error.exitcode}."
-            yield from self._lost(chunk, diary, waiting, "died", what, error.exitcode)
-        except TimeoutError:
-            what = f"It took more than timeout={self.timeout:g} s, and its process was killed."
-            yield from self._lost(chunk, diary, waiting, "timeout", what, self.timeout)
-        else:
-            done = len(outcomes)
+            message = worker.connection.recv() if worker.connection.poll() else None
+        except (EOFError, OSError):
+            message = None
+        if isinstance(message, str):
+            sent.begun, worker.ready, self._dead_starts = time.monotonic(), True, 0
+            return
+        timed_out = message is None and not ended and sent.left <= 0
+        if message is None and not ended and not timed_out and not worker.connection.poll():
+            return
+        del busy[worker]
+        if isinstance(message, Outcomes):
+            self._idle.append(worker)
+            done = len(message)
             if done < len(chunk):
                 waiting.append(chunk.part(done, len(chunk)))
-            yield chunk.part(0, done), outcomes
-        if len(chunk) > 1:
-            diary.unlink(missing_ok=True)
+            yield chunk.part(0, done), message
+        elif isinstance(message, BaseException):
+            self._idle.append(worker)
+            raise message
+        elif timed_out:
+            self._kill(worker)
+            reason = f"It took more than timeout={self.timeout:g} s, and its process was killed."
+            yield from self._lost(sent, waiting, "timeout", reason, float(self.timeout or 0))
+        elif sent.begun is None:  # it has never seen the chunk
+            waiting.appendleft(chunk)
+            self._lose(worker)
+        else:
+            reason = f"Its worker process died with exit code {self._kill(worker)}."
+            yield from self._lost(sent, waiting, "died", reason, 0.0)
+        if sent.diary is not None:
+            sent.diary.unlink(missing_ok=True)
 
     def _lost(
-        self,
-        chunk: Chunk,
-        diary: Path,
-        waiting: deque[Chunk],
-        status: str,
-        reason: str,
-        seconds: Any,
+        self, sent: Sent, waiting: deque[Chunk], status: str, reason: str, seconds: float
     ) -> Iterator[tuple[Chunk, Outcomes]]:
         """Members of a chunk whose worker is gone: the first that is not in the diary did it."""
-        finished = (read_diary(str(diary)) or []) if len(chunk) > 1 else []
+        chunk = sent.chunk
+        finished = [] if sent.diary is None else read_diary(str(sent.diary)) or []
         for i, outcomes in enumerate(finished):
             yield chunk.part(i, i + 1), outcomes
         rest = chunk.part(len(finished), len(chunk))
@@ -196,8 +335,38 @@ class Processes:
             waiting.extend(rest.pieces(1))
             return
         if len(rest):
-            took = seconds if status == "timeout" else 0.0
             n_outputs = self.task.signature.n_outputs
-            yield rest.part(0, 1), Outcomes.failure(n_outputs, status, reason, took)
+            yield rest.part(0, 1), Outcomes.failure(n_outputs, status, reason, seconds)
         if len(rest) > 1:
             waiting.append(rest.part(1, len(rest)))
+
+    def _kill(self, worker: Worker) -> int | None:
+        self._started.discard(worker)
+        return worker.kill()
+
+    def _lose(self, worker: Worker) -> None:
+        """Let go of a worker that ended with nothing to do; see whether any can begin at all."""
+        ready, code = worker.ready, self._kill(worker)
+        self._dead_starts += not ready
+        if self._dead_starts >= DEAD_STARTS:
+            self._dead_starts = 0
+            raise ExecutorError(
+                f"Worker processes end, with exit code {code}, before they can begin. Where they "
+                'are not forked, a script needs `if __name__ == "__main__":` around what it does, '
+                "and the function and all that it refers to has to be importable there."
+            )
+
+
+def _end(started: set[Worker], folder: Path) -> None:
+    while started:
+        started.pop().kill()
+    remove_folder(folder)
+
+
+def _heard_of(busy: dict[Worker, Sent]) -> list[Worker]:
+    """Workers that have sent something, have ended, or have used up their time; wait for one."""
+    left = min(sent.left for sent in busy.values())
+    sources = {worker.connection: worker for worker in busy}
+    sources |= {worker.process.sentinel: worker for worker in busy}
+    found = {sources[ready] for ready in wait(list(sources), min(max(left, 0.0), LONGEST_WAIT))}
+    return [worker for worker, sent in busy.items() if worker in found or sent.left <= 0]

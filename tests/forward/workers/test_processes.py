@@ -1,0 +1,339 @@
+"""Worker processes of our own: any may die at any moment, and none outlives its use."""
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pymc as pm
+import pytest
+from misbehaving import points, problem
+
+import pymc_ensemble as pe
+from pymc_ensemble.forward import ExecutorError, ExternalProgram
+
+U = points(np.arange(10, 40))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals")
+
+
+def wait_until(condition, seconds=60.0):
+    """Wait for a condition; tell whether it came true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def runs(pid):
+    """Whether a process runs; one that has ended and was not fetched does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# -- members that end their worker ---------------------------------------------------------------
+
+ENDINGS = {
+    "python exit 0": lambda: os._exit(0),
+    "C exit 0": lambda: ctypes.CDLL(None).exit(0),
+    "exit 1": lambda: os._exit(1),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "pipe closed": lambda: os.closerange(3, 100) or time.sleep(60),
+}
+
+
+@posix
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("known", [False, True], ids=["alone", "in chunks"])
+def test_a_worker_that_ends_is_a_failed_member(ending, known):
+    def function(x):
+        if x[0] in (13, 27):
+            ENDINGS[ending]()
+        return 2 * x
+
+    inverse, forward = problem(function, executor=2)
+    if known:  # that it is cheap: members are sent in chunks
+        inverse.evaluate(points(np.arange(100, 200)))
+    evaluations = inverse.evaluate(U)
+    np.testing.assert_array_equal(np.flatnonzero(evaluations.failed), [3, 17])
+    assert "Its worker process died with exit code" in evaluations.errors[0][1]
+    assert not inverse.evaluate(U + 100).failed.any()
+    forward.close()
+
+
+@posix
+def test_idle_workers_that_are_killed_are_replaced():
+    def function(x):
+        return np.array([os.getpid(), x[0]])
+
+    inverse, forward = problem(function, executor=2)
+    killed = set()
+    for number in range(5):
+        evaluations = inverse.evaluate(points(np.arange(10) + 100 * number))
+        assert not evaluations.failed.any()
+        pids = set(evaluations.outputs[:, 0].astype(int))
+        assert not pids & killed
+        for pid in pids if number % 2 else list(pids)[:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    forward.close()
+
+
+@posix
+@pytest.mark.slow
+def test_a_run_survives_workers_that_are_killed_at_random(log, caplog):
+    """The draws are those of a run without, but for members that were on their way."""
+
+    def function(x):
+        log.note(os.getpid())
+        time.sleep(0.002)
+        return 2 * x
+
+    forward = pe.forward_model(function, output_shape=(2,), executor=2)
+    over, killed = threading.Event(), []
+
+    def kill():
+        rng = np.random.default_rng(0)
+        while not over.wait(rng.uniform(0.02, 0.2)):
+            workers = [p for p in multiprocessing.active_children() if "ensemble" in p.name]
+            if workers:
+                pid = rng.choice(workers).pid
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    for seed in (1, 2):  # the second run uses the same workers, or new ones
+        with pm.Model():
+            x = pm.Normal("x", shape=2)
+            pm.Normal("y", forward(x), 1.0, observed=np.zeros(2))
+            if seed == 1:
+                killer.start()
+            idata = pm.sample(
+                600,
+                step=pe.EnsembleKalmanSampler(ensemble_size=20),
+                chains=1,
+                cores=1,
+                random_seed=seed,
+                progressbar=False,
+                compute_convergence_checks=False,
+            )
+        assert np.isfinite(idata.posterior.x).all()
+        if seed == 1:
+            over.set()
+            killer.join()
+            n_failed = idata.sample_stats.n_failed.values.max()
+            assert len(killed) >= 3
+            assert n_failed <= len(killed), "a kill costs one member at most"
+        else:
+            assert idata.sample_stats.n_failed.values.max() == 0
+    forward.close()
+
+
+def test_workers_that_cannot_begin_end_the_run(monkeypatch, tmp_path):
+    """A script without a guard, where workers are not forked."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import numpy as np
+        import pymc_ensemble as pe
+        from pymc_ensemble.forward.workers import processes
+
+        processes.START_METHOD = "spawn"
+        forward = pe.forward_model(lambda x: x, output_shape=(1,), executor=2)
+        prior = (np.zeros(1), np.eye(1))
+        problem = pe.InverseProblem(forward, prior=prior, data=np.zeros(1), noise=1.0)
+        problem.evaluate(np.ones((3, 1)))
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 1
+    assert "Worker processes end, with exit code 1" in done.stderr
+    assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+def test_what_is_no_failure_of_a_member_reaches_the_caller():
+    """Also if it cannot be pickled."""
+
+    class Unpicklable(Exception):
+        def __init__(self, one, two):
+            super().__init__(one)
+
+    def function(x):
+        raise KeyboardInterrupt(Unpicklable("one", "two"))
+
+    inverse, forward = problem(function, executor=2)
+    with pytest.raises(ExecutorError, match="KeyboardInterrupt: one"):
+        inverse.evaluate(U)
+    forward.close()
+
+
+# -- calls that take too long --------------------------------------------------------------------
+
+
+@linux
+@pytest.mark.parametrize("executor", [None, 2, "threads"])
+@pytest.mark.parametrize("how", ["subprocess", "ExternalProgram"])
+def test_programs_of_a_worker_that_timed_out_are_ended(how, executor, tmp_path):
+    program = ExternalProgram(
+        [sys.executable, "-c", "import os, time; open('pid', 'w').write('x'); time.sleep(600)"],
+        write=lambda folder: (tmp_path / "folder").write_text(str(folder)),
+        read=lambda folder: 0.0,
+    )
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+    def function(x):
+        if x[0] == 11:
+            if how == "subprocess":
+                with subprocess.Popen(command) as process:
+                    (tmp_path / "pids").write_text(f"{process.pid}")
+                    process.wait()
+            program()
+        return 2 * x
+
+    inverse, forward = problem(function, executor=executor, timeout=5.0)
+    evaluations = inverse.evaluate(points([10, 11, 12]))
+    np.testing.assert_array_equal(evaluations.failed, [False, True, False])
+    if how == "subprocess":
+        assert wait_until(lambda: not runs((tmp_path / "pids").read_text()))
+    else:
+        folder = (tmp_path / "folder").read_text()
+        assert wait_until(lambda: not working_in(folder))
+        forward.close()
+        assert not Path(folder).exists()
+    forward.close()
+
+
+def working_in(folder):
+    """Processes whose working directory is a folder."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if str(link.readlink()).startswith(folder):
+                found.append(link.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+# -- what is left behind -------------------------------------------------------------------------
+
+
+def held():
+    """Descriptors, threads and processes of this process."""
+    return (
+        len(list(Path("/proc/self/fd").iterdir())),
+        threading.active_count(),
+        len(multiprocessing.active_children()),
+    )
+
+
+@linux
+@pytest.mark.parametrize("executor", [None, 2])
+def test_models_that_go_out_of_use_leave_nothing_behind(executor):
+    def sample():
+        forward = pe.forward_model(
+            lambda x: 2 * x, output_shape=(2,), executor=executor, timeout=60.0
+        )
+        with pm.Model():
+            x = pm.Normal("x", shape=2)
+            pm.Normal("y", forward(x), 1.0, observed=np.zeros(2))
+            inverse = pe.InverseProblem.from_model()
+        assert not inverse.evaluate(U).failed.any()
+        return weakref.ref(forward)
+
+    sample()
+    gc.collect()
+    before = held()
+    folders = set(Path(pe.forward.folders.own_folder()).iterdir())
+    models = [sample() for _ in range(15)]
+    gc.collect()
+    assert [model() for model in models] == [None] * 15
+    assert held() == before
+    assert set(Path(pe.forward.folders.own_folder()).iterdir()) == folders
+
+
+SCRIPT = """
+    import os, subprocess, sys, time
+    import numpy as np, pymc as pm, pymc_ensemble as pe
+
+    log, what = sys.argv[1:]
+
+    def function(x):
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()}\\n")
+        if what == "program":
+            program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            with open(log, "a") as file:
+                file.write(f"{program.pid}\\n")
+            program.wait()
+        time.sleep(0.02)
+        return 2 * x
+
+    options = {
+        "chains": {},
+        "chains with a time-out": {"timeout": 60},
+        "workers": {"executor": 2},
+        "program": {"executor": 2},
+    }[what]
+    forward = pe.forward_model(function, output_shape=(2,), **options)
+    if __name__ == "__main__":
+        with pm.Model():
+            x = pm.Normal("x", shape=2)
+            pm.Normal("y", forward(x), 1.0, observed=np.zeros(2))
+            pm.sample(
+                20000,
+                step=pe.EnsembleKalmanSampler(ensemble_size=20),
+                chains=2,
+                cores=2 if what.startswith("chains") else 1,
+                progressbar=False,
+            )
+"""
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("what", ["chains", "chains with a time-out", "workers", "program"])
+def test_nothing_goes_on_when_the_main_process_is_killed(what, tmp_path):
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text(textwrap.dedent(SCRIPT))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    log.touch()
+    with (tmp_path / "output").open("w") as output:
+        main = subprocess.Popen(
+            [sys.executable, script, log, what], stdout=output, stderr=output, env=environment
+        )
+    enough = 4 if what == "program" else 100
+    assert wait_until(lambda: len(log.read_text().split()) >= enough, 300), "it never began"
+    main.kill()
+    main.wait()
+    killed = time.monotonic()
+    gone = wait_until(lambda: not any(map(runs, set(log.read_text().split()))), 60)
+    assert gone
+    assert time.monotonic() - killed < 10
+    # what it left in the temporary folder is removed by the next process that needs a folder there
+    left = set(temporary.iterdir())
+    assert left or not what.startswith("workers")
+    code = "from pymc_ensemble.forward.folders import own_folder; print(own_folder())"
+    new = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert new.stdout.startswith(str(temporary))
+    assert not [path for path in temporary.iterdir() if path.name.startswith("pymc_ensemble-")]
