@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.weights import normalized_weights
 
+from .posterior import SurrogatePosterior
+from .regression import Function
+
+ERROR_DRAWS = 20
+LOST = 0.05  # effective share of the particles below which the surrogate error is not known
 UNSURE = 0.5  # surrogate error with which no verification is passed
 
 
@@ -70,3 +76,34 @@ class Verification:
                 else ""
             )
         )
+
+
+def surrogate_error(
+    posterior: SurrogatePosterior, particles: Array, rng: np.random.Generator
+) -> Array:
+    """Standard deviation of posterior means and sd over functions that the data allow.
+
+    Parameters
+    ----------
+    posterior : SurrogatePosterior
+    particles : ndarray of shape (J, d)
+        Draws of its mean function's posterior, which are weighted for each function.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of shape (2, d)
+        Both in posterior sd; infinite, if the functions have nothing in common.
+    """
+    x = posterior.whitening.coordinates(particles)
+    functions = posterior.process.draw(ERROR_DRAWS, rng)
+    mean_loss, scaled = posterior.loss(x), (particles - particles.mean(0)) / particles.std(0)
+    moments, sizes = [], []
+    for kernel, basis in zip(functions.kernel, functions.basis, strict=True):
+        w, size = normalized_weights(mean_loss - posterior.loss(x, Function(kernel, basis)))
+        mean = w @ scaled
+        moments.append([mean, np.sqrt(w @ (scaled - mean) ** 2)])
+        sizes.append(size)
+    if np.median(sizes) < LOST * len(x):
+        return np.full((2, particles.shape[1]), np.inf)
+    return np.std(moments, axis=0)
