@@ -14,7 +14,8 @@ import numpy as np
 from .ensemble import Array, Ensemble, Origin, PriorAndLoss
 from .linearization import Anomalies
 from .options import require_positive
-from .phases import AT_REST, RESTLESS, EnsembleSampler, PhaseState
+from .phases import EnsembleSampler, PhaseState
+from .rest import AT_REST, RESTLESS
 from .split_sweeps import GroupMove, Sweeps, SweepState
 
 LARGEST_STEP = 0.1

@@ -14,7 +14,7 @@ import numpy as np
 from . import proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, PriorAndLoss, Problem, Snapshot
 from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
-from .phases import AT_REST, Rest
+from .rest import AT_REST, Rest
 from .weights import plausible, plausible_limit
 
 

@@ -14,7 +14,7 @@ from . import moves, proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linear_guess import linear_guess
 from .linearization import Anomalies, GaussianLaw, fit_law
-from .phases import RESTLESS, Standstill
+from .rest import RESTLESS, Standstill
 from .weights import (
     next_exponent,
     normalized_weights,

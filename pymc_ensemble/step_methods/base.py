@@ -303,9 +303,9 @@ class EnsembleStep(RunningStep):
             )
             if not done:
                 end_run(chain.interrupted)
-        snapshots, sweep, n_evals, n_failed = zip(*done, strict=True)
+        sweeps, sweep, n_evals, n_failed = zip(*done, strict=True)
         with self._driver.failures_in_words(chain.state):
-            snapshots = self._bound.sampler.finish(chain.state, snapshots, self.rng)
+            snapshots = self._bound.sampler.finish(chain.state, sweeps, self.rng)
         shared = {
             "sweep": sweep,
             "n_evals": n_evals,

@@ -1,6 +1,6 @@
 """How a step method finds the model that it samples, and what it makes of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -14,11 +14,14 @@ from xarray import DataTree
 from pymc_ensemble.problem.extraction import without_missing
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, names_of
+from pymc_ensemble.samplers.kernels import Sampler
 from pymc_ensemble.samplers.options import require_flags
 
 from .initial_ensemble import InitialEnsembles, initial_ensembles, require_spread
 
 FLAGS = ("adjust", "rough", "corrected", "allow_subspace", "central")  # options of samplers
+
+SamplerClass = Callable[..., Sampler[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Binding:
     variables: tuple[Any, ...]
     vars: list[Variable]
     problem: Any
-    sampler: Any
+    sampler: Sampler[Any, Any]
     initial: InitialEnsembles | None
 
 
@@ -45,7 +48,7 @@ class BoundStep(BlockedStep):
     """
 
     problem_class: ClassVar[Any] = InverseProblem
-    sampler_class: Any
+    sampler_class: SamplerClass
     scheme: str | None = None
     default_blocked = True
 
@@ -132,7 +135,7 @@ class BoundStep(BlockedStep):
         """Positions from what the user has given as initial ensemble."""
         return initial_ensembles(given, model, problem.coordinate_names)
 
-    def _make_sampler(self, problem: Any, given: int | None) -> Any:
+    def _make_sampler(self, problem: Any, given: int | None) -> Sampler[Any, Any]:
         """Sampler of a problem, for an initial ensemble with `given` members."""
         ensemble_size = self._ensemble_size
         if given is not None and ensemble_size not in (None, given):
@@ -191,8 +194,8 @@ def _variables(model: pm.Model) -> tuple[Any, ...]:
 
 
 def of_scheme(
-    scheme: str, samplers: Mapping[str, type[Any]], options: Mapping[str, Any]
-) -> tuple[type[Any], dict[str, Any]]:
+    scheme: str, samplers: Mapping[str, SamplerClass], options: Mapping[str, Any]
+) -> tuple[SamplerClass, dict[str, Any]]:
     """Sampler of a scheme, and those of the options that it has.
 
     Parameters
@@ -211,8 +214,9 @@ def of_scheme(
     if scheme not in samplers:
         names = " or ".join(f'"{name}"' for name in samplers)
         raise ValueError(f"scheme must be {names}, not {scheme!r}.")
-    own = {field.name for field in fields(samplers[scheme])}
-    defaults = {f.name: f.default for other in samplers.values() for f in fields(other)}
+    classes: Mapping[str, Any] = samplers
+    own = {field.name for field in fields(classes[scheme])}
+    defaults = {f.name: f.default for other in classes.values() for f in fields(other)}
     for name, value in options.items():
         if name not in own and value is not defaults[name]:
             raise ValueError(

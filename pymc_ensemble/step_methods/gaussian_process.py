@@ -28,6 +28,7 @@ from pymc_ensemble.samplers.gaussian_process.sampler import (
     PublishedGaussianProcess,
     learned,
 )
+from pymc_ensemble.samplers.kernels import Sampler
 
 from .base import EnsembleStep
 from .binding import of_scheme
@@ -147,7 +148,6 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     """
 
     name = "ensemble_gaussian_process"
-    sampler_class = EnsembleGaussianProcess
     default_tune_steps = DEFAULT_EPOCHS + 1 + EXTRA_EPOCHS
 
     def __init__(
@@ -223,7 +223,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             logger.info(f"{type(self).__name__}: the surrogate predicts the log density: {reason}.")
         return problem
 
-    def _make_sampler(self, problem: Any, given: int | None) -> EnsembleGaussianProcess:
+    def _make_sampler(self, problem: Any, given: int | None) -> Sampler[Any, Any]:
         sampler = super()._make_sampler(problem, given)
         if self._archive is None:
             return sampler

@@ -1,7 +1,7 @@
 """Step method of the ensemble Kalman sampler."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pymc as pm
 from numpy.typing import ArrayLike
@@ -120,7 +120,6 @@ class EnsembleKalmanSampler(EnsembleStep):
     """
 
     name = "ensemble_kalman"
-    schemes: ClassVar = {"exact": EnsembleKalman, "paper": PublishedKalman}
     default_tune_steps = 80  # stages after which the burn-in gives up
 
     def __init__(
@@ -145,7 +144,7 @@ class EnsembleKalmanSampler(EnsembleStep):
         self.scheme = scheme
         self.sampler_class, options = of_scheme(
             scheme,
-            self.schemes,
+            {"exact": EnsembleKalman, "paper": PublishedKalman},
             {
                 "adjust": adjust or moves is not None if scheme == "exact" else adjust,
                 "rough": rough,

@@ -139,7 +139,6 @@ class MultiscaleSampler(EnsembleStep):
     """
 
     name = "multiscale"
-    sampler_class = Multiscale
     default_tune_steps = 250  # iterations after which pilot and walkers have long been tuned
     remedy_of_burn_in = "Use more informative priors, or a larger initial_ensemble"
 
@@ -232,9 +231,9 @@ class MultiscaleSampler(EnsembleStep):
             points = self._points_of(options["preconditioner"], problem)
             root = Preconditioner.of_points(points).root
             options["preconditioner"] = root @ root.T
-        sampler = self.sampler_class(problem, **options)
-        free = not sampler.published and not sampler.rough and sampler.delta == 0
-        if self._conditional is not None and free and not sampler.adjust:
+        sampler = cast(WalkerSampler, self.sampler_class(problem, **options))
+        plain = not sampler.rough and sampler.delta == 0 and not sampler.adjust
+        if self._conditional is not None and plain and isinstance(sampler, Multiscale):
             self._account += (
                 ". Steps meet a Metropolis test, as those of other variables change the posterior "
                 "that they were tuned to"
@@ -286,13 +285,17 @@ class MultiscaleSampler(EnsembleStep):
         n_others = sum(np.size(point[name]) for name in self._others)
         return vector_stats(self._bound.problem.dimension + n_others)
 
+    @property
+    def _walking(self) -> WalkerSampler:
+        return cast(WalkerSampler, self._bound.sampler)
+
     def _condition(self, conditional: ConditionalModel, point: Point) -> None:
         """Take over what other step methods have done to the variables that are given."""
         chain = self._chain
         if chain.state is None:
             conditional.condition(self._bound.model.initial_point())  # the same for all chains
         elif conditional.condition(point):
-            chain.state = self._bound.sampler.forget(chain.state)
+            chain.state = self._walking.forget(chain.state)
 
     def _start(self) -> None:
         """Put the walkers where the pilot, which serves all chains, has found the posterior."""
@@ -300,7 +303,7 @@ class MultiscaleSampler(EnsembleStep):
         if number == 0:
             logger.info(f"MultiscaleSampler: {self._account.rstrip('.')}.")
         pilot, own = self._common.outcome(self._run_pilot, self._progress.label)
-        chain.state, chain.seen = self._bound.sampler.set_out(pilot.found, number), [*pilot.seen]
+        chain.state, chain.seen = self._walking.set_out(pilot.found, number), [*pilot.seen]
         if own:
             chain.n_evals, chain.n_failed = pilot.account.n_evals, pilot.account.n_failed
             chain.first_failure, chain.n_shared = pilot.account.first_failure, chain.n_evals
@@ -327,7 +330,7 @@ class MultiscaleSampler(EnsembleStep):
             iterations += info.complete
             if info.complete and (ensemble := state.ensemble) is not None:
                 seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
-        return Outcome(bound.sampler.found(state), driver.account, iterations, seen)
+        return Outcome(self._walking.found(state), driver.account, iterations, seen)
 
     def _burn_in_once(self) -> None:
         chain = self._chain

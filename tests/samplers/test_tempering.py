@@ -14,7 +14,8 @@ from array_problems import (
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.linear_guess import linear_guess
 from pymc_ensemble.samplers.linearization import Anomalies
-from pymc_ensemble.samplers.phases import MAX_REDRAWS, Start, standstill
+from pymc_ensemble.samplers.rest import standstill
+from pymc_ensemble.samplers.start import MAX_REDRAWS, Start
 from pymc_ensemble.samplers.tempering import TemperedBurnIn
 from pymc_ensemble.samplers.weights import (
     next_exponent,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
+from pymc_ensemble.samplers.kernels import NothingToFreeze
 from pymc_ensemble.samplers.linearization import Anomalies, moment_law
-from pymc_ensemble.samplers.phases import NothingToFreeze
 
 from .chains import Chains, Ladder
 from .learning import MOVES, WIDTHS, LearningState

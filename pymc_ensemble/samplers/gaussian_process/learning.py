@@ -12,7 +12,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.linearization import Anomalies
-from pymc_ensemble.samplers.phases import standstill
+from pymc_ensemble.samplers.rest import standstill
 from pymc_ensemble.samplers.weights import next_exponent, normalized_weights
 
 from .chains import Chains, Ladder, Region

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
-from pymc_ensemble.samplers.phases import AT_REST, RESTLESS
+from pymc_ensemble.samplers.rest import AT_REST, RESTLESS
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
 from .basis import squared_distances

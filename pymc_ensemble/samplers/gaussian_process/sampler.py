@@ -13,7 +13,8 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Origin, Problem, has_forward_map
 from pymc_ensemble.samplers.options import require_counts, require_positive
-from pymc_ensemble.samplers.phases import EnsembleSampler, PhaseState, StartState
+from pymc_ensemble.samplers.phases import EnsembleSampler, PhaseState
+from pymc_ensemble.samplers.start import StartState
 
 from .basis import basis_size
 from .delayed_acceptance import AdjustedState, DelayedAcceptance

@@ -6,7 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 from pymc_ensemble.samplers.linearization import fit_law, prior_slope
-from pymc_ensemble.samplers.phases import AT_REST, RESTLESS
+from pymc_ensemble.samplers.rest import AT_REST, RESTLESS
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
 LOST = 0.01  # would-be acceptance of an ensemble that has run away

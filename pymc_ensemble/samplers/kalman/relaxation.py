@@ -7,7 +7,7 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 from pymc_ensemble.samplers.linearization import SMALLEST_RATE, GaussianLaw, fit_law
-from pymc_ensemble.samplers.phases import AT_REST, Countdown
+from pymc_ensemble.samplers.rest import AT_REST, Countdown
 from pymc_ensemble.samplers.split_sweeps import SplitSweeps, SweepState
 from pymc_ensemble.samplers.weights import plausible
 

@@ -13,14 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Origin, Problem
+from pymc_ensemble.samplers.kernels import EnsembleKernel
 from pymc_ensemble.samplers.moves import DEFAULT, Move, require_moves, try_out
 from pymc_ensemble.samplers.options import require_positive
-from pymc_ensemble.samplers.phases import (
-    EnsembleKernel,
-    EnsembleSampler,
-    PhaseState,
-    default_ensemble_size,
-)
+from pymc_ensemble.samplers.phases import EnsembleSampler, PhaseState, default_ensemble_size
 from pymc_ensemble.samplers.split_sweeps import SweepState
 from pymc_ensemble.samplers.tempering import Finish, TemperedBurnIn
 

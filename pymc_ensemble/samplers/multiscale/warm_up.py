@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Evaluations, Info
-from pymc_ensemble.samplers.phases import NothingToFreeze
+from pymc_ensemble.samplers.kernels import NothingToFreeze
 
 from .pilot import Pilot
 from .probe import Probe, ProbeRound

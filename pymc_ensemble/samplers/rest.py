@@ -1,0 +1,71 @@
+"""When dynamics have come to rest."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .linearization import Anomalies
+
+STANDSTILLS = 3  # consecutive comparisons without change that show an ensemble at rest
+
+
+def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
+    """Whether mean and covariance changed by less than half a standard deviation."""
+    d = len(anomalies.mean)
+    shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
+    growth = 2 * (anomalies.log_volume - reference.log_volume)
+    return np.sqrt(shift @ shift / d) < 0.5 and abs(growth) < 0.5 * np.sqrt(d)
+
+
+@dataclass(frozen=True)
+class Standstill:
+    """Rest of an ensemble that is compared with itself, one relaxation time ago.
+
+    Attributes
+    ----------
+    elapsed : float
+        Time since the reference, in units in which the ensemble relaxes at the rate one.
+    reference : Anomalies or None
+        Statistics of the ensemble then.
+    hits : int
+        Consecutive comparisons in which mean and covariance stood still.
+    """
+
+    elapsed: float = 0.0
+    reference: Anomalies | None = None
+    hits: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the ensemble has come to rest."""
+        return self.hits >= STANDSTILLS
+
+    def after(self, anomalies: Anomalies, time: float) -> "Standstill":
+        """Take note of the statistics of the ensemble, some time later."""
+        elapsed = self.elapsed + time
+        if self.reference is None:
+            return Standstill(0.0, anomalies, 0)
+        if elapsed < 1:
+            return Standstill(elapsed, self.reference, self.hits)
+        hit = standstill(self.reference, anomalies)
+        return Standstill(0.0, anomalies, self.hits + 1 if hit else 0)
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """Rest after a number of sweeps that is known beforehand."""
+
+    sweeps: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self.sweeps <= 0
+
+    def after(self, anomalies: Anomalies, time: float) -> "Countdown":
+        """Take note of one more sweep."""
+        return Countdown(self.sweeps - 1)
+
+
+Rest = Standstill | Countdown
+AT_REST, RESTLESS = Countdown(0), Standstill()

@@ -1,0 +1,91 @@
+"""First evaluation of an ensemble."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, PriorAndLoss
+
+MAX_REDRAWS = 20
+
+
+@dataclass(frozen=True)
+class StartState:
+    """Positions before, and the evaluated ensemble after the first rounds."""
+
+    U: Array
+    redraw: bool
+    ensemble: Ensemble | None = None
+    rounds: int = 0
+    complete: bool = False
+    seed: int = 0
+
+    @property
+    def burned_in(self) -> bool:
+        """Whether enough members are evaluated."""
+        return self.complete
+
+    converged = burned_in
+
+
+@dataclass(frozen=True)
+class StartRound:
+    """A pending round: which members are evaluated where."""
+
+    index: Array
+    points: Array
+    seed: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """Evaluate the initial positions; members that fail are drawn anew from the prior.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    min_members : int
+        Members that must have a finite posterior density in the end.
+    seeds : bool, default False
+        Whether what follows needs a seed: then `ask` draws one for the state.
+    """
+
+    problem: PriorAndLoss
+    min_members: int
+    seeds: bool = False
+
+    def start(self, U: Array, redraw: bool) -> StartState:
+        """State for the positions `U`, shape (J, d); failed ones are drawn anew if `redraw`."""
+        return StartState(np.array(U, dtype=float), redraw)
+
+    def ask(self, state: StartState, rng: np.random.Generator) -> tuple[Array, StartRound]:
+        """Points of the next round, shape (n, d)."""
+        index, points = np.arange(len(state.U)), state.U
+        if state.ensemble is not None:
+            index = np.flatnonzero(~state.ensemble.ok)
+            points = self.problem.sample_prior(len(index), rng)
+        seed = int(rng.integers(2**63)) if self.seeds else 0
+        return points, StartRound(index, points, seed)
+
+    def tell(
+        self, state: StartState, pending: StartRound, evaluations: Evaluations
+    ) -> tuple[StartState, Info]:
+        """State after the round, and an account of it."""
+        values = Ensemble.evaluated(self.problem, pending.points, evaluations)
+        ensemble = values
+        if state.ensemble is not None:
+            everyone = np.ones(len(values), dtype=bool)
+            ensemble = state.ensemble.updated(pending.index, values, everyone)
+        if not ensemble.ok.any() and not evaluations.failed.all():
+            raise EnsembleFailure(
+                "The forward map works, but the posterior density is zero for every member of the "
+                "initial ensemble: the data may lie outside the support of their distribution."
+            )
+        last = not state.redraw or state.rounds >= MAX_REDRAWS
+        complete = bool(ensemble.ok.all()) or last
+        if complete:
+            ensemble.require(self.min_members)
+        state = StartState(
+            state.U, state.redraw, ensemble, state.rounds + 1, complete, pending.seed
+        )
+        return state, Info.of(evaluations, "start", "initial ensemble", complete=complete)
