@@ -44,7 +44,7 @@ def model():
 
 
 SAMPLERS = {
-    "EKS": lambda: pe.EnsembleKalmanSampler(),
+    "EKS": lambda: pe.EnsembleKalmanSampler(adjust=False),
     "EKS, adjusted": lambda: pe.EnsembleKalmanSampler(adjust=True),
     "multiscale": lambda: pe.MultiscaleSampler(walkers=10),
     "EGPS": lambda: pe.EnsembleGaussianProcessSampler(),

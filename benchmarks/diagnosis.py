@@ -40,7 +40,7 @@ MEAN, SD = 0.3, 0.2  # errors beyond which a result is wrong
 
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
-    "plain": pe.EnsembleKalmanSampler,
+    "plain": partial(pe.EnsembleKalmanSampler, adjust=False),
     "adjusted": partial(pe.EnsembleKalmanSampler, adjust=True),
     "published": partial(pe.EnsembleKalmanSampler, scheme="paper"),
     "multiscale": partial(pe.MultiscaleSampler, walkers=5),

@@ -91,6 +91,8 @@ class Progress(NamedTuple):
         Seconds until the chain is done (the rest of the burn-in left out); NaN if not known.
     burn_in : float
         Evaluations of the burn-in, when it is over.
+    rough : float
+        Whether the sampler has found the forward map to be rough; NaN if it was not to find out.
     """
 
     sampling: float
@@ -101,6 +103,7 @@ class Progress(NamedTuple):
     acceptance: float
     left: float
     burn_in: float = 0.0
+    rough: float = math.nan
 
     def text(self, since: float) -> str:
         """Short text for a progress bar.
@@ -131,6 +134,14 @@ class Progress(NamedTuple):
         elif self.left != self.left:
             notes.append(f"{minutes(since)} so far")
         return ", ".join(notes)
+
+
+class Finding(Protocol):
+    """What was found out about a forward map; a text tells it."""
+
+    @property
+    def rough(self) -> bool:
+        """Whether it is noisy or rough."""
 
 
 class Screen(Protocol):
@@ -259,6 +270,7 @@ class ProgressLog:
                 mean,
                 left,
                 self.progress.burn_in,
+                self.progress.rough,
             )
         )
         pause = min(60.0, max(2.0, 0.02 * (now - self.started)))
@@ -279,15 +291,18 @@ class ProgressLog:
                 text += f"; the draws after the burn-in take about {duration(rest)}"
         logger.info(f"{self.label}{message}; {text}")
 
-    def end_burn_in(self, iterations: int, n_evals: int) -> None:
+    def end_burn_in(self, iterations: int, n_evals: int, found: Finding | None = None) -> None:
         """Log that the burn-in is over, once all chains have come so far.
 
         Parameters
         ----------
         iterations, n_evals : int
             Iterations and forward evaluations of this chain.
+        found : object, optional
+            What was found out about the forward map: whether it is ``rough``, and in words.
         """
-        self._show(self.progress._replace(iteration=iterations, burn_in=n_evals))
+        rough = math.nan if found is None else float(found.rough)
+        self._show(self.progress._replace(iteration=iterations, burn_in=n_evals, rough=rough))
         chains = [self.progress] if self.screen is None else self.screen.all_chains()
         if chains is None or not all(chain.burn_in for chain in chains):
             return
@@ -296,6 +311,15 @@ class ProgressLog:
         total = sum(int(chain.burn_in) for chain in chains)
         several = f" of {len(chains)} chains" if len(chains) > 1 else ""
         logger.info(f"The burn-in{several} is over: {took} iterations, {total} evaluations.")
+        rough_ones = sum(chain.rough == 1 for chain in chains)
+        if found is not None and rough_ones in (0, len(chains)):
+            logger.info(str(found))
+        elif found is not None:
+            logger.warning(
+                f"{rough_ones} of {len(chains)} chains have found the forward map to be rough, and "
+                "follow the smooth posterior; the others meet a Metropolis test. Decide between "
+                "them: adjust=True or rough=True."
+            )
 
     def _time_of_sweeps(self, now: float, sweeps_to_go: float) -> float:
         """Seconds for so many more sweeps, from the time of those that are complete."""

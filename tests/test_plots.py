@@ -21,7 +21,7 @@ def idata():
         pm.Normal("y", a + b, 0.5, observed=[1.0, 2.0])
         idata = pm.sample(
             J * S,
-            step=pe.EnsembleKalmanSampler(ensemble_size=J),
+            step=pe.EnsembleKalmanSampler(adjust=False, ensemble_size=J),
             chains=2,
             cores=1,
             random_seed=1,

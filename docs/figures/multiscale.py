@@ -243,7 +243,7 @@ def modes():
     """Truth, multiscale sampler and ensemble Kalman sampler on two modes, at equal price."""
     steps = {
         "multiscale": (pe.MultiscaleSampler(walkers=10), 12_000),
-        "ensemble Kalman": (pe.EnsembleKalmanSampler(), 39_000),
+        "ensemble Kalman": (pe.EnsembleKalmanSampler(adjust=False), 39_000),
     }
     target, draws = bimodal(), {}
     draws["exact"] = target.draw(300_000, np.random.default_rng(1))

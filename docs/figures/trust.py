@@ -53,17 +53,19 @@ def main():
     figure, axes = plt.subplots(2, 2, figsize=(9, 7.5), layout="constrained")
     weights, path, spread, coverage = axes.flat
 
-    pe.plots.weights(sample(decay, pe.EnsembleKalmanSampler()), ax=weights)
+    pe.plots.weights(sample(decay, pe.EnsembleKalmanSampler(adjust=False)), ax=weights)
     far = {"log_amplitude": 3.0, "log_rate": 2.0}
     rng = np.random.default_rng(1)
     start = {name: value + 0.3 * rng.standard_normal(100) for name, value in far.items()}
     step = pe.EnsembleKalmanSampler(adjust=True, initial_ensemble=start)
     pe.plots.path(sample(decay, step, discard_tuned_samples=False), ax=path)
     path.set_title("a far-off start")
-    small = sample(pe.gallery.linear_gaussian(20), pe.EnsembleKalmanSampler(ensemble_size=23))
+    small = sample(
+        pe.gallery.linear_gaussian(20), pe.EnsembleKalmanSampler(adjust=False, ensemble_size=23)
+    )
     pe.plots.spread(small, ["u[0]", "u[19]"], ax=spread)
     spread.set_title("23 particles in 20 dimensions")
-    calibration = pe.coverage(decay, pe.EnsembleKalmanSampler, random_seed=1)
+    calibration = pe.coverage(decay, lambda: pe.EnsembleKalmanSampler(adjust=False), random_seed=1)
     print(calibration)
     pe.plots.coverage(calibration, ax=coverage)
     coverage.set_title(f"plain sampler, 200 data sets: {calibration.verdict}")

@@ -417,7 +417,7 @@ _kalman = partial(ensemble, pe.EnsembleKalmanSampler)
 SAMPLERS = {
     sampler.name: sampler
     for sampler in (
-        Sampler("EKS", _kalman(roughness=True)),
+        Sampler("EKS", _kalman(adjust=False, roughness=True)),
         Sampler("EKS adjusted", _kalman(adjust=True)),
         Sampler("EKS paper", _kalman(scheme="paper")),
         Sampler("multiscale", multiscale()),

@@ -149,6 +149,7 @@ class Facts:
         from pymc_ensemble import __version__
 
         others = [value for value in model.value_vars if value not in moved]
+        averages = options.get("rough") or origin.law in ("fit", "smooth")
         told = {name: value for name, value in options.items() if value is not None}
         return cls(
             __version__,
@@ -156,7 +157,7 @@ class Facts:
             {name: _told(value) for name, value in told.items()},
             origin,
             particles,
-            "stochastic" if _stochastic(model) else "rough" if options.get("rough") else None,
+            "stochastic" if _stochastic(model) else "rough" if averages else None,
             (
                 *(FreeVariable.of(model, value, True) for value in moved),
                 *(FreeVariable.of(model, value, False) for value in others),

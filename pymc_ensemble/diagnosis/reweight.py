@@ -68,7 +68,7 @@ def reweight(
     >>> model = pe.gallery.decay(noise_sd=0.3)
     >>> with model:
     ...     idata = pm.sample(
-    ...         1000, step=pe.EnsembleKalmanSampler(), chains=4, cores=1, random_seed=1,
+    ...         1000, step=pe.EnsembleKalmanSampler(adjust=False), chains=4, cores=1, random_seed=1,
     ...         progressbar=False,
     ...     )
     >>> error = (idata.posterior.mean() - model.reference.sel(statistic="mean")) / (

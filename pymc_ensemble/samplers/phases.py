@@ -28,6 +28,7 @@ from .ensemble import (
     PriorAndLoss,
     Snapshot,
 )
+from .examination import Examination
 from .kernels import BurnIn, EnsembleKernel, Kernel, KernelState, SamplingKernel
 from .linearization import Anomalies
 from .options import require_counts
@@ -53,6 +54,8 @@ class PhaseState:
         Whether the phases before have passed their tests.
     failed_in_a_row : int
         Forward evaluations since the last one that did not fail.
+    found : Examination or None
+        What was found out about the forward map, if it was examined.
     """
 
     phase: Phase
@@ -61,6 +64,7 @@ class PhaseState:
     rounds: int | None = None
     passed: bool = True
     failed_in_a_row: int = 0
+    found: Examination | None = None
 
     @property
     def ensemble(self) -> Ensemble | None:

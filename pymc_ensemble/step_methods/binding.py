@@ -218,7 +218,7 @@ def of_scheme(
     own = {field.name for field in fields(classes[scheme])}
     defaults = {f.name: f.default for other in classes.values() for f in fields(other)}
     for name, value in options.items():
-        if name not in own and value is not defaults[name]:
+        if name not in own and value is not None and value is not defaults[name]:
             raise ValueError(
                 f'{name}={value!r} is no option of scheme="{scheme}"; leave it out, or choose '
                 "another scheme."

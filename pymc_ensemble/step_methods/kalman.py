@@ -29,12 +29,12 @@ class EnsembleKalmanSampler(EnsembleStep):
         only repeat what is the default.
     ensemble_size : int, optional
         Number of particles J; by default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
-    adjust : bool, default False
-        Whether to add a Metropolis test, which makes the sampler exact for every deterministic
-        forward map.
-    rough : bool, default False
+    adjust : bool, optional
+        Whether moves meet a Metropolis test, which makes the sampler exact for every deterministic
+        forward map. False leaves the dynamics alone, whose law is that of a linear forward map.
+    rough : bool, optional
         Whether the forward map carries fluctuations that are to be averaged out [3]_. The target is
-        then the smooth posterior behind them.
+        then the smooth posterior behind them. By default the sampler finds out, as told below.
     moves : mapping of functions to float, optional
         Moves of the sampler with a Metropolis test, and how often each is made, such as
         ``{pe.moves.independence: 0.8, pe.moves.differential_evolution: 0.2}``, which is the
@@ -83,6 +83,14 @@ class EnsembleKalmanSampler(EnsembleStep):
     that `arviz.ess` sees the correlation there is; `to_ensemble` puts them back into ensembles.
     `tune` counts iterations of the burn-in, which ends by itself; what is left of it is free.
 
+    Unless `adjust`, `rough` or `dt` is given, the sampler spends 20 evaluations, when it has come
+    to the posterior, on fourth differences of the log density along short lines through particles.
+    If fluctuations of the forward map change the log density by less than 1.2 (one standard
+    deviation), moves meet a Metropolis test; else the smooth posterior is sampled. The log says
+    which, and so do the draws, which `diagnose` and `report` read. With ``adjust=None`` and
+    ``rough=False`` there is a test in any case. An ensemble that is too small to be split,
+    with less than ``2 (d + 2)`` particles, goes without.
+
     While sweeps are computed no draws come; the column *Ensemble* of the progress bar, or without
     a bar the log of ``pymc_ensemble``, tells of the progress.
     Ctrl-C ends the computation and turns the complete sweeps into draws.
@@ -127,8 +135,8 @@ class EnsembleKalmanSampler(EnsembleStep):
         vars: Named | Sequence[Named] | None = None,
         *,
         ensemble_size: int | None = None,
-        adjust: bool = False,
-        rough: bool = False,
+        adjust: bool | None = None,
+        rough: bool | None = None,
         moves: Mapping[Move, float] | None = None,
         scheme: Literal["exact", "paper"] = "exact",
         dt: float | None = None,
@@ -141,12 +149,19 @@ class EnsembleKalmanSampler(EnsembleStep):
         initial_point: Point | None = None,
         blocked: bool = True,
     ):
+        if scheme == "exact":
+            if moves is not None:
+                adjust = True
+            elif adjust is None and rough is not None:
+                adjust = not rough
+            if adjust is not None and rough is None:
+                rough = False
         self.scheme = scheme
         self.sampler_class, options = of_scheme(
             scheme,
             {"exact": EnsembleKalman, "paper": PublishedKalman},
             {
-                "adjust": adjust or moves is not None if scheme == "exact" else adjust,
+                "adjust": adjust,
                 "rough": rough,
                 "moves": moves,
                 "dt": dt,

@@ -10,6 +10,7 @@ import pymc as pm
 from pymc_ensemble.log import ProgressLog, logger
 from pymc_ensemble.problem.driver import Driver
 from pymc_ensemble.samplers.ensemble import Info, Snapshot
+from pymc_ensemble.samplers.examination import Examination
 
 from .binding import BoundStep
 from .chain import Chain
@@ -44,6 +45,12 @@ class RunningStep(BoundStep):
         else:
             U = bound.initial.for_chain(self._chain_number)
             chain.state = bound.sampler.start(U, skip_burn_in=bound.initial.burned_in)
+
+    @property
+    def _found(self) -> Examination | None:
+        """What the sampler has found out about the forward map, if it had to."""
+        found: Examination | None = getattr(self._chain.state, "found", None)
+        return found
 
     def _burn_in_once(self) -> None:
         """Do one iteration of the burn-in."""
@@ -83,7 +90,7 @@ class RunningStep(BoundStep):
                 f"is, and its draws carry `converged=False`. {remedy}.",
                 stacklevel=2,
             )
-        self._progress.end_burn_in(chain.iterations, chain.n_evals)
+        self._progress.end_burn_in(chain.iterations, chain.n_evals, self._found)
         chain.sampling = True
 
     def _burn_in_goes_on(self) -> bool:

@@ -93,7 +93,7 @@ def test_every_seed_is_within_bounds(case, capsys):
     model, reference = case.model(), case.moments()
     figures = []
     for seed in SEEDS:
-        options = {"ensemble_size": 100, **case.options}
+        options = {"ensemble_size": 100, "adjust": False, **case.options}
         if case.unit_box:
             options["initial_ensemble"] = np.random.default_rng(seed).random((100, 2))
         before = model.forward.n_evaluations if model.forward else 0

@@ -85,7 +85,7 @@ def sampled(model, **options):
     with model:
         return pm.sample(
             1000,
-            step=pe.EnsembleKalmanSampler(**options),
+            step=pe.EnsembleKalmanSampler(**({"adjust": False} | options)),
             chains=4,
             cores=1,
             random_seed=1,

@@ -15,7 +15,9 @@ from pymc_ensemble.diagnosis.weights import SamplingError, Weights
 
 @pytest.fixture(scope="module")
 def noisy_decay():
-    return sample(pe.gallery.decay(noise_sd=0.3), pe.EnsembleKalmanSampler(), draws=1000)
+    return sample(
+        pe.gallery.decay(noise_sd=0.3), pe.EnsembleKalmanSampler(adjust=False), draws=1000
+    )
 
 
 def true_error(idata, reference, name):
@@ -105,7 +107,7 @@ def test_bias_of_the_plain_sampler_is_estimated(noisy_decay):
 
 def test_far_off_start_without_burn_in():
     start = 6 + 0.3 * np.random.default_rng(1).standard_normal((60, 2))
-    step = pe.EnsembleKalmanSampler(initial_ensemble=start)
+    step = pe.EnsembleKalmanSampler(adjust=False, initial_ensemble=start)
     with pytest.warns(UserWarning, match="burn-in"):
         idata = sample(pe.gallery.decay(), step, draws=300, tune=2)
     assert not pe.diagnose(idata).trustworthy
@@ -301,7 +303,9 @@ def test_sums_and_products_are_recognized_whatever_the_laws_are():
 
 @pytest.mark.parametrize("draws", [2, 10, 30])
 def test_few_draws_do_not_suffice(draws):
-    idata = sample(pe.gallery.decay(), pe.EnsembleKalmanSampler(), draws=draws, chains=1)
+    idata = sample(
+        pe.gallery.decay(), pe.EnsembleKalmanSampler(adjust=False), draws=draws, chains=1
+    )
     assert not pe.diagnose(idata).trustworthy
 
 
@@ -344,7 +348,7 @@ def test_no_coordinate_of_different_laws_is_left_out():
 
 
 def test_ensembles_that_disagree_are_told_of_even_if_their_pool_is_right():
-    idata = sample(pe.gallery.bimodal(), pe.EnsembleKalmanSampler(), draws=1000)
+    idata = sample(pe.gallery.bimodal(), pe.EnsembleKalmanSampler(adjust=False), draws=1000)
     sides = (idata.posterior["u"][..., 0] > idata.posterior["u"][..., 1]).mean("draw")
     assert float(sides.std()) > 0.2  # what the note is about
     told = str(pe.diagnose(idata))

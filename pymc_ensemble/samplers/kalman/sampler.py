@@ -5,21 +5,35 @@ and the gradient of the misfit is replaced by what the ensemble itself says abou
 forward map.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from pymc_ensemble.samplers.ensemble import Origin, Problem
-from pymc_ensemble.samplers.kernels import EnsembleKernel
+from pymc_ensemble.samplers.ensemble import (
+    Array,
+    Ensemble,
+    Evaluations,
+    Info,
+    Origin,
+    Problem,
+    Snapshot,
+)
+from pymc_ensemble.samplers.kernels import EnsembleKernel, KernelState
 from pymc_ensemble.samplers.moves import DEFAULT, Move, require_moves, try_out
 from pymc_ensemble.samplers.options import require_positive
-from pymc_ensemble.samplers.phases import EnsembleSampler, PhaseState, default_ensemble_size
+from pymc_ensemble.samplers.phases import (
+    EnsembleSampler,
+    Phase,
+    PhaseState,
+    default_ensemble_size,
+)
 from pymc_ensemble.samplers.split_sweeps import SweepState
-from pymc_ensemble.samplers.tempering import Finish, TemperedBurnIn
+from pymc_ensemble.samplers.tempering import BurnInState, Finish, TemperedBurnIn
 
+from .examined import ExaminedBurnIn, ExaminedState
 from .inflated_design import DesignState, InflatedDesign
 from .metropolis import MixtureMetropolis
 from .published import PublishedScheme
@@ -91,10 +105,11 @@ class EnsembleKalman(KalmanSampler):
         Time step, default 2 (0.1 for ensembles too small to be split).
     allow_subspace : bool, default False
         Accept ensembles that do not span the parameter space.
-    adjust : bool, default False
+    adjust : bool or None, default False
         Metropolis-adjusted moves: exact for deterministic forward maps.
-    rough : bool, default False
-        The forward map is noisy or carries fluctuations that are to be averaged out.
+    rough : bool or None, default False
+        The forward map is noisy or carries fluctuations that are to be averaged out. If both are
+        None, an examination of the map decides between them, at the end of the burn-in.
     moves : mapping of functions to float, optional
         Moves of the adjusted sampler, and their weights; see `pymc_ensemble.moves`. With moves the
         sampler is adjusted.
@@ -125,8 +140,8 @@ class EnsembleKalman(KalmanSampler):
     True
     """
 
-    adjust: bool = False
-    rough: bool = False
+    adjust: bool | None = False
+    rough: bool | None = False
     moves: Mapping[Move, float] | None = None
     evolutions: int = 0
 
@@ -159,19 +174,59 @@ class EnsembleKalman(KalmanSampler):
         """Whether the ensemble is large enough for split halves."""
         return self.size >= 2 * (self.problem.dimension + 2)
 
+    @property
+    def finds_out(self) -> bool:
+        """Whether the forward map is examined."""
+        alone = self.adjust is None and self.rough is None
+        return alone and self.dt is None and self.splits
+
     @cached_property
-    def burn_in(self) -> TemperedBurnIn | None:
+    def _examined(self) -> ExaminedBurnIn:
+        tempered = TemperedBurnIn(
+            self.problem, self.min_members, True, "metropolis", evolutions=self.evolutions
+        )
+        return ExaminedBurnIn(self.problem, tempered)
+
+    @cached_property
+    def _test_or_fit(self) -> "TestOrFit":
+        test = MixtureMetropolis(self.problem, self.min_members, DEFAULT)
+        return TestOrFit(test, InflatedDesign(self.problem))
+
+    @cached_property
+    def burn_in(self) -> TemperedBurnIn | ExaminedBurnIn | None:
         """Tempering; resampled, a small ensemble would lose directions."""
         if not self.splits:
             return None
+        if self.finds_out:
+            return self._examined
         finish: Finish = "none" if self.rough else "metropolis" if self.adjust else "relax"
         return TemperedBurnIn(
             self.problem, self.min_members, not self.rough, finish, evolutions=self.evolutions
         )
 
+    def burns_in(self, state: PhaseState) -> bool:
+        """Whether there is a burn-in after the start: what is left of it may be an examination."""
+        return self.finds_out or super().burns_in(state)
+
+    def begin_burn_in(self, state: PhaseState) -> BurnInState | ExaminedState:
+        """State of the tempering."""
+        assert self.burn_in is not None
+        if self.finds_out and state.skip_burn_in:
+            return self._examined.start_at_rest(state.evaluated)
+        return self.burn_in.start(state.evaluated)
+
+    def begin(self, state: PhaseState) -> KernelState:
+        """State of the kernel that suits the forward map, as far as that was examined."""
+        found = state.inner.found if isinstance(state.inner, ExaminedState) else None
+        if found is None or not found.rough:
+            return super().begin(state)
+        return self._test_or_fit.fit.start(state.evaluated, at_rest=state.skip_burn_in)
+
     @cached_property
     def kernel(self) -> EnsembleKernel[Any, Any]:
         """Dynamics of the sampling phase, by the options."""
+        if self.finds_out:
+            return self._test_or_fit
         if self.rough:
             return InflatedDesign(self.problem)
         if self.adjust:
@@ -182,12 +237,60 @@ class EnsembleKalman(KalmanSampler):
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: the pointwise force leaves the Gaussian law of the linear one."""
+        if self.finds_out:
+            fitted = isinstance(state.inner, DesignState)
+            return replace(self, adjust=not fitted, rough=fitted).origin(state)
         if self.rough:
             return Origin("fit")
         if self.adjust:
             return Origin("density", adjusted=True)
         pointwise = isinstance(state.inner, SweepState) and state.inner.pointwise
         return Origin("approximate" if pointwise else "gaussian")
+
+    def _enter(self, phase: Phase, state: PhaseState, inner: KernelState) -> PhaseState:
+        entered = super()._enter(phase, state, inner)
+        if isinstance(state.inner, ExaminedState):
+            entered = replace(entered, found=state.inner.found)
+        return entered
+
+
+@dataclass(frozen=True)
+class TestOrFit:
+    """Kernel that is one of two, as the state tells: a Metropolis test, or a fit to a rough map.
+
+    Parameters
+    ----------
+    test, fit : EnsembleKernel
+        They differ in the types of their states.
+    """
+
+    test: EnsembleKernel[Any, Any]
+    fit: InflatedDesign
+
+    def _of(self, state: Any) -> EnsembleKernel[Any, Any]:
+        return self.fit if isinstance(state, DesignState) else self.test
+
+    def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> Any:
+        """State for an evaluated ensemble, if nothing is known of the forward map."""
+        return self.test.start(ensemble, at_rest=at_rest)
+
+    def ask(self, state: Any, rng: np.random.Generator) -> tuple[Array, Any]:
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        return self._of(state).ask(state, rng)
+
+    def tell(self, state: Any, pending: Any, evaluations: Evaluations) -> tuple[Any, Info]:
+        """State after the round, and an account of it."""
+        return self._of(state).tell(state, pending, evaluations)
+
+    def freeze(self, state: Any) -> Any:
+        """State whose adaptation has ended."""
+        return self._of(state).freeze(state)
+
+    def finish(
+        self, state: Any, snapshots: Sequence[Snapshot], rng: np.random.Generator
+    ) -> Sequence[Snapshot]:
+        """Snapshots of a block of sweeps as they are to be handed out."""
+        return self._of(state).finish(state, snapshots, rng)
 
 
 @dataclass(frozen=True)

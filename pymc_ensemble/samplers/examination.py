@@ -1,0 +1,115 @@
+"""Whether a forward map repeats itself, and is smooth where the posterior is.
+
+A Metropolis test is exact for a map that is deterministic and smooth. Where outputs fluctuate, by
+noise or by roughness, it samples the fluctuations: it locks in on lucky evaluations.
+
+Around a particle u, the loss of a smooth map is nearly a polynomial along a direction v. So the
+fourth difference with five points a step h apart,
+
+    D = l(u - 2hv) - 4 l(u - hv) + 6 l(u) - 4 l(u + hv) + l(u + 2hv),
+
+is of the order h^4. Fluctuations that change from point to point, with the standard deviation s,
+give it the variance ``(1 + 16 + 36 + 16 + 1) s^2 = 70 s^2``. The loss is the negative log density
+of the data, so that s is what fluctuations do to the log density. No point is evaluated twice, so
+neither a memory nor a store of evaluations can answer for a map that is stochastic.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .ensemble import Array, Ensemble, Evaluations, PriorAndLoss
+from .linearization import Anomalies
+from .weights import plausible
+
+EVALUATIONS = 20  # that an examination may cost
+STEPS = np.array([-2.0, -1.0, 1.0, 2.0])  # of the points that are evaluated
+COEFFICIENTS = np.array([1.0, -4.0, 6.0, -4.0, 1.0])
+# In posterior standard deviations. In all smooth problems of the gallery and of the tests s is then
+# found to be below 0.1; fluctuations are seen that are shorter than about half a posterior sd.
+STEP = 0.2
+# A Metropolis test errs by more than 0.2 posterior sd from s = 2 on. Where s is less than 1 it is
+# harmless, and the linear fit, which averages fluctuations, may err by as much in curved problems.
+LARGEST_FLUCTUATION = 1.2
+TINY = np.finfo(float).tiny
+FEWEST = 2  # fourth differences that tell anything
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found out about a forward map.
+
+    Attributes
+    ----------
+    fluctuation : float
+        Standard deviation of the log density by fluctuations of the map on scales that are smaller
+        than the posterior. NaN if too many evaluations have failed to tell.
+    evaluations : int
+        Forward evaluations that it has cost.
+    """
+
+    fluctuation: float
+    evaluations: int
+
+    @property
+    def rough(self) -> bool:
+        """Whether the map fluctuates too much for a Metropolis test."""
+        return self.fluctuation > LARGEST_FLUCTUATION
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.fluctuation):
+            return (
+                "Moves meet a Metropolis test; whether the forward map is smooth is not known, as "
+                "the evaluations that were to tell have failed."
+            )
+        if self.rough:
+            return (
+                f"The forward map is noisy or rough: on scales below the posterior's the log "
+                f"density fluctuates by {self.fluctuation:.2g}. Draws follow the smooth posterior; "
+                "adjust=True samples the fluctuations as well."
+            )
+        return (
+            "The forward map is smooth enough for a Metropolis test: on scales below the "
+            f"posterior's the log density fluctuates by {self.fluctuation:.1g}."
+        )
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Points around some particles.
+
+    Attributes
+    ----------
+    loss : ndarray of shape (n,)
+        Loss of the particles.
+    points : ndarray of shape (4 n, d)
+        Four points around each.
+    """
+
+    loss: Array
+    points: Array
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, rng: np.random.Generator) -> "Probes":
+        """Probes around particles that are drawn at random, in random directions."""
+        members = ensemble[plausible(ensemble.potential, ensemble.U.shape[1])]
+        _, distinct = np.unique(members.U, axis=0, return_index=True)
+        members = members[np.sort(distinct)]
+        anomalies = Anomalies.of(members.U)
+        n = min(EVALUATIONS // len(STEPS), len(members))
+        chosen = members[rng.choice(len(members), n, replace=False)]
+        directions = rng.standard_normal((n, anomalies.rank))
+        directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), TINY)
+        shifts = STEP * STEPS[None, :, None] * (directions @ anomalies.L.T)[:, None, :]
+        points = (chosen.U[:, None, :] + shifts).reshape(-1, ensemble.U.shape[1])
+        return cls(chosen.loss, points)
+
+    def judge(self, problem: PriorAndLoss, evaluations: Evaluations) -> Examination:
+        """Fluctuation of the loss, by fourth differences."""
+        around = Ensemble.evaluated(problem, self.points, evaluations).loss.reshape(-1, len(STEPS))
+        loss = np.column_stack([around[:, :2], self.loss, around[:, 2:]])
+        differences = loss[np.isfinite(loss).all(1)] @ COEFFICIENTS
+        fluctuation = np.nan
+        if len(differences) >= FEWEST:
+            fluctuation = np.sqrt((differences**2).mean() / (COEFFICIENTS**2).sum())
+        return Examination(float(fluctuation), len(self.points))

@@ -1,0 +1,84 @@
+"""Burn-in that finds out, at its end, whether the forward map is smooth."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, PriorAndLoss
+from pymc_ensemble.samplers.examination import Examination, Probes
+from pymc_ensemble.samplers.tempering import BurnInState, TemperedBurnIn
+
+
+@dataclass(frozen=True)
+class ExaminedState:
+    """State of a burn-in with an examination.
+
+    Attributes
+    ----------
+    inner : BurnInState
+    found : Examination or None
+        What was found, once the posterior was reached.
+    """
+
+    inner: BurnInState
+    found: Examination | None = None
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """Evaluated particles."""
+        return self.inner.ensemble
+
+    @property
+    def burned_in(self) -> bool:
+        """Whether the burn-in is over: on a rough map, nothing is to be tested in its end."""
+        return self.found is not None and (self.found.rough or self.inner.burned_in)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the posterior was reached."""
+        return self.burned_in and (self.inner.converged or self.inner.exponent == 1)
+
+
+@dataclass(frozen=True)
+class ExaminedBurnIn:
+    """Burn-in that examines the forward map as soon as the exponent is one.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    burn_in : TemperedBurnIn
+        Burn-in for a smooth map. On a rough one its moves at exponent one are left out.
+    """
+
+    problem: PriorAndLoss
+    burn_in: TemperedBurnIn
+
+    def start(self, ensemble: Ensemble) -> ExaminedState:
+        """State for an evaluated ensemble."""
+        return ExaminedState(self.burn_in.start(ensemble))
+
+    def start_at_rest(self, ensemble: Ensemble) -> ExaminedState:
+        """State for an ensemble that follows the posterior: only the examination is left."""
+        inner = self.burn_in.start(ensemble)
+        return ExaminedState(replace(inner, exponent=1.0, burned_in=True, converged=True))
+
+    def ask(self, state: ExaminedState, rng: np.random.Generator) -> tuple[Array, Any]:
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        arrived = state.inner.burned_in or (state.inner.exponent == 1 and state.inner.stage is None)
+        if state.found is None and arrived:
+            probes = Probes.of(state.ensemble, rng)
+            return probes.points, probes
+        return self.burn_in.ask(state.inner, rng)
+
+    def tell(
+        self, state: ExaminedState, pending: Any, evaluations: Evaluations
+    ) -> tuple[ExaminedState, Info]:
+        """State after the round, and an account of it."""
+        if isinstance(pending, Probes):
+            found = pending.judge(self.problem, evaluations)
+            message = f"the log density fluctuates by {found.fluctuation:.2g}"
+            info = Info.of(evaluations, "burn-in", message, complete=True)
+            return replace(state, found=found), info
+        inner, info = self.burn_in.tell(state.inner, pending, evaluations)
+        return replace(state, inner=inner), info
