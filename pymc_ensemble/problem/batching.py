@@ -19,7 +19,11 @@ from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.variable import TensorVariable
 
-from pymc_ensemble.problem.frontier import is_foreign
+from pymc_ensemble.problem.frontier import (
+    is_foreign,
+    is_foreign_op,
+    with_leading_dimensions,
+)
 from pymc_ensemble.problem.graphs import rewritten
 from pymc_ensemble.problem.loops import spread, vectorize_with_loops
 
@@ -45,6 +49,15 @@ def _numpy_function(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None
             filled: Any = pt.alloc(value, *pt.broadcast_shape(*node.inputs))
             return [filled]
     return None
+
+
+@node_rewriter([Blockwise])
+def _in_one_call(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
+    """Call an operation for all points together, if it takes them so."""
+    core = node.op.core_op
+    if not is_foreign_op(core):
+        return None
+    return with_leading_dimensions(core, node.inputs, [v.type.ndim for v in node.outputs])
 
 
 def in_numpy_functions(outputs: Sequence[Variable]) -> list[Variable]:
@@ -234,11 +247,13 @@ def vectorized(
     batch = [pt.tensor(v.name, dtype=v.type.dtype, shape=(None, *v.type.shape)) for v in inputs]
     n = batch[0].shape[0]
     results = vectorize_with_loops(outputs, dict(zip(inputs, batch, strict=True)), n)
-    if any(
-        isinstance(node.op, Blockwise) and isinstance(node.op.core_op, Scan)
-        for node in applys_between(batch, results)
-    ):
+    cores = [
+        node.op.core_op for node in applys_between(batch, results) if isinstance(node.op, Blockwise)
+    ]
+    if any(isinstance(core, Scan) for core in cores):
         raise NotImplementedError("The loops in the graph would be started anew for each point.")
+    if any(map(is_foreign_op, cores)):
+        results = rewritten(results, (), custom_rewrite=in2out(_in_one_call))
     return batch, [spread(result, one, n) for result, one in zip(results, outputs, strict=True)]
 
 

@@ -27,7 +27,7 @@ from pymc_ensemble.forward.rounds import evaluating
 from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
 from pymc_ensemble.problem.batching import BatchFunction, contains_loop
 from pymc_ensemble.problem.extraction import Extraction
-from pymc_ensemble.problem.frontier import is_foreign
+from pymc_ensemble.problem.frontier import is_foreign, takes_batches
 from pymc_ensemble.problem.graphs import gradient, inlined, rewritten, substitute
 from pymc_ensemble.problem.plain import observed_curvature
 from pymc_ensemble.problem.simulation import Draws
@@ -56,17 +56,18 @@ class CompiledForward:
     """The forward map of a model.
 
     A graph of PyTensor and forward models (`pe.forward_model`) is evaluated for all members at
-    once. If it contains another operation from outside, which may fail, the compiled function of
-    one point is called member by member.
+    once, and so are operations from outside that PyTensor can vectorize. If it contains another
+    operation from outside, which may fail, the compiled function of one point is called member by
+    member.
     """
 
     def __init__(self, extraction: Extraction, compile_kwargs: Mapping[str, Any] | None):
         outputs = [output for term in extraction.terms for output in term.outputs]
         self.shapes = [hole.type.shape for term in extraction.terms for hole in term.holes]
         self.n_outputs = sum(int(np.prod(shape)) for shape in self.shapes)
-        foreign = [v.owner.op for v in ancestors(outputs) if v.owner and is_foreign(v.owner)]
-        self.models = [op for op in foreign if isinstance(op, ForwardOp)]
-        self.foreign = len(foreign) > len(self.models)
+        foreign = [v.owner for v in ancestors(outputs) if v.owner and is_foreign(v.owner)]
+        self.models = [node.op for node in foreign if isinstance(node.op, ForwardOp)]
+        self.foreign = not all(map(takes_batches, foreign))
         self.stochastic = any(op.forward.random for op in self.models)
         if compile_kwargs is None and not self.foreign and contains_loop(outputs):
             compile_kwargs = {}  # worth compiling for, in the mode that the user has set
@@ -115,7 +116,7 @@ class CompiledForward:
     def compile(self) -> None:
         """Compile, and run what is of PyTensor alone once, as some modes compile only then."""
         self._function.one.compile()
-        if not self.foreign:  # forward models are not called by this
+        if not self.foreign:  # what is foreign is not called by this
             self._function.compile()
 
     def one(self, point: FloatArray) -> FloatArray:

@@ -10,6 +10,7 @@ import pytensor.scalar as ps
 import pytensor.tensor as pt
 from pytensor.graph.basic import Apply, Constant, Variable, equal_computations
 from pytensor.graph.op import Op
+from pytensor.graph.replace import _vectorize_node
 from pytensor.graph.traversal import ancestors, walk
 from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.random.op import RandomVariable
@@ -219,10 +220,42 @@ def unlabelled(graphs: Sequence[Any]) -> list[Any]:
 
 def is_foreign(node: Apply) -> bool:
     """Whether a node runs code from outside PyTensor and PyMC, which may fail at a point."""
-    module = type(node.op).__module__
-    return isinstance(node.op, FromFunctionOp) or not module.startswith(
+    return is_foreign_op(node.op)
+
+
+def is_foreign_op(op: Op) -> bool:
+    """Whether an operation runs code from outside PyTensor and PyMC."""
+    return isinstance(op, FromFunctionOp) or not type(op).__module__.startswith(
         ("pytensor.", "pymc.distributions", "pymc.logprob", "pymc.pytensorf", "pymc.math")
     )
+
+
+def takes_batches(node: Apply) -> bool:
+    """Whether PyTensor knows how a foreign operation is called for many points at once.
+
+    It has registered how it is vectorized, names a function of NumPy or SciPy that does the same
+    (``gufunc_spec``), or has a ``gufunc_signature`` and itself takes a leading dimension.
+    """
+    op: Any = node.op
+    if _vectorize_node.dispatch(type(op)) is not _vectorize_node.dispatch(Op):
+        return True
+    if getattr(op, "gufunc_spec", None) is not None:
+        return True
+    inputs = [pt.tensor(dtype=v.type.dtype, shape=(None, *v.type.shape)) for v in node.inputs]
+    return with_leading_dimensions(op, inputs, [v.type.ndim + 1 for v in node.outputs]) is not None
+
+
+def with_leading_dimensions(
+    op: Op, inputs: Sequence[Variable], ndims: Sequence[int]
+) -> list[Variable] | None:
+    """Apply an operation that has a signature to batches; None if it does not take them."""
+    if not hasattr(op, "gufunc_signature"):
+        return None
+    try:
+        outputs = op.make_node(*inputs).outputs
+    except Exception:  # of the user's own checks
+        return None
+    return outputs if [v.type.ndim for v in outputs] == list(ndims) else None
 
 
 def core_op(rv: Variable) -> Op:
