@@ -226,7 +226,8 @@ class EnsembleStep(RunningStep):
         usual, ignored = model.initial_point(), []
         for variable in self._layout:
             rv = next(rv for v, rv in model.values_to_rvs.items() if v.name == variable.name)
-            random = model.rvs_to_initial_values[rv] == "prior"
+            given: Any = model.rvs_to_initial_values[rv]
+            random = isinstance(given, Variable) or (isinstance(given, str) and given == "prior")
             if not random and not np.allclose(point[variable.name], usual[variable.name]):
                 ignored.append(f"`{rv.name}`")
         if ignored:

@@ -347,6 +347,8 @@ def test_step_without_a_model_is_refused_outside_of_it():
 def test_initial_values_are_not_ignored_silently(initvals, told, caplog):
     with pm.Model() as model:
         pm.Normal("a", initval="prior")  # at random, whatever else is given
+        pm.Normal("c", initval=pm.Normal.dist())
+        pm.Normal("d", shape=2, initval=[1.0, 2.0])
         b = pm.HalfNormal("b")
         pm.Normal("y", b, 1.0, observed=0.0)
     if initvals and "a" in initvals:
