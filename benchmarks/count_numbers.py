@@ -18,8 +18,9 @@ inline     a number within a function, unless it is
            - 0, 1, 2, -1 or -2;
            - 0.5 or -0.5 in a sum, a product or a power: as an argument or a threshold it counts;
            - part of an index, a slice or a shape, or compared with ``len``, ``ndim``, ``size``;
-           - an exponent: the law that a formula states;
-           - an argument named axis, ndim, stacklevel, decimals, indent or maxsplit;
+           - an exponent: the law that a formula states; or how far bits are shifted;
+           - a tuple of axes that is summed over, or an argument named axis, ndim, stacklevel,
+             decimals, indent or maxsplit;
            - in a format specification.
 data       a number in a data file (JSON, TOML, YAML, CSV, text) within the package.
 
@@ -51,6 +52,7 @@ HALVES = {0.5, -0.5}
 STRUCTURAL_ARGUMENTS = {"axis", "ndim", "stacklevel", "decimals", "indent", "maxsplit"}
 SHAPE_ATTRIBUTES = {"ndim", "shape", "size"}
 SHAPE_FUNCTIONS = {"reshape", "zeros", "ones", "empty", "expand_dims", "moveaxis"}
+REDUCTIONS = {"sum", "mean", "std", "var", "all", "any", "min", "max"}
 DATA_FILES = {".json", ".toml", ".yaml", ".yml", ".csv", ".txt"}
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])")
 APART = {"gallery", "benchmark"}  # problems and studies, not the package's own work
@@ -189,7 +191,8 @@ class Collector(ast.NodeVisitor):
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
         if called not in SHAPE_FUNCTIONS:
             for argument in node.args:
-                self.literal_or_visit(argument, formula=False)
+                if called not in REDUCTIONS or not isinstance(argument, ast.Tuple):
+                    self.literal_or_visit(argument, formula=False)
         for keyword in node.keywords:
             if keyword.arg not in STRUCTURAL_ARGUMENTS | SHAPE_ATTRIBUTES:
                 self.literal_or_visit(keyword.value, formula=False)
@@ -197,7 +200,7 @@ class Collector(ast.NodeVisitor):
     def visit_BinOp(self, node):
         """Operands of a formula; exponents belong to its law."""
         self.literal_or_visit(node.left, formula=True)
-        if not (isinstance(node.op, ast.Pow) and value(node.right) is not None):
+        if not isinstance(node.op, ast.Pow | ast.LShift | ast.RShift):
             self.literal_or_visit(node.right, formula=True)
 
     def visit_AugAssign(self, node):

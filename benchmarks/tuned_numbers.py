@@ -235,7 +235,14 @@ SAMPLED = [
     Case("rough walkers", lambda: problems.oscillating(True), MULTISCALE, {"rough": True}, 300, 3),
     Case("density", lambda: problems.Density(problems.decay(0.3)), MULTISCALE, {}, 400, 3),
     Case("40-d", lambda: problems.stiff_linear(40), MULTISCALE, {"walkers": 2}, 100, 3),
-    Case("paper walkers", problems.bimodal, MULTISCALE, {"scheme": "paper", "walkers": 5}, 200, 3),
+    Case(
+        "paper walkers",
+        problems.bimodal,
+        "multiscale.sampler.PublishedMultiscale",
+        {"walkers": 5},
+        200,
+        3,
+    ),
     Case("process", lambda: problems.decay(0.3), PROCESS, {"ensemble_size": 50, "epochs": 4}, 8, 6),
     Case(
         "rough process",
@@ -264,8 +271,8 @@ SAMPLED = [
     Case(
         "paper process",
         lambda: problems.decay(0.3),
-        PROCESS,
-        {"ensemble_size": 50, "scheme": "paper"},
+        "gaussian_process.sampler.PublishedGaussianProcess",
+        {"ensemble_size": 50},
         20,
         3,
     ),

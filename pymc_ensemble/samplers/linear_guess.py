@@ -7,6 +7,8 @@ import numpy as np
 from .ensemble import Array, Ensemble, Problem, has_forward_map
 from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
 
+NEWTON_STEPS = 20
+SMALLEST_SHARE = 1e-3  # of a Newton step: ten halvings
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 
 
@@ -32,9 +34,7 @@ def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
     return law
 
 
-def newton_mode(
-    problem: Problem, linear_map: LinearMap, U: Array, max_iterations: int = 50
-) -> GaussianLaw | None:
+def newton_mode(problem: Problem, linear_map: LinearMap, U: Array) -> GaussianLaw | None:
     """Gaussian law at the posterior mode of a linear forward map, by damped Newton steps."""
     x = np.zeros(linear_map.slope.shape[1])
 
@@ -52,12 +52,12 @@ def newton_mode(
         return (problem.loss(linear_map(u)) + problem.prior_potential(u))[0]
 
     current = potential(x)
-    for _ in range(max_iterations):
+    for _ in range(NEWTON_STEPS):
         law = gaussian_law(problem, shifted(x), linear_map.particles(linear_map.coordinates(U) + x))
         step, factor = law.center, 1.0
         while not (proposed := potential(x + factor * step)) <= current + 1e-9 * abs(current):
             factor /= 2
-            if factor < 1e-4:
+            if factor < SMALLEST_SHARE:
                 return None
         x, current = x + factor * step, proposed
         if law.distance(np.zeros((1, len(x))))[0] < 1e-8 * len(x):

@@ -6,6 +6,7 @@ import numpy as np
 
 from .linearization import Anomalies
 
+STILL = 0.5  # change of the mean, in sd of each direction, and of the logarithm of the volume
 STANDSTILLS = 3  # consecutive comparisons without change that show an ensemble at rest
 
 
@@ -14,7 +15,7 @@ def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
     d = len(anomalies.mean)
     shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
     growth = 2 * (anomalies.log_volume - reference.log_volume)
-    return np.sqrt(shift @ shift / d) < 0.5 and abs(growth) < 0.5 * np.sqrt(d)
+    return np.sqrt(shift @ shift / d) < STILL and abs(growth) < STILL * np.sqrt(d)
 
 
 @dataclass(frozen=True)

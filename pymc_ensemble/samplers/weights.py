@@ -34,6 +34,14 @@ def systematic_resample(weights: Array, size: int, uniform: float) -> Array:
     return np.minimum(np.searchsorted(np.cumsum(weights), levels), len(weights) - 1)
 
 
+def deep(dimension: int) -> float:
+    """Excess of the potential over the usual one that hardly any draw of a posterior has.
+
+    Half the dimension is usual. The chance of so much more is below ``exp(-10)``.
+    """
+    return 10.0 + 2 * dimension
+
+
 def plausible_limit(potential: Array, dimension: int) -> float:
     """Potential beyond which a member must be stuck in a far tail, from the spread of all.
 
@@ -42,8 +50,8 @@ def plausible_limit(potential: Array, dimension: int) -> float:
     finite = np.isfinite(potential)
     if not finite.any():
         return -np.inf
-    low, middle = np.quantile(potential[finite], [0.1, 0.5])
-    return float(middle + 10 + 2 * dimension + 5 * (middle - low))
+    low, middle = np.quantile(potential[finite], 0.1), np.median(potential[finite])
+    return float(middle + deep(dimension) + 5 * (middle - low))
 
 
 def plausible(potential: Array, dimension: int) -> Array:

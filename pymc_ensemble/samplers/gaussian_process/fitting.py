@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.weights import deep
 
 from .basis import Basis, basis_size, farthest_points
 from .posterior import (
@@ -25,8 +26,9 @@ from .posterior import (
 from .regression import GaussianProcess
 
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
+FIRST_REACH = 1e4  # the same for prior draws, whose potentials span a wide range
 NEAR = 50.0  # potential above that of the particles up to which points of the fit have full weight
-DEEP = 10.0  # potential that separates what matters from what does not, with 2 d added
+SMALL = 1e-3  # of an exponent, or of a standard deviation: hardly anything, but not nothing
 GUARDS = 100  # points beyond it that keep the fit from running away
 
 
@@ -94,7 +96,7 @@ class Selection:
         d, loss = archive.U.shape[1], None
         if before is None:
             potential = archive.potential
-            reach = potential.min() + max(1e4, 10 * REACH)
+            reach = potential.min() + FIRST_REACH
         else:
             loss = before.loss(archive.U)
             potential = before.exponent * loss + archive.prior
@@ -154,7 +156,7 @@ class Fitting:
         prior = WhitenedPrior.of(self.problem, whitening)
         posterior = SurrogatePosterior(whitening, prior, target, process(basis), law)
         exponent = 0.0 if before is None else before.exponent
-        if basis == "quadratic" and _indefinite(posterior, max(exponent, 1e-3)):
+        if basis == "quadratic" and _indefinite(posterior, max(exponent, SMALL)):
             posterior = replace(posterior, process=process("constant"))
         return posterior, float(np.sqrt((x[: chosen.n_near] ** 2).sum(1).max()))
 
@@ -168,7 +170,7 @@ class Fitting:
             straight = REACH / exponent if exponent > 0 else middle
             straight = max(REACH, min(straight, float(losses.max()) - least))
             return ForwardTarget.of(self.problem, chosen.near, Bend(np.sqrt(2 * straight)))
-        relevant = DEEP + 2 * d
+        relevant = deep(d)
         # far out a loss is rarely quadratic, least so with few unknowns
         straight = relevant * max(3, d)
         if before is None or exponent == 0:

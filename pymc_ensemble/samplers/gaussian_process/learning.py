@@ -13,21 +13,20 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.rest import standstill
-from pymc_ensemble.samplers.weights import next_exponent, normalized_weights
+from pymc_ensemble.samplers.weights import deep, next_exponent, normalized_weights
 
 from .chains import Chains, Ladder, Region
-from .fitting import DEEP, Fit, Fitting
+from .fitting import SMALL, Fit, Fitting
 from .posterior import SurrogatePosterior
 from .verification import UNSURE, Verification, surrogate_error
 
 WIDTHS = np.array([1.0, 1.5, 2.25, 3.4, 5.0])  # of the particles' laws, in posterior sd
-LARGEST_GROWTH = 2.3  # of the width of the design from epoch to epoch
+GROWTH = 2  # levels by which a design may get wider in an epoch
 MOVES = 50  # on the surrogate in an epoch
 WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop
 CROWDED = 0.5  # share of particles beyond these points, of that of a uniform law, that is a crowd
 PATIENCE = 2  # epochs with a crowd after which the wall is moved out, twice as far each time
 PRECISE = 0.05  # surrogate error in posterior sd that ends the learning
-REFERENCE_PARTICLES = 200  # at which the precision of a design is judged
 
 
 @dataclass(frozen=True)
@@ -206,8 +205,8 @@ class Learning:
         theta = state.posterior.process.hyperparameters
         parts = [
             f"loss exponent {state.exponent:.2g}",
-            f"lengths {np.array2string(np.exp(theta.lengths), precision=2, threshold=6)} sd",
-            f"noise {np.array2string(state.posterior.process.noise, precision=2, threshold=4)}",
+            f"lengths {_range(np.exp(theta.lengths))} sd",
+            f"noise {_range(state.posterior.process.noise)}",
         ]
         if state.surrogate_error is not None:
             parts.append(f"surrogate error {state.surrogate_error.max():.2g} sd")
@@ -254,7 +253,7 @@ class Learning:
         error = surrogate_error(posterior, state.particles, rng) if state.exponent == 1 else None
         state = replace(state, surrogate_error=error, ensemble=self._predicted(state))
         enough = state.epochs >= state.last_epoch
-        if len(state.archive) >= 1.5 * len(state.particles):
+        if len(state.archive) > len(state.particles):
             enough = enough or state.largest_error < PRECISE
         verifying = state.verifying or enough
         level = 0 if verifying else self._best_level(state)
@@ -290,22 +289,22 @@ class Learning:
     def _highest_prior(self, U: Array) -> float:
         """Prior potential up to which a surrogate is used, some way beyond that of particles."""
         prior = self.problem.prior_potential(U)
-        return float(prior[np.isfinite(prior)].max(initial=-np.inf)) + DEEP + 2 * U.shape[1]
+        return float(prior[np.isfinite(prior)].max(initial=-np.inf)) + deep(U.shape[1])
 
     def _rescued(self, state: LearningState, rng: np.random.Generator) -> LearningState:
         """Replace particles that the surrogate says are far from the posterior."""
         fit, archive = state.fit, state.archive
-        exponent, d = max(state.exponent, 1e-3), archive.U.shape[1]
+        exponent, d = max(state.exponent, SMALL), archive.U.shape[1]
         candidates = exponent * fit.loss(archive.U) + archive.prior
         particles = self._predicted(state)
         own = exponent * particles.loss + particles.prior
         best = np.sort(candidates)[: max(20, len(own))]
-        far = ~(own < best.mean() + DEEP + 2 * d)
+        far = ~(own < best.mean() + deep(d))
         if not far.any() or state.epochs == 1:
             return replace(state, rescued=0)
         weights, _ = normalized_weights(-np.maximum(candidates - candidates.min(), 0))
         chosen = rng.choice(len(archive), int(far.sum()), p=weights)
-        jitter = 1e-3 * rng.standard_normal((len(chosen), d)) @ fit.posterior.whitening.root.T
+        jitter = SMALL * rng.standard_normal((len(chosen), d)) @ fit.posterior.whitening.root.T
         U = state.ladder.particles.copy()
         U[0, far] = archive.U[chosen] + jitter
         return replace(state, ladder=replace(state.ladder, particles=U), rescued=int(far.sum()))
@@ -322,12 +321,10 @@ class Learning:
         """Temperature whose particles would teach most about the posterior."""
         posterior = state.fit.posterior
         coordinates = posterior.whitening.coordinates(state.ladder.particles)
-        reference = coordinates[0][:REFERENCE_PARTICLES]
-        widest = LARGEST_GROWTH * WIDTHS[state.level]
         errors = []
-        for design in coordinates[widest >= WIDTHS]:
+        for design in coordinates[: state.level + GROWTH + 1]:
             relative = posterior.relative_noise(posterior.loss(design))
-            sd = posterior.process.sd_with(design, reference, relative)
+            sd = posterior.process.sd_with(design, coordinates[0], relative)
             errors.append((sd**2).mean())
         return int(np.argmin(errors))
 
@@ -345,3 +342,9 @@ def joined(first: Ensemble, second: Ensemble) -> Ensemble:
             for name in ("U", "Z", "loss", "prior")
         )
     )
+
+
+def _range(values: Array) -> str:
+    """Smallest and largest of some values."""
+    least, largest = f"{values.min():.2g}", f"{values.max():.2g}"
+    return least if least == largest else f"{least} to {largest}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
+from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, SMALLEST_SHARE
 from pymc_ensemble.samplers.linearization import (
     Anomalies,
     GaussianLaw,
@@ -20,6 +21,7 @@ from pymc_ensemble.samplers.linearization import (
     gaussian_law,
     without_noise,
 )
+from pymc_ensemble.samplers.rest import STANDSTILLS, STILL
 from pymc_ensemble.samplers.weights import plausible
 
 FIRST_INFLATION = 3.0
@@ -30,11 +32,9 @@ INFLATION_FACTOR = 1.5
 LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
 CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
 BENT_MEAN, BENT_SD = 0.25, 0.15  # change of a moment by curvature that a linear fit may miss
-COMPARED, MOST_NUMBERS = 4000, 4_000_000  # draws on which that is told, and their outputs at most
+COMPARED = 4000  # draws on which that is told
 FARTHEST = 2.0  # mean of a pooled law: in widths of its points, per root of the dimension
 PRIOR_WIDTH = 0.3  # of the posterior: wider, exponential priors drown their slope in noise
-NEWTON_STEPS = 20
-SMALLEST_SHARE = 1e-3  # of a Newton step
 REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
 SURROGATE_STEPS = 2  # Metropolis steps on the fitted density per sweep; they evaluate nothing
 
@@ -218,7 +218,7 @@ class InflatedDesign:
             center=state.center + state.root @ shift * min(1.0, reach),
             root=state.root @ (V * np.sqrt(within)),
         )
-        if shift @ shift > 0.25 * d or (growth != within).any():
+        if shift @ shift > STILL**2 * d or (growth != within).any():
             return replace(state, settled=0)
         recent = slice(len(state.points) - state.settled, None)
         points, outputs = (np.concatenate(v[recent]) for v in (state.points, state.outputs))
@@ -229,7 +229,7 @@ class InflatedDesign:
         if state.settled >= 1 and state.inflation < state.widest and excess < 0.5 * CURVED:
             wider = min(state.widest, state.inflation * INFLATION_FACTOR)
             return replace(state, inflation=wider, settled=0)
-        if state.settled < 3:
+        if state.settled < STANDSTILLS:
             return state
         curved = excess > CURVED and self._is_bent(state, QuadraticFit.of(points, outputs), rng)
         return replace(state, burned_in=True, converged=not curved, curved=curved)
@@ -240,9 +240,8 @@ class InflatedDesign:
         """Whether squares and products in the fit would change the moments of the posterior."""
         if fit is None:
             return False
-        J, K = state.ensemble.Z.shape
         U, log_weights = [], []
-        for _ in range(int(np.clip(MOST_NUMBERS // (J * K), 1, -(-COMPARED // J)))):
+        for _ in range(-(-COMPARED // len(state.ensemble))):
             state, snapshot = self._sweep(state, rng)
             U.append(snapshot.U)
             log_weights.append(state.ensemble.loss - self.problem.loss(fit(snapshot.U)))

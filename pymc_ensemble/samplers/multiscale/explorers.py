@@ -51,8 +51,7 @@ class Preconditioner:
         """Covariance of `points`, shape (n, d), shrunk to its diagonal where they are few."""
         n, d = points.shape
         covariance = np.cov(points.T).reshape(d, d)
-        if n < 4 * d:
-            weight = n / (4 * d)
+        if (weight := n / (4 * d)) < 1:
             covariance = weight * covariance + (1 - weight) * np.diag(np.diag(covariance))
         return cls(points.mean(0), np.linalg.cholesky(covariance))
 

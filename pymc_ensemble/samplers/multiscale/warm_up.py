@@ -128,7 +128,7 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         if d > J or not walkers.averaged:
             step = min(step, 0.1 * J / (d + 1))
         if not walkers.averaged:  # unclipped steps explode where the posterior is stiffest
-            step = min(step, 0.3 / max(pilot.stiffness, 0.3))
+            step = min(step, 0.3 / max(pilot.stiffness, 1e-12))
         if walkers.adjust:
             step = step * d ** (-1 / 3)
         return self.step_size or step
