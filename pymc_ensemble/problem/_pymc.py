@@ -6,9 +6,15 @@ A test fails if one of them moves.
 from pymc.data import MinibatchOp
 from pymc.distributions.distribution import PartialObservedRV, SymbolicRandomVariable
 from pymc.distributions.shape_utils import change_dist_size
-from pymc.distributions.transforms import ChainedTransform, Ordered, Transform
+from pymc.distributions.transforms import (
+    ChainedTransform,
+    CircularTransform,
+    Ordered,
+    Transform,
+)
 from pymc.logprob.basic import conditional_logp
 from pytensor.compile.ops import FromFunctionOp
+from pytensor.tensor.random.basic import VonMisesRV
 from pytensor.tensor.random.utils import compute_batch_shape
 
 # registered by pymc.logprob.utils: out of the support the log density is minus infinity
@@ -20,12 +26,14 @@ __all__ = [
     "LOWER_LABELS",
     "PARAMETER_CHECKS_TO_INFINITY",
     "ChainedTransform",
+    "CircularTransform",
     "FromFunctionOp",
     "MinibatchOp",
     "Ordered",
     "PartialObservedRV",
     "SymbolicRandomVariable",
     "Transform",
+    "VonMisesRV",
     "change_dist_size",
     "compute_batch_shape",
     "conditional_logp",

@@ -19,7 +19,13 @@ from pytensor.graph.traversal import ancestors, walk
 from pytensor.tensor.variable import TensorVariable
 from pytensor.xtensor import as_xtensor
 
-from pymc_ensemble.problem._pymc import MinibatchOp, Ordered, PartialObservedRV, Transform
+from pymc_ensemble.problem._pymc import (
+    CircularTransform,
+    MinibatchOp,
+    Ordered,
+    PartialObservedRV,
+    Transform,
+)
 from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.frontier import (
     core_op,
@@ -29,6 +35,7 @@ from pymc_ensemble.problem.frontier import (
     unlabelled,
 )
 from pymc_ensemble.problem.graphs import is_differentiable, substitute
+from pymc_ensemble.problem.points import forward, middle_of_period
 from pymc_ensemble.problem.terms import Site, Term, density_term, make_term
 
 logger = logging.getLogger("pymc_ensemble")
@@ -401,6 +408,11 @@ def extract_prior(
             log_determinant = transform.log_jac_det(model.rvs_to_values[rv], *rv.owner.inputs)
             names.append(rv.name)
             densities += model.replace_rvs_by_values([log_determinant])
+    for rv in model.free_RVs:
+        if isinstance(model.rvs_to_transforms[rv], CircularTransform):
+            turn = model.rvs_to_values[rv] - middle_of_period(rv, rv.owner.inputs)
+            names.append(f"{rv.name}, one period of it")
+            densities += model.replace_rvs_by_values([pt.switch(abs(turn) <= np.pi, 0.0, -np.inf)])
     names += [potential.name for potential in model.potentials]
     densities += model.replace_rvs_by_values(model.potentials)
     densities = as_functions_of(coordinates, densities)
@@ -434,7 +446,7 @@ def prior_draws(model: Model) -> list[TensorVariable]:
             draws.append(rv)
             continue
         draw = pt.sort(rv, axis=-1) if _is_exchangeable(rv, transform) else rv
-        draws.append(transform.forward(draw, *rv.owner.inputs))
+        draws.append(forward(rv, transform, draw, rv.owner.inputs))
     return unlabelled(substitute(draws, observed))
 
 

@@ -233,6 +233,11 @@ class InverseProblem:
         known covariance is whitened. The density of an observed variable that does not depend on
         the unknowns is a constant of the loss. Nothing is evaluated at construction.
 
+        The density of an angle (`pymc.VonMises`, PyMC's circular transform) repeats itself in its
+        unconstrained coordinate. It is kept to one period, and is zero beyond. The period is cut
+        half a turn from the mean of a von Mises prior, otherwise at half a turn: where the prior
+        is flat, choose a mean that has the posterior far from this cut.
+
         Examples
         --------
         >>> import numpy as np, pymc as pm

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -11,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from pymc.blocking import DictToArrayBijection
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace
+
+from ._pymc import CircularTransform, Transform, VonMisesRV
 
 FloatArray = NDArray[np.float64]
 Point = dict[str, np.ndarray]
@@ -72,6 +75,36 @@ def points_of(variables: Sequence[LayoutVariable], U: FloatArray) -> list[Point]
     return [dict(zip(names, values)) for values in columns]  # noqa: B905, called for each draw
 
 
+def middle_of_period(rv: Variable, parameters: Sequence[Variable]) -> Variable:
+    """Middle of the period to which the coordinate of an angle is kept.
+
+    The density of an angle has a period in its coordinate, over which ensembles would drift apart.
+    The period is cut opposite of the mean, where the prior is least.
+
+    Parameters
+    ----------
+    rv : Variable
+        A transformed free variable.
+    parameters : sequence of Variable
+        Inputs of its node, or what stands for them.
+    """
+    owner: Any = rv.owner
+    if isinstance(owner.op, VonMisesRV):
+        return parameters[owner.inputs.index(owner.op.dist_params(owner)[0])]
+    return pt.zeros(())
+
+
+def forward(
+    rv: Variable, transform: Transform, value: Variable, parameters: Sequence[Variable]
+) -> Variable:
+    """Unconstrained coordinates of a value; of an angle, those in one period."""
+    if not isinstance(transform, CircularTransform):
+        return transform.forward(value, *parameters)
+    middle: Any = middle_of_period(rv, parameters)
+    turn: Any = value - middle
+    return middle + pt.arctan2(pt.sin(turn), pt.cos(turn))
+
+
 def unconstrained(
     model: pm.Model, given: Mapping[str, ArrayLike], what: str = "initial_ensemble"
 ) -> FloatArray:
@@ -112,7 +145,7 @@ def unconstrained(
             if name == value.name:
                 in_model[rv] = transform.backward(x, *parameters)
             else:
-                coordinates[value] = transform.forward(x, *parameters)
+                coordinates[value] = forward(rv, transform, x, parameters)
         names.append(name)
         inputs.append(x)
 

@@ -9,7 +9,9 @@ import pytest
 from pymc.distributions import transforms
 from scipy import stats
 
+import pymc_ensemble as pe
 from pymc_ensemble.problem import InverseProblem, _pymc
+from pymc_ensemble.problem.points import unconstrained
 
 Y = np.array([0.3, -0.2, 0.5])
 J = 4000
@@ -128,3 +130,67 @@ def test_private_names_are_where_they_were():
     names = set(optdb["canonicalize"]._names)
     assert _pymc.PARAMETER_CHECKS_TO_INFINITY in names
     assert _pymc.LOWER_LABELS in set(optdb._names)
+
+
+@pytest.mark.parametrize(("mu", "kappa"), [(0.0, 0.5), (3.0, 2.0), (-40.0, 1.0)])
+def test_angles_are_kept_to_one_period(mu, kappa):
+    """Around the mean, where its law is that of the angle turned into this period."""
+    with pm.Model() as model:
+        angle = pm.VonMises("angle", mu, kappa, shape=2)
+        pm.Normal("y", pm.math.cos(angle), 1.0, observed=[0.1, 0.2])
+    problem = InverseProblem.from_model(model)
+    U = problem.sample_prior(J, np.random.default_rng(1))
+    assert np.abs(U - mu).max() <= np.pi
+    for u in U.T:
+        assert has_law(u, stats.vonmises(kappa, loc=mu))
+    inside = mu + np.array([[0.0, 1.0], [-3.1, 3.1]])
+    potential = problem.prior_potential(inside)
+    expected = -stats.vonmises(kappa, loc=mu).logpdf(inside).sum(1)
+    np.testing.assert_allclose(potential, expected, rtol=1e-7)  # of its Bessel function
+    np.testing.assert_allclose(
+        problem.prior_gradient(inside), kappa * np.sin(inside - mu), atol=1e-10
+    )
+    for outside in ([[0.0, 3.2]], [[-7.0, 0.0]]):
+        assert problem.prior_potential(mu + np.array(outside)) == np.inf
+    named = unconstrained(model, {"angle": np.array([[3.1, -3.1], [0.0, 1.0]])})
+    assert np.abs(named - mu).max() <= np.pi
+    np.testing.assert_allclose(np.exp(1j * named), np.exp(1j * np.array([[3.1, -3.1], [0.0, 1.0]])))
+
+
+def test_angles_around_an_unknown_mean():
+    with pm.Model() as model:
+        mean = pm.Normal("mean", 2.0, 3.0)
+        angle = pm.VonMises("angle", mean, 1.5)
+        free = pm.Uniform("free", -np.pi, np.pi, default_transform=transforms.circular)
+        pm.Normal("y", pm.math.cos(angle) + free, 1.0, observed=0.1)
+    problem = InverseProblem.from_model(model)
+    U = problem.sample_prior(J, np.random.default_rng(2))
+    assert np.isfinite(problem.prior_potential(U)).all()
+    assert has_law(U[:, 1] - U[:, 0], stats.vonmises(1.5))
+    assert has_law(U[:, 2], stats.uniform(-np.pi, 2 * np.pi))
+    assert (problem.prior_potential([[7.0, 3.0, 0.0], [7.0, 5.0, 3.2]]) == np.inf).all()
+
+
+@pytest.mark.parametrize("truth", [2.0, 5.5])
+def test_ensembles_do_not_drift_over_periods(truth):
+    """The posterior of a direction that is seen with noise, by quadrature."""
+    seen = 1.5 * np.array([np.cos(truth), np.sin(truth)])
+    with pm.Model() as model:
+        angle = pm.VonMises("angle", 3.5, 1.0)
+        pm.Normal("y", pm.math.stack([pm.math.cos(angle), pm.math.sin(angle)]), 0.5, observed=seen)
+    a = 3.5 + np.linspace(-np.pi, np.pi, 4001)
+    w = np.exp(np.cos(a - 3.5) + (np.column_stack([np.cos(a), np.sin(a)]) @ seen) / 0.25)
+    w /= w.sum()
+    mean = w @ a
+    sd = np.sqrt(w @ (a - mean) ** 2)
+    with model:
+        idata = pm.sample(
+            500, chains=2, cores=1, step=pe.EnsembleKalmanSampler(adjust=True), random_seed=1,
+            progressbar=False, compute_convergence_checks=False,
+        )  # fmt: skip
+    u = idata.sample_stats["unconstrained"].to_numpy()
+    assert np.abs(u - 3.5).max() <= np.pi
+    # 1000 draws, nearly independent: two hundred are the least
+    assert u.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(200))
+    assert u.std() == pytest.approx(sd, rel=4 / np.sqrt(400))
+    assert idata.sample_stats["n_evals"].to_numpy()[:, -1].sum() < 8000
