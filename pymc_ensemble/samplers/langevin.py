@@ -96,7 +96,7 @@ class LangevinDynamics(Sweeps[SweepState, LangevinMove]):
         forth = move - step * self.force(old, anomalies)
         with np.errstate(invalid="ignore", over="ignore"):
             back[ok] = -move[ok] - step * self.force(values[ok], anomalies)
-            return ((forth**2).sum(1) - (back**2).sum(1)) / (4 * step)
+            return ((forth**2).sum(1) - (back**2).sum(1)) / (4 * step)  # eq. (L3)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class EulerSteps(LangevinDynamics):
         strongest = np.sqrt((force**2).sum(1)).max()
         step = min(self.largest_step, STABLE_MOVE / max(strongest, 1e-300))
         x = (ensemble.U - anomalies.mean) @ anomalies.L_pinv.T
-        return self._move(state, anomalies, force + (d + 1) / J * x, step, rng)
+        return self._move(state, anomalies, force + (d + 1) / J * x, step, rng)  # eq. (L2)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Anomalies:
         scale = np.sqrt((E**2).sum(0))
         constant = scale <= ROUNDING * np.abs(mean)
         E[:, constant], scale[constant] = 0.0, 1.0
-        Q, s, Wt = np.linalg.svd(E / scale, full_matrices=False)
+        Q, s, Wt = np.linalg.svd(E / scale, full_matrices=False)  # eq. (K3)
         keep = s > SINGULAR_VALUE_CUTOFF * s[0]
         Q, s, W = Q[:, keep], s[keep], Wt[keep].T
         return cls(mean, scale[:, None] * W * s, (W / s / scale[:, None]).T, Q, weights)
@@ -69,6 +69,7 @@ class Anomalies:
         another leave the factor undetermined.)
         """
         N = len(self.Q)
+        # eq. (K10)
         waves = np.cos(np.pi / N * np.outer(np.arange(1, self.rank + 1), np.arange(N) + 0.5))
         left, _, right = np.linalg.svd(waves @ self.Q)
         return left @ right
@@ -103,7 +104,7 @@ class LinearMap:
     @classmethod
     def fit(cls, anomalies: Anomalies, Z: Array) -> "LinearMap":
         """Least-squares fit to the outputs `Z`, shape (N, K), of the ensemble itself."""
-        return cls(anomalies, anomalies.weights @ Z, anomalies.project(Z))
+        return cls(anomalies, anomalies.weights @ Z, anomalies.project(Z))  # eq. (K4)
 
     def residual_variance(self, U: Array, Z: Array) -> Array:
         """Variance of the outputs `Z` of the members `U` about the fit, shape (K,)."""
@@ -129,7 +130,7 @@ class LinearMap:
         noise = (curvature @ residual_variance) * (weights @ weights)
         information, V = np.linalg.eigh((self.slope.T * curvature) @ self.slope)
         least = max(noise, np.finfo(float).tiny)  # below which nothing is left
-        shrink = np.sqrt(1 - noise / np.maximum(information, least))
+        shrink = np.sqrt(1 - noise / np.maximum(information, least))  # eq. (K7)
         return self.slope @ (V * shrink) @ V.T
 
     def coordinates(self, U: Array) -> Array:
@@ -203,6 +204,7 @@ class GaussianLaw:
         """Evaluate the normalized log density at `U` in unconstrained coordinates, shape (J,)."""
         log_det = 0.5 * np.log(self.rates).sum() - self.anomalies.log_volume
         r = self.anomalies.rank
+        # eq. (K8)
         return log_det - 0.5 * r * np.log(2 * np.pi) - 0.5 * self.distance(self.map.coordinates(U))
 
     def noise(self, size: int, rng: np.random.Generator) -> Array:
@@ -223,13 +225,13 @@ class GaussianLaw:
         dt : float
             Time step; ``inf`` gives independent draws.
         """
-        pull = -np.expm1(-self.rates * dt) / self.rates
+        pull = -np.expm1(-self.rates * dt) / self.rates  # eq. (K9)
         kick = np.sqrt(-np.expm1(-2 * self.rates * dt) / self.rates)
         return x + ((force @ self.R) * pull + xi * kick) @ self.R.T
 
     def linear_force(self, x: Array) -> Array:
         """Force of the law itself at the coordinates `x`, shape (J, r)."""
-        return self.force - ((x @ self.R) * self.rates) @ self.R.T
+        return self.force - ((x @ self.R) * self.rates) @ self.R.T  # eq. (K9)
 
 
 def moment_law(anomalies: Anomalies, linear_map: LinearMap | None = None) -> GaussianLaw:
@@ -264,7 +266,7 @@ def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array
             f"The gradient of the log prior is not finite in the coordinate "
             f"{_name(problem, coordinate)}, where that is {U[member, coordinate]:.4g}."
         )
-    slope = anomalies.project(gradients @ anomalies.L)
+    slope = anomalies.project(gradients @ anomalies.L)  # eq. (K6)
     slope = 0.5 * (slope + slope.T)
     if not problem.gaussian_prior:
         values, vectors = np.linalg.eigh(slope)
@@ -342,7 +344,7 @@ def gaussian_law(
         return moment_law(linear_map.anomalies, linear_map)
     z = linear_map.output_mean[None]
     prior_gradient, slope = prior_slope(problem, linear_map.anomalies, U)
-    H = exponent * information(problem, linear_map) + slope
+    H = exponent * information(problem, linear_map) + slope  # eq. (K5)
     rates, R = np.linalg.eigh(H)
     force = -(exponent * problem.loss_gradient(z)[0] @ linear_map.slope + prior_gradient)
     smallest = SMALLEST_RATE if problem.gaussian_prior else SMALLEST_CONCAVE_RATE

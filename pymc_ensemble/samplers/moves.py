@@ -117,6 +117,7 @@ def stretch(
     """
     n, d = group.shape
     root = np.sqrt(LARGEST_STRETCH)
+    # eq. (K20)
     factor = (1 / root + (root - 1 / root) * rng.random(n)) ** 2  # its density falls like a root
     origin = partners[rng.integers(len(partners), size=n)]
     return origin + factor[:, None] * (group - origin), (d - 1) * np.log(factor)
@@ -146,7 +147,7 @@ def walk(
     n, size = len(group), min(WALK_PARTNERS, len(partners))
     chosen = partners[rng.random((n, len(partners))).argsort(axis=1)[:, :size]]
     anomalies = (chosen - chosen.mean(1, keepdims=True)) / np.sqrt(size - 1)
-    step = np.einsum("ns,nsd->nd", rng.standard_normal((n, size)), anomalies)
+    step = np.einsum("ns,nsd->nd", rng.standard_normal((n, size)), anomalies)  # eq. (K21)
     return group + step, np.zeros(n)
 
 

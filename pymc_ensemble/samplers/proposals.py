@@ -58,7 +58,7 @@ def log_student_t(law: GaussianLaw, x: Array, nu: float) -> Array:
     r = law.anomalies.rank
     constant = gammaln((nu + r) / 2) - gammaln(nu / 2) - r / 2 * np.log(nu * np.pi)
     log_det = 0.5 * np.log(law.rates).sum()
-    return constant + log_det - 0.5 * (nu + r) * np.log1p(law.distance(x) / nu)
+    return constant + log_det - 0.5 * (nu + r) * np.log1p(law.distance(x) / nu)  # eq. (K16)
 
 
 def relaxation(
@@ -69,7 +69,7 @@ def relaxation(
     With the force of the law itself, shape (n, r), the proposal is reversible for the law.
     """
     x = law.map.coordinates(U)
-    moved = law.relax(x, force, dt, law.noise(len(U), rng))
+    moved = law.relax(x, force, dt, law.noise(len(U), rng))  # eq. (K9)
     return law.map.particles(moved), 0.5 * (law.distance(moved) - law.distance(x))
 
 
@@ -79,6 +79,7 @@ def autoregressive(
     """Gaussian moves that keep the share `correlation` of the present deviation from the center."""
     x = law.map.coordinates(U)
     noise = law.spread(law.noise(len(U), rng))
+    # eq. (K18)
     proposed = law.center + correlation * (x - law.center) + np.sqrt(1 - correlation**2) * noise
     return law.map.particles(proposed), 0.5 * (law.distance(proposed) - law.distance(x))
 
@@ -104,6 +105,7 @@ def differential_evolution(
     plus, minus = (
         np.take_along_axis(partners, index[..., None], axis=-2) for index in (first, second)
     )
+    # eq. (K17)
     length = np.where(rng.random(shape) < MODE_JUMP, 1.0, 2.38 / np.sqrt(2 * d))[..., None]
     jitter = rng.standard_normal((*shape, root.shape[-1])) @ root.swapaxes(-1, -2)
     return U + length * (plus - minus) + JITTER * jitter
@@ -112,5 +114,5 @@ def differential_evolution(
 def acceptance(potential: Array, proposed_potential: Array, log_ratio: Array) -> Array:
     """Metropolis acceptance probability; a failed proposal (infinite potential) is rejected."""
     with np.errstate(invalid="ignore", over="ignore"):
-        log_alpha = np.minimum(0.0, potential - proposed_potential + log_ratio)
+        log_alpha = np.minimum(0.0, potential - proposed_potential + log_ratio)  # eq. (K15)
     return np.where(np.isfinite(proposed_potential), np.exp(log_alpha), 0.0)

@@ -15,7 +15,7 @@ def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
     d = len(anomalies.mean)
     shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
     growth = 2 * (anomalies.log_volume - reference.log_volume)
-    return np.sqrt(shift @ shift / d) < STILL and abs(growth) < STILL * np.sqrt(d)
+    return np.sqrt(shift @ shift / d) < STILL and abs(growth) < STILL * np.sqrt(d)  # eq. (T4)
 
 
 @dataclass(frozen=True)

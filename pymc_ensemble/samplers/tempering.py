@@ -225,6 +225,7 @@ class TemperedBurnIn:
             return 1.0, kept / kept.sum(), kept / kept.sum()
         ok, present = ensemble.ok, state.exponent
         loss, n_ok = ensemble.loss[ok], ok.sum()
+        # eq. (T2)
         fitted = next_exponent(loss, present, max(0.5 * n_ok, min(2 * (d + 2), 0.8 * n_ok)))
         reached = max(fitted, next_exponent(loss, present, max(state.fraction * n_ok, 1.5)))
         statistics, weights = np.zeros((2, len(ensemble)))
@@ -272,7 +273,7 @@ class TemperedBurnIn:
             stage = replace(stage, evolved=stage.evolved + 1)
             return replace(state, ensemble=ensemble, stage=stage), False, message
         stage = stage.after(rate, state.correlation)
-        complete = pending.kind == "relax" or stage.renewed >= MIXED or stage.round >= 5
+        complete = pending.kind == "relax" or stage.renewed >= MIXED or stage.round >= 5  # eq. (T3)
         state = replace(state, ensemble=ensemble, stage=stage)
         if complete:
             return self._end_stage(state, stage, moved=bool(accepted.any())), True, message

@@ -51,7 +51,7 @@ def plausible_limit(potential: Array, dimension: int) -> float:
     if not finite.any():
         return -np.inf
     low, middle = np.quantile(potential[finite], 0.1), np.median(potential[finite])
-    return float(middle + deep(dimension) + 5 * (middle - low))
+    return float(middle + deep(dimension) + 5 * (middle - low))  # eq. (K19)
 
 
 def plausible(potential: Array, dimension: int) -> Array:

@@ -194,7 +194,7 @@ class Chains:
         potential, gradient = self._evaluate(proposed)
         with np.errstate(invalid="ignore", over="ignore"):
             back = -move + h * (gradient @ factors) * inverse[..., None]
-            log_ratio = 0.5 * (noise**2).sum(2) - (back**2).sum(2) / (4 * h[..., 0])
+            log_ratio = 0.5 * (noise**2).sum(2) - (back**2).sum(2) / (4 * h[..., 0])  # eq. (L3)
             log_alpha = inverse * (state.potential - potential) + log_ratio
         alpha = np.where(np.isfinite(potential), np.exp(np.minimum(0, log_alpha)), 0.0)
         alpha = np.where(np.isnan(alpha), 0.0, alpha)
@@ -223,7 +223,7 @@ class Chains:
             high = low + 1
             with np.errstate(invalid="ignore"):
                 excess = state.potential[low] - state.potential[high]
-                log_alpha = (inverse[low] - inverse[high]) * excess
+                log_alpha = (inverse[low] - inverse[high]) * excess  # eq. (G9)
             who = np.flatnonzero(np.log(rng.random(n)) < log_alpha)
             for values in (state.x, state.potential, state.gradient):
                 values[low, who], values[high, who] = values[high, who], values[low, who].copy()

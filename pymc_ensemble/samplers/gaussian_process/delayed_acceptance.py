@@ -84,7 +84,7 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
         )
         before, _ = posterior.potential(x)
         after, _ = posterior.potential(moved)
-        log_ratio = after - before
+        log_ratio = after - before  # eq. (G13)
         points = posterior.whitening.particles(moved)
         direct = rng.random(len(U)) < DIRECT
         root = Anomalies.of(partners).L

@@ -191,7 +191,7 @@ class Fitting:
         # far from the posterior the process may be wrong: what it misses there is no noise
         potential = before.exponent * chosen.loss + chosen.points.prior
         excess = potential - np.quantile(potential[: chosen.n_near], 0.05)
-        return None, 1 + (np.clip(excess, 0, 10 * NEAR) / NEAR) ** 4
+        return None, 1 + (np.clip(excess, 0, 10 * NEAR) / NEAR) ** 4  # eq. (G7)
 
     def _guards(self, chosen: Selection, target: Target) -> Array:
         """Mask of the points that have little weight, shape (n,)."""

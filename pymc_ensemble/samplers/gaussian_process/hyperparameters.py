@@ -155,7 +155,7 @@ class MarginalPosterior:
             alpha = cho_solve((L, True), Y, check_finite=False)
             inverse, _ = dpotri(L, lower=1)
             inverse = np.tril(inverse) + np.tril(inverse, -1).T
-            value += 0.5 * (Y * alpha).sum() + Y.shape[1] * np.log(np.diag(L)).sum()
+            value += 0.5 * (Y * alpha).sum() + Y.shape[1] * np.log(np.diag(L)).sum()  # eq. (G2)
             Sj = alpha @ alpha.T - Y.shape[1] * inverse
             noise_gradient[j] = -(np.diag(Sj) * variances).sum()
             S += Sj
@@ -272,6 +272,7 @@ class Levels:
         taken = amplitude * self.explained / total
         left = self.residual - taken.sum(0)
         free = self.degrees - len(total)
+        # eq. (G3)
         value += 0.5 * (free * 2 * vector[1:] + np.log(total).sum(0) + left / noise).sum()
         by_amplitude = amplitude * self.eigenvalues[:, None] / total - taken / total
         gradient[0] += 0.5 * by_amplitude.sum()

@@ -315,7 +315,7 @@ class Learning:
             return 1.0
         posterior = state.fit.posterior
         sd = np.median(posterior.loss_sd(posterior.whitening.coordinates(state.particles)))
-        return max(state.exponent, min(1.0, 1 / max(float(sd), 1e-9)))
+        return max(state.exponent, min(1.0, 1 / max(float(sd), 1e-9)))  # eq. (G8)
 
     def _best_level(self, state: LearningState) -> int:
         """Temperature whose particles would teach most about the posterior."""
@@ -326,7 +326,7 @@ class Learning:
             relative = posterior.relative_noise(posterior.loss(design))
             sd = posterior.process.sd_with(design, coordinates[0], relative)
             errors.append((sd**2).mean())
-        return int(np.argmin(errors))
+        return int(np.argmin(errors))  # eq. (G10)
 
 
 def _beyond(x: Array, radius: float) -> float:

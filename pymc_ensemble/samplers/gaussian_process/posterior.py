@@ -286,7 +286,7 @@ class NoiseLaw:
 
     def __call__(self, loss: Array) -> Array:
         """Variances of the noise relative to one another, at smooth losses."""
-        return (np.maximum(loss - self.least, 0) + self.base) / self.mean
+        return (np.maximum(loss - self.least, 0) + self.base) / self.mean  # eq. (G7)
 
 
 @dataclass(frozen=True)
@@ -349,7 +349,7 @@ class SurrogatePosterior:
         values, _ = self.process.evaluate(x)
         _, weights = self.target.loss(values)
         sd = self.process.sd(x)
-        variance = ((weights * sd) ** 2).sum(1)
+        variance = ((weights * sd) ** 2).sum(1)  # eq. (G6)
         if isinstance(self.target, ForwardTarget):
             variance = variance + 0.5 * (sd**4).sum(1)
         return np.sqrt(variance)

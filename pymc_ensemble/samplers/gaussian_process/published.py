@@ -107,6 +107,7 @@ class PublishedSurrogate(Sweeps[PublishedSurrogateState, PublishedEpoch]):
             slope = slope + unit * self.problem.prior_gradient(center + unit * moved)
             steepest = np.sqrt((slope**2).sum(1)).max()
             step = min(self.largest_step, LARGEST_MOVE / max(steepest, 1e-300))
+            # eq. (P5)
             moved = moved - step * slope + np.sqrt(2 * step) * rng.standard_normal(moved.shape)
             elapsed += step
         points = center + unit * moved

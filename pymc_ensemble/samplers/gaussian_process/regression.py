@@ -206,7 +206,7 @@ class GaussianProcess:
         noise = np.exp(2 * theta.noise) + NOISE_FLOOR
         extra = np.where(trusted, 0.0, (0.3 * np.abs(Y).max(1)) ** 2 / noise.mean())
         scaled = features / (relative + extra)
-        information, vectors = np.linalg.eigh(scaled @ features.T)
+        information, vectors = np.linalg.eigh(scaled @ features.T)  # eq. (G4)
         precision = Precision(information, vectors, noise)
         w = precision.solve(scaled @ Y)
         residual = (Y - features.T @ w) / np.sqrt(relative + extra)[:, None]
@@ -282,7 +282,7 @@ class GaussianProcess:
             lower=True,
             check_finite=False,
         )
-        missing = np.exp(self.hyperparameters.amplitude) - (cross**2).sum(0)
+        missing = np.exp(self.hyperparameters.amplitude) - (cross**2).sum(0)  # eq. (G5)
         root = np.sqrt(BASIS_VARIANCE)
         features = np.vstack([root * basis_values(x, self.basis).T, cross])
         return features, np.maximum(missing, 0.0)

@@ -59,7 +59,7 @@ class Verification:
         outliers = float((np.abs(difference) > 5 + 4 * nugget).mean())
         mean, sd = float(difference.mean()), float(difference.std())
         passed = (
-            abs(mean) < 0.5 + 4 * nugget / np.sqrt(n)
+            abs(mean) < 0.5 + 4 * nugget / np.sqrt(n)  # eq. (G12)
             and sd < 1 + 2 * nugget
             and max(outliers, beyond) * n <= 0.02 * n + 1
         )

@@ -118,6 +118,7 @@ class InflatedDesign:
     def ask(self, state: DesignState, rng: np.random.Generator) -> tuple[Array, DesignRound]:
         """Points of the next round, shape (J, d), and what `tell` needs."""
         J, rank = len(state.ensemble), state.root.shape[1]
+        # eq. (R1)
         points = state.center + state.inflation * rng.standard_normal((J, rank)) @ state.root.T
         return points, DesignRound(points, int(rng.integers(2**63)), state)
 
@@ -311,7 +312,7 @@ def _share_downhill(problem: Problem, law: GaussianLaw, deviations: Array) -> fl
     def potential(share: float) -> float:
         u = law.map.particles(share * law.center)
         with np.errstate(over="ignore", invalid="ignore"):
-            prior = problem.prior_potential(u + deviations)
+            prior = problem.prior_potential(u + deviations)  # eq. (R2)
             return float(problem.loss(law.map(u[None]))[0] + law.anomalies.weights @ prior)
 
     share, present = 1.0, potential(0.0)
@@ -384,7 +385,7 @@ def curvature_excess(points: Array, outputs: Array) -> float:
     if not used.any():
         return 0.0
     K = used.sum()
-    return float((ratio.mean() - 1) / np.sqrt(2 / (q * K) + 2 / dof))
+    return float((ratio.mean() - 1) / np.sqrt(2 / (q * K) + 2 / dof))  # eq. (R3)
 
 
 def _change_of_moments(U: Array, log_weights: Array) -> tuple[Array, Array]:

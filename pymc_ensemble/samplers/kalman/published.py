@@ -50,13 +50,13 @@ class PublishedScheme(Sweeps[SweepState, GroupMove[SweepState]]):
         J, r = len(members), law.anomalies.rank
         A, L = law.map.slope, law.anomalies.L
         gradients = self.problem.loss_gradient(members.Z)
-        dt = min(1 / (interaction_norm(members.Z, gradients) + 1e-8), self.largest_step)
+        dt = min(1 / (interaction_norm(members.Z, gradients) + 1e-8), self.largest_step)  # eq. (P1)
         _, slope = prior_slope(self.problem, law.anomalies, members.U)
         x = law.map.coordinates(members.U)
         drift = -gradients @ A - self.problem.prior_gradient(members.U) @ L
         if self.corrected:
             drift = drift + (r + 1) / J * x
-        step = np.linalg.solve(np.eye(len(slope)) + dt * slope, dt * drift.T).T
+        step = np.linalg.solve(np.eye(len(slope)) + dt * slope, dt * drift.T).T  # eq. (P2)
         noise = rng.standard_normal((J, r)) @ law.anomalies.frame
         moved = x + step + np.sqrt(2 * dt) * noise
         points = law.map.particles(moved)

@@ -98,7 +98,7 @@ def pointwise_force(problem: Problem, law: GaussianLaw, group: Ensemble) -> Arra
     linear = law.linear_force(law.map.coordinates(group.U))
     likelihood = problem.loss_gradient(group.Z) @ law.map.slope
     prior = problem.prior_gradient(group.U) @ law.anomalies.L
-    deviation = -(likelihood + prior) - linear
+    deviation = -(likelihood + prior) - linear  # eq. (K11)
     largest = LARGEST_DEVIATION * np.sqrt(group.U.shape[1])
     size = np.linalg.norm(deviation, axis=1, keepdims=True)
     return linear + deviation * np.minimum(1.0, largest / np.maximum(size, SMALLEST_RATE))
@@ -127,4 +127,5 @@ def pointwise_step(problem: Problem, ensemble: Ensemble) -> tuple[bool, float]:
         return False, np.inf
     curvature = problem.curvature(law.map.output_mean[None])[0]
     nonlinearity = curvature @ ((members.Z - law.map(members.U)) ** 2).mean(0)
+    # eqs. (K12) and (K13)
     return bool(nonlinearity < NEARLY_LINEAR * size), 2 * RELATIVE_EXTRA_VARIANCE * d / spread

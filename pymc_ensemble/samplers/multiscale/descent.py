@@ -139,4 +139,4 @@ class Descent:
         curvature = step @ change
         if curvature <= 0:
             return min(2 * size, LARGEST_STEP)
-        return float(np.clip(step @ step / curvature, size / 10, LARGEST_STEP))
+        return float(np.clip(step @ step / curvature, size / 10, LARGEST_STEP))  # eq. (M9)

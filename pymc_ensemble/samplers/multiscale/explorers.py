@@ -87,6 +87,7 @@ def haar_frames(size: int, n_directions: int, dimension: int, rng: np.random.Gen
     """
     n_frames = -(-n_directions // dimension)
     normal = rng.standard_normal((size, n_frames, dimension, dimension))
+    # eq. (M2)
     frames = np.linalg.qr(normal)[0] * rng.choice([-1.0, 1.0], size=(size, n_frames, 1, dimension))
     rows = np.swapaxes(frames, -1, -2).reshape(size, n_frames * dimension, dimension)
     # in the order in which a pickle restores it: sums in another order differ in the last digit
@@ -178,7 +179,7 @@ class Explorers:
         if not has_forward_map(self.problem):  # no slope leads to where the density is zero
             outputs = np.where(np.isfinite(everything.loss)[:, None], outputs, np.nan)
         differences = self.differences(outputs)[ok]
-        slopes[ok] = np.einsum("mjk,mk->mj", differences, self.problem.loss_gradient(Z))
+        slopes[ok] = np.einsum("mjk,mk->mj", differences, self.problem.loss_gradient(Z))  # eq. (M1)
         prior = np.zeros(centers.U.shape)
         prior[ok] = self.problem.prior_gradient(U) @ root
         if self.independent:

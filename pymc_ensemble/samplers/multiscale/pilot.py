@@ -52,7 +52,7 @@ def herd(points: Array, n: int) -> Array:
     to_all, to_chosen = distances.mean(1), np.zeros(len(points))
     chosen: list[int] = []
     for k in range(n):
-        score = to_all - to_chosen / (k + 1)
+        score = to_all - to_chosen / (k + 1)  # eq. (M8)
         score[chosen] = np.inf
         chosen.append(int(score.argmin()))
         to_chosen += distances[:, chosen[-1]]

@@ -80,10 +80,10 @@ class Probe:
         H = axes @ self.problem.prior_hessian(cloud.U[0]) @ axes.T
         if has_forward_map(self.problem):
             H = H + (slopes * self.problem.curvature(cloud.Z[:1])[0]) @ slopes.T
-            largest = np.linalg.eigvalsh(H)[-1] / d
+            largest = np.linalg.eigvalsh(H)[-1] / d  # eq. (M5)
         else:
             diagonal = (np.diag(H) + bend[heard] / self.explorers.sigma**2) / d
-            largest = diagonal.mean() + np.sqrt((d - 1) * (d + 2) / 2 * diagonal.var())
+            largest = diagonal.mean() + np.sqrt((d - 1) * (d + 2) / 2 * diagonal.var())  # eq. (M6)
         return float(max(largest, 0.0))
 
     def noise(self, cloud: Ensemble, walkers: Explorers) -> float:
@@ -103,7 +103,7 @@ class Probe:
         gradient = self.problem.loss_gradient(cloud.Z[:1])[0]
         at_center = curvature**2 * (slopes[heard] ** 2).mean(0)
         differences = d / (2 * walkers.n_directions * walkers.sigma**2) * gradient**2
-        return float(fluctuation @ (at_center + differences) / d)
+        return float(fluctuation @ (at_center + differences) / d)  # eq. (M7)
 
 
 def _quantile(values: Sequence[float], level: float) -> float:

@@ -29,7 +29,7 @@ def clipped(drift: Array, step_size: float) -> Array:
     Explicit steps explode in tails that are lighter than Gaussian. Where the step size suits the
     stiffness of the posterior, a drift in its bulk is about ``sqrt(d / step_size)`` long.
     """
-    longest = 2 * (np.sqrt(drift.shape[1]) + 3) / min(1.0, np.sqrt(step_size))
+    longest = 2 * (np.sqrt(drift.shape[1]) + 3) / min(1.0, np.sqrt(step_size))  # eq. (M4)
     length = np.linalg.norm(drift, axis=1, keepdims=True)
     return drift * (longest / np.maximum(length, longest))
 
@@ -112,7 +112,7 @@ class Walkers:
         if state.measurement is not None:
             kick = np.sqrt(2 * h) * noise
             if self.averaged and not self.adjust:
-                kick = np.sqrt(h / 2) * (state.noise + noise)
+                kick = np.sqrt(h / 2) * (state.noise + noise)  # eq. (M3)
             proposed = state.U + (h * self._drift(state.measurement, h) + kick) @ root.T
         directions = self._next_directions(state, rng)
         points = self.explorers.points(proposed, directions, root)
@@ -182,7 +182,7 @@ class Walkers:
         fresh = self.explorers.directions(len(state.U), rng)
         if self.delta == 0 or not state.directions.size:
             return fresh
-        kept = np.exp(-state.step_size / self.delta**2)
+        kept = np.exp(-state.step_size / self.delta**2)  # eq. (P4)
         return kept * state.directions + np.sqrt(1 - kept**2) * fresh
 
     def _drift(self, measurement: Measurement, step_size: float) -> Array:
@@ -194,5 +194,5 @@ class Walkers:
         step = state.preconditioner.normalized(new.centers.U - old.centers.U)
         forward = ((step - h * self._drift(old, h)) ** 2).sum(1)
         backward = ((-step - h * self._drift(new, h)) ** 2).sum(1)
-        log_ratio = (forward - backward) / (4 * h)
+        log_ratio = (forward - backward) / (4 * h)  # eq. (L3)
         return proposals.acceptance(old.centers.potential, new.centers.potential, log_ratio)

@@ -124,7 +124,7 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         if np.isfinite(pilot.stiffness):
             step = min(LARGEST_STEP, LARGEST_STIFF_STEP / max(pilot.stiffness, 1e-12))
         if pilot.noise > 0:
-            step = min(step, 2 * EXTRA_VARIANCE / pilot.noise)
+            step = min(step, 2 * EXTRA_VARIANCE / pilot.noise)  # eq. (M7)
         if d > J or not walkers.averaged:
             step = min(step, 0.1 * J / (d + 1))
         if not walkers.averaged:  # unclipped steps explode where the posterior is stiffest
