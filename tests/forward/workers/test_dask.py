@@ -14,7 +14,9 @@ import pymc_ensemble as pe
 from pymc_ensemble.forward import ExecutorError
 
 distributed = pytest.importorskip("distributed")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PATIENCE = 300  # seconds that a worker may take to start on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,7 @@ def client():
 
 
 def pids(client):
+    client.wait_for_workers(2, timeout=PATIENCE)
     return set(client.run(os.getpid).values())
 
 
@@ -43,8 +46,9 @@ def test_members_are_spread_over_the_workers(client):
 
     inverse, forward = problem(where, executor=client.get_executor())
     U = points(np.arange(20))
+    workers = pids(client)
     evaluations = inverse.evaluate(U)
-    assert set(evaluations.outputs[:, 0]) == pids(client)
+    assert set(evaluations.outputs[:, 0]) == workers
     np.testing.assert_array_equal(evaluations.outputs[:, 1], U[:, 0])
     assert os.getpid() not in pids(client)
     assert forward.n_evaluations == 20
@@ -52,7 +56,7 @@ def test_members_are_spread_over_the_workers(client):
 
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_failures(client, log, vectorized):
-    one = misbehave(log, hang=5.0)
+    one = misbehave(log, hang=600.0)  # its worker is restarted
 
     def batch(x):
         if len(x) > 1:
@@ -85,7 +89,6 @@ def test_a_member_that_kills_its_workers(client, log):
     evaluations = inverse.evaluate(points(first))
     np.testing.assert_array_equal(evaluations.failed, first == 4)
     assert "KilledWorker" in evaluations.errors[0][1]
-    client.wait_for_workers(2)
 
 
 def test_a_worker_that_is_killed(client, tmp_path):
@@ -109,7 +112,45 @@ def test_a_worker_that_is_killed(client, tmp_path):
     U = points(np.arange(30))
     np.testing.assert_array_equal(inverse.forward(U), 2 * U)
     killer.join()
-    client.wait_for_workers(2)
+
+
+class Solver:
+    """A simulator with a state: calls beside each other spoil it."""
+
+    y = 0.0
+
+    def __call__(self, x):
+        self.y = 0.0
+        for _ in range(20):
+            time.sleep(0.1 if x[0] < 0 else 1e-4)
+            self.y += x[1]
+        return np.array([x[0], self.y])
+
+
+def test_calls_that_were_given_up_spoil_no_others(client):
+    """Each worker is restarted before it is given another member."""
+    inverse, _ = problem(Solver(), executor=client.get_executor(), timeout=1.0)
+    U = points(np.where(np.arange(12) % 6 == 3, -1.0, 1.0))
+    U[:, 1] = np.arange(12)
+    evaluations = inverse.evaluate(U)
+    np.testing.assert_array_equal(evaluations.failed, U[:, 0] < 0)
+    good = ~evaluations.failed
+    np.testing.assert_allclose(evaluations.outputs[good, 1], 20 * U[good, 1], rtol=1e-12)
+
+
+def test_a_cluster_of_threads(log):
+    """Nobody can restart its workers: a call that was given up is waited for, or ends the run."""
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        solver = Solver()
+        inverse, _ = problem(solver, executor=client.get_executor(), timeout=1.5)
+        evaluations = inverse.evaluate(points([1, -1]))
+        np.testing.assert_array_equal(evaluations.failed, [False, True])
+        hanging, _ = problem(misbehave(log, 20.0), executor=client.get_executor(), timeout=0.5)
+        with pytest.raises(ExecutorError, match="executor='processes'"):
+            hanging.evaluate(points([5, *range(10, 60)]))
 
 
 def test_store(client, log, tmp_path):
