@@ -51,6 +51,7 @@ from count_numbers import GUARD, chosen_numbers, value  # noqa: E402
 
 TABLE = ROOT / "docs" / "tuned_numbers.csv"
 ROOMS = ("samplers", "diagnosis")
+COLUMNS = ("number", "value", "decides", "why", "half", "twice")
 SEEDS, QUICK_SEEDS = 24, 3  # of a problem that takes a tenth of a second
 REFERENCE_SEEDS = 8  # of every problem, with the numbers as they are: they tell the noise
 SURE = 3.0  # standard errors beyond which a change counts
@@ -630,37 +631,39 @@ def effect_on_errors(pairs, reference):
     return ", ".join([*told, *stuck])
 
 
+def effects(key, texts, column, measured, reference):
+    """Effects of half (column 0) or twice (column 1) of the numbers behind one name, in words."""
+    values = [variants(text)[column] for text in texts]
+    told = [
+        effect(measured[key, text, to], reference) for text, to in zip(texts, values, strict=True)
+    ]
+    if len(set(told)) == 1:
+        return told[0]
+    return "; ".join(f"{to}: {what}" for to, what in zip(values, told, strict=True))
+
+
 def write_table(path):
-    """Write the effects into the last two columns of the table."""
+    """Write the values and their effects into the table.
+
+    Numbers that are new get a row, to be filled in by hand, and those that are gone lose theirs.
+    """
     lines = recorded(path).values()
     reference = {(line["case"], line["seed"]): line for line in lines if line["number"] == ""}
-    by_value = defaultdict(list)
+    measured = defaultdict(list)
     for line in lines:
-        by_value[line["number"], line["value"], line["to"]].append(line)
+        measured[line["number"], line["value"], line["to"]].append(line)
     numbers = defaultdict(list)
     for n in [n for room in ROOMS for n in chosen_numbers(PACKAGE / room) if n.kind != GUARD]:
         numbers[key_of(n)].append(n.text)
     with TABLE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        name = row["number"].strip("`")
-        texts = numbers[name]
-        row["value"] = ", ".join(texts)
-        columns = zip(*(variants(text) for text in texts), strict=True)
-        for column, values in zip(("half", "twice"), columns, strict=True):
-            effects = [
-                effect(by_value[name, text, to], reference)
-                for text, to in zip(texts, values, strict=True)
-            ]
-            row[column] = (
-                effects[0]
-                if len(set(effects)) == 1
-                else "; ".join(f"{to}: {told}" for to, told in zip(values, effects, strict=True))
-            )
+        before = {row["number"].strip("`"): row for row in csv.DictReader(file)}
     with TABLE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for key, texts in numbers.items():
+            row = before.get(key, {"decides": "", "why": ""})
+            told = [effects(key, texts, column, measured, reference) for column in (0, 1)]
+            writer.writerow([f"`{key}`", ", ".join(texts), row["decides"], row["why"], *told])
 
 
 def main():
