@@ -228,7 +228,7 @@ def _told(option: Any) -> Any:
     """A short account of an option."""
     if isinstance(option, bool | int | float | str) and len(str(option)) <= LONGEST_OPTION:
         return option
-    if isinstance(option, Mapping):  # moves, and their weights
+    if isinstance(option, Mapping) and not isinstance(option, xr.DataTree):  # moves, their weights
         told = ", ".join(f"{getattr(key, '__name__', key)} {option[key]:.3g}" for key in option)
         return told[:LONGEST_OPTION]
     shape = getattr(option, "shape", None)
