@@ -204,7 +204,7 @@ class EnsembleStep(RunningStep):
             self._layout = variable_layout(point, names_of(self.vars))
             self._first = {v.name: np.array(point[v.name]) for v in self._layout}
             if self._chain.state is None and self._chain_number == 0:
-                self._tell_of_initial_values(point)
+                self._tell_of_initial_values(self._layout, point)
         if self._handed is None:
             return
         names = [v.name for v in self._layout]
@@ -218,23 +218,6 @@ class EnsembleStep(RunningStep):
                 "change behind its back, and stats such as `lp` would be wrong. Leave out the "
                 "other step method, or leave it the variable alone: `step=[MultiscaleSampler(vars),"
                 " other]` with other variables in `vars`."
-            )
-
-    def _tell_of_initial_values(self, point: Point) -> None:
-        """Say so if initial values were given to `pymc.sample`, as they have no effect."""
-        model = self._bound.model
-        usual, ignored = model.initial_point(), []
-        for variable in self._layout:
-            rv = next(rv for v, rv in model.values_to_rvs.items() if v.name == variable.name)
-            given: Any = model.rvs_to_initial_values[rv]
-            random = isinstance(given, Variable) or (isinstance(given, str) and given == "prior")
-            if not random and not np.allclose(point[variable.name], usual[variable.name]):
-                ignored.append(f"`{rv.name}`")
-        if ignored:
-            start = "at draws of the prior" if self._bound.initial is None else "where it was told"
-            logger.warning(
-                f"The initial values of {', '.join(ignored)} are not used: an ensemble starts "
-                f"{start}. Choose its positions with `initial_ensemble`."
             )
 
     def _next_draw(self, point: Point) -> Draw:

@@ -11,9 +11,10 @@ from pymc.step_methods.compound import BlockedStep, Competence
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
+from pymc_ensemble.log import logger
 from pymc_ensemble.problem.extraction import without_missing
 from pymc_ensemble.problem.inverse_problem import InverseProblem
-from pymc_ensemble.problem.points import Named, names_of
+from pymc_ensemble.problem.points import LayoutVariable, Named, Point, names_of
 from pymc_ensemble.samplers.kernels import Sampler
 from pymc_ensemble.samplers.options import require_flags
 
@@ -180,6 +181,23 @@ class BoundStep(BlockedStep):
     def ensemble_size(self) -> int:
         """Number of particles."""
         return self._bound.sampler.size
+
+    def _tell_of_initial_values(self, layout: Sequence[LayoutVariable], point: Point) -> None:
+        """Say so if initial values were given to `pymc.sample`, as they have no effect."""
+        model = self._bound.model
+        usual, ignored = model.initial_point(), []
+        for variable in layout:
+            rv = next(rv for v, rv in model.values_to_rvs.items() if v.name == variable.name)
+            given: Any = model.rvs_to_initial_values[rv]
+            random = isinstance(given, Variable) or (isinstance(given, str) and given == "prior")
+            if not random and not np.allclose(point[variable.name], usual[variable.name]):
+                ignored.append(f"`{rv.name}`")
+        if ignored:
+            start = "at draws of the prior" if self._bound.initial is None else "where it was told"
+            logger.warning(
+                f"The initial values of {', '.join(ignored)} are not used: an ensemble starts "
+                f"{start}. Choose its positions with `initial_ensemble`."
+            )
 
     @staticmethod
     def competence(var: Variable, has_grad: bool) -> Competence:
