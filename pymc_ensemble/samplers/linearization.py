@@ -287,8 +287,10 @@ def information(problem: Problem, linear_map: LinearMap) -> Array:
         H = (A.T * problem.curvature(linear_map.output_mean[None])[0]) @ A
         if np.isfinite(H).all():
             return H
-        largest = np.abs(A).max(0)
-        steepness = np.abs(linear_map.anomalies.L) @ np.nan_to_num(largest / largest.max(), nan=1.0)
+        # change of the outputs by a standard deviation of each coordinate, the others at rest
+        anomalies = linear_map.anomalies
+        slope = np.nan_to_num(A / np.abs(A).max(), nan=1.0) @ anomalies.L_pinv
+        steepness = np.abs(slope).max(0) * np.linalg.norm(anomalies.L, axis=1)
     raise EnsembleFailure(
         "The forward outputs are so steep that their information is not finite. They change most "
         f"along the coordinate {_name(problem, int(steepness.argmax()))}."

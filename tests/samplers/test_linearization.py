@@ -158,8 +158,9 @@ def test_indefinite_part_of_a_prior_slope_is_dropped():
 
 @pytest.mark.parametrize("names", [None, ("a", "tau_log__")])
 def test_slopes_that_are_not_finite_are_told_by_coordinate(names):
-    """Both that of the prior, at one point, and that of the outputs."""
+    """Both that of the prior, at one point, and that of the outputs; coordinates are correlated."""
     problem, U = random_linear(2), np.random.default_rng(7).standard_normal((9, 2))
+    U[:, 0] += 3 * U[:, 1]
     if names:
         problem.coordinate_names = names
     name = "`tau_log__`" if names else "number 1"
