@@ -10,9 +10,9 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from pymc.initial_point import make_initial_point_fn
-from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
 
+from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
 from pymc_ensemble.problem.driver import Account, AskTell, Driver, Pending, State
 from pymc_ensemble.problem.points import compiled, names_of, points_of, variable_layout, vector_of
@@ -142,9 +142,11 @@ def find_MAP_ensemble(
     """
     require_counts(1, directions=directions, maxiter=maxiter)
     require_positive(sigma=sigma, tol=tol)
-    model = pm.modelcontext(model)
-    rng = get_random_generator(random_seed)
+    model = given_model(model)
+    rng = given_generator(random_seed, "random_seed")
     known = {*model.named_vars, *(value.name for value in model.value_vars)}
+    if initvals is not None and not isinstance(initvals, Mapping):
+        raise TypeError(f"`initvals` has to map names to values, and is {initvals!r}.")
     if unknown := {getattr(key, "name", key) for key in initvals or ()} - known:
         raise ValueError(f"`initvals` names `{min(unknown)}`, which the model does not have.")
     point = make_initial_point_fn(model=model, overrides=initvals)(int(rng.integers(2**30)))
@@ -166,6 +168,12 @@ def find_MAP_ensemble(
 
     layout = variable_layout(point, [value.name for value in sampled.value_vars])
     start = vector_of(layout, point)[None]
+    for variable in layout:
+        if not np.isfinite(start[0, variable.where]).all():
+            raise ValueError(
+                f"The start is not within the support of the prior: `{variable.name}`, in "
+                f"unconstrained coordinates, is {point[variable.name]}. Give other `initvals`."
+            )
     if isinstance(preconditioner, str) and preconditioner == "ensemble":
         try:
             problem.sample_prior(1, np.random.default_rng(0))

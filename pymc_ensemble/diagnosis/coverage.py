@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pymc.step_methods.compound import BlockedStep, CompoundStep
 
 from pymc_ensemble.log import logger
+from pymc_ensemble.problem.checks import given_generator
 from pymc_ensemble.problem.points import layout_of, points_of, unconstrained
 from pymc_ensemble.samplers.options import require_counts
 
@@ -198,9 +199,8 @@ def coverage(
             "`step` has to be a function that makes a step method, as each simulation needs its "
             "own: for example `lambda: pymc_ensemble.EnsembleKalmanSampler(adjust=True)`."
         )
-    if simulations < 2:
-        raise ValueError(f"simulations={simulations}: take at least 2, and 200 to see something.")
-    if not 0 < probability < 1:
+    require_counts(2, simulations=simulations)
+    if not isinstance(probability, float) or not 0 < probability < 1:
         raise ValueError(f"probability={probability!r} must be between 0 and 1, such as 0.95.")
     require_counts(1, draws=draws, chains=chains)
     known = set(inspect.signature(pm.sample).parameters) - OWN
@@ -209,6 +209,7 @@ def coverage(
             f"`{unknown[0]}` is no argument of `pymc.sample` that can be given here. Options of "
             "the step method belong into the function that makes it."
         )
+    given_generator(random_seed, "random_seed")
     _check(model, step)
     settings = {"draws": draws, "chains": chains, **sample_kwargs}
     simulate = partial(_outcome, model, step, settings)
@@ -260,7 +261,7 @@ def _made(model: ModelSource) -> pm.Model:
 
 def _check(source: ModelSource, step: StepFactory) -> None:
     """Refuse what would fail in every simulation."""
-    model = _made(source)
+    model: Any = _made(source) if isinstance(source, pm.Model) or callable(source) else source
     if not isinstance(model, pm.Model):
         raise TypeError(f"`model` has to be or to make a pymc.Model, and not {model!r}.")
     if not model.observed_RVs:

@@ -477,6 +477,8 @@ def open_store(path: str | PathLike) -> xr.Dataset:
     StoreError
         If there is no such file, or if it is damaged or something else.
     """
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"`path` has to be that of an evaluation store, not {path!r}.")
     if not Path(path).is_file():
         raise StoreError(f"There is no evaluation store {path}.")
     return EvaluationStore(path).to_dataset()

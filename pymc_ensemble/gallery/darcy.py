@@ -16,6 +16,7 @@ from scipy.linalg.lapack import dpbsv, dpbtrs
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.forward.numba import run_as_python
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
+from pymc_ensemble.samplers.options import require_flags
 
 CELLS = 32
 """Cells per side of the unit square."""
@@ -226,7 +227,8 @@ def darcy(d: int = 16, native: bool = False) -> GalleryModel:
     >>> gallery.darcy().reference["u"].sel(statistic="mean").values[:3].round(1)
     array([ 0.4, -0.6,  2.6])
     """
-    if d not in (9, 16, 25, 36, 49, 64):
+    require_flags(native=native)
+    if d not in [9, 16, 25, 36, 49, 64]:
         raise ValueError(
             f"darcy has n x n modes for n from 3 to 8: d may be 9, 16, 25, 36, 49 or 64, not {d}."
         )

@@ -5,6 +5,7 @@ import pymc as pm
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, Reference, quadrature
+from pymc_ensemble.samplers.options import require_flags, require_not_negative
 
 DATA = {
     0.05: [
@@ -53,7 +54,9 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0, native: bool = False) 
     >>> gallery.decay().reference["log_rate"].values[:2].round(4)
     array([-0.2086,  0.0585])
     """
-    if noise_sd not in DATA:
+    require_flags(native=native)
+    require_not_negative(roughness=roughness)
+    if noise_sd not in list(DATA):
         raise ValueError(f"decay has data for noise_sd 0.05 and 0.3, not for {noise_sd}.")
     times = np.linspace(0.2, 4, 12)
     y = np.array(DATA[noise_sd])

@@ -13,6 +13,7 @@ from scipy.integrate import odeint
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
+from pymc_ensemble.samplers.options import require_flags
 
 DAYS = np.arange(1, 15)
 
@@ -141,6 +142,7 @@ def influenza(native: bool = False) -> GalleryModel:
     >>> round(float(model.reference["beta"].sel(statistic="mean")), 2)
     1.73
     """
+    require_flags(native=native)
     forward = None if native else forward_model(log_infected, output_shape=IN_BED.shape)
     solve = forward or _native_log_infected
     with GalleryModel(

@@ -13,6 +13,9 @@ from pymc_ensemble.gallery.model import (
     gaussian_posterior,
     resample,
 )
+from pymc_ensemble.samplers.options import require_counts, require_flags, require_positive
+
+MOST_PARAMETERS = 10_000  # whose map is a matrix of 1.6 GB
 
 
 def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
@@ -40,6 +43,10 @@ def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
     >>> gallery.linear_gaussian(10).reference["u"].sel(statistic="mean").values[:3].round(4)
     array([-0.435 ,  0.0441,  1.8471])
     """
+    require_flags(native=native)
+    require_counts(1, d=d)
+    if d is None or d > MOST_PARAMETERS:
+        raise ValueError(f"d must be an integer from 1 to {MOST_PARAMETERS}, not {d!r}.")
     rng = np.random.default_rng(1000)
     Q, _ = np.linalg.qr(rng.standard_normal((2 * d, d)))
     W, _ = np.linalg.qr(rng.standard_normal((d, d)))
@@ -107,8 +114,18 @@ def linear_multiscale(
     >>> smooth.reference["u"].sel(statistic="mean").values
     array([-0.5,  0.8])
     """
+    require_flags(rough=rough, native=native)
+    require_positive(prior_variance=prior_variance)
+    try:
+        y = np.asarray(data, dtype=float)
+    except (TypeError, ValueError):
+        y = np.empty(0)
+    if prior_variance is None or y.shape != (2,) or not np.isfinite(y).all():
+        raise ValueError(
+            "linear_multiscale needs a positive prior_variance and two finite data, not "
+            f"prior_variance={prior_variance!r} and data={data!r}."
+        )
     slopes, period, noise_variance = np.array([-1.0, 2.0]), 0.1, 0.05
-    y = np.asarray(data, dtype=float)
 
     def outputs(u: Array) -> Array:
         return slopes * u + float(rough) * np.sin(2 * np.pi * u / period)

@@ -13,6 +13,7 @@ from scipy.integrate import odeint
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
+from pymc_ensemble.samplers.options import require_flags
 
 YEARS = np.arange(1900, 1921)
 
@@ -146,6 +147,7 @@ def lynx_hare(native: bool = False) -> GalleryModel:
     >>> round(float(model.reference["alpha"].sel(statistic="mean")), 2)
     0.55
     """
+    require_flags(native=native)
     forward = None if native else forward_model(log_populations, output_shape=PELTS.shape)
     solve = forward or _native_log_populations
     with GalleryModel(

@@ -7,6 +7,7 @@ import pymc as pm
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, Reference, quadrature
+from pymc_ensemble.samplers.options import require_flags
 
 
 def _posterior(potential: Callable[[Array], Array], half_width: float, n: int) -> Reference:
@@ -38,6 +39,7 @@ def bimodal(native: bool = False) -> GalleryModel:
     >>> gallery.bimodal().reference["u"].sel(statistic="sd").values.round(4)
     array([0.9305, 0.9305])
     """
+    require_flags(native=native)
     y = 2.0
 
     def outputs(u: Array) -> Array:
@@ -94,6 +96,7 @@ def four_modes(rough: bool = True, native: bool = False) -> GalleryModel:
     >>> gallery.four_modes(rough=False).reference["u"].sel(statistic="sd").values.round(4)
     array([0.8016, 0.8016])
     """
+    require_flags(rough=rough, native=native)
     noise_variance, prior_variance = 0.05, 0.1
 
     def outputs(u: Array) -> Array:

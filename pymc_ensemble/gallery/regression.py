@@ -14,6 +14,7 @@ from pymc_ensemble.gallery.model import (
     resample,
     stored_reference,
 )
+from pymc_ensemble.samplers.options import require_flags
 
 
 def poisson_regression(native: bool = False) -> GalleryModel:
@@ -39,6 +40,7 @@ def poisson_regression(native: bool = False) -> GalleryModel:
     >>> gallery.poisson_regression().reference["beta"].sel(statistic="mean").values.round(2)
     array([ 0.39,  0.26, -0.51,  0.49,  0.25])
     """
+    require_flags(native=native)
     rng = np.random.default_rng(5)
     X = np.column_stack([np.ones(60), rng.standard_normal((60, 4))])
     truth = np.array([0.5, 0.4, -0.5, 0.3, 0.2])
@@ -85,6 +87,7 @@ def smooth_nonlinear(native: bool = False) -> GalleryModel:
     >>> gallery.smooth_nonlinear().reference["u"].sel(statistic="sd").values.round(2)
     array([0.41, 0.29, 0.29, 0.33, 0.28])
     """
+    require_flags(native=native)
     noise_sd = np.array([0.9, 0.25, 0.3, 0.3, 0.3, 0.5])
     y = np.array([0.2, -0.481308, -0.574508, 0.728629, -0.219186, 0.932912])
 

@@ -311,6 +311,7 @@ class CompiledPrior:
         for name, graph in zip(terms, simplified(list(terms.values())), strict=True):
             check_differentiable(graph, [root], f"`{name}`")
         [potential] = simplified([-reduce(add, terms.values())])
+        self._terms = terms
         [self._slope] = gradients(potential, [root])
         self._potential = BatchFunction([root], [potential])
         self._gradient = BatchFunction([root], [self._slope])
@@ -340,6 +341,14 @@ class CompiledPrior:
         """Potential of shape (J,)."""
         [potential] = self._potential(U)
         return np.where(np.isnan(potential), np.inf, potential)
+
+    def impossible(self, U: FloatArray) -> tuple[str, float]:
+        """Part of the prior that gives none of the points a density, in words, and its value."""
+        for name, graph in self._terms.items():
+            [values] = BatchFunction([self.root], [graph])(U)
+            if not np.isfinite(values).any():
+                return f"`{name}`", float(values[0])
+        return "the prior", -np.inf
 
     def gradient(self, U: FloatArray) -> FloatArray:
         """Gradient of the potential, shape (J, d)."""

@@ -11,6 +11,7 @@ from pytensor.graph.basic import Variable
 
 from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch
 from pymc_ensemble.problem.batching import BatchFunction
+from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
 from pymc_ensemble.problem.compiled import CompiledPrior, gradients
 from pymc_ensemble.problem.extraction import extract_density
 
@@ -43,7 +44,8 @@ class DifferentiableProblem:
         NotImplementedError
             If the log density has no gradient.
         """
-        extraction = extract_density(pm.modelcontext(model), vars)
+        check_compile_kwargs(compile_kwargs)
+        extraction = extract_density(given_model(model), vars)
         root = extraction.coordinates.root
         [loss] = extraction.terms[0].outputs
         try:

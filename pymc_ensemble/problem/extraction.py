@@ -6,7 +6,7 @@ stands before the frontier is the forward map, what stands behind it is the loss
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,18 +15,18 @@ import pytensor
 import pytensor.tensor as pt
 from pymc.model import Model
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import ancestors, walk
+from pytensor.graph.traversal import walk
 from pytensor.tensor.variable import TensorVariable
 from pytensor.xtensor import as_xtensor
 
 from pymc_ensemble.problem._pymc import (
     CircularTransform,
-    MinibatchOp,
     Ordered,
     PartialObservedRV,
     Transform,
 )
 from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.checks import check_model, quoted
 from pymc_ensemble.problem.frontier import (
     core_op,
     find_frontier,
@@ -181,94 +181,6 @@ def extract_density(
     )
 
 
-# --- checks ---------------------------------------------------------------------------------------
-
-
-def check_model(
-    model: Model, vars: Sequence[Variable | str] | None, needs_likelihood: bool = True
-) -> None:
-    """Refuse what cannot be sampled, naming the variable and the remedy."""
-    if model.discrete_value_vars:
-        discrete = [model.values_to_rvs[v].name for v in model.discrete_value_vars]
-        remedy = (
-            f"Marginalize {_them(discrete)} out of the model (for example with a pm.Mixture), or "
-            "sample the model with another step method."
-        )
-        raise ValueError(
-            f"{_quoted(discrete)} {_are(discrete)} discrete; ensemble samplers move continuous "
-            f"variables only. {without_missing(model) or remedy}"
-        )
-    if needs_likelihood and not model.observed_RVs:
-        raise ValueError(
-            "The model has no observed variable, hence no likelihood to invert. Give the data to a "
-            "variable with `observed=`, or draw from the prior with pm.sample_prior_predictive."
-        )
-    if not model.free_RVs:
-        raise ValueError("The model has no free variable, hence nothing to sample.")
-    for rv in model.basic_RVs:
-        if isinstance(core_op(rv), pm.Simulator.rv_type):
-            raise NotImplementedError(
-                f"`{rv.name}` is a pm.Simulator, whose likelihood is itself random. Make its "
-                "simulator the forward map of an ordinary likelihood, such as pm.Normal or "
-                "pm.MvNormal (see pytensor.wrap_py)."
-            )
-    for rv in (*model.observed_RVs, *model.potentials):
-        graphs = [rv, model.rvs_to_values[rv]] if rv in model.rvs_to_values else [rv]
-        ops = (v.owner.op for v in ancestors(graphs) if v.owner is not None)
-        if any(isinstance(op, MinibatchOp) for op in ops):
-            raise ValueError(
-                f"`{rv.name}` depends on a pm.Minibatch, a part of the data that changes at "
-                "random: it has no posterior that could be sampled. Give it all data, without "
-                "pm.Minibatch and `total_size`."
-            )
-    if vars is not None:
-        unknown = [v for v in vars if isinstance(v, str) and v not in model.named_vars]
-        if unknown:
-            raise ValueError(f"The model has no {_quoted(unknown)}, named in `vars`.")
-        variables = [model[v] if isinstance(v, str) else v for v in vars]
-        given = {model.rvs_to_values.get(v, v) for v in variables}
-        missing = [model.values_to_rvs[v].name for v in model.value_vars if v not in given]
-        if missing:
-            raise ValueError(
-                f"`vars` leaves out {_quoted(missing)}; an ensemble step owns all continuous "
-                f"variables of the model. Add {_them(missing)} to `vars` or leave `vars` out; to "
-                "hold a variable fixed, use pm.do."
-            )
-
-
-def without_missing(model: Model) -> str:
-    """How to do without discrete variables that are but missing entries of data; else empty."""
-    discrete = [model.values_to_rvs[v] for v in model.discrete_value_vars]
-    observed = {rv.name: rv for rv in model.observed_RVs}
-    missing = {}
-    for rv in discrete:
-        name = str(rv.name).removesuffix("_unobserved")
-        if name == rv.name or f"{name}_observed" not in observed or name not in model.named_vars:
-            return ""
-        missing[name] = rv
-    [name, *_] = missing
-    return (
-        f"{_quoted([f'{name}_unobserved' for name in missing])} "
-        f"{'stands' if len(missing) == 1 else 'stand'} for missing entries of the data of "
-        f"{_quoted(missing)}. Leave these entries out, which does not change the posterior of the "
-        f"parameters: with `known = ~numpy.ma.getmaskarray(data)`, observe `data[known]` instead "
-        f"of `data`, and give `{name}` the parameters of these entries only, such as `mu[known]`. "
-        "pm.sample_posterior_predictive draws the missing ones afterwards."
-    )
-
-
-def _quoted(names: Iterable[str | None]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _are(names: Sequence) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _them(names: Sequence) -> str:
-    return "it" if len(names) == 1 else "them"
-
-
 def flat_variables(model: Model) -> list[str]:
     """Names of variables without a proper prior to draw from."""
     improper = (pm.Flat.rv_type, pm.HalfFlat.rv_type)
@@ -329,7 +241,7 @@ def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Varia
             frontiers[rv] = frontier
     if not frontiers:
         raise ValueError(
-            f"The likelihood of {_quoted(v.name for v in variables)} does not depend on the "
+            f"The likelihood of {quoted(v.name for v in variables)} does not depend on the "
             "unknowns of the model. Let its parameters depend on them."
         )
 
@@ -373,7 +285,7 @@ def extract_constant(
     if names := [rv.name for rv in constant if rv.name not in given]:
         logger.warning(
             "The likelihood of %s does not depend on the unknowns: %s a constant.",
-            _quoted(names),
+            quoted(names),
             "it is" if len(names) == 1 else "they are",
         )
     densities = as_functions_of(coordinates, model.logp(vars=constant, sum=False))

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Variable
 
 from pymc_ensemble.forward.evaluation import Evaluations
+from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
 from pymc_ensemble.problem.compiled import CompiledForward, CompiledLikelihood, CompiledPrior
 from pymc_ensemble.problem.extraction import Extraction, extract, extract_density
 from pymc_ensemble.problem.plain import (
@@ -20,6 +21,7 @@ from pymc_ensemble.problem.plain import (
     as_prior,
     whitening,
 )
+from pymc_ensemble.samplers.options import require_counts
 
 FloatArray = NDArray[np.float64]
 
@@ -252,7 +254,7 @@ class InverseProblem:
         >>> problem.n_outputs
         4
         """
-        extraction = extract(pm.modelcontext(model), vars, given, jacobian)
+        extraction = extract(given_model(model), vars, given, jacobian)
         return cls._of_extraction(extraction, compile_kwargs)
 
     @classmethod
@@ -296,7 +298,7 @@ class InverseProblem:
         >>> problem.n_outputs
         1
         """
-        extraction = extract_density(pm.modelcontext(model), vars, jacobian)
+        extraction = extract_density(given_model(model), vars, jacobian)
         problem = cls._of_extraction(extraction, compile_kwargs)
         problem.density_only = True
         return problem
@@ -305,6 +307,7 @@ class InverseProblem:
     def _of_extraction(
         cls, extraction: Extraction, compile_kwargs: Mapping[str, Any] | None
     ) -> "InverseProblem":
+        check_compile_kwargs(compile_kwargs)
         problem = cls.__new__(cls)
         problem._set_parts(
             CompiledForward(extraction, compile_kwargs),
@@ -482,7 +485,37 @@ class InverseProblem:
         ValueError
             If the prior is improper, or gives members that are not finite.
         """
+        require_counts(1, size=size)
+        if size is None or not isinstance(rng, np.random.Generator):
+            raise TypeError(
+                "An ensemble is drawn by its size and a numpy.random.Generator, not by "
+                f"size={size!r} and rng={rng!r}."
+            )
         return self._prior.sample(size, rng)
+
+    def check_prior(self, U: ArrayLike) -> None:
+        """Refuse a prior that gives none of the points a density, before they are evaluated.
+
+        Parameters
+        ----------
+        U : array_like of shape (n, d)
+            Points, in unconstrained coordinates.
+
+        Raises
+        ------
+        ValueError
+            If the density is zero, or no number, at all of them. It names the part of the model.
+        """
+        U = _rows(U, self.dimension)
+        if len(U) and not np.isfinite(self._prior.potential(U)).any():
+            part, value = "the prior", -np.inf
+            if isinstance(self._prior, CompiledPrior):
+                part, value = self._prior.impossible(U)
+            raise ValueError(
+                f"The log density of {part} is {value} at all {len(U)} points of the initial "
+                "ensemble: there is nothing to sample. Correct it in the model, or hand over an "
+                "`initial_ensemble=` to which it gives a density."
+            )
 
     def prior_potential(self, U: ArrayLike) -> FloatArray:
         """Negative log prior density in unconstrained coordinates.

@@ -220,4 +220,6 @@ def describe(model: pm.Model, u: FloatArray) -> str:
 def names_of(vars: Named | Sequence[Named]) -> list[str]:
     """Names of variables that are given as one or several variables or names."""
     several = [vars] if isinstance(vars, Named) else vars
+    if not isinstance(several, Sequence) or not all(isinstance(v, Named) for v in several):
+        raise TypeError(f"`vars` has to be a list of variables or their names, not {vars!r}.")
     return [v if isinstance(v, str) else str(v.name) for v in several]

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+MOST = 10_000_000  # particles whose positions alone take a gigabyte in 13 dimensions
+
 
 def require_counts(least: int, **options: Any) -> None:
-    """Refuse what is no integer of at least `least`, and not None either.
+    """Refuse what is no integer of at least `least`, and not None either; and absurd numbers.
 
     Parameters
     ----------
@@ -26,6 +28,8 @@ def require_counts(least: int, **options: Any) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}.")
+        if int(value) > MOST:
+            raise ValueError(f"{name}={value} is more than memory holds; {MOST} is the most.")
 
 
 def require_positive(**options: Any) -> None:
@@ -47,6 +51,25 @@ def require_positive(**options: Any) -> None:
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
         if not number or not 0 < value < np.inf:
             raise ValueError(f"{name} must be positive, not {value!r}.")
+
+
+def require_not_negative(**options: Any) -> None:
+    """Refuse what is no finite number of at least zero.
+
+    Parameters
+    ----------
+    **options
+        Values by the names of the options.
+
+    Raises
+    ------
+    ValueError
+        If one of them is neither.
+    """
+    for name, value in options.items():
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not 0 <= value < np.inf:
+            raise ValueError(f"{name} must be a number and not negative, not {value!r}.")
 
 
 def require_flags(**options: Any) -> None:

@@ -18,7 +18,6 @@ import pymc as pm
 from numpy.typing import ArrayLike, NDArray
 from pymc.step_methods.compound import StepMethodState
 from pymc.step_methods.state import dataclass_state
-from pymc.util import get_random_generator
 from pytensor.graph.basic import Variable
 from rich.progress import ProgressColumn
 from xarray import DataTree
@@ -29,6 +28,7 @@ from pymc_ensemble.diagnosis.fountain import PACKET, Fountain
 from pymc_ensemble.diagnosis.modes import without_draws
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.log import ProgressLog, logger, show_log
+from pymc_ensemble.problem.checks import given_generator
 from pymc_ensemble.problem.driver import one_blas_thread
 from pymc_ensemble.problem.points import (
     LayoutVariable,
@@ -125,7 +125,7 @@ class EnsembleStep(RunningStep):
         blocked: bool = True,
     ):
         self.tune = True
-        self.rng = get_random_generator(rng)
+        self.rng = given_generator(rng, "rng")
         self._common = CommonStage()
         self._progress = ProgressLog("Chain 0")
         self.chain = Chain()

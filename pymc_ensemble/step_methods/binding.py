@@ -12,7 +12,7 @@ from pytensor.graph.basic import Variable
 from xarray import DataTree
 
 from pymc_ensemble.log import logger
-from pymc_ensemble.problem.extraction import without_missing
+from pymc_ensemble.problem.checks import given_model, without_missing
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import LayoutVariable, Named, Point, names_of
 from pymc_ensemble.samplers.kernels import Sampler
@@ -83,9 +83,8 @@ class BoundStep(BlockedStep):
         self._compile_kwargs = compile_kwargs
         self._options = options
         self._binding: Binding | None = None
-        model = pm.Model.get_context(error_if_none=False) if model is None else model
-        if model is not None:
-            self._bind(model)
+        if model is not None or pm.Model.get_context(error_if_none=False) is not None:
+            self._bind(given_model(model))
 
     @property
     def vars(self) -> list[Variable]:

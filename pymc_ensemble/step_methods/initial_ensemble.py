@@ -105,6 +105,8 @@ def _of_earlier_run(
 
 def _draws(idata: DataTree, model: pm.Model) -> dict[str, np.ndarray]:
     """Posterior draws of the free variables, each of shape (n_chains, n_draws, ...)."""
+    if "posterior" not in idata:
+        raise ValueError("The result has no group `posterior`: give what `pymc.sample` returned.")
     names = {rv.name for rv in model.free_RVs}
     return {
         str(name): value.transpose("chain", "draw", ...).to_numpy()

@@ -9,6 +9,7 @@ import pymc as pm
 
 from pymc_ensemble.log import ProgressLog, logger
 from pymc_ensemble.problem.driver import Driver
+from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.samplers.ensemble import Info, Snapshot
 from pymc_ensemble.samplers.examination import Examination
 
@@ -41,6 +42,8 @@ class RunningStep(BoundStep):
         bound, chain = self._bound, self._chain
         if bound.initial is None:
             U = bound.problem.sample_prior(self.ensemble_size, self.rng)
+            if isinstance(bound.problem, InverseProblem):
+                bound.problem.check_prior(U)
             chain.state = bound.sampler.start(U, redraw=True)
         else:
             U = bound.initial.for_chain(self._chain_number)

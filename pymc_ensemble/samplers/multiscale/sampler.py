@@ -18,7 +18,7 @@ from pymc_ensemble.samplers.ensemble import (
     Problem,
     has_forward_map,
 )
-from pymc_ensemble.samplers.options import require_counts, require_positive
+from pymc_ensemble.samplers.options import require_counts, require_not_negative, require_positive
 from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
 
 from .explorers import Explorers, Preconditioner
@@ -113,9 +113,7 @@ class WalkerSampler(PhasedSampler):
             )
         require_counts(1, directions=self.directions, walkers=self.walkers)
         require_positive(sigma=self.sigma, step_size=self.step_size)
-        delta: Any = self.delta
-        if not isinstance(delta, int | float | np.number) or not 0 <= delta < np.inf:
-            raise ValueError(f"delta must be a number and not negative, not {delta!r}.")
+        require_not_negative(delta=self.delta)
         if not self._wants_ensemble:
             Preconditioner.given(self.preconditioner, np.zeros(self.problem.dimension))
 

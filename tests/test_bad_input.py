@@ -1,0 +1,412 @@
+"""Bad input is refused before the first forward evaluation, by name.
+
+Each row is a call, the error that it raises, and a word that the message has to contain: the name
+of the argument or of the variable. What Python itself refuses, such as unknown arguments, is not
+here.
+"""
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import pytest
+import xarray as xr
+
+import pymc_ensemble as pe
+from pymc_ensemble import gallery
+from pymc_ensemble.forward import StoreError
+
+nan, inf = np.nan, np.inf
+DATA = np.array([0.6, 0.4, 0.2, 0.1, 0.1])
+EITHER = (TypeError, ValueError)
+
+
+def decay(amplitude, rate):
+    CALLS.append((amplitude, rate))
+    return amplitude * np.exp(-rate * np.arange(1, 6.0))
+
+
+CALLS = []
+simulate = pe.forward_model(decay, output_shape=(5,))
+
+
+def model_with(likelihood=None, *, sigma=0.1, observed=DATA, potential=None, prior=(0.0, 1.0)):
+    with pm.Model() as model:
+        amplitude, rate = pm.LogNormal("amplitude", *prior), pm.LogNormal("rate")
+        if potential is not None:
+            pm.Potential("penalty", pt.as_tensor(potential(amplitude)))
+        if likelihood is None:
+            pm.Normal("y", simulate(amplitude, rate), sigma, observed=observed)
+        else:
+            likelihood("y", simulate(amplitude, rate), observed=observed)
+    return model
+
+
+MODEL = model_with()
+PROBLEM = pe.InverseProblem.from_model(MODEL)
+with pm.Model() as OTHER_MODEL:
+    pm.Normal("z", pm.Normal("q"), observed=1.0)
+
+
+def step(sampler, **options):
+    with MODEL:
+        return sampler(**options)
+
+
+def find_MAP(**options):
+    return pe.find_MAP_ensemble(**{"model": MODEL, "progressbar": False} | options)
+
+
+def sample(model):
+    with model:
+        return pm.sample(
+            10, step=pe.EnsembleKalmanSampler(ensemble_size=20), chains=1, progressbar=False
+        )
+
+
+def rows(template, error, *cases):
+    """Rows of calls that differ in their arguments only; a case is "arguments | word"."""
+    for case in cases:
+        arguments, word = case.rsplit(" | ", 1)
+        yield template.format(arguments), error, word
+
+
+GALLERY = [
+    *rows(
+        "gallery.decay({})",
+        EITHER,
+        "noise_sd=0.1 | noise_sd",
+        "noise_sd=None | noise_sd",
+        "noise_sd='0.05' | noise_sd",
+        "noise_sd=[0.05] | noise_sd",
+        "noise_sd=nan | noise_sd",
+        "roughness=nan | roughness",
+        "roughness=inf | roughness",
+        "roughness=-1 | roughness",
+        "roughness='much' | roughness",
+        "roughness=None | roughness",
+        "native='yes' | native",
+    ),
+    *rows(
+        "gallery.linear_gaussian({})",
+        EITHER,
+        "d=0 | d must",
+        "d=-1 | d must",
+        "d=2.5 | d must",
+        "d=None | d must",
+        "d='10' | d must",
+        "d=10**6 | d must",
+        "native=None | native",
+    ),
+    *rows(
+        "gallery.linear_multiscale({})",
+        EITHER,
+        "prior_variance=0 | prior_variance",
+        "prior_variance=-1 | prior_variance",
+        "prior_variance=nan | prior_variance",
+        "prior_variance=None | prior_variance",
+        "data=(1.0,) | data",
+        "data=(1.0, nan) | data",
+        "data=None | data",
+        "data='ab' | data",
+        "data=() | data",
+        "rough=2 | rough",
+        "native='no' | native",
+    ),
+    *rows(
+        "gallery.darcy({})",
+        EITHER,
+        "d=10 | d may be",
+        "d=0 | d may be",
+        "d=None | d may be",
+        "d='16' | d may be",
+        "d=[16] | d may be",
+        "native=1 | native",
+    ),
+    *rows(
+        "gallery.{}",
+        TypeError,
+        "influenza(native=None) | native",
+        "lynx_hare(native='no') | native",
+        "bimodal(native='no') | native",
+        "four_modes(rough=None) | rough",
+        "poisson_regression(native=0.5) | native",
+        "smooth_nonlinear(native='') | native",
+    ),
+]
+
+FORWARD = [
+    *rows(
+        "pe.forward_model({})",
+        EITHER,
+        "3 | function",
+        "'decay' | function",
+        "decay, output_shape='3' | output_shape",
+        "decay, output_shape=(-1,) | output_shape",
+        "decay, output_shape=(2.5,) | output_shape",
+        "decay, output_shape=nan | output_shape",
+        "decay, vectorized='no' | vectorized",
+        "decay, vectorized=None | vectorized",
+        "decay, stochastic=1 | stochastic",
+        "decay, executor='cluster' | executor",
+        "decay, executor=0 | executor",
+        "decay, executor=-2 | executor",
+        "decay, executor=2.5 | executor",
+        "decay, executor=True | executor",
+        "decay, executor=object() | executor",
+        "decay, timeout=0 | timeout",
+        "decay, timeout=-1 | timeout",
+        "decay, timeout=nan | timeout",
+        "decay, retries=-1 | retries",
+        "decay, retries=1.5 | retries",
+        "decay, retries=None | retries",
+        "decay, retries='2' | retries",
+        "decay, store=3 | store",
+    ),
+    *rows(
+        "pe.open_store({})",
+        (TypeError, StoreError),
+        "None | path",
+        "3 | path",
+        "xr.Dataset() | path",
+        "[] | path",
+        "'' | store",
+        "'missing.db' | missing.db",
+        "folder | store",
+        "text | store",
+    ),
+]
+
+MODELS = [
+    *rows(
+        "pe.InverseProblem.from_model({})",
+        EITHER,
+        " | model",
+        "'model' | model",
+        "3 | model",
+        "xr.DataTree() | model",
+        "pm.Model() | no observed variable",
+        "MODEL, ['nothing'] | nothing",
+        "MODEL, ['amplitude'] | rate",
+        "MODEL, [] | vars",
+        "MODEL, 3 | vars",
+        "MODEL, [None] | vars",
+        "MODEL, compile_kwargs=3 | compile_kwargs",
+        "MODEL, compile_kwargs={'speed': 3} | speed",
+    ),
+    *rows(
+        "PROBLEM.{}",
+        EITHER,
+        "forward(np.zeros((3, 3))) | (n, 2)",
+        "forward(np.zeros(2)) | (n, 2)",
+        "loss(np.zeros((3, 4))) | (n, 5)",
+        "loss_gradient(np.zeros(5)) | (n, 5)",
+        "prior_potential(np.zeros((2, 5))) | (n, 2)",
+        "prior_gradient(np.zeros((2, 5))) | (n, 2)",
+        "sample_prior(0, rng) | size",
+        "sample_prior(-1, rng) | size",
+        "sample_prior(2.5, rng) | size",
+        "sample_prior(None, rng) | size",
+        "sample_prior(10**12, rng) | size",
+        "sample_prior(10, None) | rng",
+        "sample_prior(10, 3) | rng",
+    ),
+    *rows(
+        "sample(model_with({}))",
+        ValueError,
+        "sigma=0.0 | `y` has a parameter (0.0)",
+        "sigma=-1.0 | `y` has a parameter (-1.0)",
+        "sigma=nan | `y`",
+        "sigma=np.array([0.1, 0.1, 0.1, 0.1, 0.0]) | `y`",
+        "observed=[1.0, 2.0, inf, 0.0, 0.0] | `y` observes inf at index [2]",
+        "observed=[1.0, 2.0, -inf, 0.0, 0.0] | `y`",
+        "observed=np.array([]) | `y` has no data",
+        "potential=lambda a: nan | `penalty`",
+        "potential=lambda a: -inf | `penalty`",
+        "potential=lambda a: nan * a | `penalty`",
+        "potential=lambda a: pt.log(-a) | `penalty`",
+        "potential=lambda a: -inf * a | `penalty`",
+        "prior=(0.0, 0.0) | `amplitude` has a parameter (0.0)",
+        "prior=(0.0, -1.0) | `amplitude`",
+        "prior=(nan, 1.0) | `amplitude`",
+        "lambda y, mu, **k: pm.StudentT(y, nu=-1.0, mu=mu, **k) | `y` has a parameter",
+        "lambda y, mu, **k: pm.Laplace(y, mu, 0.0, **k) | `y` has a parameter (0.0)",
+    ),
+]
+
+SHARED = (
+    "vars=['nothing'] | nothing",
+    "vars=3 | vars",
+    "vars=[None] | vars",
+    "blocked=False | blocked",
+    "blocked=None | blocked",
+    "adjust='no' | adjust",
+    "adjust=1 | adjust",
+    "model=3 | model",
+    "model='m' | model",
+    "compile_kwargs='fast' | compile_kwargs",
+    "compile_kwargs={'speed': 1} | speed",
+    "initial_ensemble=3 | initial_ensemble",
+    "initial_ensemble='prior' | initial_ensemble",
+    "initial_ensemble=np.zeros((40, 3)) | initial_ensemble",
+    "initial_ensemble=np.full((40, 2), nan) | initial_ensemble",
+    "initial_ensemble={'amplitude': np.ones(40)} | rate",
+    "initial_ensemble={'amplitude': -np.ones(40), 'rate': np.ones(40)} | amplitude",
+    "initial_ensemble={'amplitude': np.ones(40), 'rate': np.ones(30)} | initial_ensemble",
+    "initial_ensemble={} | initial_ensemble",
+    "initial_ensemble=xr.DataTree() | result",
+    "rng='seed' | rng",
+)
+SIZES = tuple(
+    f"ensemble_size={size} | ensemble_size"
+    for size in ("0", "-5", "2.5", "'100'", "nan", "10**12", "True", "[100]")
+)
+STEPS = tuple(f"dt={dt} | dt" for dt in ("0", "-1", "nan", "inf", "'2'", "True", "[1.0]"))
+STEP_METHODS = [
+    *rows(
+        "step(pe.EnsembleKalmanSampler, {})",
+        EITHER,
+        *SHARED,
+        *SIZES,
+        *STEPS,
+        "vars=['amplitude'] | rate",
+        "vars=[] | vars",
+        "rough='yes' | rough",
+        "scheme='papers' | scheme",
+        "scheme=None | scheme",
+        "scheme=1 | scheme",
+        "allow_subspace='yes' | allow_subspace",
+        "adjust=True, rough=True | rough",
+        "scheme='paper', adjust=True | adjust",
+    ),
+    *rows(
+        "step(pe.EnsembleGaussianProcessSampler, {})",
+        EITHER,
+        *SHARED,
+        *SIZES,
+        *STEPS,
+        "vars=['amplitude'] | rate",
+        "target='density' | target",
+        "target=1 | target",
+        "scheme='papers' | scheme",
+        "epochs=0 | epochs",
+        "epochs=-1 | epochs",
+        "epochs=2.5 | epochs",
+        "epochs='3' | epochs",
+        "epochs=True | epochs",
+        "epochs=10**12 | epochs",
+        "archive=3 | archive",
+        "archive={} | archive",
+        "scheme='paper', adjust=True | adjust",
+    ),
+    *rows(
+        "step(pe.MultiscaleSampler, {})",
+        EITHER,
+        *SHARED,
+        "directions=0 | directions",
+        "directions=2.5 | directions",
+        "directions='2' | directions",
+        "directions=10**12 | directions",
+        "sigma=0 | sigma",
+        "sigma=-1 | sigma",
+        "sigma=nan | sigma",
+        "sigma='1' | sigma",
+        "delta=-1 | delta",
+        "delta=nan | delta",
+        "delta='0' | delta",
+        "delta=None | delta",
+        "step_size=0 | step_size",
+        "step_size=inf | step_size",
+        "preconditioner='prior' | preconditioner",
+        "preconditioner=np.zeros((2, 2)) | preconditioner",
+        "preconditioner=np.eye(3) | preconditioner",
+        "preconditioner=np.full((2, 2), nan) | preconditioner",
+        "preconditioner=[[1.0, 2.0], [2.0, 1.0]] | preconditioner",
+        "walkers=0 | walkers",
+        "walkers=1.5 | walkers",
+        "rough=1 | rough",
+        "central='no' | central",
+        "scheme='kalman' | scheme",
+        "adjust=True, rough=True | rough",
+    ),
+    *rows(
+        "step(pe.EnsembleLangevinSampler, {})",
+        (TypeError, ValueError, NotImplementedError),
+        " | gradient",
+        "vars=3 | vars",
+        "adjust='no' | adjust",
+        "model=3 | model",
+        "rng='seed' | rng",
+    ),
+    *rows(
+        "find_MAP({})",
+        EITHER,
+        "vars=['nothing'] | nothing",
+        "vars=3 | vars",
+        "vars=[] | vars",
+        "initvals=3 | initvals",
+        "initvals={'nothing': 1.0} | nothing",
+        "initvals={'amplitude': nan} | amplitude",
+        "initvals={'amplitude': -1.0} | amplitude",
+        "ensemble_size=0 | ensemble_size",
+        "ensemble_size=3 | ensemble_size",
+        "ensemble_size=10**12 | ensemble_size",
+        "preconditioner='x' | preconditioner",
+        "preconditioner=np.eye(5) | preconditioner",
+        "directions=0 | directions",
+        "sigma=0 | sigma",
+        "tol=0 | tol",
+        "tol=nan | tol",
+        "tol='x' | tol",
+        "maxiter=0 | maxiter",
+        "maxiter=2.5 | maxiter",
+        "random_seed='x' | random_seed",
+        "model=3 | model",
+        "compile_kwargs=3 | compile_kwargs",
+    ),
+]
+
+COVERAGE = rows(
+    "pe.coverage({})",
+    EITHER,
+    "MODEL, pe.EnsembleKalmanSampler() | step",
+    "MODEL, 3 | step",
+    "MODEL, None | step",
+    "None, pe.EnsembleKalmanSampler | model",
+    "3, pe.EnsembleKalmanSampler | model",
+    "'model', pe.EnsembleKalmanSampler | model",
+    "lambda: 3, pe.EnsembleKalmanSampler | model",
+    "pm.Model(), pe.EnsembleKalmanSampler | observed",
+    *(
+        f"MODEL, pe.EnsembleKalmanSampler, {argument}={value} | {argument}"
+        for argument, values in {
+            "simulations": ("1", "2.5", "'20'", "nan", "10**12"),
+            "draws": ("0", "'x'", "-3", "10**12"),
+            "chains": ("0", "1.5"),
+            "probability": ("0", "1", "nan", "'x'", "None"),
+            "random_seed": ("'x'", "1.5"),
+            "speed": ("3",),
+        }.items()
+        for value in values
+    ),
+)
+
+TABLE = [*GALLERY, *FORWARD, *MODELS, *STEP_METHODS, *COVERAGE]
+
+
+def test_table_is_long():
+    assert len(TABLE) >= 150
+    assert len({call for call, _, _ in TABLE}) == len(TABLE)
+
+
+@pytest.mark.parametrize(("call", "error", "word"), TABLE, ids=[row[0] for row in TABLE])
+def test_refused_by_name_before_anything_is_evaluated(call, error, word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("no store")
+    names = {"folder": tmp_path, "text": tmp_path / "text", "rng": np.random.default_rng(1)}
+    names |= {"gallery": gallery, "xr": xr}
+    CALLS.clear()
+    with pytest.raises(error) as caught:
+        eval(call, globals() | names)
+    assert word in str(caught.value)
+    assert "pymc_ensemble" in str(caught.traceback[-1].path), "the message is another package's"
+    assert not CALLS
