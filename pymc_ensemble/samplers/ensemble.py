@@ -131,7 +131,17 @@ class Ensemble:
             )
 
     def __getitem__(self, index: Array | slice) -> "Ensemble":
-        return Ensemble(self.U[index], self.Z[index], self.loss[index], self.prior[index])
+        return Ensemble(*(column[index] for column in self._columns))
+
+    @classmethod
+    def joined(cls, *parts: "Ensemble") -> "Ensemble":
+        """Members of several ensembles, one after the other."""
+        columns = zip(*(part._columns for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+    @property
+    def _columns(self) -> tuple[Array, Array, Array, Array]:
+        return self.U, self.Z, self.loss, self.prior
 
     def without_failures(self) -> "Ensemble":
         """Copy in which the members that failed are replaced by copies of others."""
@@ -142,19 +152,11 @@ class Ensemble:
 
     def updated(self, index: Array, values: "Ensemble", accepted: Array) -> "Ensemble":
         """Copy in which the members ``index[accepted]`` are replaced by those of `values`."""
-        target = index[accepted]
-
-        def update(old: Array, new: Array) -> Array:
-            result = old.copy()
-            result[target] = new[accepted]
-            return result
-
-        return Ensemble(
-            update(self.U, values.U),
-            update(self.Z, values.Z),
-            update(self.loss, values.loss),
-            update(self.prior, values.prior),
-        )
+        columns = []
+        for old, new in zip(self._columns, values._columns, strict=True):
+            columns.append(old.copy())
+            columns[-1][index[accepted]] = new[accepted]
+        return Ensemble(*columns)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from . import langevin_steps
 from .ensemble import Array, Ensemble, Origin, PriorAndLoss
 from .linearization import Anomalies
 from .options import require_positive
@@ -19,10 +20,6 @@ from .rest import AT_REST, RESTLESS
 from .split_sweeps import GroupMove, Sweeps, SweepState
 
 LARGEST_STEP = 0.1
-STABLE_MOVE = 0.1  # largest drift of an Euler step, in ensemble sd
-FIRST_STEP = 0.1
-TARGET_ACCEPTANCE = 0.57
-ADAPTATION = 0.3  # change of the log step per unit of excess acceptance
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class LangevinDynamics(Sweeps[SweepState, LangevinMove]):
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
         """State for an evaluated ensemble."""
         rest = AT_REST if at_rest else RESTLESS
-        return SweepState(ensemble.without_failures(), FIRST_STEP, rest=rest)
+        return SweepState(ensemble.without_failures(), langevin_steps.FIRST_STEP, rest=rest)
 
     def force(self, ensemble: Ensemble, anomalies: Anomalies) -> Array:
         """Minus the gradient of the potential, in normalized coordinates, shape (n, r)."""
@@ -122,8 +119,7 @@ class EulerSteps(LangevinDynamics):
         J, d = ensemble.U.shape
         anomalies = Anomalies.of(ensemble.U)
         force = self.force(ensemble, anomalies)
-        strongest = np.sqrt((force**2).sum(1)).max()
-        step = min(self.largest_step, STABLE_MOVE / max(strongest, 1e-300))
+        step = langevin_steps.stable(self.largest_step, force)
         x = (ensemble.U - anomalies.mean) @ anomalies.L_pinv.T
         return self._move(state, anomalies, force + (d + 1) / J * x, step, rng)  # eq. (L2)
 
@@ -136,10 +132,7 @@ class AdjustedSteps(LangevinDynamics):
 
     def force(self, ensemble: Ensemble, anomalies: Anomalies) -> Array:
         """Clipped force: a particle in a steep tail would never be accepted again."""
-        force = super().force(ensemble, anomalies)
-        longest = 2 * (np.sqrt(force.shape[1]) + 3)
-        size = np.sqrt((force**2).sum(1, keepdims=True))
-        return force * np.minimum(1.0, longest / np.maximum(size, longest))
+        return langevin_steps.clipped(super().force(ensemble, anomalies), 1.0)
 
     def ask(self, state: SweepState, rng: np.random.Generator) -> tuple[Array, LangevinMove]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
@@ -150,12 +143,12 @@ class AdjustedSteps(LangevinDynamics):
 
     def adapt(self, state: SweepState, pending: LangevinMove, alpha: Array) -> SweepState:
         """Tune the step to its acceptance."""
-        dt = state.dt * float(np.exp(ADAPTATION * (alpha.mean() - TARGET_ACCEPTANCE)))
+        dt = langevin_steps.tuned(state.dt, float(alpha.mean()))
         return super().adapt(replace(state, dt=dt), pending, alpha)
 
     def relaxation_time(self, state: SweepState, pending: LangevinMove) -> float:
         """Rejected moves do not count."""
-        return pending.dt * float(state.acceptance.mean())
+        return pending.dt * float(state.told["acceptance"].mean())
 
 
 @dataclass(frozen=True)

@@ -88,3 +88,13 @@ def require_flags(**options: Any) -> None:
     for name, value in options.items():
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True or False, not {value!r}.")
+
+
+def require_one_target(adjust: bool | None, rough: bool | None) -> None:
+    """Refuse a Metropolis test for a target that is not the density that is evaluated."""
+    if adjust and rough:
+        raise ValueError(
+            "adjust=True and rough=True exclude each other: a Metropolis test targets the "
+            "rough posterior and locks in on lucky evaluations. Use rough=True alone for the "
+            "smooth posterior, or adjust=True alone for a deterministic forward map."
+        )

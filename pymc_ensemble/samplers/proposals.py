@@ -85,7 +85,11 @@ def autoregressive(
 
 
 def differential_evolution(
-    U: Array, partners: Array, root: Array, rng: np.random.Generator
+    U: Array,
+    partners: Array,
+    root: Array,
+    rng: np.random.Generator,
+    mode_jump: float = MODE_JUMP,
 ) -> Array:
     """Particles after a step along the difference of two partners that stay where they are.
 
@@ -98,6 +102,8 @@ def differential_evolution(
         Factor of a covariance, in which the particles are scattered by a tiny amount, so that they
         can go everywhere.
     rng : numpy.random.Generator
+    mode_jump : float, default 0.1
+        Probability of a full difference.
     """
     m, shape, d = partners.shape[-2], U.shape[:-1], U.shape[-1]
     first = rng.integers(m, size=shape)
@@ -106,7 +112,7 @@ def differential_evolution(
         np.take_along_axis(partners, index[..., None], axis=-2) for index in (first, second)
     )
     # eq. (K17)
-    length = np.where(rng.random(shape) < MODE_JUMP, 1.0, 2.38 / np.sqrt(2 * d))[..., None]
+    length = np.where(rng.random(shape) < mode_jump, 1.0, 2.38 / np.sqrt(2 * d))[..., None]
     jitter = rng.standard_normal((*shape, root.shape[-1])) @ root.swapaxes(-1, -2)
     return U + length * (plus - minus) + JITTER * jitter
 

@@ -5,7 +5,7 @@ A kernel of sweeps is a small class with one method that proposes moves.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -36,11 +36,8 @@ class SweepState:
         Members still to be moved in this sweep; empty between sweeps.
     others : tuple of ndarray
         Those whose statistics are used for it.
-    log_q, acceptance : ndarray of shape (J,)
-        Collected over the sweep.
-    proposal_lp, proposal_log_q : ndarray of shape (J,)
-        The same: log posterior densities of the last proposals, and the log densities that they
-        were drawn from; NaN where a move depends on the present particle.
+    told : dict of str to ndarray of shape (J,)
+        What a snapshot tells of the particles, collected over the sweep; NaN where it is not known.
     """
 
     ensemble: Ensemble
@@ -49,10 +46,7 @@ class SweepState:
     rest: Rest = AT_REST
     groups: tuple[Array, ...] = ()
     others: tuple[Array, ...] = ()
-    log_q: Array = field(default_factory=lambda: np.empty(0))
-    acceptance: Array = field(default_factory=lambda: np.empty(0))
-    proposal_lp: Array = field(default_factory=lambda: np.empty(0))
-    proposal_log_q: Array = field(default_factory=lambda: np.empty(0))
+    told: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def burned_in(self) -> bool:
@@ -120,15 +114,8 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         if state.groups:
             return state
         groups, unknown = self.split(state.ensemble, rng), np.full(len(state.ensemble), np.nan)
-        return replace(
-            state,
-            groups=groups,
-            others=groups[::-1],
-            log_q=unknown,
-            acceptance=unknown,
-            proposal_lp=unknown,
-            proposal_log_q=unknown,
-        )
+        told = dict.fromkeys(("log_q", "acceptance", "proposal_lp", "proposal_log_q"), unknown)
+        return replace(state, groups=groups, others=groups[::-1], told=told)
 
     def tell(self, state: S, pending: M, evaluations: Evaluations) -> tuple[S, Info]:
         """State after the round, and an account of it."""
@@ -141,25 +128,21 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         if self.tested:
             accepted = pending.uniforms < alpha
         ensemble = state.ensemble.updated(index, values, accepted)
+        told = {"acceptance": alpha}
+        if pending.law is not None:
+            told["log_q"] = pending.law.log_density(ensemble.U[index])
+        if pending.log_q is not None:
+            told |= {"proposal_lp": -values.potential, "proposal_log_q": pending.log_q}
         state = replace(
             state,
             ensemble=ensemble,
             groups=state.groups[1:],
             others=state.others[1:],
-            acceptance=_put(state.acceptance, index, alpha),
+            told={**state.told, **{k: _put(state.told[k], index, told[k]) for k in told}},
         )
-        if pending.law is not None:
-            log_q = pending.law.log_density(ensemble.U[index])
-            state = replace(state, log_q=_put(state.log_q, index, log_q))
-        if pending.log_q is not None:
-            state = replace(
-                state,
-                proposal_lp=_put(state.proposal_lp, index, -values.potential),
-                proposal_log_q=_put(state.proposal_log_q, index, pending.log_q),
-            )
         if not state.rest.done:
             state = self.adapt(state, pending, alpha)
-        message = f"acceptance {np.nanmean(state.acceptance):.2f}"
+        message = f"acceptance {np.nanmean(state.told['acceptance']):.2f}"
         if np.isfinite(pending.dt):
             message += f", step size {pending.dt:.3g}"
         snapshot = None if state.groups else self.snapshot(state, pending.dt)
@@ -185,18 +168,11 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
 
     def snapshot(self, state: S, dt: float) -> Snapshot:
         """Ensemble after a sweep; what no law of partners is known for has that of all members."""
-        ensemble, log_q = state.ensemble, state.log_q
-        if np.isnan(log_q).all():
-            log_q = moment_law(_anomalies(ensemble)).log_density(ensemble.U)
-        return Snapshot(
-            ensemble.U,
-            -ensemble.potential,
-            log_q,
-            state.acceptance,
-            dt,
-            state.proposal_lp,
-            state.proposal_log_q,
-        )
+        ensemble, told = state.ensemble, state.told
+        if np.isnan(told["log_q"]).all():
+            law = moment_law(_anomalies(ensemble))
+            told = {**told, "log_q": law.log_density(ensemble.U)}
+        return Snapshot(ensemble.U, -ensemble.potential, step_size=dt, **told)
 
     def freeze(self, state: S) -> S:
         """End the adaptation."""
@@ -218,6 +194,23 @@ def _put(values: Array, index: Array, new: Array) -> Array:
 
 def _anomalies(ensemble: Ensemble) -> Anomalies:
     return Anomalies.of(ensemble.U[ensemble.ok])
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of an ensemble, which moves, given the other one.
+
+    Attributes
+    ----------
+    group, partners : Ensemble
+        The n members to move, and those whose statistics are used.
+    law : GaussianLaw
+        Gaussian law fitted to the partners.
+    """
+
+    group: Ensemble
+    partners: Ensemble
+    law: GaussianLaw
 
 
 @dataclass(frozen=True)
@@ -252,7 +245,9 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
             partners.require(self.min_members)
             used = partners.ok
         law = fit_law(self.problem, partners, used.astype(float))
-        points, log_ratio, *log_q = self.propose(state, law, state.ensemble[index], partners, rng)
+        points, log_ratio, *log_q = self.propose(
+            state, Half(state.ensemble[index], partners, law), rng
+        )
         limit = plausible_limit(partners.potential, partners.U.shape[1])
         uniforms = rng.random(len(index))
         return points, GroupMove(
@@ -260,23 +255,13 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         )
 
     @abstractmethod
-    def propose(
-        self,
-        state: SweepState,
-        law: GaussianLaw,
-        group: Ensemble,
-        partners: Ensemble,
-        rng: np.random.Generator,
-    ) -> tuple[Array, ...]:
+    def propose(self, state: SweepState, half: Half, rng: np.random.Generator) -> tuple[Array, ...]:
         """Propose a move for every particle of `group`.
 
         Parameters
         ----------
         state : SweepState
-        law : GaussianLaw
-            Gaussian law fitted to the partners.
-        group, partners : Ensemble
-            The n members to move, and those whose statistics are used.
+        half : Half
         rng : numpy.random.Generator
 
         Returns

@@ -11,16 +11,15 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, tuned
 from pymc_ensemble.samplers.proposals import differential_evolution
 
 from .posterior import SurrogatePosterior, Whitening
 from .regression import Function
 
-FIRST_STEP = 0.1
 SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
-TARGET_ACCEPTANCE = 0.6
-ADAPTATION = 0.3  # change of the log step per unit of excess acceptance
 DE_SHARE = 0.1  # of differential evolution among the moves
+MODE_JUMP = 0.5  # of its steps that lead to other modes: here they cost no evaluation
 NEIGHBORS, MANY_FAILED = 5, 4  # where so many of the nearest evaluations failed, no particle goes
 
 
@@ -153,8 +152,7 @@ class Chains:
                 accepted += alpha
                 tried += 1
                 if adapt:
-                    steps *= np.exp(ADAPTATION * (alpha - TARGET_ACCEPTANCE))
-                    steps = np.clip(steps, SMALLEST_STEP, LARGEST_STEP)
+                    steps = np.clip(tuned(steps, alpha), SMALLEST_STEP, LARGEST_STEP)
             if L > 1:
                 self._exchange(state, int(rng.integers(2)), rng)
         particles = self.posterior.whitening.particles(state.x)
@@ -208,7 +206,8 @@ class Chains:
         halves = order[: n // 2], order[n // 2 :]
         for half, other in (halves, halves[::-1]):
             m = len(half)
-            proposed = differential_evolution(state.x[:, half], state.x[:, other], factors, rng)
+            x, partners = state.x[:, half], state.x[:, other]
+            proposed = differential_evolution(x, partners, factors, rng, MODE_JUMP)
             potential, gradient = self._evaluate(proposed, half)
             with np.errstate(invalid="ignore", over="ignore"):
                 log_alpha = (state.potential[:, half] - potential) / self.temperatures[:, None]

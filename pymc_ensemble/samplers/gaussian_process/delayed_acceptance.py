@@ -7,10 +7,12 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, tuned
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
+from pymc_ensemble.samplers.weights import deep
 
-from .chains import DE_SHARE, FIRST_STEP, SMALLEST_STEP, TARGET_ACCEPTANCE, covariance_factor
+from .chains import DE_SHARE, LARGEST_STEP, MODE_JUMP, SMALLEST_STEP, covariance_factor
 from .learning import LearningState
 
 EXPLORATION = 30  # moves on the surrogate for one proposal
@@ -117,7 +119,7 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
             noise = rng.standard_normal((n, d))
             move = -step * gradient @ factor + np.sqrt(2 * step) * noise
             evolve = np.asarray(rng.random(n)) < DE_SHARE
-            evolved = proposals.differential_evolution(x, partners, factor, rng)
+            evolved = proposals.differential_evolution(x, partners, factor, rng, MODE_JUMP)
             proposed = np.where(evolve[:, None], evolved, x + move @ factor.T)
             new, new_gradient = posterior.potential(proposed)
             with np.errstate(invalid="ignore", over="ignore"):
@@ -129,8 +131,8 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
             x[accepted], potential[accepted] = proposed[accepted], new[accepted]
             gradient[accepted] = new_gradient[accepted]
             if adapt and not evolve.all():
-                excess = alpha[~evolve].mean() - TARGET_ACCEPTANCE
-                step = float(np.clip(step * np.exp(0.3 * excess), SMALLEST_STEP, 2.0))
+                step = tuned(step, float(alpha[~evolve].mean()))
+                step = float(np.clip(step, SMALLEST_STEP, LARGEST_STEP))
         return x, step
 
 
@@ -138,6 +140,6 @@ def _evaluated_particles(archive: Ensemble, J: int, rng: np.random.Generator) ->
     """Evaluated points that follow the posterior: the last ones, which were made at particles."""
     last = archive[np.arange(max(0, len(archive) - J), len(archive))]
     log_w = last.potential.min() - last.potential
-    usable = np.flatnonzero(log_w > -(10 + 5 * archive.U.shape[1]))
+    usable = np.flatnonzero(log_w > -deep(archive.U.shape[1]))
     index = np.concatenate([usable, rng.choice(usable, max(0, J - len(usable)))])
     return last[index]

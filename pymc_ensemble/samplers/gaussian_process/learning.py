@@ -153,7 +153,7 @@ class Learning:
         good = ensemble[ensemble.ok]
         failed = ensemble.U[~ensemble.ok]
         if archive is not None:
-            good = joined(archive[archive.ok], good)
+            good = Ensemble.joined(archive[archive.ok], good)
         U, rng = ensemble.U, np.random.default_rng(seed)
         if archive is not None:  # particles start where the posterior is known to be
             exponent = next_exponent(good.potential, 0.0, len(U))
@@ -187,7 +187,7 @@ class Learning:
         state = replace(
             state,
             seed=pending.seed,
-            archive=joined(state.archive, good),
+            archive=Ensemble.joined(state.archive, good),
             failed=np.concatenate([state.failed, new.U[~new.ok]]),
             epochs=state.epochs + 1,
             verification=verification,
@@ -332,16 +332,6 @@ class Learning:
 def _beyond(x: Array, radius: float) -> float:
     """Share of points (n, d) farther out than a radius."""
     return float(((x**2).sum(1) > radius**2).mean())
-
-
-def joined(first: Ensemble, second: Ensemble) -> Ensemble:
-    """Members of two evaluated ensembles."""
-    return Ensemble(
-        *(
-            np.concatenate([getattr(first, name), getattr(second, name)])
-            for name in ("U", "Z", "loss", "prior")
-        )
-    )
 
 
 def _range(values: Array) -> str:

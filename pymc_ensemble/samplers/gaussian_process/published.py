@@ -6,6 +6,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
+from pymc_ensemble.samplers.langevin_steps import stable
 from pymc_ensemble.samplers.rest import AT_REST, RESTLESS
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
@@ -14,7 +15,6 @@ from .hyperparameters import HyperPrior, MarginalPosterior
 
 HYPER_STEP = 0.01
 LARGEST_HYPER_CHANGE = 0.3  # of a logarithm
-LARGEST_MOVE = 0.1  # drift of one step, in ensemble sd
 JITTER = 1e-6
 PRIOR = HyperPrior(amplitude=(0.0, 1.5), shortest=1e-3)
 
@@ -105,8 +105,7 @@ class PublishedSurrogate(Sweeps[PublishedSurrogateState, PublishedEpoch]):
             T = kernel(moved) * weights
             slope = (T @ x - moved * T.sum(1)[:, None]) / length**2
             slope = slope + unit * self.problem.prior_gradient(center + unit * moved)
-            steepest = np.sqrt((slope**2).sum(1)).max()
-            step = min(self.largest_step, LARGEST_MOVE / max(steepest, 1e-300))
+            step = stable(self.largest_step, slope)
             # eq. (P5)
             moved = moved - step * slope + np.sqrt(2 * step) * rng.standard_normal(moved.shape)
             elapsed += step

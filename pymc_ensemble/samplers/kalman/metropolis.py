@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from pymc_ensemble.samplers.ensemble import Array, Ensemble
-from pymc_ensemble.samplers.linearization import GaussianLaw
+from pymc_ensemble.samplers.ensemble import Array
 from pymc_ensemble.samplers.moves import DEFAULT, Move, proposed
-from pymc_ensemble.samplers.split_sweeps import SplitSweeps, SweepState
+from pymc_ensemble.samplers.split_sweeps import Half, SplitSweeps, SweepState
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,18 @@ class MixtureMetropolis(SplitSweeps):
     moves: Mapping[Move, float] = field(default_factory=lambda: DEFAULT)
 
     def propose(
-        self,
-        state: SweepState,
-        law: GaussianLaw,
-        group: Ensemble,
-        partners: Ensemble,
-        rng: np.random.Generator,
+        self, state: SweepState, half: Half, rng: np.random.Generator
     ) -> tuple[Array, Array, Array]:
-        """Propose for each particle of `group` by a move that is drawn at random."""
+        """Propose for each particle of the group by a move that is drawn at random."""
+        U, partners = half.group.U, half.partners.U
         weights = np.array(list(self.moves.values()), dtype=float)
         levels = np.cumsum(weights / weights.sum())
-        kinds = np.searchsorted(levels[:-1], rng.random(len(group)), side="right")
-        points, log_ratio, log_q = np.empty(group.U.shape), *np.empty((2, len(group)))
+        kinds = np.searchsorted(levels[:-1], rng.random(len(U)), side="right")
+        points, log_ratio, log_q = np.empty(U.shape), *np.empty((2, len(U)))
         for kind, move in enumerate(self.moves):
             of_kind = kinds == kind
             if of_kind.any():
                 points[of_kind], log_ratio[of_kind], log_q[of_kind] = proposed(
-                    move, group.U[of_kind], partners.U, law, rng
+                    move, U[of_kind], partners, half.law, rng
                 )
         return points, log_ratio, log_q

@@ -8,7 +8,7 @@ from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 from pymc_ensemble.samplers.linearization import SMALLEST_RATE, GaussianLaw, fit_law
 from pymc_ensemble.samplers.rest import AT_REST, Countdown
-from pymc_ensemble.samplers.split_sweeps import SplitSweeps, SweepState
+from pymc_ensemble.samplers.split_sweeps import Half, SplitSweeps, SweepState
 from pymc_ensemble.samplers.weights import plausible
 
 DEFAULT_STEP = 2.0
@@ -46,14 +46,10 @@ class Relaxation(SplitSweeps):
         return SweepState(ensemble, dt, True, AT_REST if at_rest else Countdown(sweeps))
 
     def propose(
-        self,
-        state: SweepState,
-        law: GaussianLaw,
-        group: Ensemble,
-        partners: Ensemble,
-        rng: np.random.Generator,
+        self, state: SweepState, half: Half, rng: np.random.Generator
     ) -> tuple[Array, Array]:
         """Relax `group` towards the law of its partners over the time ``state.dt``."""
+        law, group = half.law, half.group
         force = law.linear_force(law.map.coordinates(group.U))
         if state.pointwise:
             force = pointwise_force(self.problem, law, group)
@@ -76,14 +72,10 @@ class WholeRelaxation(Relaxation):
         return (rng.permutation(len(ensemble)),)
 
     def propose(
-        self,
-        state: SweepState,
-        law: GaussianLaw,
-        group: Ensemble,
-        partners: Ensemble,
-        rng: np.random.Generator,
+        self, state: SweepState, half: Half, rng: np.random.Generator
     ) -> tuple[Array, Array]:
         """Relax with the finite-ensemble correction ``((r + 1) / J) (u - mean)`` of rank r."""
+        law, group = half.law, half.group
         J, r = len(group), law.anomalies.rank
         x = law.map.coordinates(group.U)
         force = law.linear_force(x) + (r + 1) / J * x

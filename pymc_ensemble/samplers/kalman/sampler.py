@@ -23,7 +23,7 @@ from pymc_ensemble.samplers.ensemble import (
 )
 from pymc_ensemble.samplers.kernels import EnsembleKernel, KernelState
 from pymc_ensemble.samplers.moves import DEFAULT, Move, require_moves, try_out
-from pymc_ensemble.samplers.options import require_positive
+from pymc_ensemble.samplers.options import require_one_target, require_positive
 from pymc_ensemble.samplers.phases import (
     EnsembleSampler,
     Phase,
@@ -151,12 +151,7 @@ class EnsembleKalman(KalmanSampler):
             require_moves(self.moves)
             object.__setattr__(self, "adjust", True)
             try_out(self.moves, self.problem.dimension, self.problem.n_outputs)
-        if self.adjust and self.rough:
-            raise ValueError(
-                "adjust=True and rough=True exclude each other: a Metropolis test targets the "
-                "rough posterior and locks in on lucky evaluations. Use rough=True alone for the "
-                "smooth posterior, or adjust=True alone for a deterministic forward map."
-            )
+        require_one_target(self.adjust, self.rough)
         super().__post_init__()
         if not (self.adjust or self.rough):
             return

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, Evaluations, Info
+from pymc_ensemble.samplers.langevin_steps import clipped
 
 from .explorers import Explorers, Measurement, Preconditioner
-from .walkers import clipped
 
 FIRST_STEP = 0.5
 LARGEST_STEP = 10.0

@@ -18,7 +18,12 @@ from pymc_ensemble.samplers.ensemble import (
     Problem,
     has_forward_map,
 )
-from pymc_ensemble.samplers.options import require_counts, require_not_negative, require_positive
+from pymc_ensemble.samplers.options import (
+    require_counts,
+    require_not_negative,
+    require_one_target,
+    require_positive,
+)
 from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
 
 from .explorers import Explorers, Preconditioner
@@ -303,12 +308,7 @@ class Multiscale(WalkerSampler):
 
     def __post_init__(self) -> None:
         """Refuse contradicting options."""
-        if self.adjust and self.rough:
-            raise ValueError(
-                "adjust=True and rough=True exclude each other: a Metropolis test targets the "
-                "rough posterior and locks in on lucky evaluations. Use rough=True alone for the "
-                "smooth posterior, or adjust=True alone for a deterministic forward map."
-            )
+        require_one_target(self.adjust, self.rough)
         super().__post_init__()
         if self.adjust and self.delta > 0:
             raise ValueError("adjust=True keeps the directions; delta has no meaning with it.")

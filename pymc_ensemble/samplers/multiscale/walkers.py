@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pymc_ensemble.samplers import proposals
+from pymc_ensemble.samplers import langevin_steps, proposals
 from pymc_ensemble.samplers.ensemble import (
     Array,
     Ensemble,
@@ -21,17 +21,6 @@ from pymc_ensemble.samplers.ensemble import (
 from .explorers import Explorers, Measurement, Preconditioner
 
 MAX_REJECTIONS = 100  # steps in a row in which every walker failed that end the run
-
-
-def clipped(drift: Array, step_size: float) -> Array:
-    """Shorten drifts, shape (M, d), that are far too long for the step size.
-
-    Explicit steps explode in tails that are lighter than Gaussian. Where the step size suits the
-    stiffness of the posterior, a drift in its bulk is about ``sqrt(d / step_size)`` long.
-    """
-    longest = 2 * (np.sqrt(drift.shape[1]) + 3) / min(1.0, np.sqrt(step_size))  # eq. (M4)
-    length = np.linalg.norm(drift, axis=1, keepdims=True)
-    return drift * (longest / np.maximum(length, longest))
 
 
 @dataclass(frozen=True)
@@ -186,7 +175,9 @@ class Walkers:
         return kept * state.directions + np.sqrt(1 - kept**2) * fresh
 
     def _drift(self, measurement: Measurement, step_size: float) -> Array:
-        return clipped(measurement.drift, step_size) if self.averaged else measurement.drift
+        if not self.averaged:
+            return measurement.drift
+        return langevin_steps.clipped(measurement.drift, step_size)
 
     def _acceptance(self, state: WalkerState, old: Measurement, new: Measurement) -> Array:
         """Acceptance probability of a Langevin step, the would-be one if there is no test."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Evaluations, Info
 from pymc_ensemble.samplers.kernels import NothingToFreeze
+from pymc_ensemble.samplers.langevin_steps import ACCEPTANCE
 
 from .pilot import Pilot
 from .probe import Probe, ProbeRound
@@ -17,8 +18,7 @@ EXTRA_VARIANCE = 0.2  # that the noise of the drift of a rough map may add
 UNKNOWN_STEP = 0.05  # where tuning ended before the stiffness was measured
 LONGEST_WARM_UP = 200
 WARM_UP = 10  # steps in which walkers forget where the pilot has left them
-ACCEPTANCE = 0.57  # of adjusted steps, to which their size is tuned
-ADAPTATION = 100  # steps of that tuning
+ADAPTATION = 100  # adjusted steps in which their size is tuned
 
 
 @dataclass(frozen=True)

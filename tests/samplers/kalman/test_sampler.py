@@ -123,8 +123,8 @@ def arrays(record):
     """All arrays in nested records."""
     if isinstance(record, np.ndarray):
         yield record
-    elif isinstance(record, tuple):
-        for item in record:
+    elif isinstance(record, tuple | dict):
+        for item in record.values() if isinstance(record, dict) else record:
             yield from arrays(item)
     elif is_dataclass(record):
         for field in fields(record):

@@ -18,8 +18,9 @@ from scipy.stats import kstest, multivariate_normal
 
 from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
+from pymc_ensemble.samplers.langevin_steps import clipped
 from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner, haar_frames
-from pymc_ensemble.samplers.multiscale.walkers import MAX_REJECTIONS, Walkers, clipped
+from pymc_ensemble.samplers.multiscale.walkers import MAX_REJECTIONS, Walkers
 
 PLAIN = 1e-3  # distance of explorers where their differences are all but exact
 

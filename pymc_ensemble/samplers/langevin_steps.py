@@ -1,0 +1,32 @@
+"""Lengths of Langevin steps, which all samplers with such dynamics have in common."""
+
+import numpy as np
+
+from .ensemble import Array
+
+FIRST_STEP = 0.1
+ACCEPTANCE = 0.574  # of adjusted steps, at which they are most efficient in many dimensions
+GAIN = 0.3  # change of the log step per unit of excess acceptance
+STABLE_MOVE = 0.1  # largest drift of a step without a test, in ensemble sd
+
+
+def tuned[T: (float, Array)](step: T, acceptance: T) -> T:
+    """Adjusted step after one with this acceptance."""
+    return step * np.exp(GAIN * (acceptance - ACCEPTANCE))
+
+
+def stable(largest: float, drift: Array) -> float:
+    """Step without a test that leads no particle far along its drift, shape (n, d)."""
+    strongest = np.sqrt((drift**2).sum(1)).max()
+    return min(largest, STABLE_MOVE / max(strongest, np.finfo(float).tiny))
+
+
+def clipped(drift: Array, step_size: float) -> Array:
+    """Shorten drifts, shape (M, d), that are far too long for the step size.
+
+    Explicit steps explode in tails that are lighter than Gaussian. Where the step size suits the
+    stiffness of the posterior, a drift in its bulk is about ``sqrt(d / step_size)`` long.
+    """
+    longest = 2 * (np.sqrt(drift.shape[1]) + 3) / min(1.0, np.sqrt(step_size))  # eq. (M4)
+    length = np.linalg.norm(drift, axis=1, keepdims=True)
+    return drift * (longest / np.maximum(length, longest))
