@@ -73,6 +73,7 @@ def test_fields_of_many_modes_contain_those_of_few():
     assert (np.diff(rms) < 1e-12).all(), "sqrt(lambda_k) falls from mode to mode"
 
 
+@pytest.mark.filterwarnings("ignore:Numba will use object mode")  # verify_grad's own choice
 def test_gradient_of_the_native_version():
     rng = np.random.default_rng(8)
     for d in (9, 16):
