@@ -27,6 +27,8 @@ LINES = 12  # that can be told apart
 
 def _axes(ax: Axes | None, **size: Any) -> Axes:
     if ax is not None:
+        if not isinstance(ax, Axes):
+            raise TypeError(f"`ax` has to be a matplotlib Axes, not {type(ax).__name__}.")
         return ax
     import matplotlib.pyplot as plt  # not before it is needed: it chooses a backend
 
@@ -481,6 +483,11 @@ def coverage(result: Coverage | xr.DataTree, *, ax: Axes | None = None) -> Axes:
     ['highest density', 'x']
     """
     tree = result.data if isinstance(result, Coverage) else result
+    if not isinstance(tree, xr.DataTree) or "coverage" not in tree.children:
+        raise TypeError(
+            "What pymc_ensemble.coverage returned is needed, or its data, not "
+            f"{type(result).__name__} without a group `coverage`."
+        )
     group = tree["coverage"].dataset
     ax = _axes(ax, figsize=(4.8, 4.8))
     level = group["level"].to_numpy()

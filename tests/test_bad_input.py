@@ -390,7 +390,52 @@ COVERAGE = rows(
     ),
 )
 
-TABLE = [*GALLERY, *FORWARD, *MODELS, *STEP_METHODS, *COVERAGE]
+RESULTS = [
+    *rows(
+        "pe.{}",
+        EITHER,
+        *(
+            f"{function}({given}) | {word}"
+            for function in (
+                "to_ensemble",
+                "ess",
+                "diagnose",
+                "reweight",
+                "plots.path",
+                "plots.spread",
+                "plots.misfit",
+                "plots.weights",
+            )
+            for given, word in {
+                "None": "DataTree",
+                "'idata'": "DataTree",
+                "3": "DataTree",
+                "xr.Dataset()": "DataTree",
+                "np.zeros((2, 3))": "DataTree",
+                "[]": "DataTree",
+                "MODEL": "DataTree",
+                "xr.DataTree()": "ensemble step method",
+            }.items()
+        ),
+    ),
+    *rows(
+        "pe.plots.coverage({})",
+        TypeError,
+        *(
+            f"{given} | coverage"
+            for given in ("None", "3", "xr.DataTree()", "np.zeros(3)", "MODEL")
+        ),
+    ),
+    *rows(
+        "pe.plots.outputs(np.zeros((20, 3)), {})",
+        EITHER,
+        "levels=(0.5, 2) | levels",
+        "ax=3 | ax",
+        "np.zeros(4) | data",
+    ),
+]
+
+TABLE = [*GALLERY, *FORWARD, *MODELS, *STEP_METHODS, *COVERAGE, *RESULTS]
 
 
 def test_table_is_long():

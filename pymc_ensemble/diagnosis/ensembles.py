@@ -82,7 +82,11 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
 
 
 def ensemble_stats(idata: xr.DataTree) -> xr.Dataset:
-    """Stats of a run, if it comes from an ensemble step method; else a ValueError."""
+    """Stats of a run, if it comes from an ensemble step method; refuse anything else."""
+    if not isinstance(idata, xr.DataTree):
+        raise TypeError(
+            f"A DataTree as `pymc.sample` returns it is needed, not {type(idata).__name__}."
+        )
     stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else xr.Dataset()
     if not {"particle", "sweep"} <= set(stats):
         raise ValueError(
@@ -179,6 +183,11 @@ def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Datase
     """
     posterior = to_ensemble(idata)["posterior"].dataset
     if var_names is not None:
+        if not isinstance(var_names, Sequence) or not len(var_names):
+            raise TypeError(f"`var_names` has to be a list of names, not {var_names!r}.")
+        var_names = [var_names] if isinstance(var_names, str) else var_names
+        if unknown := [name for name in var_names if name not in posterior]:
+            raise ValueError(f"`var_names` has {unknown[0]!r}, which the posterior does not have.")
         posterior = posterior[list(var_names)]
     return xr.apply_ufunc(path_ess, posterior, input_core_dims=[["chain", "particle", "sweep"]])
 

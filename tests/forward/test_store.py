@@ -440,7 +440,7 @@ SCRIPT = """
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("executor", "times"), [("none", 10), ("2", 3)])
+@pytest.mark.parametrize(("executor", "times"), [("none", 4), ("2", 2)])
 def test_a_run_that_is_killed_goes_on_where_it_stopped(executor, times, tmp_path):
     """Killed at random times: the same draws bit by bit, and no finished evaluation again."""
     script = tmp_path / "script.py"
