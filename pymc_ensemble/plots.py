@@ -16,6 +16,7 @@ from pymc_ensemble.diagnosis.ensembles import ensemble_stats, to_ensemble
 from pymc_ensemble.diagnosis.facts import facts_of
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.diagnosis.weights import Weights
+from pymc_ensemble.log import percent
 
 __all__ = ["coverage", "misfit", "outputs", "path", "spread", "weights"]
 
@@ -387,8 +388,9 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        Draws are dots; the largest importance weights, whose tail gives the Pareto k-hat in the
-        title, are orange.
+        Draws are dots; those of the largest importance weights are orange. If the draws follow that
+        law, as those of a plain ensemble Kalman sampler do, the title tells the Pareto k-hat of the
+        weights and their efficiency.
 
     Raises
     ------
@@ -414,8 +416,7 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     """
     run = Run.of(idata)
     log_ratio = run.log_ratio
-    found = Weights.of(run.pooled, log_ratio)
-    log_q, lp = (run.stats[name].ravel() for name in ("log_q", "lp"))
+    log_q, lp = run.stats["log_q"], run.stats["lp"]
     finite = np.isfinite(log_ratio)
     n = len(lp)
     in_tail = np.zeros(n, dtype=bool)
@@ -435,8 +436,10 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     ax.set(
         xlabel="log density of the ensemble's law",
         ylabel="log density",
-        title=f"k-hat {found.khat:.2f}, efficiency {found.efficiency:.0%}",
     )
+    if run.origin.law == "gaussian":  # draws of other laws have no such weights
+        found = Weights.of(run.X, log_ratio)
+        ax.set_title(f"k-hat {found.khat:.2f}, efficiency {percent(found.efficiency)}")
     ax.legend(frameon=False)
     return ax
 

@@ -10,6 +10,8 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from pymc_ensemble.log import number, percent
+
 from .findings import LARGEST_KHAT, Evidence, Verdict, by_severity, judge
 from .modes import missed_mode, search_modes
 from .regression import MOST_PARAMETERS, Regression
@@ -105,7 +107,7 @@ class Diagnosis:
 def _number(value: float, name: str) -> str:
     if not np.isfinite(value):
         return "-"
-    return f"{value:.0f}" if name.startswith("ess") else f"{value:.3f}"
+    return f"{value:.0f}" if name.startswith("ess") else number(value, ".3f")
 
 
 def diagnose(
@@ -126,11 +128,11 @@ def diagnose(
         Result of `pymc.sample` with a step method of this package. If it has the burn-in, too
         (``discard_tuned_samples=False``), modes are looked for that were lost in it.
     var_names : list of str, optional
-        With `model` the free variables that are shown. Without it, which variables are free: by
-        default deterministic ones are recognized by the law that the ensemble believes in, which
-        does not depend on them.
+        Free variables that are shown; all by default.
     model : pm.Model, optional
-        The model of the run.
+        The model of the run. It is needed for further evaluations; and for the values of variables
+        whose transforms are told by no name, such as that of `pymc.LKJCholeskyCov` or one whose
+        bounds depend on other variables: without it their unconstrained coordinates are shown.
     store : path, store, Dataset or (points, outputs), optional
         More evaluations of the forward map, which are used but not repeated: an evaluation store
         (``forward.store`` of a forward model), its path or what `open_store` reads from it, or
@@ -154,8 +156,9 @@ def diagnose(
     Raises
     ------
     ValueError
-        If the result does not come from an ensemble step method or is reweighted, if `repeats` or
-        `probe` is too small or given without `model`, or if `store` does not fit the model.
+        If the result does not come from an ensemble step method or is reweighted, if its draws do
+        not say how they were made (as those of version 0.1) or are of another model, if `repeats`
+        or `probe` is too small or given without `model`, or if `store` does not fit the model.
     TypeError
         If `idata` is no DataTree, or `repeats` or `probe` no integer.
 
@@ -199,19 +202,18 @@ def diagnose(
             raise ValueError(f"`{option}` evaluates the forward map: give the model, `model=`.")
     if repeats and repeats < 2 * REPEATS:
         raise ValueError(f"`repeats` is {repeats}; at least {2 * REPEATS} evaluations are needed.")
-    free = None if model is None else [rv.name for rv in model.free_RVs]
-    if isinstance(var_names, str):
-        var_names = [var_names]
-    if var_names is not None and free is not None and (extra := set(var_names) - set(free)):
+    run = Run.of(idata, model)
+    rows = _rows_of(run, var_names)
+    if probe and probe < run.facts.smallest_ensemble:
         raise ValueError(
-            f"`var_names` has `{min(extra)}`, which is no free variable of `model`. Those are "
-            f"{', '.join(f'`{name}`' for name in free)}."
+            f"`probe` is {probe}; an ensemble for {run.facts.dimension} parameters needs "
+            f"{run.facts.smallest_ensemble} evaluations at least, and a few thousand to arrive."
         )
-    run = Run.of(idata, var_names if free is None else free)
-    if probe and probe < run.smallest_ensemble:
+    if not run.alone and (repeats or probe or (store is not None and model is not None)):
         raise ValueError(
-            f"`probe` is {probe}; an ensemble for {len(run.labels)} parameters needs "
-            f"{run.smallest_ensemble} evaluations at least, and a few thousand to arrive."
+            f"Other step methods have moved `{run.facts.others[0].name}`, so that the log "
+            "densities of the draws are not those of the model: leave out `repeats`, `probe` and "
+            "`store`."
         )
     rng = np.random.default_rng(random_seed)
     others = None if store is None else other_evaluations(store, run, model)
@@ -222,7 +224,7 @@ def diagnose(
         evidence = replace(evidence, noise=repeated.noise)
     findings, notes = judge(evidence), _notes(evidence, probe)
     statistics = _statistics(evidence)
-    if run.burn_in is not None and not run.fitted:
+    if run.burn_in is not None and run.alone and run.origin.density_known:
         findings += missed_mode(run, *run.burn_in, "the burn-in came by there, in {} of its draws")
     if others is not None:
         if others.known is not None:
@@ -235,6 +237,13 @@ def diagnose(
         found, told = repeated.judge(evidence)
         findings, notes = findings + found, notes + told
         statistics |= {"noise": repeated.noise, "luck": repeated.luck}
+        if run.origin.law == "surrogate":
+            statistics |= {
+                "error": repeated.agreement.error,
+                "error_sd": repeated.agreement.error_sd,
+                "slope": repeated.agreement.slope,
+                "slope_sd": repeated.agreement.slope_sd,
+            }
     if probe and model is not None:
         found, told = search_modes(model, run, probe, rng)
         findings, notes = findings + found, notes + told
@@ -244,27 +253,44 @@ def diagnose(
         tuple(finding.reason for finding in findings),
         tuple(dict.fromkeys(finding.remedy for finding in findings)),
         tuple(notes),
-        _parameters(evidence, run.names if var_names is None else var_names),
+        _parameters(evidence).isel(parameter=rows),
         statistics,
     )
+
+
+def _rows_of(run: Run, var_names: Sequence[str] | None) -> list[int]:
+    """Numbers of the parameters that are entries of some variables."""
+    names = [variable.name for variable in run.facts.variables]
+    if isinstance(var_names, str):
+        var_names = [var_names]
+    if var_names is not None and not len(var_names):
+        raise ValueError("`var_names` is empty: leave it out, or name free variables.")
+    if var_names is not None and (extra := set(var_names) - set(names)):
+        raise ValueError(
+            f"`var_names` has `{min(extra)}`, which is no free variable of the model. Those are "
+            f"{', '.join(f'`{name}`' for name in names)}."
+        )
+    chosen = names if var_names is None else var_names
+    return [k for name in chosen for k, owner in enumerate(run.owners) if owner == name]
 
 
 def _evidence(run: Run, others: OtherEvaluations | None, rng: np.random.Generator) -> Evidence:
     """All that the run and other evaluations tell."""
     regression = None
-    known = None if others is None or run.fitted else others.density
-    if len(run.labels) <= MOST_PARAMETERS and (run.cost or known is not None):
-        bounds, lp = run.bounds_and_density
-        if run.cost == 0:  # densities of draws are those of the surrogate
-            lp = np.full(len(lp), np.nan)
-        regression = Regression.of(run.pooled, lp, bounds, rng, known)
-    weights = Weights.of(run.pooled, run.log_ratio)
-    r_hat, ess_bulk = _arviz(run.X)
-    return Evidence(run, SamplingError.of(run.X), weights, regression, r_hat, ess_bulk)
+    law = run.origin.law
+    known = None if others is None or law == "fit" else others.known
+    of_model = law != "surrogate"
+    if run.alone and run.facts.dimension <= MOST_PARAMETERS and (of_model or known is not None):
+        lp = run.stats["lp"] if of_model else np.full(len(run.U), np.nan)
+        regression = Regression.of(run.U, lp, run.shown, rng, known)
+    weights = Weights.of(run.X, run.log_ratio)
+    paths = run.paths
+    r_hat, ess_bulk = _arviz(paths)
+    return Evidence(run, SamplingError.of(paths), weights, regression, r_hat, ess_bulk)
 
 
-def _parameters(evidence: Evidence, var_names: Sequence[str]) -> xr.Dataset:
-    """What is known of every parameter of some variables."""
+def _parameters(evidence: Evidence) -> xr.Dataset:
+    """What is known of every parameter."""
     run, fit = evidence.run, evidence.fit
     columns: dict[str, FloatArray] = {
         "ess": evidence.chance.ess,
@@ -274,18 +300,16 @@ def _parameters(evidence: Evidence, var_names: Sequence[str]) -> xr.Dataset:
     }
     if fit is not None:
         columns |= {"shift": fit.shift, "sd_ratio": fit.sd_ratio}
-    elif run.drawn_from_law:
-        reliable = evidence.weights.khat <= LARGEST_KHAT
+    elif run.origin.law == "gaussian":
+        known = evidence.weights.khat <= LARGEST_KHAT
         columns |= {
-            "shift": evidence.weights.shift if reliable else np.full(len(run.labels), np.nan),
-            "sd_ratio": evidence.weights.sd_ratio if reliable else np.full(len(run.labels), np.nan),
+            "shift": np.where(known, evidence.weights.shift, np.nan),
+            "sd_ratio": np.where(known, evidence.weights.sd_ratio, np.nan),
         }
-    table = xr.Dataset(
+    return xr.Dataset(
         {name: ("parameter", np.asarray(values)) for name, values in columns.items()},
         coords={"parameter": run.labels},
     )
-    rows = [k for name in var_names for k in run.columns_of(name)]
-    return table.isel(parameter=rows)
 
 
 def _statistics(evidence: Evidence) -> dict[str, float]:
@@ -295,7 +319,7 @@ def _statistics(evidence: Evidence) -> dict[str, float]:
         "khat": weights.khat,
         "weight_efficiency": weights.efficiency,
         "acceptance": run.acceptance,
-        "failed": run.failed,
+        "failed": run.failures,
     }
     if regression is not None:
         statistics |= {"roughness": regression.noise, "uncertainty": regression.uncertainty}
@@ -314,41 +338,46 @@ def _arviz(X: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _notes(evidence: Evidence, probe: int) -> list[str]:
     """What was not, or could not be checked, and what need not worry."""
     notes = []
-    run, fit, p = evidence.run, evidence.fit, len(evidence.run.labels)
-    C, _, J, _ = run.X.shape
-    if evidence.regression is None and run.cost > 0:
+    run, fit, facts = evidence.run, evidence.fit, evidence.run.facts
+    C, _, J = run.draw.shape
+    law = run.origin.law
+    if run.missing:
+        names = ", ".join(f"`{name}`" for name in run.missing)
+        notes.append(
+            f"the posterior is missing {names}; the draws carry the values all the same, in the "
+            "stat `unconstrained`"
+        )
+    if not run.alone:
+        names = ", ".join(f"`{variable.name}`" for variable in facts.others)
+        notes.append(
+            f"other step methods have moved {names}, so that the log densities of the draws do "
+            "not tell their moments"
+        )
+    elif evidence.regression is None and law != "surrogate":
         notes.append("there are too many parameters, or too few draws, to check the moments")
     elif evidence.regression is not None and fit is None:
         notes.append("the log density at the draws does not determine the moments")
-    if run.cost == 0 and evidence.regression is None:
+    if law == "surrogate" and evidence.regression is None:
         notes.append(
             "the draws carry the log density of the surrogate, which cannot contradict them; "
             "diagnose(idata, model=model, repeats=40) asks the forward map"
         )
-    if run.left_out:
-        names = ", ".join(f"`{name}`" for name in run.left_out)
-        notes.append(f"taken for deterministic: {names}; give model= or var_names= if not so")
     if C < 2:
         notes.append("one ensemble cannot disagree with another one: run several chains")
-    if fit is not None and evidence.disagree:
+    if facts.small:
         notes.append(
-            f"the ensembles disagree (R-hat {np.nanmax(evidence.r_hat):.2f}): together they have "
-            "the means and standard deviations that the log densities ask for, but single ones "
-            "have not"
+            f"{J} particles are few for {facts.dimension} parameters; {facts.smallest_ensemble} "
+            "are needed"
         )
-    if run.small:
+    if law in ("gaussian", "approximate") and evidence.roughness > 1.0:
         notes.append(
-            f"{J} particles are few for {p} parameters; {run.smallest_ensemble} are needed"
+            f"the forward map is rough: the log density scatters by {number(evidence.roughness)} "
+            "about a smooth fit, for which rough=True is made"
         )
-    if not run.exact and not run.fitted and evidence.roughness > 1.0:
+    if run.failures > 0.01:
         notes.append(
-            f"the forward map is rough: the log density scatters by {evidence.roughness:.1f} about "
-            "a smooth fit, for which rough=True is made"
-        )
-    if run.failed > 0.01:
-        notes.append(
-            f"{run.failed:.0%} of the forward evaluations failed: the posterior is the one given "
-            "that the forward map works"
+            f"{percent(run.failures)} of the forward evaluations failed: the posterior is the one "
+            "given that the forward map works"
         )
     if C > 1 and float(evidence.chance.mean.max()) < 0.2:
         error = float(evidence.chance.mean.max())
@@ -359,7 +388,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
                 f"for means that are known to {error:.2f} posterior standard deviations fewer will "
                 "do"
             )
-    if run.fitted:
+    if law == "fit":
         notes.append("with rough=True the burn-in is not examined for modes that were lost in it")
     if not probe:
         notes.append(

@@ -15,6 +15,8 @@ __all__ = ["ess", "to_ensemble"]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+OF_MODEL = {"sweep": "sweep_of_model", "particle": "particle_of_model"}  # where both are there
+
 
 def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
     """Rearrange draws by the sweep and the particle that they are.
@@ -22,7 +24,8 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
     Parameters
     ----------
     idata : DataTree
-        Result of `pymc.sample` with an ensemble step method, as returned or loaded from disk.
+        Result of `pymc.sample` with an ensemble step method, as returned or loaded from disk. Runs
+        that were put together along ``draw`` follow each other, and their sweeps are counted on.
 
     Returns
     -------
@@ -31,7 +34,8 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
         log_likelihood, ...) with ``(chain, sweep, particle)`` in their place; the other groups as
         they are, without those of the tuning phase. Only particles with a complete path in all
         chains are kept. The path is shortened where that would cost more than half of the draws, as
-        after an interrupt.
+        after an interrupt. What the model itself calls ``sweep`` or ``particle`` has the name
+        ``sweep_of_model`` or ``particle_of_model`` here.
 
     Raises
     ------
@@ -52,32 +56,32 @@ def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
     array([[[0. , 1. ],
             [0.1, 1.1]]])
     """
-    stats = ensemble_stats(idata)
-    sweeps, particles, draw = ensemble_layout(
-        stats["sweep"].transpose("chain", "draw").to_numpy(),
-        stats["particle"].transpose("chain", "draw").to_numpy(),
-    )
-    n_draws = stats.sizes["draw"]
+    sweep, particle = sweeps_and_particles(ensemble_stats(idata))
+    sweeps, particles, draw = ensemble_layout(sweep, particle)
     chains = xr.DataArray(np.arange(len(draw)), dims="chain")
     indexer = xr.DataArray(draw, dims=("chain", "sweep", "particle"))
 
-    def rearranged(group: xr.Dataset) -> xr.Dataset:
-        if group.sizes.get("chain") != len(draw) or group.sizes.get("draw") != n_draws:
+    def rearranged(name: str, group: xr.Dataset) -> xr.Dataset:
+        if (group.sizes.get("chain"), group.sizes.get("draw")) != sweep.shape:
             return group
-        group = group.drop_vars(["draw", "sweep", "particle"], errors="ignore")
+        group = group.drop_vars("draw", errors="ignore")
+        if name == "sample_stats":
+            group = group.drop_vars(["sweep", "particle"])
+        taken = {*group.dims, *group.variables}
+        group = group.rename({old: new for old, new in OF_MODEL.items() if old in taken})
         picked = group.isel(chain=chains, draw=indexer, missing_dims="ignore")
         if "chain" in group.coords:
             picked = picked.assign_coords(chain=group["chain"])
         picked = picked.assign_coords(sweep=sweeps, particle=particles)
         return picked.transpose("chain", "sweep", "particle", ..., missing_dims="ignore")
 
+    groups = {
+        name: group.dataset
+        for name, group in idata.children.items()
+        if not name.startswith("warmup_")
+    }
     return xr.DataTree.from_dict(
-        {
-            name: rearranged(group.dataset)
-            for name, group in idata.children.items()
-            if not name.startswith("warmup_")
-        },
-        name=idata.name,
+        {name: rearranged(name, group) for name, group in groups.items()}, name=idata.name
     )
 
 
@@ -94,7 +98,57 @@ def ensemble_stats(idata: xr.DataTree) -> xr.Dataset:
             "step method. Sample with one, for example "
             "`pm.sample(step=pymc_ensemble.EnsembleKalmanSampler())`."
         )
+    if set(stats["sweep"].dims) != {"chain", "draw"}:
+        raise ValueError(
+            f"The stat `sweep` has the dimensions {stats['sweep'].dims}, and not (chain, draw): "
+            "several ensemble step methods have moved variables beside one another, and which "
+            "draws belong to which is not told."
+        )
     return stats
+
+
+def sweeps_and_particles(stats: xr.Dataset) -> tuple[IntArray, IntArray]:
+    """Sweep and particle of each draw, shape (n_chains, n_draws); -1 where there is no draw."""
+    arrays = (stats[name].transpose("chain", "draw").to_numpy() for name in ("sweep", "particle"))
+    sweep, particle = (np.nan_to_num(values, nan=-1).astype(np.int64) for values in arrays)
+    return sweep, particle
+
+
+def segments_of(sweep: IntArray, particle: IntArray) -> IntArray:
+    """Which of several runs each draw belongs to, as they were put together along ``draw``.
+
+    In one run each particle has each sweep once, so a run ends where one comes again. Draws that
+    are in no such order are told apart by how often the same has come before.
+
+    Parameters
+    ----------
+    sweep, particle : ndarray of int, shape (n_chains, n_draws)
+
+    Returns
+    -------
+    ndarray of int, shape (n_chains, n_draws)
+        Numbers from 0; -1 where there is no draw.
+    """
+    result = np.where(sweep < 0, -1, 0)
+    for which, of_chain, number in zip(sweep, particle, result, strict=True):
+        valid = np.flatnonzero(number == 0)
+        key = which[valid] * (of_chain.max(initial=0) + 1) + of_chain[valid]
+        _, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
+        most = counts.max(initial=1)
+        if most == 1:
+            continue
+        start = segment = 0
+        while start < len(key) and segment <= most:
+            _, first = np.unique(key[start:], return_index=True)
+            again = np.setdiff1d(np.arange(len(key) - start), first)
+            stop = start + again[0] if len(again) else len(key)
+            number[valid[start:stop]] = segment
+            start, segment = stop, segment + 1
+        if segment > most:
+            order = np.argsort(inverse, kind="stable")
+            ends = np.cumsum(counts)
+            number[valid[order]] = np.arange(len(key)) - np.repeat(ends - counts, counts)
+    return result
 
 
 def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntArray, IntArray]:
@@ -103,29 +157,50 @@ def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntA
     Parameters
     ----------
     sweep, particle : ndarray of int, shape (n_chains, n_draws)
-        Which sweep and which particle each draw is.
+        Which sweep and which particle each draw is; -1 where there is no draw.
 
     Returns
     -------
     sweeps : ndarray of shape (S,)
-        Labels of the leading sweeps that are kept.
+        Labels of the leading sweeps that are kept, of each run that was put together.
     particles : ndarray of shape (J,)
         Labels of the particles that all chains have in all these sweeps.
     draw : ndarray of int, shape (n_chains, S, J)
-        Number of the draw. S is the largest number that costs at most half of the draws.
+        Number of the draw. Of each run S is the largest number that costs at most half of it.
     """
-    sweeps, sweep_index = np.unique(sweep, return_inverse=True)
-    particles, particle_index = np.unique(particle, return_inverse=True)
-    n_chains, n_draws = sweep.shape
-    draw = np.full((n_chains, len(sweeps), len(particles)), -1)
-    chain_index = np.arange(n_chains)[:, None]
-    draw[chain_index, sweep_index.reshape(sweep.shape), particle_index.reshape(sweep.shape)] = (
-        np.arange(n_draws)
+    segments = segments_of(sweep, particle)
+    parts, offset = [], 0
+    for segment in range(segments.max(initial=-1) + 1):
+        here = segments == segment
+        sweeps, particles, draw = _one_run(np.where(here, sweep, -1), particle)
+        parts.append((sweeps + offset, particles, draw))
+        offset += int(sweep[here].max()) + 1
+    if not parts:
+        return np.empty(0, int), np.empty(0, int), np.empty((len(sweep), 0, 0), int)
+    largest = max(draw.size for *_, draw in parts)  # rests of runs must not cost the others
+    kept = [part for part in parts if 10 * part[2].size > largest] if largest else parts[:1]
+    common = kept[0][1]
+    for _, particles, _ in kept[1:]:
+        common = np.intersect1d(common, particles)
+    draws = [draw[:, :, np.isin(particles, common)] for _, particles, draw in kept]
+    return (
+        np.concatenate([sweeps for sweeps, *_ in kept]),
+        common,
+        np.concatenate(draws, axis=1),
     )
+
+
+def _one_run(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Layout of the draws of one run: those with a sweep that is not negative."""
+    chain, number = np.nonzero(sweep >= 0)
+    sweeps, sweep_index = np.unique(sweep[chain, number], return_inverse=True)
+    particles, particle_index = np.unique(particle[chain, number], return_inverse=True)
+    draw = np.full((len(sweep), len(sweeps), len(particles)), -1)
+    draw[chain, sweep_index, particle_index] = number
     # complete[s, j]: all chains have particle j in each of the sweeps 0, ..., s
     complete = np.logical_and.accumulate((draw >= 0).all(axis=0), axis=0)
     kept = complete.sum(axis=1) * np.arange(1, len(sweeps) + 1)
-    S = int(np.flatnonzero(kept > kept.max() / 2).max(initial=-1)) + 1
+    S = int(np.flatnonzero(kept > kept.max(initial=0) / 2).max(initial=-1)) + 1
     chosen = complete[S - 1] if S else np.zeros(len(particles), dtype=bool)
     return sweeps[:S], particles[chosen], draw[:, :S, chosen]
 
@@ -189,7 +264,14 @@ def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Datase
         if unknown := [name for name in var_names if name not in posterior]:
             raise ValueError(f"`var_names` has {unknown[0]!r}, which the posterior does not have.")
         posterior = posterior[list(var_names)]
-    return xr.apply_ufunc(path_ess, posterior, input_core_dims=[["chain", "particle", "sweep"]])
+    result = xr.apply_ufunc(path_ess, posterior, input_core_dims=[["chain", "particle", "sweep"]])
+    return under_own_names(result)
+
+
+def under_own_names(data: xr.Dataset) -> xr.Dataset:
+    """Data in which everything has the name that it has in the model."""
+    taken = {*data.dims, *data.variables}
+    return data.rename({new: old for old, new in OF_MODEL.items() if new in taken})
 
 
 def path_ess(paths: FloatArray) -> FloatArray:

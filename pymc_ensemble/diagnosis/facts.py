@@ -7,7 +7,7 @@ text that the stat `made_by` carries (`fountain`), and whoever reads a result re
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -71,14 +71,16 @@ class FreeVariable:
     moved: bool = True
 
     @classmethod
-    def of(cls, model: pm.Model, value: Symbol, moved: bool) -> "FreeVariable":
-        """Describe the variable with the value variable `value`."""
-        rv, shapes = model.values_to_rvs[value], model.eval_rv_shapes()
+    def of(
+        cls, model: pm.Model, value: Symbol, shapes: Mapping[str, Sequence[int]], moved: bool
+    ) -> "FreeVariable":
+        """Describe the variable with the value variable `value`, given the shapes of all."""
+        rv = model.values_to_rvs[value]
         return cls(
             str(rv.name),
             str(value.name),
-            tuple(map(int, shapes[rv.name])),
-            tuple(map(int, shapes[value.name])),
+            tuple(map(int, shapes[str(rv.name)])),
+            tuple(map(int, shapes[str(value.name)])),
             declared(model.rvs_to_transforms[rv], rv),
             moved,
         )
@@ -88,23 +90,19 @@ class FreeVariable:
         """Number of coordinates."""
         return int(np.prod(self.coordinates))
 
-    @cached_property
+    @property
     def labels(self) -> list[str]:
         """Labels of the parameters that are shown: entries, or coordinates if these are unknown."""
         if self.backward is None:
             return entries(self.value, self.coordinates)
         return entries(self.name, self.shape)
 
-    @cached_property
+    @property
     def backward(self) -> Callable[[FloatArray], FloatArray] | None:
         """Function that gives values at coordinates, shape (n, ...), or None if not known."""
         if self.transform is None:
             return np.asarray
-        transform = transform_of(self.transform)
-        if transform is None:
-            return None
-        u = pt.tensor("u", dtype="float64", shape=(None, *self.coordinates))
-        return pytensor.function([u], transform.backward(u), mode="FAST_COMPILE")
+        return _backward(json.dumps(self.transform), self.coordinates)
 
 
 @dataclass(frozen=True)
@@ -150,6 +148,7 @@ class Facts:
 
         others = [value for value in model.value_vars if value not in moved]
         averages = options.get("rough") or origin.law in ("fit", "smooth")
+        shapes: Any = model.eval_rv_shapes()
         told = {name: value for name, value in options.items() if value is not None}
         return cls(
             __version__,
@@ -159,8 +158,8 @@ class Facts:
             particles,
             "stochastic" if _stochastic(model) else "rough" if averages else None,
             (
-                *(FreeVariable.of(model, value, True) for value in moved),
-                *(FreeVariable.of(model, value, False) for value in others),
+                *(FreeVariable.of(model, value, shapes, True) for value in moved),
+                *(FreeVariable.of(model, value, shapes, False) for value in others),
             ),
         )
 
@@ -173,6 +172,18 @@ class Facts:
     def others(self) -> tuple[FreeVariable, ...]:
         """Variables that other step methods move."""
         return tuple(variable for variable in self.variables if not variable.moved)
+
+    def columns(self, variables: Iterable[FreeVariable]) -> list[int] | None:
+        """Where coordinates of variables are, or None if some are not the same as here."""
+        known = [replace(variable, moved=True) for variable in self.variables]
+        ends = np.cumsum([variable.size for variable in known]).tolist()
+        columns: list[int] = []
+        for variable in variables:
+            if variable not in known:
+                return None
+            end = ends[known.index(variable)]
+            columns += range(end - variable.size, end)
+        return columns
 
     @property
     def dimension(self) -> int:
@@ -201,10 +212,12 @@ class Facts:
         origin = Origin(**content.pop("origin"))
         return cls(origin=origin, variables=tuple(variables), **content)
 
-    def in_model(self, U: FloatArray) -> FloatArray:
-        """Values that are shown, shape (n, p), at coordinates that the sampler moves, (n, d)."""
+    def values(self, U: FloatArray) -> FloatArray:
+        """Values that are shown, shape (n, p), at coordinates of the first variables, (n, d)."""
         columns, start = [], 0
-        for variable in self.moved:
+        for variable in self.variables:
+            if start == U.shape[1]:
+                break
             u = U[:, start : start + variable.size].reshape(-1, *variable.coordinates)
             values = u if variable.backward is None else variable.backward(u)
             columns.append(values.reshape(len(U), -1))
@@ -213,8 +226,29 @@ class Facts:
 
     @property
     def labels(self) -> list[str]:
-        """Labels of these values."""
-        return [label for variable in self.moved for label in variable.labels]
+        """Labels of the values of all variables."""
+        return [label for variable in self.variables for label in variable.labels]
+
+    @property
+    def smallest_ensemble(self) -> int:
+        """How many particles the coordinates ask for, if they are to be split in halves."""
+        return 2 * (self.dimension + 2)
+
+    @property
+    def small(self) -> bool:
+        """Whether there are fewer; walkers need no others."""
+        walkers = self.origin.evaluations > 1
+        return not walkers and 1 < self.particles < self.smallest_ensemble
+
+
+@cache
+def _backward(transform: str, shape: tuple[int, ...]) -> Callable[[FloatArray], FloatArray] | None:
+    """Compiled inverse of a declared transform of arrays (n, *shape), if it is known."""
+    known = transform_of(json.loads(transform))
+    if known is None:
+        return None
+    u = pt.tensor("u", dtype="float64", shape=(None, *shape))
+    return pytensor.function([u], known.backward(u), mode="FAST_COMPILE")
 
 
 def entries(name: str, shape: Sequence[int]) -> list[str]:
@@ -222,6 +256,13 @@ def entries(name: str, shape: Sequence[int]) -> list[str]:
     if not shape:
         return [name]
     return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
+
+
+def variables_of(model: pm.Model) -> dict[str, FreeVariable]:
+    """Free variables of a model by their names."""
+    shapes: Any = model.eval_rv_shapes()
+    every = [FreeVariable.of(model, value, shapes, True) for value in model.value_vars]
+    return {variable.name: variable for variable in every}
 
 
 def _told(option: Any) -> Any:

@@ -7,6 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pymc_ensemble.log import number, percent
+from pymc_ensemble.samplers.ensemble import Law
+
 from .regression import Regression
 from .run import Run
 from .weights import SamplingError, Weights
@@ -18,7 +21,11 @@ Verdict = Literal["trustworthy", "doubtful", "wrong"]
 # estimated is estimated with an error, so less is enough to be doubted.
 MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.27, 0.15, 1.25
 CHANCE_LIMIT = 0.2  # standard error of a mean beyond which chance alone may make it wrong
-DISAGREEMENT = 0.6  # the same, where chains are in different places
+DISAGREEMENT = 0.6  # the same, where a regression tells whether it has
+SD_CHANCE_LIMIT = 0.13  # relative standard error of a standard deviation, the same
+CERTAIN = (
+    2.5  # standard errors: the largest of ten that are due to chance is larger in one of eight
+)
 UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
 APART = 1.2  # R-hat of chains that have not seen the same posterior
 LARGEST_KHAT = 0.7
@@ -26,11 +33,10 @@ VAGUE = 0.3  # standard error of a moment by a regression that says nothing abou
 ROUGH = 0.6  # scatter of the log density about a smooth fit
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 LOW_WOULD_BE = 0.6  # of moves that met none
-LONG = 5  # sweeps that tell whether ensembles are still on their way
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
 UNTRUE = 1.0  # error of a surrogate's log density
 OPEN = 1.0  # uncertainty of a regression that has lost the posterior
-WIDE_OPEN = 15.0  # the same, where chains agree: in tails that count for little
+WIDE_OPEN = 20.0  # the same, where chains agree: in tails that count for little
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"
 
@@ -88,19 +94,17 @@ class Evidence:
     @property
     def to_be_exact(self) -> str:
         """What to do about an approximation: a Metropolis test would sample noise."""
-        return SMOOTH if self.noise > ROUGH and not self.run.fitted else ADJUST
+        return SMOOTH if self.noise > ROUGH and self.law != "fit" else ADJUST
+
+    @property
+    def law(self) -> Law:
+        """What the draws follow, as the sampler has declared."""
+        return self.run.origin.law
 
     @property
     def apart(self) -> bool:
         """Whether chains are in different places."""
         return bool(np.nan_to_num(self.r_hat).max() > APART)
-
-    @property
-    def disagree(self) -> bool:
-        """Whether no chain could do without the others."""
-        return bool(np.nan_to_num(self.r_hat).max() > UNEQUAL) and bool(
-            self.chance.mean.max() > CHANCE_LIMIT
-        )
 
 
 def judge(evidence: Evidence) -> list[Finding]:
@@ -143,8 +147,8 @@ def first_look(run: Run) -> list[Finding]:
         The worst first.
     """
     unknown = np.full(len(run.labels), np.nan)
-    weights = Weights.of(run.pooled, run.log_ratio)
-    evidence = Evidence(run, SamplingError.of(run.X), weights, None, unknown, unknown)
+    weights = Weights.of(run.X, run.log_ratio)
+    evidence = Evidence(run, SamplingError.of(run.paths), weights, None, unknown, unknown)
     parts = [_not_the_law, _not_arrived, _hardly_moved, _surrogate, _cut_off]
     return by_severity([finding for part in parts for finding in part(evidence)])
 
@@ -163,15 +167,17 @@ def worst(values: FloatArray, labels: Sequence[str]) -> tuple[float, str]:
 
 def _rough(evidence: Evidence) -> Iterator[Finding]:
     """A forward map whose fluctuations an exact sampler takes at face value."""
-    run, fit, noise = evidence.run, evidence.fit, evidence.roughness
-    told = f"the forward map is rough: the log density scatters by {noise:.1f} about a smooth fit."
-    if run.exact and evidence.rough:
+    fit, noise = evidence.fit, evidence.roughness
+    told = (
+        f"the forward map is rough: the log density scatters by {number(noise)} about a smooth fit."
+    )
+    if evidence.law == "density" and evidence.rough:
         told += (
             " An exact sampler samples the fluctuations, too, and not the smooth posterior behind "
             "them."
         )
         yield Finding("doubtful", told, f"{SMOOTH}.")
-    elif not run.exact and noise > 1.0 and fit is None:
+    elif evidence.law in ("gaussian", "approximate") and noise > 1.0 and fit is None:
         yield Finding("doubtful", told, f"{SMOOTH}.")
 
 
@@ -185,20 +191,26 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
     ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
     both = abs(shift) / 0.3 + abs(ratio) / 0.2 > SUM_LIMIT
+    # draws of an exact sampler that has settled are better than a tail that was never seen: there
+    # what a fit says of values counts only if it says so of coordinates
+    u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()
+    seen = run.origin.adjusted and _settled(evidence)
+    if seen and u_shift < MEAN_LIMIT and u_ratio < SD_LIMIT:
+        return
     if abs(shift) > MEAN_LIMIT or (both and abs(ratio) <= SD_LIMIT):
         k = run.labels.index(where)
         yield Finding(
             "wrong",
-            f"the mean of `{where}` is off by {fit.shift[k]:+.2f} posterior standard deviations, "
-            + by,
+            f"the mean of `{where}` is off by {number(fit.shift[k], '+.2f')} posterior standard "
+            f"deviations, {by}",
             _remedy_of_error(evidence, fit.shift[k], evidence.chance.mean[k]),
         )
     if abs(ratio) > SD_LIMIT or (both and abs(shift) <= MEAN_LIMIT):
         k = run.labels.index(which)
         yield Finding(
             "wrong",
-            f"the standard deviation of `{which}` is {fit.sd_ratio[k]:.2f} times what it should "
-            f"be, {by}",
+            f"the standard deviation of `{which}` is {number(fit.sd_ratio[k], '.2f')} times what "
+            f"it should be, {by}",
             _remedy_of_error(evidence, log_ratio[k], evidence.chance.sd[k]),
         )
 
@@ -212,30 +224,30 @@ def _remedy_of_error(evidence: Evidence, error: float, by_chance: float) -> str:
     """What to do about moments that are off."""
     run = evidence.run
     reweight = "or correct these draws: pymc_ensemble.reweight."
-    if evidence.rough and run.exact:
+    if evidence.rough and evidence.law == "density":
         return f"{SMOOTH}: more draws would not help, and weights neither."
-    if run.failed > 0.02:
+    if run.failures > 0.02:
         return (
-            f"{run.failed:.0%} of the forward evaluations failed: make the forward map work there, "
-            "as a posterior is cut off where it fails."
+            f"{percent(run.failures)} of the forward evaluations failed: make the forward map work "
+            "there, as a posterior is cut off where it fails."
         )
     if not run.converged:
         return f"Give the burn-in more time (tune), or start nearer to the posterior; {reweight}"
-    if run.small:
-        return f"Use an ensemble_size of {run.smallest_ensemble} or more; {reweight}"
+    if run.facts.small:
+        return f"Use an ensemble_size of {run.facts.smallest_ensemble} or more; {reweight}"
     if evidence.apart:
         return f"{_remedy_of_modes(run)}, or draw more; {reweight}"
-    if not run.exact:
+    if evidence.law != "density":
         exact = evidence.to_be_exact
         return f"{exact}; {reweight}" if exact == ADJUST else f"{exact}."
-    if not run.adjusted and abs(error) > 3 * by_chance:
+    if not run.origin.adjusted and abs(error) > 3 * by_chance:
         return f"Use adjust=True, or a smaller step_size; {reweight}"
     return f"Draw more; {reweight}"
 
 
 def _remedy_of_modes(run: Run) -> str:
     """What to do about ensembles that may be in different modes."""
-    if run.cost > 1:
+    if run.origin.evaluations > 1:
         return "If ensembles sit in different modes, use more walkers"
     return (
         "If ensembles sit in different modes, use MultiscaleSampler with many walkers, or a larger "
@@ -245,19 +257,33 @@ def _remedy_of_modes(run: Run) -> str:
 
 def _by_chance(evidence: Evidence) -> Iterator[Finding]:
     """Too few independent draws, or ensembles that disagree."""
-    run = evidence.run
-    error, where = worst(evidence.chance.mean, run.labels)
-    if error <= (CHANCE_LIMIT if evidence.fit is None else DISAGREEMENT):
-        return
-    reason = f"the mean of `{where}` is known to {error:.2f} posterior standard deviations only"
+    run, chance = evidence.run, evidence.chance
+    mean, where = worst(chance.mean, run.labels)
+    sd, which = worst(chance.sd, run.labels)
     remedy = "Draw more."
     if evidence.apart:
-        reason += f" (R-hat {np.nanmax(evidence.r_hat):.2f}): the ensembles have not seen the same"
-        reason += " posterior"
         remedy = f"Draw more. {_remedy_of_modes(run)}."
-    if run.small:
-        remedy = f"Use an ensemble_size of {run.smallest_ensemble} or more, or draw more."
-    yield Finding("doubtful", f"{reason}.", remedy)
+    if run.facts.small:
+        remedy = f"Use an ensemble_size of {run.facts.smallest_ensemble} or more, or draw more."
+    r_hat, worst_one = worst(np.nan_to_num(evidence.r_hat), run.labels)
+    if r_hat > UNEQUAL:
+        reason = f"the ensembles disagree about `{worst_one}` (R-hat {number(r_hat, '.2f')})"
+        if evidence.apart:
+            reason += ": they have not seen the same posterior"
+        yield Finding("doubtful", f"{reason}.", remedy)
+    if mean > (CHANCE_LIMIT if evidence.fit is None else DISAGREEMENT):
+        yield Finding(
+            "doubtful",
+            f"the mean of `{where}` is known to {number(mean, '.2f')} posterior standard "
+            "deviations only.",
+            remedy,
+        )
+    elif sd > SD_CHANCE_LIMIT and evidence.fit is None:
+        yield Finding(
+            "doubtful",
+            f"the standard deviation of `{which}` is known to {percent(sd)} only.",
+            remedy,
+        )
 
 
 def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
@@ -275,14 +301,23 @@ def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
 def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
     """A posterior that is not what the ensemble takes it to be, where its moments are not known."""
     run, weights, regression = evidence.run, evidence.weights, evidence.regression
-    if evidence.fit is not None or run.cost == 0:
+    if evidence.fit is not None or evidence.law == "surrogate":
         return
-    if run.drawn_from_law and weights.khat > LARGEST_KHAT:
+    if evidence.law == "gaussian" and weights.khat > LARGEST_KHAT:
+        off = (run.U.mean(0) - weights.mean(run.U)) / np.maximum(run.U.std(0), 1e-300)
+        if np.abs(off).max() > MEAN_LIMIT + CERTAIN / np.sqrt(weights.ess):
+            yield Finding(
+                "wrong",
+                "the ensemble is not where the posterior is: importance weights, by which the "
+                f"draws are worth {number(weights.ess, '.0f')}, move the mean of a coordinate by "
+                f"{number(np.abs(off).max())} standard deviations.",
+                f"{evidence.to_be_exact}.",
+            )
         yield Finding(
             "doubtful",
             "the posterior is not what the ensemble takes it to be (Pareto k-hat "
-            f"{weights.khat:.2f} of its importance weights): it is skewed, heavy-tailed, or has "
-            "several modes.",
+            f"{number(weights.khat, '.2f')} of its importance weights): it is skewed, "
+            "heavy-tailed, or has several modes.",
             f"{evidence.to_be_exact}, or coordinates in which the posterior is nearer to a "
             "Gaussian.",
         )
@@ -295,10 +330,10 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
             "Draw more, or write the model in coordinates in which its posterior is compact.",
         )
     suspect = weights.khat > 0.5 or weights.efficiency < 0.5
-    if run.drawn_from_law and suspect and run.acceptance < LOW_WOULD_BE:
+    if evidence.law in ("gaussian", "approximate") and suspect and run.acceptance < LOW_WOULD_BE:
         yield Finding(
             "doubtful",
-            f"a Metropolis test would have accepted only {run.acceptance:.0%} of the moves.",
+            f"a Metropolis test would have accepted only {percent(run.acceptance)} of the moves.",
             f"{evidence.to_be_exact}.",
         )
 
@@ -306,21 +341,20 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
 def _settled(evidence: Evidence) -> bool:
     """Whether several chains of an exact sampler stay in one and the same place."""
     run, chance = evidence.run, evidence.chance
-    C, S = run.X.shape[:2]
     return (
-        run.exact
-        and C > 1
-        and (run.converged or S >= LONG)
+        evidence.law in ("density", "smooth")
+        and len(run.draw) > 1
+        and run.converged
         and float(chance.mean.max()) < CHANCE_LIMIT
         and float(np.abs(chance.drift).max()) < CHANCE_LIMIT
-        and not evidence.apart
+        and float(np.nan_to_num(evidence.r_hat).max()) <= UNEQUAL
     )
 
 
 def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
     """Ensembles that were still on their way, where their moments are not known."""
     run = evidence.run
-    if run.fitted and not run.converged:
+    if evidence.law == "fit" and not run.converged:
         yield Finding(
             "doubtful",
             "the linear fit of rough=True did not pass its test: the forward map is curved where "
@@ -329,21 +363,21 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
             "more time (tune).",
         )
         return
-    if evidence.fit is not None or run.cost == 0:
-        return
-    if not run.converged and not _settled(evidence):
+    if not run.converged and evidence.law != "surrogate":
         yield Finding(
             "doubtful",
             "the burn-in had not passed its test.",
             "Give it more time (tune), or start nearer to the posterior.",
         )
+    if evidence.fit is not None or evidence.law == "surrogate":
+        return
     drift, where = worst(evidence.chance.drift, run.labels)
     by_chance = 2 * evidence.chance.mean[run.labels.index(where)]  # of the halves' difference
     if abs(drift) > max(0.3, 4 * by_chance):
         yield Finding(
             "doubtful",
-            f"`{where}` drifts: its mean moved by {drift:+.2f} posterior standard deviations "
-            "between the halves of the run.",
+            f"`{where}` drifts: its mean moved by {number(drift, '+.2f')} posterior standard "
+            "deviations between the halves of the run.",
             "Give the burn-in more time (tune), and draw more.",
         )
 
@@ -351,14 +385,14 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
 def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
     """Metropolis tests that hardly anything has passed."""
     run = evidence.run
-    if run.adjusted and run.acceptance < LOW_ACCEPTANCE:
+    if run.origin.adjusted and run.acceptance < LOW_ACCEPTANCE:
         yield Finding(
             "doubtful",
-            f"only {run.acceptance:.1%} of the moves were accepted.",
+            f"only {percent(run.acceptance)} of the moves were accepted.",
             f"{SMOOTH}."
             if evidence.rough
             else "Draw more, or write the model in coordinates in which its posterior is compact."
-            if run.cost > 1
+            if run.origin.evaluations > 1
             else "Draw more, or use MultiscaleSampler.",
         )
 
@@ -366,7 +400,7 @@ def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
 def _surrogate(evidence: Evidence) -> Iterator[Finding]:
     """A surrogate that does not predict what the forward map gives."""
     run = evidence.run
-    if run.cost:
+    if evidence.law != "surrogate":
         return
     remedy = "Give it more epochs (tune), a larger ensemble, or use adjust=True."
     if not run.converged:
@@ -376,8 +410,8 @@ def _surrogate(evidence: Evidence) -> Iterator[Finding]:
     if mean > CHANCE_LIMIT or sd > SD_LIMIT:
         yield Finding(
             "doubtful",
-            f"the surrogate leaves means open by {mean:.2f} posterior standard deviations, and "
-            f"standard deviations by {sd:.0%}.",
+            f"the surrogate leaves means open by {number(mean, '.2f')} posterior standard "
+            f"deviations, and standard deviations by {percent(sd)}.",
             remedy,
         )
 
@@ -385,11 +419,11 @@ def _surrogate(evidence: Evidence) -> Iterator[Finding]:
 def _cut_off(evidence: Evidence) -> Iterator[Finding]:
     """Failures that may have cut off a part of the posterior, where that cannot be told."""
     run = evidence.run
-    if evidence.fit is None and run.failed > LOST:
+    if evidence.fit is None and run.failures > LOST:
         yield Finding(
             "doubtful",
-            f"{run.failed:.0%} of the forward evaluations failed after the burn-in: the posterior "
-            "is cut off where they fail.",
+            f"{percent(run.failures)} of the forward evaluations failed after the burn-in: the "
+            "posterior is cut off where they fail.",
             "Find out where that is, with forward_model(store=...) and diagnose(store=...), and "
             "make the forward map work there, or choose priors that leave it out.",
         )

@@ -11,7 +11,6 @@ from scipy.stats import chi2
 from pymc_ensemble.log import ProgressLog
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import problem_of
-from pymc_ensemble.problem.points import in_model
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 
 from .ensembles import path_ess
@@ -41,8 +40,8 @@ def without_draws(
     Parameters
     ----------
     draws : ndarray of shape (C, S, J, p)
-    lp_of_draws : ndarray of shape (C, S, J)
-        Their log densities.
+    lp_of_draws : ndarray
+        Log densities of these draws, in any shape.
     X : ndarray of shape (m, p)
         Points that were evaluated.
     lp : ndarray of shape (m,)
@@ -88,14 +87,14 @@ def _thinned(rows: NDArray[Any]) -> NDArray[Any]:
     return rows[:: max(1, -(-len(rows) // MOST_COMPARED))]
 
 
-def missed_mode(run: Run, X: FloatArray, lp: FloatArray, whose: str) -> list[Finding]:
+def missed_mode(run: Run, U: FloatArray, lp: FloatArray, whose: str) -> list[Finding]:
     """Likely places without draws.
 
     Parameters
     ----------
     run : Run
-    X : ndarray of shape (n, p)
-        Points that were evaluated.
+    U : ndarray of shape (n, d)
+        Points that were evaluated, in unconstrained coordinates.
     lp : ndarray of shape (n,)
         Their log densities.
     whose : str
@@ -105,18 +104,19 @@ def missed_mode(run: Run, X: FloatArray, lp: FloatArray, whose: str) -> list[Fin
     -------
     list of Finding
     """
-    found = without_draws(run.X, run.stats["lp"], X, lp)
+    found = without_draws(run.U[run.draw], run.stats["lp"], U, lp)
     if not len(found):
         return []
     where = ", ".join(
-        f"{label}={value:.3g}" for label, value in zip(run.labels, X[found[0]], strict=True)
+        f"{label}={value:.3g}"
+        for label, value in zip(run.labels, run.shown(U[found[:1]])[0], strict=True)
     )
     return [
         Finding(
             "wrong",
             f"there is a mode that the draws do not have, at {where}: {whose.format(len(found))}.",
-            f"Use {'more' if run.cost > 1 else 'MultiscaleSampler with many'} walkers, or an "
-            "initial_ensemble that has all modes.",
+            f"Use {'more' if run.origin.evaluations > 1 else 'MultiscaleSampler with many'} "
+            "walkers, or an initial_ensemble that has all modes.",
         )
     ]
 
@@ -160,4 +160,4 @@ def search_modes(
     whose = f"{{}} of {len(ensemble.U)} members of an ensemble from the prior arrived there"
     note = f"other modes were searched for with {account.n_evals} forward evaluations"
     note += f", of which {account.n_failed} failed" if account.n_failed else ""
-    return missed_mode(run, in_model(model, ensemble.U), -ensemble.potential, whose), [note]
+    return missed_mode(run, ensemble.U, -ensemble.potential, whose), [note]

@@ -1,8 +1,6 @@
-"""What draws and their stats say about the posterior that they are meant to be: arrays alone.
+"""What the log densities of draws say about the posterior that they are meant to be."""
 
-Draws are arrays of shape (C, S, J, p): chains, sweeps, particles, parameters.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +13,6 @@ from threadpoolctl import threadpool_limits
 from pymc_ensemble.samplers.gaussian_process.basis import basis_size
 from pymc_ensemble.samplers.gaussian_process.regression import Function, GaussianProcess
 
-from .coordinates import Bounds, Redundancy
 from .weights import Weights
 
 FloatArray = NDArray[np.float64]
@@ -57,6 +54,8 @@ class Regression:
         Standard deviation of the log density by the fit, on average over the posterior.
     noise : float
         Standard deviation of the log density about the fit: the roughness of the forward map.
+    u_shift, u_sd_ratio : ndarray of shape (d,)
+        Errors of the moments of the unconstrained coordinates, which no tail of the fit enlarges.
     """
 
     mean: FloatArray
@@ -69,48 +68,45 @@ class Regression:
     efficiency: float
     uncertainty: float
     noise: float
+    u_shift: FloatArray
+    u_sd_ratio: FloatArray
 
     @classmethod
     def of(
         cls,
-        X: FloatArray,
+        U: FloatArray,
         lp: FloatArray,
-        bounds: Bounds,
+        shown: Callable[[FloatArray], FloatArray],
         rng: np.random.Generator,
         others: tuple[FloatArray, FloatArray] | None = None,
     ) -> "Regression | None":
-        """Fit to draws `X`, shape (n, p), with log densities `lp`, shape (n,).
+        """Fit to draws `U`, shape (n, d), with log densities `lp`, shape (n,).
 
         Parameters
         ----------
-        X : ndarray of shape (n, p)
+        U : ndarray of shape (n, d)
+            Draws in unconstrained coordinates, in which the fit is made.
         lp : ndarray of shape (n,)
-            Log density of the parameters, NaN where it is not known.
-        bounds : Bounds
-            Those of the parameters: the fit is made where there are none.
+            Log densities in these coordinates, NaN where they are not known.
+        shown : callable
+            Gives the parameters whose moments are compared, shape (m, p), at points (m, d).
         rng : numpy.random.Generator
         others : tuple of ndarray, optional
-            Points that are no draws, shape (m, p), with their log densities, shape (m,).
+            Points that are no draws, shape (m, d), with their log densities, shape (m,).
 
         Returns
         -------
         Regression or None
             None where there are too few different draws for a fit.
         """
-        if not (X.std(0) > 0).all() or not np.isfinite(X).all():
+        if not (U.std(0) > 0).all() or not np.isfinite(U).all():
             return None
-        complete = Redundancy.of(X)
-        kept = complete.kept
-        bounds, p = bounds[kept], len(kept)
-        Y, lp = bounds.coordinates(X[:, kept]), lp + bounds.log_jacobian(X[:, kept])
-        center, scale = Y.mean(0), Y.std(0)
-        values, vectors = np.linalg.eigh(np.corrcoef(Y.T).reshape(p, p))
+        X, Y, p = shown(U), U, U.shape[1]
+        center, scale = U.mean(0), U.std(0)
+        values, vectors = np.linalg.eigh(np.corrcoef(U.T).reshape(p, p))
         root = scale[:, None] * vectors * np.sqrt(np.maximum(values, 1e-10))
         if others is not None:
-            inside = bounds.contain(others[0][:, kept])
-            points, values = others[0][inside][:, kept], others[1][inside]
-            Y = np.concatenate([Y, bounds.coordinates(points)])
-            lp = np.concatenate([lp, values + bounds.log_jacobian(points)])
+            Y, lp = np.concatenate([U, others[0]]), np.concatenate([lp, others[1]])
         x = np.linalg.solve(root, (Y - center).T).T
         _, different = np.unique(x.round(10), axis=0, return_index=True)
         different = different[np.isfinite(lp[different])]
@@ -127,10 +123,16 @@ class Regression:
                     return None
                 process, points, weights = fit
                 w = np.exp(weights.log_weights)
+                u = center + points @ root.T
+                with np.errstate(over="ignore"):
+                    moved = shown(u)
+                far = ~np.isfinite(moved).all(1)
+                moved[far], w[far] = 0.0, 0.0
                 w /= w.sum()
-                moved = complete(bounds.parameters(center + points @ root.T))
                 mean = w @ moved
-                sd = np.sqrt(w @ (moved - mean) ** 2)
+                sd = np.maximum(np.sqrt(w @ (moved - mean) ** 2), 1e-300)
+                u_mean = w @ u
+                u_sd = np.sqrt(w @ (u - u_mean) ** 2)
                 errors = _errors_of_moments(process, points, moved, w, rng)
                 level = process.evaluate(x)[0][:, 0]
                 residual = ((lp - level) / np.sqrt(_relative_noise(level, p)))[some]
@@ -144,6 +146,8 @@ class Regression:
                     weights.efficiency,
                     float(w @ process.sd(points)[:, 0]),
                     min(float(process.noise[0]), _nugget(x[some], residual, rng)),
+                    (U.mean(0) - u_mean) / u_sd,
+                    U.std(0) / u_sd,
                 )
             if result.largest_error < VAGUE and result.noise < NOISY:
                 break

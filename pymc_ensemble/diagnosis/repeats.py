@@ -6,17 +6,17 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 
-from pymc_ensemble.log import ProgressLog
+from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
-from pymc_ensemble.problem.points import unconstrained
 
-from .findings import ROUGH, SMOOTH, UNTRUE, Evidence, Finding
+from .findings import ROUGH, SD_LIMIT, SMOOTH, UNTRUE, Evidence, Finding
 from .run import Run
 
 FloatArray = NDArray[np.float64]
 
 REPEATS = 4  # evaluations at each of some draws
+REPEATS_OF_SURROGATE = 2  # the same, where more draws tell more than the noise does
 JITTER = 1e-6  # in posterior sd: deterministic models remember points that are the same
 
 
@@ -27,52 +27,123 @@ def _log_density(problem: InverseProblem, U: FloatArray, Z: FloatArray) -> Float
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How the log density that draws carry agrees with that of the forward map.
+
+    The latter is a line of the former, plus a rest: a slope of b makes the draws' standard
+    deviations about the square root of b times what they should be.
+
+    Attributes
+    ----------
+    error, error_sd : float
+        Standard deviation of the difference over the draws, without what noise explains, and the
+        standard error of that.
+    slope, slope_sd : float
+        Slope, and its standard error.
+    """
+
+    error: float
+    error_sd: float
+    slope: float
+    slope_sd: float
+
+    @classmethod
+    def of(
+        cls, carried: FloatArray, true: FloatArray, explained: float, spread: float
+    ) -> "Agreement":
+        """Compare log densities, each of shape (m,).
+
+        Parameters
+        ----------
+        carried : ndarray of shape (m,)
+            Those that draws carry.
+        true : ndarray of shape (m,)
+            Those of the forward map.
+        explained : float
+            Variance of `true` that its noise explains.
+        spread : float
+            Standard deviation of `carried` over all draws.
+        """
+        s, t = carried - carried.mean(), true - true.mean()
+        m = len(s)
+        if m < 4 or not s.any():
+            return cls(float(np.std(t - s)), np.inf, np.nan, np.inf)
+        slope = float(s @ t / (s @ s))
+        rest = t - slope * s
+        variance = float(rest @ rest) / (m - 2)
+        slope_sd = float(np.sqrt(variance / (s @ s)))
+        tilt = ((slope - 1) ** 2 - slope_sd**2) * spread**2
+        error = float(np.sqrt(max(tilt + variance - explained, 0.0)))
+        # standard errors of the two terms, of which the second is a mean of squares
+        of_rest = float(np.std(rest**2) / np.sqrt(m))
+        of_tilt = 2 * abs(slope - 1) * slope_sd * spread**2
+        error_sd = np.hypot(of_rest, of_tilt) / max(2 * error, 1e-300) if error else 0.0
+        return cls(float(error), float(error_sd), slope, float(slope_sd))
+
+    @property
+    def wrong(self) -> str:
+        """What speaks against the density that draws carry, if anything does for certain."""
+        if self.error - self.error_sd > UNTRUE:
+            return f"is off by {number(self.error)} (standard error {number(self.error_sd)})"
+        low, high = (max(self.slope + k * self.slope_sd, 1e-300) for k in (-1, 1))
+        if 0.5 * np.log(low) > SD_LIMIT or 0.5 * np.log(high) < -SD_LIMIT:
+            flat = self.slope > 1
+            factor = self.slope if flat else 1 / max(self.slope, 1e-300)
+            return f"is {number(factor)} times too {'flat' if flat else 'steep'}"
+        return ""
+
+
+@dataclass(frozen=True)
 class Repeated:
     """What evaluations at some draws, made again, have shown.
 
     Attributes
     ----------
-    n_evaluations, n_failed : int
+    n_evaluations, n_failed, n_draws : int
     noise : float
         Standard deviation of the log density at one and the same point.
     luck : float
         By how much the log density of draws is higher than that of their points, usually.
-    error : float
-        Standard deviation of the log densities of draws about those of their points, without what
-        noise explains.
+    agreement : Agreement
+        How the log density of draws agrees with that of their points.
     """
 
     n_evaluations: int
     n_failed: int
+    n_draws: int
     noise: float
     luck: float
-    error: float
+    agreement: Agreement
 
     def judge(self, evidence: Evidence) -> tuple[list[Finding], list[str]]:
         """What speaks against the run, and what is to be noted."""
-        run, found = evidence.run, []
+        found = []
         told = (
-            f"evaluated again at the same points, the log density scatters by {self.noise:.1f}: "
-            "the forward map is stochastic, or rough at the smallest scale"
+            "evaluated again at the same points, the log density scatters by "
+            f"{number(self.noise)}: the forward map is stochastic, or rough at the smallest scale"
         )
-        if self.noise > ROUGH and run.exact:
+        if self.noise > ROUGH and evidence.law == "density":
             reason = f"{told}. A Metropolis test keeps lucky evaluations"
-            if self.luck > 2 * self.noise / np.sqrt(self.n_evaluations / REPEATS):
-                reason += f": the draws' log densities are higher by {self.luck:.1f}"
+            if self.luck > 2 * self.noise / np.sqrt(self.n_draws):
+                reason += f": the draws' log densities are higher by {number(self.luck)}"
             found.append(Finding("doubtful", f"{reason}.", f"{SMOOTH}."))
-        elif self.noise > 1.0 and run.drawn_from_law and not run.fitted and evidence.fit is None:
+        elif (
+            self.noise > 1.0
+            and evidence.law in ("gaussian", "approximate")
+            and evidence.fit is None
+        ):
             found.append(Finding("doubtful", f"{told}.", f"{SMOOTH}."))
-        if run.cost == 0 and self.error > UNTRUE:
+        if evidence.law == "surrogate" and (wrong := self.agreement.wrong):
             found.append(
                 Finding(
                     "wrong",
-                    f"the surrogate's log density is off by {self.error:.1f} at the draws.",
+                    f"the surrogate's log density {wrong} at the draws.",
                     "Give it more epochs (tune), a larger ensemble, or use adjust=True.",
                 )
             )
         note = f"{self.n_evaluations} forward evaluations were made again at draws"
         note += f", of which {self.n_failed} failed" if self.n_failed else ""
-        return found, [f"{note}: their log density scatters by {self.noise:.2g}"]
+        return found, [f"{note}: their log density scatters by {number(self.noise)}"]
 
 
 def repeat(
@@ -84,7 +155,7 @@ def repeat(
     ----------
     model : pm.Model
     run : Run
-        Draws of the model's free variables.
+        Draws of the model.
     n_evaluations : int
         Forward evaluations to spend.
     rng : numpy.random.Generator
@@ -96,20 +167,18 @@ def repeat(
     Repeated
     """
     problem, _ = problem_of(model)
-    lp = run.stats["lp"].ravel()
+    times = REPEATS_OF_SURROGATE if run.origin.law == "surrogate" else REPEATS
+    lp = run.stats["lp"]
     usable = np.flatnonzero(np.isfinite(lp))
-    chosen = rng.choice(usable, min(n_evaluations // REPEATS, len(usable)), replace=False)
-    shapes, values, start = model.eval_rv_shapes(), {}, 0
-    for name in run.names:
-        size = int(np.prod(shapes[name]))
-        values[name] = run.pooled[chosen, start : start + size].reshape(-1, *shapes[name])
-        start += size
-    U = unconstrained(model, values)
-    points = np.repeat(U, REPEATS, axis=0)
+    usable = usable[np.argsort(lp[usable])]
+    m = min(n_evaluations // times, len(usable))
+    chosen = usable[((np.arange(m) + rng.random()) * len(usable) / m).astype(int)]  # of all heights
+    U = run.U[chosen]
+    points = np.repeat(U, times, axis=0)
     points = points + JITTER * U.std(0) * rng.standard_normal(points.shape)
     driver = Driver(problem, model, Account(), ProgressLog("Repeated evaluations"))
     outputs = driver.evaluate(points, np.random.SeedSequence(seed)).outputs
-    again = _log_density(problem, points, outputs).reshape(len(U), REPEATS)
+    again = _log_density(problem, points, outputs).reshape(m, times)
     told = np.isfinite(again).sum(1)
     kept = told > 1
     if not kept.any():
@@ -117,14 +186,13 @@ def repeat(
             f"All of the {again.size} forward evaluations at draws failed, the first one at "
             f"{driver.account.first_failure}\nDoes the forward map still work?"
         )
-    again, told = again[kept], told[kept]
+    again, told, carried = again[kept], told[kept], lp[chosen][kept]
     mean, variance = np.nanmean(again, axis=1), np.nanvar(again, axis=1, ddof=1)
-    difference = lp[chosen][kept] - mean
-    explained = float((variance / told).mean())
     return Repeated(
         points.shape[0],
         int((~np.isfinite(outputs).all(1)).sum()),
+        len(again),
         float(np.sqrt(variance.mean())),
-        float(np.median(difference)),
-        float(np.sqrt(max(difference.var() - explained, 0.0))),
+        float(np.median(carried - mean)),
+        Agreement.of(carried, mean, float((variance / told).mean()), float(lp[usable].std())),
     )

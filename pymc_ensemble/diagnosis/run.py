@@ -1,21 +1,24 @@
-"""A run of an ensemble step method as arrays: its draws, its burn-in, and their stats."""
+"""A run of an ensemble step method as arrays: its draws, their stats, and what made them."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
-from .coordinates import Bounds, bounds_of
-from .ensembles import to_ensemble
-from .free_variables import independent_blocks, logarithmic, needed_blocks
+from pymc_ensemble.problem.points import in_model
+from pymc_ensemble.samplers.ensemble import Origin
+
+from .ensembles import ensemble_layout, ensemble_stats, segments_of, sweeps_and_particles
+from .facts import Facts, entries, facts_of, variables_of
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
-MOST_COLUMNS = 60  # of a variable that may be a parameter
+NEEDED = ("lp", "log_q", "acceptance", "n_evals", "n_failed", "converged")  # stats
 
 
 @dataclass(frozen=True)
@@ -24,112 +27,136 @@ class Run:
 
     Attributes
     ----------
-    X : ndarray of shape (C, S, J, p)
-        Free parameters: chains, sweeps, particles, parameters.
-    labels : list of str
-        One for each parameter.
-    stats : dict of str to ndarray of shape (C, S, J)
-    names : tuple of str
-        Variables of which the parameters are the entries.
+    facts : Facts
+        What the sampler has declared.
+    U : ndarray of shape (n, d)
+        All draws, in the unconstrained coordinates that the sampler moves.
+    X : ndarray of shape (n, p)
+        Values of the parameters that are shown: first those of these coordinates, then variables
+        that other step methods move.
+    labels, owners : list of str
+        Labels of the parameters, and the variables that they are entries of.
+    stats : dict of str to ndarray of shape (n,)
+    numbers : ndarray of int, shape (n,)
+        Which draws these are of all, with those of one chain behind those of the other.
+    draw : ndarray of int, shape (C, S, J)
+        Numbers of the draws that make up complete paths: chains, sweeps, particles.
+    evaluated, failed : int
+        Forward evaluations after the burn-in, and how many of them failed.
+    shown : callable
+        Gives `X` at coordinates.
     burn_in : tuple of ndarray
-        What is left of the burn-in: points of shape (n, p), and their log densities (n,).
-    left_out : tuple of str
-        Variables that were taken for functions of the others.
+        What is left of the burn-in: coordinates of shape (m, d), and their log densities (m,).
+    missing : tuple of str
+        Free variables that the posterior does not have.
     """
 
+    facts: Facts
+    U: FloatArray
     X: FloatArray
     labels: list[str]
+    owners: list[str]
     stats: dict[str, NDArray[Any]]
-    names: tuple[str, ...] = ()
+    numbers: IntArray
+    draw: IntArray
+    evaluated: int = 0
+    failed: int = 0
+    shown: Callable[[FloatArray], FloatArray] = field(default=np.asarray, repr=False)
     burn_in: tuple[FloatArray, FloatArray] | None = field(default=None, repr=False)
-    left_out: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, idata: xr.DataTree, var_names: Sequence[str] | None = None) -> "Run":
-        """Take a result apart; deterministic variables are left out where that can be told."""
+    def of(cls, idata: xr.DataTree, model: pm.Model | None = None) -> "Run":
+        """Take a result apart.
+
+        Parameters
+        ----------
+        idata : DataTree
+        model : pm.Model, optional
+            Its model, for values of variables whose transforms are not known without it.
+        """
         if not isinstance(idata, xr.DataTree):
             raise TypeError(
                 f"A DataTree as `pymc.sample` returns it is needed, not {type(idata).__name__}."
             )
-        if {"khat", "efficiency"} <= set(idata["posterior"].attrs if "posterior" in idata else ()):
+        posterior = idata["posterior"].dataset if "posterior" in idata else xr.Dataset()
+        if {"khat", "efficiency"} <= set(posterior.attrs):
             raise ValueError(
                 "These draws are reweighted: their frequencies do not come from a sampler any "
                 "more, and cannot be diagnosed or corrected. Diagnose the result of pymc.sample; "
                 'how far weights can be relied upon is in posterior.attrs["khat"].'
             )
-        tree = to_ensemble(idata)
-        dims = ("chain", "sweep", "particle")
-        stats = tree["sample_stats"].dataset
-        if missing := {"lp", "log_q", "acceptance", "n_evals", "converged"} - set(stats):
+        stats = ensemble_stats(idata)
+        if missing := set(NEEDED) - set(stats):
             raise ValueError(
                 f"The result has no stat `{min(missing)}`, so it does not come from a sampler of "
                 "pymc_ensemble, or was stripped of it. Diagnose the DataTree as it was returned."
             )
-        arrays = {str(k): stats[k].transpose(*dims, ...).to_numpy() for k in stats}
-        posterior = tree["posterior"].dataset
-        blocks: dict[str, FloatArray] = {}
-        labels: dict[str, list[str]] = {}
-        if isinstance(var_names, str):
-            var_names = [var_names]
-        if var_names is not None and not len(var_names):
-            raise ValueError("`var_names` is empty: leave it out, or name the free variables.")
-        if var_names is not None and (unknown := set(var_names) - set(posterior)):
-            raise ValueError(
-                f"The posterior has no `{min(unknown)}`. It has "
-                f"{', '.join(f'`{name}`' for name in posterior)}."
-            )
-        for name in posterior if var_names is None else var_names:
-            block = posterior[name].transpose(*dims, ...).to_numpy()
-            shape = block.shape[3:]
-            blocks[str(name)] = block.reshape(*block.shape[:3], -1).astype(float)
-            labels[str(name)] = entries(str(name), shape)
-        if var_names is None and len(blocks) > 1:
-            rows = {n: b.reshape(-1, b.shape[-1]) for n, b in blocks.items()}
-            discrete = {name for name in blocks if posterior[name].dtype.kind in "iub"}
-            blocks = {n: blocks[n] for n in _free_variables(rows, arrays, discrete)}
-        X = np.concatenate(list(blocks.values()), axis=-1)
-        names = tuple(blocks)
-        left_out = tuple(name for name in labels if name not in blocks)
-        burn_in = None
-        if {"warmup_posterior", "warmup_sample_stats"} <= set(idata.children):
-            warmup = idata["warmup_posterior"].dataset
-            lp = idata["warmup_sample_stats"].dataset["lp"].transpose("chain", "draw").to_numpy()
-            columns = [warmup[name].transpose("chain", "draw", ...).to_numpy() for name in names]
-            points = [values.reshape(lp.size, -1).astype(float) for values in columns]
-            burn_in = np.concatenate(points, axis=1), lp.ravel()
-        parameters = [label for name in names for label in labels[name]]
-        return cls(X, parameters, arrays, names, burn_in, left_out)
+        facts = facts_of(stats)
+        shown, labels = _shown(facts, model)
+        owners = [name for name in labels for _ in labels[name]]
+        sweep, particle = sweeps_and_particles(stats)
+        segments = segments_of(sweep, particle)
+        numbers = np.flatnonzero(segments >= 0)
+        U = stats["unconstrained"].transpose("chain", "draw", ...).to_numpy()
+        U = U.reshape(sweep.size, -1)[numbers]
+        arrays = {
+            str(name): values.transpose("chain", "draw", ...).to_numpy()
+            for name, values in stats.items()
+            if name not in ("unconstrained", "made_by") and {"chain", "draw"} <= set(values.dims)
+        }
+        arrays = {k: v.reshape(sweep.size, *v.shape[2:])[numbers] for k, v in arrays.items()}
+        runs = segments * len(sweep) + np.arange(len(sweep))[:, None]
+        made, failed = (
+            sum(int(np.ptp(arrays[name][one])) for one in _groups(runs.ravel()[numbers]))
+            for name in ("n_evals", "n_failed")
+        )
+        names = [variable.name for variable in facts.variables]
+        return cls(
+            facts,
+            U[:, : facts.dimension],
+            shown(U),
+            [label for of_one in labels.values() for label in of_one],
+            owners,
+            arrays,
+            numbers,
+            _paths(sweep, particle, numbers),
+            made,
+            failed,
+            shown,
+            _burn_in(idata, facts),
+            tuple(name for name in names if name not in posterior),
+        )
 
-    def columns_of(self, name: str) -> list[int]:
-        """Numbers of the parameters that are entries of a variable."""
-        return [
-            k
-            for k, label in enumerate(self.labels)
-            if label == name or label.startswith(f"{name}[")
-        ]
+    @classmethod
+    def of_chain(
+        cls,
+        facts: Facts,
+        U: FloatArray,
+        stats: dict[str, NDArray[Any]],
+        labels: Sequence[str],
+    ) -> "Run":
+        """Draws `U`, shape (n, d), of one chain while it runs, with labels of coordinates."""
+        chain = stats["sweep"][None], stats["particle"][None]
+        made, failed = (int(np.ptp(stats[name])) for name in ("n_evals", "n_failed"))
+        numbers = np.arange(len(U))
+        draw = ensemble_layout(*chain)[2]
+        return cls(facts, U, U, list(labels), [], stats, numbers, draw, made, failed)
 
     @property
-    def pooled(self) -> FloatArray:
-        """All draws, shape (n, p)."""
-        return self.X.reshape(-1, self.X.shape[-1])
+    def origin(self) -> Origin:
+        """What the draws follow, as the sampler has declared."""
+        return self.facts.origin
+
+    @property
+    def paths(self) -> FloatArray:
+        """Parameters of complete paths, shape (C, S, J, p)."""
+        return self.X[self.draw]
 
     @property
     def log_ratio(self) -> FloatArray:
         """Log density against the law that the ensemble believes in, shape (n,)."""
-        return (self.stats["lp"] - self.stats["log_q"]).ravel()
-
-    @cached_property
-    def bounds_and_density(self) -> tuple[Bounds, FloatArray]:
-        """Bounds of the parameters, and the log densities of these at the draws, shape (n,).
-
-        Runs of early versions do not have the Jacobian: there, logarithms are the only transforms
-        that can be told.
-        """
-        lp, stretched = self.stats["lp"].ravel(), self.stats.get("log_jacobian")
-        if stretched is None or not np.isfinite(stretched).all():
-            bounds = Bounds.logarithmic(logarithmic(self.pooled, self.stats["log_q"].ravel()))
-            return bounds, lp - bounds.log_jacobian(self.pooled)
-        return bounds_of(self.pooled, stretched.ravel()), lp - stretched.ravel()
+        return self.stats["lp"] - self.stats["log_q"]
 
     @property
     def acceptance(self) -> float:
@@ -142,87 +169,74 @@ class Run:
         return bool(self.stats["converged"].all())
 
     @property
-    def cost(self) -> int:
-        """Forward evaluations a draw: 1 of an ensemble, more of walkers, 0 of a surrogate."""
-        evaluations = self.stats["n_evals"][:, :, 0]
-        if evaluations.shape[1] < 2:
-            return 1
-        return round(float(np.median(np.diff(evaluations, axis=1)) / self.X.shape[2]))
+    def failures(self) -> float:
+        """Share of forward evaluations that failed after the burn-in."""
+        return self.failed / max(self.evaluated, 1)
 
     @property
-    def failed(self) -> float:
-        """Share of forward evaluations that failed, after the burn-in if that can be told."""
-        failed, made = (self.stats[name][:, :, 0] for name in ("n_failed", "n_evals"))
-        if failed.shape[1] > 1 and self.cost:
-            failed, made = failed[:, -1] - failed[:, 0], made[:, -1] - made[:, 0]
-        else:
-            failed, made = failed[:, -1], made[:, -1]
-        return float(failed.sum() / max(made.sum(), 1))
-
-    @property
-    def adjusted(self) -> bool:
-        """Whether moves were refused by a Metropolis test: draws are then repeated."""
-        if self.X.shape[1] < 2:
-            return False
-        repeated = (np.diff(self.X, axis=1) == 0).all(-1).mean() - self.failed
-        return bool(repeated > 0.02 and repeated > 0.6 * (1 - self.acceptance))
-
-    @property
-    def exact(self) -> bool:
-        """Whether draws follow the density that they carry, but for chance and steps too long."""
-        return self.adjusted or self.cost > 1
-
-    @property
-    def fitted(self) -> bool:
-        """Whether draws come from a fitted model of the forward map, as with ``rough=True``."""
-        return bool(np.isposinf(self.stats["step_size"]).all())
-
-    @property
-    def drawn_from_law(self) -> bool:
-        """Whether draws follow the law whose density is ``log_q``, as those of a plain EKS do."""
-        return not self.adjusted and self.cost == 1
-
-    @property
-    def smallest_ensemble(self) -> int:
-        """How many particles the parameters ask for, if they are to be split in halves."""
-        return 2 * (self.X.shape[3] + 2)
-
-    @property
-    def small(self) -> bool:
-        """Whether there are fewer."""
-        return self.cost == 1 and 1 < self.X.shape[2] < self.smallest_ensemble
+    def alone(self) -> bool:
+        """Whether no other step method has moved variables, so that densities are comparable."""
+        return not self.facts.others
 
 
-def entries(name: str, shape: Sequence[int]) -> list[str]:
-    """Labels of the entries of a variable."""
-    if not shape:
-        return [name]
-    return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
+def _shown(
+    facts: Facts, model: pm.Model | None
+) -> tuple[Callable[[FloatArray], FloatArray], dict[str, list[str]]]:
+    """Function that gives values at coordinates, and their labels by variable."""
+    if model is not None:
+        own, given = {v.name: replace(v, moved=True) for v in facts.variables}, variables_of(model)
+        if different := {name for name in own | given if own.get(name) != given.get(name)}:
+            name = min(different)
+            what = "has another shape or transform in it"
+            if name not in own or name not in given:
+                what = "is a free variable of one of them only"
+            raise ValueError(
+                f"The draws are not those of this model: `{name}` {what}. Give the model that was "
+                "sampled."
+            )
+        if not facts.others and any(variable.backward is None for variable in facts.variables):
+            labels = {v.name: entries(v.name, v.shape) for v in facts.variables}
+            return lambda U: in_model(model, U), labels
+    return facts.values, {v.name: v.labels for v in facts.variables}
 
 
-def _free_variables(
-    blocks: dict[str, FloatArray], stats: dict[str, NDArray[Any]], discrete: Collection[str]
-) -> list[str]:
-    """Names of the variables, each of shape (n, p_k), that are not functions of the others.
-
-    Of discrete ones, which other step methods have sampled, the stats do not tell it.
-    """
-    kept = independent_blocks(list(blocks.values()), MOST_COLUMNS)
-    names = [name for name, needed in zip(blocks, kept, strict=True) if needed]
-    rows, stretched = [blocks[name] for name in names], stats.get("log_jacobian")
-    if stretched is not None and np.isfinite(stretched).all():
-        rows = _without_bounds(rows, stretched.ravel())
-    kept = needed_blocks(rows, stats["log_q"].ravel(), MOST_COLUMNS)
-    return [n for n, needed in zip(names, kept, strict=True) if needed or n in discrete]
+def _groups(numbers: IntArray) -> list[IntArray]:
+    """Where each of the numbers is."""
+    order = np.argsort(numbers, kind="stable")
+    _, first = np.unique(numbers[order], return_index=True)
+    return np.split(order, first[1:])
 
 
-def _without_bounds(blocks: list[FloatArray], log_jacobian: FloatArray) -> list[FloatArray]:
-    """Variables, each of shape (n, p_k), in coordinates without bounds, but for very large ones."""
-    small = [k for k, block in enumerate(blocks) if block.shape[1] <= MOST_COLUMNS]
-    if not small:
-        return blocks
-    X = np.concatenate([blocks[k] for k in small], axis=1)
-    Y = bounds_of(X, log_jacobian).coordinates(X)
-    ends = np.cumsum([blocks[k].shape[1] for k in small])
-    free = dict(zip(small, np.split(Y, ends[:-1], axis=1), strict=True))
-    return [free.get(k, block) for k, block in enumerate(blocks)]
+def _paths(sweep: IntArray, particle: IntArray, numbers: IntArray) -> IntArray:
+    """Complete paths as numbers of draws; of thinned draws, those of particles as they are left."""
+    where = np.full(sweep.size, -1)
+    where[numbers] = np.arange(len(numbers))
+    offset = sweep.shape[1] * np.arange(len(sweep))[:, None, None]
+    *_, draw = ensemble_layout(sweep, particle)
+    if 2 * draw.size < len(numbers):
+        *_, left = ensemble_layout(_ranks(sweep, particle), particle)
+        draw = left if left.size > draw.size else draw
+    return where[draw + offset]
+
+
+def _ranks(sweep: IntArray, particle: IntArray) -> IntArray:
+    """Which draw of its particle each draw is, shape (n_chains, n_draws)."""
+    result = np.full(sweep.shape, -1)
+    for of_chain, which, rank in zip(sweep, particle, result, strict=True):
+        order = np.lexsort((of_chain, which))
+        order = order[of_chain[order] >= 0]
+        _, first, counts = np.unique(which[order], return_index=True, return_counts=True)
+        rank[order] = np.arange(len(order)) - np.repeat(first, counts)
+    return result
+
+
+def _burn_in(idata: xr.DataTree, facts: Facts) -> tuple[FloatArray, FloatArray] | None:
+    """Points of the burn-in, if they were kept."""
+    if "warmup_sample_stats" not in idata.children:
+        return None
+    stats = idata["warmup_sample_stats"].dataset
+    U = stats["unconstrained"].transpose("chain", "draw", ...).to_numpy()[..., : facts.dimension]
+    lp = stats["lp"].transpose("chain", "draw").to_numpy().ravel()
+    U = U.reshape(lp.size, -1)
+    known = np.isfinite(U).all(1)
+    return U[known], lp[known]

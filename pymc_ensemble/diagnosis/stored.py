@@ -5,7 +5,7 @@ draws once more, or in a search for modes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -21,11 +21,12 @@ from scipy.stats import rankdata
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.store import BOOKKEEPING, EvaluationStore, open_store
 from pymc_ensemble.problem.inverse_problem import problem_of
-from pymc_ensemble.problem.points import in_model, points_of, unconstrained, variable_layout
+from pymc_ensemble.problem.points import points_of, unconstrained, variable_layout
 
+from .facts import entries
 from .findings import LOST, Finding
 from .repeats import _log_density
-from .run import Run, entries
+from .run import Run
 
 FloatArray = NDArray[np.float64]
 Store = str | PathLike | EvaluationStore | xr.Dataset | tuple[Any, ArrayLike]
@@ -44,32 +45,27 @@ class OtherEvaluations:
     labels : list of str
         Names of the inputs.
     failed : ndarray of bool, shape (n,)
+    U : ndarray of shape (n, d) or None
+        The same in unconstrained coordinates, where that can be told.
     X : ndarray of shape (n, p) or None
         The same in the parameters of the run, where that can be told.
     lp : ndarray of shape (n,)
-        Log densities in the coordinates of the sampler, NaN where they are not known.
-    log_jacobian : ndarray of shape (n,)
-        What they differ by from those of the parameters.
+        Log densities in unconstrained coordinates, NaN where they are not known.
     """
 
     inputs: FloatArray
     labels: list[str]
     failed: NDArray[np.bool_]
+    U: FloatArray | None
     X: FloatArray | None
     lp: FloatArray
-    log_jacobian: FloatArray
 
     @property
     def known(self) -> tuple[FloatArray, FloatArray] | None:
-        """Points and log densities where both are known."""
-        if self.X is None or not (usable := np.isfinite(self.lp)).any():
+        """Coordinates and log densities where both are known."""
+        if self.U is None or not (usable := np.isfinite(self.lp)).any():
             return None
-        return self.X[usable], self.lp[usable]
-
-    @property
-    def density(self) -> tuple[FloatArray, FloatArray] | None:
-        """The same with the log densities of the parameters."""
-        return None if self.known is None else replace(self, lp=self.lp - self.log_jacobian).known
+        return self.U[usable], self.lp[usable]
 
 
 def other_evaluations(store: Store, run: Run, model: pm.Model | None) -> OtherEvaluations:
@@ -122,10 +118,9 @@ def _of_archive(pair: tuple[Any, ArrayLike], run: Run, model: pm.Model) -> Other
             f"The outputs of `store` have shape {Z.shape}; for {len(U)} points and "
             f"{problem.n_outputs} outputs, ({len(U)}, {problem.n_outputs}) is expected."
         )
-    X = in_model(model, U)
+    X = run.shown(U)
     failed = ~np.isfinite(Z).all(1)
-    lp = _log_density(problem, U, Z)
-    return OtherEvaluations(X, run.labels, failed, X, lp, problem.log_jacobian(U))
+    return OtherEvaluations(X, run.labels, failed, U, X, _log_density(problem, U, Z))
 
 
 def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEvaluations:
@@ -142,7 +137,7 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
         X = None
         if set(labels) == set(run.labels):
             X = inputs[:, [labels.index(label) for label in run.labels]]
-        return OtherEvaluations(inputs, labels, failed, X, unknown, unknown)
+        return OtherEvaluations(inputs, labels, failed, None, X, unknown)
     nodes = {
         v.owner
         for v in ancestors([*model.basic_RVs, *model.potentials])
@@ -163,15 +158,13 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
     inputs, labels = _table(stored, names)
     where = dict(zip(node.inputs, names, strict=True))
     if not set(model.free_RVs) <= set(where):  # inputs are functions of the variables
-        return OtherEvaluations(inputs, labels, failed, None, unknown, unknown)
+        return OtherEvaluations(inputs, labels, failed, None, None, unknown)
     values = {rv.name: stored[where[rv]].to_numpy() for rv in model.free_RVs}
     U = unconstrained(model, values, "store")
-    X = np.concatenate([v.reshape(len(v), -1) for v in values.values()], axis=1)
     results = [str(name) for name in stored.data_vars if name not in (*BOOKKEEPING, *names)]
     lp = unknown.copy()
     lp[~failed] = _log_density_given(model, U[~failed], stored.isel(evaluation=~failed), results)
-    log_jacobian = problem_of(model)[0].log_jacobian(U)
-    return OtherEvaluations(inputs, labels, failed, X, lp, log_jacobian)
+    return OtherEvaluations(inputs, labels, failed, U, run.shown(U), lp)
 
 
 def _latest(stored: xr.Dataset) -> xr.Dataset:
@@ -262,7 +255,7 @@ def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[st
         return [], [f"{m / n:.0%} of the stored evaluations failed, here and there"]
     where = " and ".join(corner)
     near = _near(run, others)
-    share = float(failed[near].mean()) if near.sum() > 20 else run.failed
+    share = float(failed[near].mean()) if near.sum() > 20 else run.failures
     told = f"{m / n:.0%} of the stored evaluations failed, most of them where {where}"
     if share < LOST:
         return [], [told]
@@ -280,7 +273,7 @@ def _near(run: Run, others: OtherEvaluations) -> NDArray[np.bool_]:
     """Which of the evaluations are where most draws are."""
     if others.X is None:
         return np.zeros(len(others.failed), dtype=bool)
-    draws = run.pooled
+    draws = run.X
     center, p = draws.mean(0), draws.shape[1]
     values, vectors = np.linalg.eigh(np.cov(draws.T).reshape(p, p))
     root = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))

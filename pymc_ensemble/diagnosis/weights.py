@@ -82,6 +82,16 @@ class Weights:
     shift: FloatArray
     sd_ratio: FloatArray
 
+    @property
+    def ess(self) -> float:
+        """How many draws they are worth."""
+        return self.efficiency * len(self.log_weights)
+
+    def mean(self, values: FloatArray) -> FloatArray:
+        """Weighted mean of values at the draws, shape (n, ...)."""
+        weights = np.exp(self.log_weights - self.log_weights.max())
+        return weights @ values / weights.sum()
+
     @classmethod
     def of(cls, X: FloatArray, log_ratio: FloatArray) -> "Weights":
         """Weights of draws `X`, shape (n, p), by their unnormalized log weights, shape (n,)."""
@@ -95,6 +105,7 @@ class Weights:
             khat = np.inf
         elif np.ptp(most) > 1e-8:  # else there is no tail to smooth
             log_weights, khat = array_stats.psislw(-log_ratio)
+            khat = np.inf if np.isnan(khat) else khat
         weights = np.exp(log_weights - log_weights.max())
         weights /= weights.sum()
         mean = weights @ X

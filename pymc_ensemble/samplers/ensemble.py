@@ -212,6 +212,11 @@ class Origin:
     adjusted: bool = False
     evaluations: int = 1
 
+    @property
+    def density_known(self) -> bool:
+        """Whether draws carry the density of the model, and not that of a fit or a surrogate."""
+        return self.law not in ("fit", "surrogate")
+
 
 @dataclass(frozen=True)
 class Info:

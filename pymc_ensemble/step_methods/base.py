@@ -298,45 +298,37 @@ class EnsembleStep(RunningStep):
             "converged": [chain.converged] * len(snapshots),
             "lost": [False] * len(snapshots),
         }
-        block = Block.of(snapshots, shared, self._made_by, self._chain_number)
-        block.stats["log_jacobian"] = self._bound.problem.log_jacobian(block.U)
+        made_by = Fountain.of(self._facts.text()) if chain.made_by is None else chain.made_by
+        chain.made_by = made_by
+        block = Block.of(snapshots, shared, made_by, self._chain_number)
         return self._look_at(block) if block.n_draws >= max(FEW_DRAWS, chain.draws) else block
 
     @property
-    def _made_by(self) -> Fountain:
-        """What this step method declares about the draws of the chain."""
-        chain = self._chain
-        if chain.made_by is None:
-            chain.made_by = Fountain.of(self._facts.text())
-        return chain.made_by
-
-    @property
     def _facts(self) -> Facts:
-        bound = self._bound
-        return Facts.of(
-            bound.model,
-            bound.vars,
-            type(self).__name__,
-            self._options if self.scheme is None else {**self._options, "scheme": self.scheme},
-            bound.sampler.origin(self._chain.state),
-            bound.sampler.size,
-        )
+        """What this step method declares about the draws of the chain."""
+        bound, chain = self._bound, self._chain
+        if chain.facts is None:
+            options = self._options
+            chain.facts = Facts.of(
+                bound.model,
+                bound.vars,
+                type(self).__name__,
+                options if self.scheme is None else {**options, "scheme": self.scheme},
+                bound.sampler.origin(chain.state),
+                bound.sampler.size,
+            )
+        return chain.facts
 
     def _look_at(self, block: Block) -> Block:
         """Tell by the log what the draws of this chain are worth; mark them if a mode was lost."""
-        chain, d = self._chain, block.U.shape[1]
-        S = block.n_draws // self.ensemble_size
-        stats = {  # as chain, sweep, particle
-            name: values.reshape(1, -1, S).swapaxes(1, 2) for name, values in block.stats.items()
-        }
-        X = block.U.reshape(1, -1, S, d).swapaxes(1, 2)
-        run = Run(X, list(self._bound.problem.coordinate_names), stats)
+        chain = self._chain
+        run = Run.of_chain(self._facts, block.U, block.stats, self._bound.problem.coordinate_names)
         with one_blas_thread():
             found = first_look(run)
             elsewhere = np.empty(0, dtype=int)
-            if chain.seen and run.cost and not run.fitted:
+            if chain.seen and run.origin.density_known:
                 U, lp = (np.concatenate(part) for part in zip(*chain.seen, strict=True))
-                elsewhere = without_draws(run.X, stats["lp"], U, lp)
+                elsewhere = without_draws(run.paths, run.stats["lp"], U, lp)
         block.stats["lost"][:] = len(elsewhere) > 0
         level, verdict = logging.INFO, "at first sight nothing speaks against its draws."
         if found:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pymc_ensemble.diagnosis.facts import Facts
 from pymc_ensemble.diagnosis.fountain import Fountain
 from pymc_ensemble.problem.driver import Account
 
@@ -43,8 +44,10 @@ class Chain(Account):
         Forward evaluations among these that were made for all chains.
     waits : int
         Iterations of the burn-in that are left to other step methods.
-    made_by : Fountain or None
+    facts : Facts or None
         What is declared about the draws.
+    made_by : Fountain or None
+        The same in packets.
     """
 
     tune: int = 0
@@ -60,6 +63,7 @@ class Chain(Account):
     seen: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
     n_shared: int = 0
     waits: int = 0
+    facts: Facts | None = None
     made_by: Fountain | None = None
 
     def __eq__(self, other: object) -> bool:

@@ -20,7 +20,6 @@ Draw = tuple[Point, list[Stats]]
 STATS: dict[str, type] = {
     "lp": np.float64,
     "log_q": np.float64,
-    "log_jacobian": np.float64,
     "particle": np.int64,
     "sweep": np.int64,
     "n_evals": np.int64,
@@ -106,7 +105,6 @@ class Block:
                 {
                     "lp": lp,
                     "log_q": log_q,
-                    "log_jacobian": log_jacobian,
                     "particle": particle,
                     "sweep": sweep,
                     "n_evals": n_evals,
@@ -123,7 +121,6 @@ class Block:
             for (
                 lp,
                 log_q,
-                log_jacobian,
                 particle,
                 sweep,
                 n_evals,

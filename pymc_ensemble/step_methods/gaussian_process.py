@@ -13,7 +13,6 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 from xarray import Dataset, DataTree
 
-from pymc_ensemble.diagnosis.ensembles import ensemble_stats
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.store import open_store
@@ -33,7 +32,6 @@ from pymc_ensemble.samplers.kernels import Sampler
 from .base import EnsembleStep
 from .binding import of_scheme
 from .draws import Draw, Stats
-from .initial_ensemble import posterior_points
 
 FloatArray = NDArray[np.float64]
 Archive = tuple[Any, ArrayLike] | DataTree | Dataset | str | PathLike
@@ -234,7 +232,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         """Points and outputs, or losses, of the archive that was given."""
         model = self._model_to_bind
         if isinstance(self._archive, DataTree):
-            points, lp = exact_draws(self._archive, model, problem.coordinate_names)
+            points, lp = exact_draws(self._archive, model)
             return points, -lp - problem.prior_potential(points)
         if isinstance(self._archive, str | PathLike | Dataset):
             return self._stored_evaluations(problem)
@@ -390,9 +388,7 @@ def store_version(model: pm.Model, stored: Dataset) -> str:
     return forward.version
 
 
-def exact_draws(
-    idata: DataTree, model: pm.Model, coordinate_names: Sequence[str]
-) -> tuple[FloatArray, FloatArray]:
+def exact_draws(idata: DataTree, model: pm.Model) -> tuple[FloatArray, FloatArray]:
     """Distinct draws of a run, shape (n, d), and their log densities as the run has told them.
 
     Parameters
@@ -400,25 +396,24 @@ def exact_draws(
     idata : DataTree
         Result of an ensemble step method without ``rough=True``.
     model : pm.Model
-    coordinate_names : sequence of str
-        Names of the d unconstrained coordinates.
 
     Raises
     ------
     ValueError
         If the densities are those of a fit or of a surrogate.
     """
-    stats, run = ensemble_stats(idata), Run.of(idata)
-    # what a sweep has cost cannot be told where there is only one
-    of_surrogate = "surrogate_error" in stats and run.X.shape[1] < 2
-    if run.fitted or run.cost == 0 or of_surrogate:
+    run = Run.of(idata, model)
+    if not run.origin.density_known:
         raise ValueError(
             "The archive is a run whose `lp` is not that of the model, but of a fit or a surrogate "
             "(rough=True, or an EnsembleGaussianProcessSampler without adjust=True), from which "
             "nothing can be learned. Give a pair (points, outputs), or continue the run with "
             "`initial_ensemble`."
         )
-    lp = stats["lp"].transpose("chain", "draw").to_numpy().ravel()
-    points = posterior_points(idata, model, coordinate_names, most=len(lp))
-    _, first = np.unique(points, axis=0, return_index=True)
-    return points[first], lp[first]
+    if not run.alone:
+        raise ValueError(
+            f"The archive is a run in which other step methods moved `{run.facts.others[0].name}`, "
+            "so that its `lp` is not that of the model. Give a pair (points, outputs)."
+        )
+    points, first = np.unique(run.U, axis=0, return_index=True)
+    return points, run.stats["lp"][first]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
-from xarray import DataTree
+from xarray import DataArray, Dataset, DataTree
 
-from pymc_ensemble.diagnosis.ensembles import ensemble_stats
+from pymc_ensemble.diagnosis.ensembles import ensemble_stats, segments_of, sweeps_and_particles
+from pymc_ensemble.diagnosis.facts import facts_of, variables_of
 from pymc_ensemble.problem.points import _enumerate, unconstrained
 
 FloatArray = NDArray[np.float64]
@@ -91,28 +92,38 @@ def _of_earlier_run(
     idata: DataTree, model: pm.Model, coordinate_names: Sequence[str]
 ) -> InitialEnsembles:
     stats = ensemble_stats(idata)
-    sweep, particle, n_evals = (
-        stats[name].transpose("chain", "draw").to_numpy()
-        for name in ("sweep", "particle", "n_evals")
-    )
-    values = _draws(idata, model)
-    U = []
-    for chain, draws in enumerate(last_draws(sweep, particle, n_evals)):
-        U.append(unconstrained(model, {name: v[chain, draws] for name, v in values.items()}))
-        _require_finite(U[-1], coordinate_names)
-    return InitialEnsembles(np.stack(U), burned_in=True, converged=bool(stats["converged"].all()))
+    size, (sweep, particle) = facts_of(stats).particles, sweeps_and_particles(stats)
+    numbers = last_draws(sweep, particle, size)
+    everywhere = _coordinates(idata, model)
+    if everywhere is None:
+        values = _draws(idata, model)
+        everywhere = unconstrained(model, {name: _flat(v) for name, v in values.items()})
+    U = everywhere.reshape(*sweep.shape, -1)[np.arange(len(sweep))[:, None], numbers]
+    _require_finite(U.reshape(-1, U.shape[-1]), coordinate_names)
+    return InitialEnsembles(U, burned_in=True, converged=bool(stats["converged"].all()))
 
 
-def _draws(idata: DataTree, model: pm.Model) -> dict[str, np.ndarray]:
-    """Posterior draws of the free variables, each of shape (n_chains, n_draws, ...)."""
+def _coordinates(idata: DataTree, model: pm.Model) -> FloatArray | None:
+    """Draws in unconstrained coordinates, shape (n, d), if they carry those of this model."""
+    stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else Dataset()
+    if not {"made_by", "unconstrained"} <= set(stats):
+        return None
+    columns = facts_of(stats).columns(variables_of(model).values())
+    return None if columns is None else _flat(stats["unconstrained"])[:, columns]
+
+
+def _draws(idata: DataTree, model: pm.Model) -> dict[str, DataArray]:
+    """Posterior draws of the free variables."""
     if "posterior" not in idata:
         raise ValueError("The result has no group `posterior`: give what `pymc.sample` returned.")
-    names = {rv.name for rv in model.free_RVs}
-    return {
-        str(name): value.transpose("chain", "draw", ...).to_numpy()
-        for name, value in idata["posterior"].dataset.data_vars.items()
-        if name in names
-    }
+    posterior, names = idata["posterior"].dataset, {rv.name for rv in model.free_RVs}
+    return {str(name): values for name, values in posterior.items() if name in names}
+
+
+def _flat(values: DataArray) -> np.ndarray:
+    """Values at all draws, chain by chain, shape (n, ...)."""
+    array = values.transpose("chain", "draw", ...).to_numpy()
+    return array.reshape(-1, *array.shape[2:])
 
 
 def posterior_points(
@@ -135,46 +146,47 @@ def posterior_points(
     ndarray of shape (n, d)
         In unconstrained coordinates.
     """
-    draws = {
-        name: values.reshape(-1, *values.shape[2:]) for name, values in _draws(idata, model).items()
-    }
-    n = len(next(iter(draws.values()), ()))
-    U = unconstrained(model, {name: v[:: max(1, -(-n // most))] for name, v in draws.items()})
+    U = _coordinates(idata, model)
+    if U is not None:
+        U = U[:: max(1, -(-len(U) // most))]
+    else:
+        draws = {name: _flat(values) for name, values in _draws(idata, model).items()}
+        n = len(next(iter(draws.values()), ()))
+        U = unconstrained(model, {name: v[:: max(1, -(-n // most))] for name, v in draws.items()})
     _require_finite(U, coordinate_names)
     return U
 
 
-def last_draws(sweep: IntArray, particle: IntArray, n_evals: IntArray) -> IntArray:
+def last_draws(sweep: IntArray, particle: IntArray, size: int) -> IntArray:
     """Draws that make up an ensemble of full size at the end of each chain.
 
     Parameters
     ----------
-    sweep, particle, n_evals : ndarray of int, shape (n_chains, n_draws)
+    sweep, particle : ndarray of int, shape (n_chains, n_draws)
         Stats of the draws.
+    size : int
+        Size J of the ensemble.
 
     Returns
     -------
     ndarray of int, shape (n_chains, J)
-        Numbers of the draws of the last sweep; where it is not complete, of the sweeps before. The
-        size J is what a sweep has cost in evaluations, or all draws of a run with one sweep only.
+        Numbers of the draws of the last sweep of the last run; where it is not complete, of the
+        sweeps before.
 
     Raises
     ------
     ValueError
         If there are fewer than J draws in a chain.
     """
-    costs = []
-    for sweeps, evaluations in zip(sweep, n_evals, strict=True):
-        _, first = np.unique(sweeps, return_index=True)
-        costs += np.diff(evaluations[first]).tolist()
-    J, n_draws = max(min(costs, default=sweep.shape[1]), int(particle.max()) + 1), sweep.shape[1]
-    if n_draws < J:
+    n_draws = int((sweep >= 0).sum(1).min(initial=sweep.shape[1]))
+    if n_draws < size:
         raise ValueError(
-            f"The earlier run has {n_draws} draws in a chain, but its ensembles have {J} "
+            f"The earlier run has {n_draws} draws in a chain, but its ensembles have {size} "
             f"particles, so there is not one complete ensemble to go on from. Continue a run with "
-            f"at least {J} draws in each chain."
+            f"at least {size} draws in each chain."
         )
-    return np.lexsort((particle, -sweep), axis=-1)[:, :J]
+    segment = segments_of(sweep, particle)
+    return np.lexsort((particle, -sweep, -segment), axis=-1)[:, :size]
 
 
 def require_spread(U: FloatArray, coordinate_names: Sequence[str]) -> None:

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from known_runs import standard_normal_run
+from known_runs import ADJUSTED, PLAIN, SURROGATE, WALKERS, declare, positions, standard_normal_run
 
 import pymc_ensemble as pe
-from pymc_ensemble.diagnosis.coordinates import Bounds
 from pymc_ensemble.diagnosis.diagnose import _evidence
 from pymc_ensemble.diagnosis.findings import first_look, judge
 from pymc_ensemble.diagnosis.regression import Regression
@@ -24,12 +23,12 @@ def changed(run, **stats):
 
 def refused(run):
     """The run as if a Metropolis test had refused every other move."""
-    C, n, _ = run["posterior"]["x"].shape
+    C, n, _ = positions(run).shape
     S = int(run["sample_stats"]["sweep"].max()) + 1
-    for values in (run["posterior"]["x"].values, run["sample_stats"]["lp"].values):
+    for values in (positions(run), run["sample_stats"]["lp"].values):
         paths = values.reshape(C, n // S, S, -1)
         paths[:, :, 1::2] = paths[:, :, ::2]
-    return changed(run, acceptance=0.5)
+    return declare(changed(run, acceptance=0.5), ADJUSTED)
 
 
 def test_rough_maps_are_no_matter_of_more_draws():
@@ -49,7 +48,7 @@ def test_rough_maps_are_no_matter_of_more_draws():
         ({}, {}, "adjust=True"),
         ({}, {"converged": False}, "burn-in"),
         ({"J": 6, "S": 60, "p": 2}, {}, "ensemble_size of 8"),
-        ({}, {"n_evals": lambda n: 3 * n}, "smaller step_size"),
+        ({"origin": WALKERS}, {}, "smaller step_size"),
         ({}, {"n_failed": lambda n: np.tile(np.arange(n.shape[1]) % 10 * 20, (4, 1))}, "failed"),
     ],
 )
@@ -71,8 +70,8 @@ def test_remedy_of_noisy_maps_is_no_metropolis_test():
 
 def test_walkers_are_not_told_to_use_walkers():
     run = standard_normal_run(np.random.default_rng(3), p=1)
-    run["posterior"]["x"].values[:] += np.repeat([5.0, -5.0], [3, 1])[:, None, None]
-    remedies = pe.diagnose(changed(run, n_evals=lambda n: 3 * n)).remedies
+    positions(run)[:] += np.repeat([5.0, -5.0], [3, 1])[:, None, None]
+    remedies = pe.diagnose(declare(run, WALKERS)).remedies
     assert any("use more walkers" in remedy for remedy in remedies)
     assert not any("MultiscaleSampler" in remedy for remedy in remedies)
 
@@ -80,8 +79,7 @@ def test_walkers_are_not_told_to_use_walkers():
 def test_remedy_of_ensembles_in_different_modes():
     run = standard_normal_run(np.random.default_rng(3), p=1)
     side = np.repeat([5.0, -5.0], [3, 1])[:, None]
-    x = run["posterior"]["x"].values
-    x += side[..., None]
+    positions(run)[:] += side[..., None]
     diagnosis = pe.diagnose(run)
     assert not diagnosis.trustworthy
     assert any("MultiscaleSampler with many walkers" in remedy for remedy in diagnosis.remedies)
@@ -103,7 +101,7 @@ def test_modes_that_all_chains_have_lost():
 
 
 def test_open_questions_of_a_surrogate():
-    run = changed(standard_normal_run(np.random.default_rng(5)), n_evals=800)
+    run = standard_normal_run(np.random.default_rng(5), origin=SURROGATE)
     assert pe.diagnose(run).trustworthy
     error = (("chain", "draw", "k"), np.full((4, 500, 2), 0.4))
     run["sample_stats"] = run["sample_stats"].dataset.assign(surrogate_error=error)
@@ -121,12 +119,22 @@ def test_failures_without_a_regression():
     assert any("store" in remedy for remedy in diagnosis.remedies)
 
 
-def test_failures_are_no_metropolis_test():
-    run = refused(standard_normal_run(np.random.default_rng(7)))
-    assert Run.of(run).adjusted
-    assert Run.of(run).exact
-    changed(run, n_failed=lambda n: np.tile(np.arange(n.shape[1]) % 10 * 25, (4, 1)))
-    assert not Run.of(run).adjusted
+def failing(run, early, late):
+    """The run with so many failures before its first sweep, and in each of the others."""
+    return changed(run, n_failed=early + late * run["sample_stats"]["sweep"].values)
+
+
+@pytest.mark.parametrize("origin", [SURROGATE, ADJUSTED, PLAIN, WALKERS])
+def test_failures_of_the_burn_in_are_no_failures_after_it(origin):
+    """Fifty evaluations a sweep; those of the first sweep cannot be told from the burn-in."""
+    run = changed(standard_normal_run(np.random.default_rng(7), origin=origin), lp=np.nan)
+    said = str(pe.diagnose(failing(run, 90, 0)))
+    assert "failed" not in said
+    if origin is SURROGATE:
+        changed(run, n_evals=500)
+        assert "failed" not in str(pe.diagnose(failing(run, 90, 0)))
+    else:
+        assert "20% of the forward evaluations failed" in str(pe.diagnose(failing(run, 90, 10)))
 
 
 def test_notes_make_peace_with_the_warnings_of_pymc():
@@ -163,9 +171,8 @@ def test_regression_knows_its_uncertainty():
     rng = np.random.default_rng(10)
     X = 0.5 + rng.standard_normal((1500, 2))
     lp = -0.5 * (X**2).sum(1)
-    linear = Bounds.logarithmic(np.zeros(2, dtype=bool))
-    sure = Regression.of(X, lp, linear, rng)
-    unsure = Regression.of(X, lp + 2 * rng.standard_normal(1500), linear, rng)
+    sure = Regression.of(X, lp, np.copy, rng)
+    unsure = Regression.of(X, lp + 2 * rng.standard_normal(1500), np.copy, rng)
     assert sure.largest_error < 0.01 < unsure.largest_error < 0.3
     assert unsure.noise == pytest.approx(2, rel=0.15)
     assert np.abs(sure.shift - X.mean(0)).max() < 0.06
@@ -177,10 +184,9 @@ def test_regression_with_points_that_are_no_draws():
     rng = np.random.default_rng(11)
     X = np.abs(rng.standard_normal((1000, 1)))
     others = -np.abs(rng.standard_normal((300, 1)))
-    linear = Bounds.logarithmic(np.zeros(1, dtype=bool))
-    found = Regression.of(X, -0.5 * X[:, 0] ** 2, linear, rng, (others, -0.5 * others[:, 0] ** 2))
+    found = Regression.of(X, -0.5 * X[:, 0] ** 2, np.copy, rng, (others, -0.5 * others[:, 0] ** 2))
     assert found.mean[0] == pytest.approx(0, abs=0.1)
     assert found.sd[0] == pytest.approx(1, abs=0.1)
     unknown = np.full(1000, np.nan)  # as of a surrogate
-    found = Regression.of(X, unknown, linear, rng, (others, -0.5 * others[:, 0] ** 2))
+    found = Regression.of(X, unknown, np.copy, rng, (others, -0.5 * others[:, 0] ** 2))
     assert found.mean[0] < -0.3

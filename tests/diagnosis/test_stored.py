@@ -4,13 +4,13 @@ import numpy as np
 import pymc as pm
 import pytest
 import xarray as xr
-from known_runs import sample, standard_normal_run
+from known_runs import SURROGATE, declare_sampled, positions, sample, standard_normal_run
 from pymc.exceptions import SamplingError
 
 import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.diagnose import _evidence
 from pymc_ensemble.diagnosis.modes import without_draws
-from pymc_ensemble.diagnosis.repeats import Repeated
+from pymc_ensemble.diagnosis.repeats import Agreement, Repeated
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.diagnosis.stored import other_evaluations
 from pymc_ensemble.forward import StoreError
@@ -81,10 +81,10 @@ def saved(path, fails):
 
 def test_log_densities_follow_from_stored_outputs(fragile):
     model, path, idata = fragile
-    run = Run.of(idata, ["a", "b"])
+    run = Run.of(idata, model)
     others = other_evaluations(path, run, model)
-    X, lp = others.known
-    k = np.flatnonzero((run.pooled[7] == X).all(1))
+    U, lp = others.known
+    k = np.flatnonzero((run.U[7] == U).all(1))
     assert len(k) == 1
     assert lp[k[0]] == pytest.approx(run.stats["lp"].ravel()[7], rel=1e-12)
     assert others.failed.sum() == (others.inputs[:, 0] > 0.6).sum() > 20
@@ -93,8 +93,7 @@ def test_log_densities_follow_from_stored_outputs(fragile):
 def test_surrogates_are_checked_against_stored_evaluations(fragile):
     model, path, idata = fragile
     idata = idata.copy(deep=True)
-    stats = idata["sample_stats"]
-    stats["n_evals"].values[:] = stats["n_evals"].values.max()  # draws that cost nothing
+    declare_sampled(idata, SURROGATE)
     assert "shift" not in pe.diagnose(idata, model=model).parameters
     assert "shift" in pe.diagnose(idata, model=model, store=path).parameters
 
@@ -102,7 +101,7 @@ def test_surrogates_are_checked_against_stored_evaluations(fragile):
 def test_archives_of_points_and_outputs():
     model = pe.gallery.bimodal()
     idata = sample(model, pe.EnsembleKalmanSampler(adjust=True, ensemble_size=60))
-    draws = idata.posterior["u"].values
+    draws = positions(idata)
     one_mode = draws[..., 0] > draws[..., 1]
     draws[~one_mode] = draws[~one_mode][:, ::-1]  # as if no particle had ever left it
     problem = pe.InverseProblem.from_model(model)
@@ -152,10 +151,10 @@ def black_box_free():
 def test_modes_of_the_burn_in_are_not_forgotten():
     run = standard_normal_run(np.random.default_rng(1))
     there = 30.0 - 1e-3 * np.arange(40).reshape(4, 10, 1) * np.ones(2)
-    points = np.concatenate([there, run["posterior"]["x"].values[:, :10]], 1)
+    points = np.concatenate([there, positions(run)[:, :10]], 1)
     lp = np.full((4, 20), -1.0)
-    run["warmup_posterior"] = xr.DataTree(xr.Dataset({"x": (("chain", "draw", "k"), points)}))
-    run["warmup_sample_stats"] = xr.DataTree(xr.Dataset({"lp": (("chain", "draw"), lp)}))
+    stats = {"lp": (("chain", "draw"), lp), "unconstrained": (("chain", "draw", "k"), points)}
+    run["warmup_sample_stats"] = xr.DataTree(xr.Dataset(stats))
     diagnosis = pe.diagnose(run)
     assert diagnosis.verdict == "wrong"
     assert "a mode that the draws do not have, at x[0]=30, x[1]=30" in diagnosis.headline
@@ -222,19 +221,63 @@ def test_deterministic_maps_have_no_noise(fragile):
     assert any("40 forward evaluations were made again" in note for note in diagnosis.notes)
 
 
-def test_surrogates_are_asked_for_the_truth():
+@pytest.fixture(scope="module")
+def learned():
+    """A surrogate that is right, and the model."""
     model = noisy_model(0.0)
-    step = pe.EnsembleGaussianProcessSampler(ensemble_size=20)
-    idata = sample(model, step, 200, 2)
-    assert not any("surrogate's" in r for r in pe.diagnose(idata, model=model, repeats=40).reasons)
-    noisy = Repeated(40, 0, noise=2.0, luck=0.0, error=0.1)
-    alone = _evidence(Run.of(idata, ["a", "b"]), None, np.random.default_rng(1))
+    return sample(model, pe.EnsembleGaussianProcessSampler(ensemble_size=20), 200, 2), model
+
+
+def test_right_surrogates_are_asked_for_the_truth(learned):
+    idata, model = learned
+    diagnosis = pe.diagnose(idata, model=model, repeats=40)
+    assert not any("surrogate's" in reason for reason in diagnosis.reasons)
+    assert diagnosis.statistics["slope"] == pytest.approx(1, abs=0.05)
+    noisy = Repeated(40, 0, 10, 2.0, 0.0, Agreement(0.1, 0.05, 1.0, 0.1))
+    alone = _evidence(Run.of(idata), None, np.random.default_rng(1))
     assert alone.fit is None
     assert noisy.judge(alone)[0] == []  # its draws have not met the noise
-    idata["sample_stats"]["lp"].values[:] *= 3  # a surrogate that is wrong
-    diagnosis = pe.diagnose(idata, model=model, repeats=40)
-    assert diagnosis.verdict == "wrong"
-    assert any("the surrogate's log density is off by" in r for r in diagnosis.reasons)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        (lambda lp, rng: 3 * lp, "off by"),
+        (lambda lp, rng: lp / 3, "times too flat"),
+        (lambda lp, rng: 2 * lp, "times too steep"),
+        (lambda lp, rng: lp + 3 * rng.standard_normal(lp.shape), "off by"),
+    ],
+)
+def test_wrong_surrogates_are_told_whatever_the_seed(learned, wrong, word):
+    """Densities that are off by a factor, or by an error: told from twenty draws, each twice."""
+    idata, model = learned
+    for seed in range(5):
+        changed = idata.copy(deep=True)
+        lp = changed["sample_stats"]["lp"].values
+        lp[:] = wrong(lp, np.random.default_rng(seed))
+        diagnosis = pe.diagnose(changed, model=model, repeats=40, random_seed=seed)
+        assert diagnosis.verdict == "wrong"
+        assert any("surrogate's log density is" in reason for reason in diagnosis.reasons)
+        if word != "times too steep":  # which may be off by more than is bearable as well
+            assert any(word in reason for reason in diagnosis.reasons)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_agreement_of_densities(noise):
+    """Slope, error and their standard errors against many repetitions, without and with noise."""
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(400):
+        carried = -rng.exponential(size=30)
+        rest = 0.4 * rng.standard_normal(30) + noise * rng.standard_normal(30)
+        true = 1.5 * carried + rest + 7
+        found.append(Agreement.of(carried, true, noise**2, 1.0))
+    slope, error = (np.array([getattr(a, name) for a in found]) for name in ("slope", "error"))
+    assert slope.mean() == pytest.approx(1.5, abs=0.02)
+    assert np.mean([a.slope_sd for a in found]) == pytest.approx(slope.std(), rel=0.15)
+    assert np.sqrt((error**2).mean()) == pytest.approx(np.hypot(0.5, 0.4), rel=0.06)
+    if noise < 1:
+        assert np.mean([a.error_sd for a in found]) == pytest.approx(error.std(), rel=0.3)
 
 
 def test_repeats_are_checked(fragile):

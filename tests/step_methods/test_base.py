@@ -36,7 +36,6 @@ def test_stats_are_complete_and_typed():
     assert {name: stats[name].dtype.kind for name in stats.data_vars} == {
         "lp": "f",
         "log_q": "f",
-        "log_jacobian": "f",
         "particle": "i",
         "sweep": "i",
         "n_evals": "i",
