@@ -47,9 +47,6 @@ class ToyProblem:
     def loss(self, Z):
         return 0.5 * (Z**2).sum(axis=1)
 
-    def log_jacobian(self, U):
-        return np.zeros(len(U))
-
     def prior_potential(self, U):
         return np.full(len(U), 0.5 * U.shape[1] * np.log(2 * np.pi))
 

@@ -316,9 +316,6 @@ class CompiledPrior:
         self._potential = BatchFunction([root], [potential])
         self._gradient = BatchFunction([root], [self._slope])
         self._draws = Draws(extraction.prior_draws)
-        self._log_jacobian = None
-        if extraction.log_jacobian is not None:
-            self._log_jacobian = BatchFunction([root], simplified([extraction.log_jacobian]))
 
     @property
     def dimension(self) -> int:
@@ -354,13 +351,6 @@ class CompiledPrior:
         """Gradient of the potential, shape (J, d)."""
         [gradient] = self._gradient(U)
         return gradient
-
-    def log_jacobian(self, U: FloatArray) -> FloatArray:
-        """Logarithm of the Jacobian of all transforms, shape (J,)."""
-        if self._log_jacobian is None:
-            return np.zeros(len(U))
-        [log_jacobian] = self._log_jacobian(U)
-        return log_jacobian
 
     @cached_property
     def _hessian(self) -> BatchFunction:

@@ -89,10 +89,6 @@ class DifferentiableProblem:
         """Negative log prior density, shape (J,)."""
         return self._prior.potential(U)
 
-    def log_jacobian(self, U: FloatArray) -> FloatArray:
-        """Logarithm of the Jacobian of the transforms of the model, shape (J,)."""
-        return self._prior.log_jacobian(U)
-
     def prior_gradient(self, U: FloatArray) -> FloatArray:
         """Gradient of the prior potential, shape (J, d)."""
         return self._prior.gradient(U)

@@ -75,8 +75,6 @@ class Extraction:
         Scalar terms of the log prior density as functions of the unknowns, by what they belong to.
     prior_draws : list of TensorVariable
         Random value variables.
-    log_jacobian : TensorVariable or None
-        Logarithm of the Jacobian of all transforms; None if there is no transform.
     flat : list of str
         Names of the variables whose prior is improper.
     """
@@ -86,7 +84,6 @@ class Extraction:
     constant: TensorVariable | None
     log_prior: dict[str, TensorVariable]
     prior_draws: list[TensorVariable] = field(repr=False)
-    log_jacobian: TensorVariable | None = None
     flat: list[str] = field(default_factory=list)
 
 
@@ -128,7 +125,6 @@ def extract(
         constant,
         log_prior,
         prior_draws(model),
-        extract_log_jacobian(model, coordinates),
         flat_variables(model),
     )
 
@@ -176,7 +172,6 @@ def extract_density(
         None,
         log_prior,
         prior_draws(model),
-        extract_log_jacobian(model, coordinates),
         flat_variables(model),
     )
 
@@ -329,19 +324,6 @@ def extract_prior(
     densities += model.replace_rvs_by_values(model.potentials)
     densities = as_functions_of(coordinates, densities)
     return {name: density.sum() for name, density in zip(names, densities, strict=True)}
-
-
-def extract_log_jacobian(model: Model, coordinates: Coordinates) -> TensorVariable | None:
-    """Logarithm of the Jacobian of all transforms, a function of unconstrained coordinates."""
-    determinants = [
-        transform.log_jac_det(model.rvs_to_values[rv], *rv.owner.inputs)
-        for rv in model.free_RVs
-        if (transform := model.rvs_to_transforms[rv]) is not None
-    ]
-    if not determinants:
-        return None
-    graphs = as_functions_of(coordinates, model.replace_rvs_by_values(determinants))
-    return pt.add(0.0, 0.0, *(graph.sum() for graph in graphs))
 
 
 def prior_draws(model: Model) -> list[TensorVariable]:

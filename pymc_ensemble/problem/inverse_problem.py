@@ -78,9 +78,6 @@ class Prior(Protocol):
     def hessian(self, u: FloatArray, /) -> FloatArray:
         """Hessian at one point, shape (d, d)."""
 
-    def log_jacobian(self, U: FloatArray, /) -> FloatArray:
-        """Logarithm of the Jacobian of transforms, shape (J,)."""
-
 
 class InverseProblem:
     """A forward map, a loss of its outputs and a prior, each for a whole ensemble at once.
@@ -532,21 +529,6 @@ class InverseProblem:
             density is zero or the point not finite.
         """
         return _finite_rows(self._prior.potential, _rows(U, self.dimension), np.inf)
-
-    def log_jacobian(self, U: ArrayLike) -> FloatArray:
-        """Logarithm of the Jacobian of the transforms of a model.
-
-        Parameters
-        ----------
-        U : array_like of shape (J, d)
-            Points in unconstrained coordinates.
-
-        Returns
-        -------
-        ndarray of shape (J,)
-            A log density in unconstrained coordinates, less this, is that of the variables.
-        """
-        return self._prior.log_jacobian(_rows(U, self.dimension))
 
     def prior_gradient(self, U: ArrayLike) -> FloatArray:
         """Gradient of the prior potential.

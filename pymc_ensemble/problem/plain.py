@@ -279,10 +279,6 @@ class GaussianPrior:
         """Draw members, shape (size, d)."""
         return self.mean + rng.standard_normal((size, self.dimension)) @ self.factor.T
 
-    def log_jacobian(self, U: FloatArray) -> FloatArray:
-        """Zeros, as there are no transforms, shape (J,)."""
-        return np.zeros(len(U))
-
     def potential(self, U: FloatArray) -> FloatArray:
         """Negative log density, shape (J,)."""
         whitened = linalg.solve_triangular(self.factor, (U - self.mean).T, lower=True)
@@ -336,10 +332,6 @@ class DensityPrior:
                 f"`prior` gave draws of shape {draws.shape}, expected ({size}, d) or ({size},)."
             )
         return draws.reshape(size, -1)
-
-    def log_jacobian(self, U: FloatArray) -> FloatArray:
-        """Zeros, as there are no transforms, shape (J,)."""
-        return np.zeros(len(U))
 
     def potential(self, U: FloatArray) -> FloatArray:
         """Negative log density, shape (J,)."""

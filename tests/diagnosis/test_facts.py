@@ -121,7 +121,7 @@ def test_values_follow_from_coordinates():
     U = np.random.default_rng(0).normal(size=(7, told.dimension))
     expected = in_model(model, U)  # of all variables in the order of the model
     names = [label for v in told.variables for label in entries(v.name, v.shape)]
-    values = dict(zip(told.labels, told.in_model(U).T, strict=True))
+    values = dict(zip(told.labels, told.values(U).T, strict=True))
     for label, column in zip(names, expected.T, strict=True):
         if label != "below":
             np.testing.assert_allclose(values[label], column, rtol=1e-9, atol=1e-12)
@@ -133,7 +133,7 @@ def test_a_result_has_the_values_of_its_coordinates(idata):
     told = facts(idata)
     U = idata.sample_stats.unconstrained.to_numpy().reshape(-1, told.dimension)
     drawn = [idata.posterior[v.name].to_numpy().reshape(len(U), -1) for v in told.variables]
-    np.testing.assert_allclose(told.in_model(U), np.concatenate(drawn, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(told.values(U), np.concatenate(drawn, axis=1), rtol=1e-12)
 
 
 def kalman(**options):
@@ -223,7 +223,7 @@ def test_variables_of_other_step_methods_are_declared(alone):
     where = idata.sample_stats.unconstrained.to_numpy()
     assert where.shape == (2, 50, 4)
     own = where[..., : told.dimension].reshape(-1, told.dimension)
-    values = dict(zip(told.labels, told.in_model(own).T, strict=True))
+    values = dict(zip(told.labels, told.values(own).T, strict=True))
     np.testing.assert_allclose(values["b[1]"], idata.posterior["b"][..., 1].to_numpy().ravel())
     if alone:
         np.testing.assert_allclose(values["a"], idata.posterior["a"].to_numpy().ravel())
