@@ -336,6 +336,10 @@ def transform_of(declared: Mapping[str, Any]) -> Transform | None:
     return NAMED.get(declared["name"])
 
 
+class TooFewDrawsError(ValueError):
+    """Too few draws are left to tell how they were made."""
+
+
 def facts_of(stats: xr.Dataset) -> Facts:
     """Facts that draws carry.
 
@@ -351,9 +355,11 @@ def facts_of(stats: xr.Dataset) -> Facts:
 
     Raises
     ------
+    TooFewDrawsError
+        If too few of them are left to tell; it is a ValueError, too.
     ValueError
-        If the draws carry none, or too few of them are left to tell, or they are of different
-        models, or were made by a version that describes them otherwise.
+        If the draws carry none, or they are of different models, or were made by a version that
+        describes them otherwise.
     """
     if missing := [name for name in STATS if name not in stats]:
         raise ValueError(
@@ -373,7 +379,7 @@ def facts_of(stats: xr.Dataset) -> Facts:
         packets = packets[np.isfinite(packets).all(1)].astype(np.uint8)
     told, incomplete = texts(packets)
     if incomplete or not told:
-        raise ValueError(
+        raise TooFewDrawsError(
             f"The result has {len(packets)} draws, too few to tell how they were made: each "
             f"carries {BLOCK} bytes of that. Keep some dozens of draws of each run."
         )

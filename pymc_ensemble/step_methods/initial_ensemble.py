@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from xarray import DataArray, Dataset, DataTree
 
 from pymc_ensemble.diagnosis.ensembles import ensemble_stats, segments_of, sweeps_and_particles
-from pymc_ensemble.diagnosis.facts import facts_of, variables_of
+from pymc_ensemble.diagnosis.facts import TooFewDrawsError, facts_of, variables_of
 from pymc_ensemble.problem.points import _enumerate, unconstrained
 
 FloatArray = NDArray[np.float64]
@@ -146,7 +146,10 @@ def posterior_points(
     ndarray of shape (n, d)
         In unconstrained coordinates.
     """
-    U = _coordinates(idata, model)
+    try:
+        U = _coordinates(idata, model)
+    except TooFewDrawsError:  # which may be enough for what they are needed for
+        U = None
     if U is not None:
         U = U[:: max(1, -(-len(U) // most))]
     else:
