@@ -1,5 +1,6 @@
 """The table of numbers that somebody chose, and the command that measures what they do."""
 
+import csv
 import importlib
 import re
 import sys
@@ -14,6 +15,31 @@ import count_numbers  # noqa: E402
 import tuned_numbers  # noqa: E402
 
 EQUATION = re.compile(r"\beqs?\. \(([A-Z]\d+)\)")
+
+
+def numbers():
+    """Values by the names that the table has for them."""
+    found = {}
+    for room in tuned_numbers.ROOMS:
+        for number in count_numbers.chosen_numbers(ROOT / "pymc_ensemble" / room):
+            if number.kind != count_numbers.GUARD:
+                found.setdefault(tuned_numbers.key_of(number), []).append(number.text)
+    return {key: ", ".join(values) for key, values in found.items()}
+
+
+def table():
+    """Rows of the table by the names of the numbers."""
+    with tuned_numbers.TABLE.open(encoding="utf-8", newline="") as file:
+        return {row["number"].strip("`"): row for row in csv.DictReader(file)}
+
+
+def test_every_number_has_a_row_with_its_value():
+    rows = {key: row["value"] for key, row in table().items()}
+    assert {key: rows.get(key) for key in numbers()} == numbers()
+
+
+def test_every_row_says_what_it_decides_and_why():
+    assert [key for key, row in table().items() if not (row["decides"] and row["why"])] == []
 
 
 @pytest.mark.parametrize(
@@ -61,7 +87,8 @@ def test_effects_are_told_relative_to_the_numbers_as_they_are():
     assert "1 of 1 do not converge (linear)" in told
     same = [line | {"error": 0.1, "digest": "a"}]
     assert tuned_numbers.effect(same, reference) == "the same, bit for bit"
-    assert tuned_numbers.effect([], reference) == "not reached"
+    assert tuned_numbers.effect([line | {"case": ""}], reference) == "not reached"
+    assert tuned_numbers.effect([], reference) == "not measured"
 
 
 def test_equations_that_comments_cite_are_in_the_specification():
