@@ -46,7 +46,7 @@ def model():
 SAMPLERS = {
     "EKS": lambda: pe.EnsembleKalmanSampler(adjust=False),
     "EKS, adjusted": lambda: pe.EnsembleKalmanSampler(adjust=True),
-    "multiscale": lambda: pe.MultiscaleSampler(walkers=10),
+    "multiscale": lambda: pe.MultiscaleSampler(adjust=False, walkers=10),
     "EGPS": lambda: pe.EnsembleGaussianProcessSampler(),
     "multiscale, adjusted": lambda: pe.MultiscaleSampler(walkers=10, adjust=True),
     "EGPS, adjusted": lambda: pe.EnsembleGaussianProcessSampler(adjust=True),

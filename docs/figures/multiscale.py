@@ -242,7 +242,7 @@ def clouds():
 def modes():
     """Truth, multiscale sampler and ensemble Kalman sampler on two modes, at equal price."""
     steps = {
-        "multiscale": (pe.MultiscaleSampler(walkers=10), 12_000),
+        "multiscale": (pe.MultiscaleSampler(adjust=False, walkers=10), 12_000),
         "ensemble Kalman": (pe.EnsembleKalmanSampler(adjust=False), 39_000),
     }
     target, draws = bimodal(), {}
@@ -394,7 +394,7 @@ def price():
     models = {f"linear, d={d}": (lambda d=d: gallery.linear_gaussian(d)) for d in (2, 5, 10, 20)}
     models |= {"decay": lambda: gallery.decay(0.3), "bimodal": gallery.bimodal}
     samplers = {
-        "multiscale": (lambda: pe.MultiscaleSampler(), BLUE, "o", 2000),
+        "multiscale": (lambda: pe.MultiscaleSampler(adjust=False), BLUE, "o", 2000),
         "multiscale, adjusted": (lambda: pe.MultiscaleSampler(adjust=True), GREEN, "^", 2000),
         "ensemble Kalman, adjusted": (
             lambda: pe.EnsembleKalmanSampler(adjust=True),

@@ -155,7 +155,7 @@ def multiscale(**options: Any) -> Runner:
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
         draws = max(50, CHAINS_FACTOR * budget // (len(problem.moments[0]) + 1))
-        told = {} if options.get("adjust") else {"rough": problem.rough}
+        told = {} if options.get("adjust") else {"adjust": False, "rough": problem.rough}
         return _sampled(problem, pe.MultiscaleSampler, draws, seed, **options, **told)[0]
 
     return run

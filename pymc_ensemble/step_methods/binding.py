@@ -210,6 +210,15 @@ def _variables(model: pm.Model) -> tuple[Any, ...]:
     return (*model.basic_RVs, *model.potentials, *shapes)
 
 
+def decided(adjust: bool | None, rough: bool | None) -> tuple[bool | None, bool | None]:
+    """Both options, if one of them was given: a map that is not rough meets a Metropolis test."""
+    if adjust is None and rough is not None:
+        adjust = not rough
+    if adjust is not None and rough is None:
+        rough = False
+    return adjust, rough
+
+
 def of_scheme(
     scheme: str, samplers: Mapping[str, SamplerClass], options: Mapping[str, Any]
 ) -> tuple[SamplerClass, dict[str, Any]]:

@@ -14,7 +14,7 @@ from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalma
 from pymc_ensemble.samplers.moves import Move
 
 from .base import EnsembleStep
-from .binding import of_scheme
+from .binding import decided, of_scheme
 
 PAPER_TUNE = 1000  # steps of the published scheme, which are short
 
@@ -150,12 +150,7 @@ class EnsembleKalmanSampler(EnsembleStep):
         blocked: bool = True,
     ):
         if scheme == "exact":
-            if moves is not None:
-                adjust = True
-            elif adjust is None and rough is not None:
-                adjust = not rough
-            if adjust is not None and rough is None:
-                rough = False
+            adjust, rough = decided(True if moves is not None else adjust, rough)
         self.scheme = scheme
         self.sampler_class, options = of_scheme(
             scheme,

@@ -19,7 +19,7 @@ from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
 from pymc_ensemble.samplers.multiscale.sampler import Multiscale, PublishedMultiscale, WalkerSampler
 
 from .base import EnsembleStep, FloatArray
-from .binding import of_scheme
+from .binding import decided, of_scheme
 from .common_stage import Outcome
 from .draws import Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, posterior_points
@@ -58,13 +58,15 @@ class MultiscaleSampler(EnsembleStep):
         first, none, a covariance in unconstrained coordinates, or that of an earlier run's draws.
     walkers : int, default 1
         Walkers M of each chain, which are evaluated together, in one batch.
-    adjust : bool, default False
+    adjust : bool, optional
         Whether to add a Metropolis test, which makes the sampler exact for every deterministic
         forward map, whatever `sigma` and `directions` are. Beside other step methods it is always
         there: these change the posterior that the step size was tuned to.
-    rough : bool, default False
+    rough : bool, optional
         Whether the forward map carries fluctuations that are to be averaged out. The target is then
-        the smooth posterior behind them.
+        the smooth posterior behind them. Unless `adjust`, `rough` or `delta` is given, the pilot
+        finds out which of them the forward map needs, as `EnsembleKalmanSampler` does. Without a
+        pilot, or without a forward map, there is a Metropolis test.
     central : bool, optional
         Whether there are explorers in opposite directions, twice as many, whose differences are
         more accurate. By default for rough forward maps only.
@@ -152,8 +154,8 @@ class MultiscaleSampler(EnsembleStep):
         step_size: float | None = None,
         preconditioner: str | ArrayLike | DataTree | None = "ensemble",
         walkers: int = 1,
-        adjust: bool = False,
-        rough: bool = False,
+        adjust: bool | None = None,
+        rough: bool | None = None,
         central: bool | None = None,
         scheme: Literal["averaged", "paper"] = "averaged",
         initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
@@ -163,6 +165,8 @@ class MultiscaleSampler(EnsembleStep):
         initial_point: Point | None = None,
         blocked: bool = True,
     ):
+        if scheme == "averaged":
+            adjust, rough = decided(adjust, rough)
         self._conditional: ConditionalModel | None = None
         self._sampled: Any = None
         self._account = ""
@@ -238,7 +242,7 @@ class MultiscaleSampler(EnsembleStep):
                 ". Steps meet a Metropolis test, as those of other variables change the posterior "
                 "that they were tuned to"
             )
-            sampler = replace(sampler, adjust=True)
+            sampler = replace(sampler, adjust=True, rough=False)
         return sampler
 
     def _make_initial(

@@ -146,7 +146,7 @@ def test_pymc_runs(name, capsys):
         before = model.forward.n_evaluations
         with model:
             idata = pm.sample(
-                step=pe.MultiscaleSampler(walkers=case.walkers),
+                step=pe.MultiscaleSampler(adjust=False, walkers=case.walkers),
                 draws=case.draws,
                 chains=1,
                 cores=1,
@@ -169,7 +169,7 @@ def test_ten_chains(capsys):
         before = model.forward.n_evaluations
         with model:
             idata = pm.sample(
-                step=pe.MultiscaleSampler(),
+                step=pe.MultiscaleSampler(adjust=False),
                 draws=335,
                 chains=10,
                 cores=1,
@@ -340,7 +340,7 @@ def test_potential_alone(capsys):
             u = pm.Normal("u", [0.5, 0.0], 1.0)
             pm.Potential("ring", -8 * (pm.math.sqrt((u**2).sum()) - 1) ** 2)
             idata = pm.sample(
-                step=pe.MultiscaleSampler(walkers=10),
+                step=pe.MultiscaleSampler(adjust=False, walkers=10),
                 draws=12_000,
                 chains=1,
                 cores=1,

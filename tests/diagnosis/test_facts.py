@@ -157,7 +157,7 @@ LINEAR, SKEWED = 0.0, 1.0
             LINEAR,
             Origin("density", True),
         ),
-        (pe.MultiscaleSampler(), LINEAR, Origin("density", False, 3)),
+        (pe.MultiscaleSampler(adjust=False), LINEAR, Origin("density", False, 3)),
         (pe.MultiscaleSampler(adjust=True, directions=1), LINEAR, Origin("density", True, 2)),
         (pe.MultiscaleSampler(rough=True), LINEAR, Origin("smooth", False, 5)),
         (

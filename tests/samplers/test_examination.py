@@ -29,6 +29,7 @@ from pymc_ensemble.samplers.examination import (
 )
 from pymc_ensemble.samplers.kalman.inflated_design import DesignState
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.multiscale.sampler import Multiscale
 from pymc_ensemble.samplers.split_sweeps import SweepState
 
 
@@ -145,6 +146,10 @@ def noisy(problem, sd, seed):
     return problem
 
 
+def rough_decay():
+    return decay(roughness=3.0)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -162,6 +167,20 @@ def test_rough_maps_are_averaged(make):
     assert isinstance(state.inner, DesignState)
     assert sampler.origin(state).law == "fit"
     assert max(errors(problem, U)) < 0.2
+
+
+def test_a_map_that_is_too_curved_for_a_fit_meets_a_test():
+    """A linear fit errs by 0.3 posterior sd there; it says so, and the burn-in goes on."""
+    problem = noisy(decay(0.3), 0.5, 0)
+    sampler, rng = EnsembleKalman(problem, adjust=None, rough=None), np.random.default_rng(0)
+    state, U = run(sampler, problem, rng, n_sweeps=20)
+    assert state.found.bent
+    assert not state.found.rough
+    assert state.found.fluctuation > LARGEST_FLUCTUATION
+    assert state.converged
+    assert sampler.origin(state).adjusted
+    assert errors(problem, U)[0] < 0.2
+    assert "too curved" in str(state.found)
 
 
 def test_a_linear_map_costs_nothing():
@@ -209,6 +228,32 @@ def test_a_burn_in_that_is_cut_short_leads_to_a_test():
 def test_who_decides_is_not_told_otherwise(options, size):
     options = {"adjust": None, "rough": None} | options
     assert not EnsembleKalman(decay(), ensemble_size=size, **options).finds_out
+
+
+@pytest.mark.parametrize(("make", "law"), [(decay, "density"), (rough_decay, "smooth")])
+def test_walkers_follow_what_their_pilot_has_found(make, law):
+    problem = make()
+    sampler, rng = (
+        Multiscale(problem, walkers=10, adjust=None, rough=None),
+        np.random.default_rng(1),
+    )
+    state, U = run(sampler, problem, rng, n_sweeps=400, max_rounds=2000)
+    origin = sampler.origin(state)
+    assert (origin.law, origin.adjusted) == (law, law == "density")
+    assert state.found.rough == (law == "smooth")
+    assert max(errors(problem, U)) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "adjusted"),
+    [({"delta": 0.5}, False), ({"preconditioner": None}, True), ({"adjust": False}, False)],
+)
+def test_walkers_without_a_pilot_do_not_find_out(options, adjusted):
+    options = {"adjust": None, "rough": None} | options
+    sampler = Multiscale(decay(), **options)
+    assert not sampler.finds_out
+    assert bool(sampler.adjust) == adjusted
+    assert Multiscale(Density(decay()), adjust=None, rough=None).adjust
 
 
 def test_words():

@@ -243,7 +243,7 @@ def sample(model, chains, cores, tune=60, **options):
     with model:
         return pm.sample(
             draws=20, tune=tune, chains=chains, cores=cores, random_seed=3, progressbar=False,
-            compute_convergence_checks=False, step=pe.MultiscaleSampler(), **options,
+            compute_convergence_checks=False, step=pe.MultiscaleSampler(adjust=False), **options,
         )  # fmt: skip
 
 
@@ -310,7 +310,7 @@ def run_chain(step, number, results):
 def test_pilot_is_taken_over_from_a_chain_that_was_killed(scratch, results, evaluations):
     """At its start, in the middle and close to its end; the draws are those of an untouched run."""
     path = scratch / "log"
-    step = pe.MultiscaleSampler(model=logged_model(path, pause=0.001))
+    step = pe.MultiscaleSampler(adjust=False, model=logged_model(path, pause=0.001))
     step._common.name_run()
     pickled = cloudpickle.dumps(step)
     context, processes = multiprocessing.get_context("fork"), {}

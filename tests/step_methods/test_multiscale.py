@@ -36,7 +36,7 @@ def sample(model, step=None, **kwargs):
     settings = {"draws": 30, "chains": 2, "cores": 1, "random_seed": 1}
     with model:
         return pm.sample(
-            step=pe.MultiscaleSampler() if step is None else step,
+            step=pe.MultiscaleSampler(adjust=False) if step is None else step,
             progressbar=False,
             compute_convergence_checks=False,
             **settings | kwargs,
@@ -55,7 +55,7 @@ def idata(model):
 
 @pytest.fixture(scope="module")
 def walkers(model):
-    return sample(model, pe.MultiscaleSampler(walkers=10), draws=1000)
+    return sample(model, pe.MultiscaleSampler(adjust=False, walkers=10), draws=1000)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_pilot_runs_once_for_all_chains(model, batches):
 
 @pytest.mark.parametrize(("walkers", "options", "cloud"), [(1, {}, 4), (5, {"central": True}, 7)])
 def test_a_step_of_all_walkers_is_one_batch(model, batches, walkers, options, cloud):
-    step = pe.MultiscaleSampler(walkers=walkers, **options)
+    step = pe.MultiscaleSampler(adjust=False, walkers=walkers, **options)
     idata = sample(model, step, draws=30 * walkers, chains=1)
     assert batches[-30:] == 30 * [walkers * cloud]
     n_evals = to_ensemble(idata)["sample_stats"]["n_evals"][0].to_numpy()
@@ -140,7 +140,7 @@ def test_a_step_of_all_walkers_is_one_batch(model, batches, walkers, options, cl
 
 @pytest.mark.parametrize("directions", [1, 5])
 def test_price_of_a_step_is_set_by_the_directions(model, directions):
-    idata = sample(model, pe.MultiscaleSampler(directions=directions), chains=1)
+    idata = sample(model, pe.MultiscaleSampler(adjust=False, directions=directions), chains=1)
     assert (idata.sample_stats.n_evals.diff("draw") == directions + 1).all()
 
 
@@ -150,7 +150,7 @@ def test_price_of_a_step_is_set_by_the_directions(model, directions):
 @pytest.mark.slow
 def test_same_draws_on_any_number_of_cores(model):
     """The pilot of an earlier run is left alone."""
-    step = pe.MultiscaleSampler()
+    step = pe.MultiscaleSampler(adjust=False)
     one = sample(model, step, chains=3, random_seed=5)
     sample(model, step, random_seed=6)  # leaves a pilot behind that belongs to another run
     two = sample(model, step, chains=3, cores=2, mp_ctx="spawn", random_seed=5)
@@ -162,7 +162,7 @@ def test_same_draws_on_any_number_of_cores(model):
 
 
 def test_seeds(model):
-    step = pe.MultiscaleSampler()
+    step = pe.MultiscaleSampler(adjust=False)
     one = sample(model, step)
     assert_same(one, sample(model, step))
     other = sample(model, step, random_seed=2)
@@ -174,7 +174,7 @@ def test_seeds(model):
 def test_start_from_given_positions(model, idata, batches, kind):
     U = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 40)
     given = {"idata": idata, "array": U, "mapping": {"u": U}}[kind]
-    more = sample(model, pe.MultiscaleSampler(initial_ensemble=given))
+    more = sample(model, pe.MultiscaleSampler(adjust=False, initial_ensemble=given))
     assert more.sample_stats.converged.all()
     if kind == "idata":  # no pilot: the probe comes first
         assert batches[0] == 10 * 7
@@ -189,7 +189,7 @@ def test_start_from_another_sampler(model, batches):
             200, tune=200, chains=2, cores=1, random_seed=1, progressbar=False,
             compute_convergence_checks=False, step=pm.Metropolis(),
         )  # fmt: skip
-    more = sample(model, pe.MultiscaleSampler(initial_ensemble=nuts))
+    more = sample(model, pe.MultiscaleSampler(adjust=False, initial_ensemble=nuts))
     assert batches[0] == 10 * 7
     assert np.isfinite(more.sample_stats.lp).all()
 
@@ -197,7 +197,7 @@ def test_start_from_another_sampler(model, batches):
 @pytest.mark.parametrize("kind", ["none", "matrix", "idata"])
 def test_preconditioners(model, idata, kind):
     given = {"none": None, "matrix": 2 * COVARIANCE, "idata": idata}[kind]
-    step = pe.MultiscaleSampler(preconditioner=given)
+    step = pe.MultiscaleSampler(adjust=False, preconditioner=given)
     more = sample(model, step)
     root = step._chain.state.inner.preconditioner.root
     u = idata.posterior.u.to_numpy().reshape(-1, 3)
@@ -209,7 +209,9 @@ def test_preconditioners(model, idata, kind):
 def test_few_draws_as_preconditioner(model, idata):
     """Two draws span no covariance, but tell the scales."""
     few = idata.isel(draw=slice(2), chain=slice(1))
-    assert sample(model, pe.MultiscaleSampler(preconditioner=few)).sample_stats.converged.all()
+    assert sample(
+        model, pe.MultiscaleSampler(adjust=False, preconditioner=few)
+    ).sample_stats.converged.all()
 
 
 OPTIONS = [
@@ -268,7 +270,9 @@ def test_schemes_are_judged_without_a_model(options, message):
 
 
 def test_too_few_initial_positions(model):
-    step = pe.MultiscaleSampler(initial_ensemble=np.random.default_rng(0).normal(size=(9, 3)))
+    step = pe.MultiscaleSampler(
+        adjust=False, initial_ensemble=np.random.default_rng(0).normal(size=(9, 3))
+    )
     with pytest.raises(ValueError, match=r"has 9 members, .* at least 10"):
         sample(model, step)
 
@@ -311,7 +315,7 @@ def test_saved_state(model):
 
 
 def test_step_is_used_on_other_models(model):
-    step = pe.MultiscaleSampler()
+    step = pe.MultiscaleSampler(adjust=False)
     sample(model, step)
     with pm.Model() as shifted:
         u = pm.Normal("u", 100, shape=3)
@@ -335,7 +339,7 @@ def test_potential_alone(caplog):
     with pm.Model() as model:
         x = pm.Normal("x", 0, 1, shape=2)
         pm.Potential("ring", ring(x))
-    idata = sample(model, pe.MultiscaleSampler(walkers=20), draws=3000, chains=1)
+    idata = sample(model, pe.MultiscaleSampler(adjust=False, walkers=20), draws=3000, chains=1)
     assert "differences of the log density itself" in caplog.text
     assert "no observed variable" in caplog.text
     radius = np.hypot(*idata.posterior.x.to_numpy().reshape(-1, 2).T)
@@ -370,7 +374,9 @@ def test_likelihood_without_gradient(caplog):
 def test_rough_map():
     """What is found is the posterior behind the oscillation."""
     rough, smooth = gallery.linear_multiscale(), gallery.linear_multiscale(rough=False).reference
-    idata = sample(rough, pe.MultiscaleSampler(rough=True, walkers=20), draws=4000, chains=1)
+    idata = sample(
+        rough, pe.MultiscaleSampler(adjust=False, rough=True, walkers=20), draws=4000, chains=1
+    )
     mean, sd = (smooth["u"].sel(statistic=k).to_numpy() for k in ("mean", "sd"))
     u = idata.posterior.u
     assert np.abs((u.mean(("chain", "draw")) - mean) / sd).max() < 0.6
@@ -389,7 +395,7 @@ def failing_model(limit):
 
 
 def test_failing_members_do_not_end_a_run(caplog):
-    idata = sample(failing_model(3.0), pe.MultiscaleSampler(walkers=5), draws=100)
+    idata = sample(failing_model(3.0), pe.MultiscaleSampler(adjust=False, walkers=5), draws=100)
     assert idata.sample_stats.n_failed.max() > 0
     assert "a forward evaluation failed, at rate=[" in caplog.text
     assert np.isfinite(idata.sample_stats.lp).all()
@@ -400,7 +406,9 @@ def test_failing_explorers_are_left_out():
     with pm.Model() as model:
         x = pm.Normal("x")
         pm.Normal("y", pm.math.log(x), 5.0, observed=0.0)
-    idata = sample(model, pe.MultiscaleSampler(walkers=10, sigma=0.3), draws=500, chains=1)
+    idata = sample(
+        model, pe.MultiscaleSampler(adjust=False, walkers=10, sigma=0.3), draws=500, chains=1
+    )
     assert (idata.posterior.x > 0).all()
     assert idata.sample_stats.n_failed.max() > 10
     assert idata.posterior.x.mean().item() == pytest.approx(np.sqrt(2 / np.pi), abs=0.3)
@@ -435,7 +443,9 @@ def test_interrupt_keeps_the_draws(walkers):
         with pm.Model() as model:
             u = pm.Normal("u", shape=3)
             pm.Normal("y", pt.specify_shape(forward(u), 4), 0.5, observed=Y)
-        return sample(model, pe.MultiscaleSampler(walkers=walkers), draws=160, chains=1)
+        return sample(
+            model, pe.MultiscaleSampler(adjust=False, walkers=walkers), draws=160, chains=1
+        )
 
     whole = run(0)
     n_evals = to_ensemble(whole)["sample_stats"]["n_evals"].to_numpy()[0, :, 0]
@@ -522,7 +532,7 @@ def test_variables_of_its_own_are_refused_to_others():
 def test_discrete_variables_are_left_to_others():
     model, *_ = mixed_model()
     with model:
-        assert {v.name for v in pe.MultiscaleSampler().vars} == {"slope", "noise_log__"}
+        assert {v.name for v in pe.MultiscaleSampler(adjust=False).vars} == {"slope", "noise_log__"}
         with pytest.raises(ValueError, match=r"`curve` is discrete.*Leave it out of `vars`"):
             pe.MultiscaleSampler(["slope", "curve"])
         with pytest.raises(ValueError, match=r"walkers=3 needs all variables.*walkers=1"):

@@ -1,6 +1,6 @@
 """Burn-in that finds out, at its end, whether the forward map is smooth."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, PriorAndLoss
 from pymc_ensemble.samplers.examination import Examination, Probes
 from pymc_ensemble.samplers.tempering import BurnInState, TemperedBurnIn
+
+from .inflated_design import DesignState
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,31 @@ class ExaminedState:
     def converged(self) -> bool:
         """Whether the posterior was reached."""
         return self.burned_in and (self.inner.converged or self.inner.exponent == 1)
+
+
+@dataclass(frozen=True)
+class ExaminedDesign(DesignState):
+    """State of a fit to a rough map that remembers the burn-in, in case that the fit does not do.
+
+    Attributes
+    ----------
+    arrived : ExaminedState
+        State at the end of the burn-in.
+    """
+
+    arrived: ExaminedState = field(kw_only=True)
+
+    @classmethod
+    def of(cls, design: DesignState, arrived: ExaminedState) -> "ExaminedDesign":
+        """Add the memory to the state of a fit."""
+        return cls(**{f.name: getattr(design, f.name) for f in fields(design)}, arrived=arrived)
+
+    @property
+    def bent(self) -> ExaminedState:
+        """State of a burn-in that goes on, after the fit was found not to do."""
+        found = self.arrived.found
+        assert found is not None
+        return replace(self.arrived, found=replace(found, bent=True))
 
 
 @dataclass(frozen=True)

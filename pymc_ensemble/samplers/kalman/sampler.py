@@ -33,7 +33,7 @@ from pymc_ensemble.samplers.phases import (
 from pymc_ensemble.samplers.split_sweeps import SweepState
 from pymc_ensemble.samplers.tempering import BurnInState, Finish, TemperedBurnIn
 
-from .examined import ExaminedBurnIn, ExaminedState
+from .examined import ExaminedBurnIn, ExaminedDesign, ExaminedState
 from .inflated_design import DesignState, InflatedDesign
 from .metropolis import MixtureMetropolis
 from .published import PublishedScheme
@@ -215,7 +215,19 @@ class EnsembleKalman(KalmanSampler):
         found = state.inner.found if isinstance(state.inner, ExaminedState) else None
         if found is None or not found.rough:
             return super().begin(state)
-        return self._test_or_fit.fit.start(state.evaluated, at_rest=state.skip_burn_in)
+        design = self._test_or_fit.fit.start(state.evaluated, at_rest=state.skip_burn_in)
+        assert isinstance(state.inner, ExaminedState)
+        return ExaminedDesign.of(design, state.inner)
+
+    def _proceed(self, state: PhaseState) -> PhaseState:
+        """Go on to the next phase; or back to the burn-in, if a fit to a rough map does not do."""
+        inner = state.inner
+        if state.phase == "settling" and isinstance(inner, ExaminedDesign) and inner.curved:
+            burn_in = inner.bent
+            if burn_in.found is not None and not burn_in.found.rough:
+                state = replace(state, phase="burn-in", inner=burn_in, found=burn_in.found)
+                return super()._proceed(state) if burn_in.burned_in else state
+        return super()._proceed(state)
 
     @cached_property
     def kernel(self) -> EnsembleKernel[Any, Any]:

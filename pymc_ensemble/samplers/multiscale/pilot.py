@@ -6,6 +6,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.examination import Examination
 
 from .explorers import Preconditioner
 
@@ -31,6 +32,8 @@ class Pilot:
         Whether the burn-in of the pilot passed its test.
     explored : bool
         Whether the positions are known to be those of the posterior.
+    found : Examination or None
+        What was found out about the forward map, if it was examined.
     """
 
     positions: Array
@@ -39,6 +42,7 @@ class Pilot:
     noise: float = 0.0
     converged: bool = True
     explored: bool = True
+    found: Examination | None = None
 
 
 def herd(points: Array, n: int) -> Array:

@@ -65,6 +65,8 @@ class PilotRun:
     probe : Probe
     walkers : Explorers
         Those whose drift the fluctuations disturb.
+    examines : bool, default False
+        Whether the pilot ensemble finds out whether the forward map is rough.
     """
 
     problem: Problem
@@ -73,8 +75,13 @@ class PilotRun:
     n_positions: int
     probe: Probe
     walkers: Explorers
+    examines: bool = False
 
     def _sampler(self, size: int) -> EnsembleKalman:
+        if self.examines:
+            return EnsembleKalman(
+                self.problem, size, adjust=None, rough=None, evolutions=PILOT_EVOLUTIONS
+            )
         evolutions = 0 if self.rough else PILOT_EVOLUTIONS
         return EnsembleKalman(
             self.problem, size, adjust=not self.rough, rough=self.rough, evolutions=evolutions
@@ -111,7 +118,7 @@ class PilotRun:
         if len(state.sweeps) == PILOT_SWEEPS:
             points = np.concatenate(state.sweeps[PILOT_SWEEPS // 2 :])
             scales_are_known = inner.converged or curved(inner)  # by a linear fit, too
-            pilot = replace(self.found(points), converged=scales_are_known)
+            pilot = replace(self.found(points), converged=scales_are_known, found=inner.found)
             state = replace(state, pilot=pilot)
         return state, replace(info, snapshot=None, message=f"pilot, {info.message}")
 

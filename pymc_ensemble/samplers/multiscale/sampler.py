@@ -4,6 +4,7 @@ As step size and distance of the explorers shrink, the law of a walker tends to 
 A pilot ensemble tells where the walkers start and how large their steps may be.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,19 +13,23 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import (
     Array,
+    Evaluations,
     Info,
     Law,
     Origin,
     Problem,
+    Snapshot,
     has_forward_map,
 )
+from pymc_ensemble.samplers.examination import Examination
+from pymc_ensemble.samplers.kernels import KernelState
 from pymc_ensemble.samplers.options import (
     require_counts,
     require_not_negative,
     require_one_target,
     require_positive,
 )
-from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
+from pymc_ensemble.samplers.phases import Phase, PhasedSampler, PhaseState
 
 from .explorers import Explorers, Preconditioner
 from .pilot import Pilot
@@ -98,6 +103,7 @@ class WalkerSampler(PhasedSampler):
 
     published: ClassVar[bool] = False
     adjust: ClassVar[bool] = False
+    examines: ClassVar[bool] = False
 
     problem: Problem
     directions: int | None = None
@@ -168,7 +174,13 @@ class WalkerSampler(PhasedSampler):
         """Run of the pilot."""
         walkers, positions = self._walkers.explorers, 2 * self.walkers
         return PilotRun(
-            self.problem, self.rough, self.preconditioner, positions, self._probe, walkers
+            self.problem,
+            self.rough,
+            self.preconditioner,
+            positions,
+            self._probe,
+            walkers,
+            self.examines,
         )
 
     @cached_property
@@ -242,13 +254,19 @@ class WalkerSampler(PhasedSampler):
     def set_out(self, pilot: Pilot, number: int = 0) -> MultiscaleState:
         """State of chain `number` after the pilot, which has run for all chains."""
         inner = self.kernel.start(pilot, number)
-        return MultiscaleState("settling", inner, passed=pilot.converged, number=number)
+        return MultiscaleState(
+            "settling", inner, passed=pilot.converged, found=pilot.found, number=number
+        )
 
     def forget(self, state: MultiscaleState) -> MultiscaleState:
         """State whose walkers have to be evaluated anew, because the posterior has changed."""
         if not isinstance(state.inner, WarmUpState):
             return state
         return replace(state, inner=replace(state.inner, measurement=None))
+
+    def _enter(self, phase: Phase, state: PhaseState, inner: KernelState) -> PhaseState:
+        found = inner.pilot.found if isinstance(inner, WarmUpState) else None
+        return replace(super()._enter(phase, state, inner), found=found)
 
     def _failed_in_a_row(self, state: PhaseState, info: Info) -> int:
         """Walkers have a test of their own."""
@@ -275,12 +293,13 @@ class Multiscale(WalkerSampler):
         Covariance of a pilot ensemble, none, or a matrix.
     walkers : int, default 1
         Walkers M that share the batches.
-    rough : bool, default False
+    rough : bool or None, default False
         The forward map carries fluctuations that are to be averaged out.
     central : bool, optional
         Whether explorers come in opposite pairs; by default for rough maps.
-    adjust : bool, default False
-        Metropolis-adjusted steps: exact for deterministic forward maps.
+    adjust : bool or None, default False
+        Metropolis-adjusted steps: exact for deterministic forward maps. If both are None, the
+        pilot examines the map, which decides between them.
 
     Raises
     ------
@@ -304,14 +323,97 @@ class Multiscale(WalkerSampler):
     True
     """
 
-    adjust: bool = False  # type: ignore[misc]
+    rough: bool | None = False  # type: ignore[assignment]
+    adjust: bool | None = False  # type: ignore[misc, assignment]
+    examines: bool = False  # type: ignore[misc]
+    """Whether the pilot examines the forward map."""
 
     def __post_init__(self) -> None:
         """Refuse contradicting options."""
+        if self.adjust is None and self.rough is None and not self.finds_out:
+            object.__setattr__(self, "adjust", not self.delta)
         require_one_target(self.adjust, self.rough)
         super().__post_init__()
         if self.adjust and self.delta > 0:
             raise ValueError("adjust=True keeps the directions; delta has no meaning with it.")
+
+    # -- finding out ------------------------------------------------------------------------------
+
+    @property
+    def finds_out(self) -> bool:
+        """Whether the pilot is to decide between a Metropolis test and an average."""
+        free = self.adjust is None and self.rough is None and not self.delta
+        return free and self._wants_ensemble and has_forward_map(self.problem)
+
+    @cached_property
+    def _smooth(self) -> "Multiscale":
+        return replace(self, adjust=True, rough=False, examines=True)
+
+    @cached_property
+    def _averaging(self) -> "Multiscale":
+        return replace(self, adjust=False, rough=True, examines=True)
+
+    def _suited(self, found: Examination | None) -> "Multiscale":
+        """Sampler that suits the forward map, as far as it is known."""
+        return self._averaging if found is not None and found.rough else self._smooth
+
+    def _chosen(self, state: PhaseState) -> "Multiscale":
+        inner = state.inner
+        if isinstance(inner, PilotState) and inner.ensemble_state is not None:
+            return self._suited(inner.ensemble_state.found)
+        return self._suited(inner.pilot.found if isinstance(inner, WarmUpState) else None)
+
+    def start(self, U: Array, **options: Any) -> MultiscaleState:
+        """State for initial positions that were not evaluated yet."""
+        if self.finds_out:
+            return self._smooth.start(U, **options)
+        return super().start(U, **options)
+
+    def ask(self, state: PhaseState, rng: np.random.Generator) -> tuple[Array, Any]:
+        """Choose the points of the next round."""
+        if self.finds_out:
+            return self._chosen(state).ask(state, rng)
+        return super().ask(state, rng)
+
+    def tell(
+        self, state: PhaseState, pending: Any, evaluations: Evaluations
+    ) -> tuple[PhaseState, Info]:
+        """Learn from the evaluations of a round."""
+        if self.finds_out:
+            return self._chosen(state).tell(state, pending, evaluations)
+        return super().tell(state, pending, evaluations)
+
+    def freeze(self, state: PhaseState) -> PhaseState:
+        """End the tuning: go on to the sampling phase with the ensemble as it is."""
+        if self.finds_out:
+            return self._chosen(state).freeze(state)
+        return super().freeze(state)
+
+    def finish(
+        self, state: PhaseState, snapshots: Sequence[Snapshot], rng: np.random.Generator
+    ) -> Sequence[Snapshot]:
+        """Snapshots of a block as they are to be handed out."""
+        if self.finds_out:
+            return self._chosen(state).finish(state, snapshots, rng)
+        return super().finish(state, snapshots, rng)
+
+    def found(self, state: MultiscaleState) -> Pilot:
+        """What serves all chains, as far as it is known."""
+        if self.finds_out:
+            return self._chosen(state).found(state)
+        return super().found(state)
+
+    def set_out(self, pilot: Pilot, number: int = 0) -> MultiscaleState:
+        """State of chain `number` after the pilot, which has run for all chains."""
+        if self.finds_out:
+            return self._suited(pilot.found).set_out(pilot, number)
+        return super().set_out(pilot, number)
+
+    def origin(self, state: PhaseState) -> Origin:
+        """What the draws follow."""
+        if self.finds_out:
+            return self._chosen(state).origin(state)
+        return super().origin(state)
 
 
 @dataclass(frozen=True)
