@@ -299,5 +299,5 @@ def path_ess(paths: FloatArray) -> FloatArray:
     pairs = rho[..., ::2] + rho[..., 1::2]
     signal = np.logical_and.accumulate(pairs > 0, axis=-1)
     weights = np.repeat(signal, 2, axis=-1) * (1 - np.arange(rho.shape[-1]) / S)
-    time = 2 * (rho * weights).sum(axis=-1) - 1
+    time = 2 * (rho * weights).sum(axis=-1) - 1  # eq. (D1)
     return np.where(covariance[..., 0] > 0, n / np.maximum(time, 1 / np.log10(max(n, 10))), np.nan)

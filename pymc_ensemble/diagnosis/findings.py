@@ -190,7 +190,7 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
     shift, where = worst(_beyond(fit.shift, fit.shift_error), run.labels)
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
     ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
-    both = abs(shift) / 0.3 + abs(ratio) / 0.2 > SUM_LIMIT
+    both = abs(shift) / 0.3 + abs(ratio) / 0.2 > SUM_LIMIT  # eq. (D7)
     # draws of an exact sampler that has settled are better than a tail that was never seen: there
     # what a fit says of values counts only if it says so of coordinates
     u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()

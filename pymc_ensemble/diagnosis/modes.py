@@ -56,7 +56,7 @@ def without_draws(
     if not len(told):
         return np.empty(0, dtype=int)
     lowest, usual = np.quantile(told, [0.01, 0.5])
-    expected = 0.5 * np.subtract(*chi2.ppf([0.99, 0.5], draws.shape[-1]))
+    expected = 0.5 * np.subtract(*chi2.ppf([0.99, 0.5], draws.shape[-1]))  # eq. (D8)
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
     likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))

@@ -187,7 +187,7 @@ def _fit(
 def _relative_noise(level: FloatArray, p: int) -> FloatArray:
     """How much less values count, as a variance, the lower they are."""
     fall = np.maximum((np.quantile(level, 0.99) if len(level) else 0.0) - level, 0.0)
-    return np.where(fall < 50 + 10 * p, 1 + (fall / (2 * p + 4)) ** 4, np.inf)
+    return np.where(fall < 50 + 10 * p, 1 + (fall / (2 * p + 4)) ** 4, np.inf)  # eq. (D4)
 
 
 def _errors_of_moments(
@@ -206,7 +206,7 @@ def _errors_of_moments(
     drawn = process.draw(FUNCTIONS, rng)
     together = Function(drawn.kernel[:, :, 0].T, drawn.basis[:, :, 0].T)
     difference = process.evaluate(points, together)[0] - process.evaluate(points)[0]
-    w = np.exp(difference - difference.max(0))
+    w = np.exp(difference - difference.max(0))  # eq. (D5)
     w /= w.sum(0)
     z = (moved - moved.mean(0)) / np.maximum(moved.std(0), 1e-300)
     means = w.T @ z
@@ -223,6 +223,7 @@ def _nugget(x: FloatArray, residual: FloatArray, rng: np.random.Generator) -> fl
     pairs = [(i, some[rng.integers(len(some))]) for i, some in enumerate(near)]
     first, second = np.array([(i, j) for i, j in pairs if i != j] or [(0, 0)]).T
     difference = residual[first] - residual[second]
+    # eq. (D6)
     return float(np.sqrt(0.5 * np.median(difference**2) / 0.455))  # of a squared normal variable
 
 

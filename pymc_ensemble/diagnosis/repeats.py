@@ -72,7 +72,7 @@ class Agreement:
         rest = t - slope * s
         variance = float(rest @ rest) / (m - 2)
         slope_sd = float(np.sqrt(variance / (s @ s)))
-        tilt = ((slope - 1) ** 2 - slope_sd**2) * spread**2
+        tilt = ((slope - 1) ** 2 - slope_sd**2) * spread**2  # eq. (D9)
         error = float(np.sqrt(max(tilt + variance - explained, 0.0)))
         # standard errors of the two terms, of which the second is a mean of squares
         of_rest = float(np.std(rest**2) / np.sqrt(m))

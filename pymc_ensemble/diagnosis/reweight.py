@@ -130,7 +130,7 @@ def _tilted(log_weights: FloatArray, X: FloatArray, regression: Regression) -> F
     T = np.concatenate([z, z**2 - 1], axis=1)
 
     def dual(a: FloatArray) -> tuple[float, FloatArray]:
-        exponent = log_weights + T @ a
+        exponent = log_weights + T @ a  # eq. (W1)
         top = exponent.max()
         w = np.exp(exponent - top)
         value = float(np.log(w.sum()) + top)

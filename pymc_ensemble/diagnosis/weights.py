@@ -46,7 +46,7 @@ class SamplingError:
         ess = np.nan_to_num(path_ess(paths), nan=1.0)
         squares = paths**2 - 1
         ess_squares = np.nan_to_num(path_ess(squares), nan=1.0)
-        mean = 1 / np.sqrt(ess)
+        mean = 1 / np.sqrt(ess)  # eq. (D2)
         sd = 0.5 * squares.std((1, 2, 3)) / np.sqrt(ess_squares)
         if C > 1:
             mean = np.maximum(mean, z.mean((1, 2)).std(0, ddof=1) / np.sqrt(C))
