@@ -93,6 +93,8 @@ class Progress(NamedTuple):
         Evaluations of the burn-in, when it is over.
     rough : float
         Whether the sampler has found the forward map to be rough; NaN if it was not to find out.
+    doubtful : float
+        Whether something speaks against the draws at first sight; NaN before that was looked at.
     """
 
     sampling: float
@@ -104,6 +106,7 @@ class Progress(NamedTuple):
     left: float
     burn_in: float = 0.0
     rough: float = math.nan
+    doubtful: float = math.nan
 
     def text(self, since: float) -> str:
         """Short text for a progress bar.
@@ -271,6 +274,7 @@ class ProgressLog:
                 left,
                 self.progress.burn_in,
                 self.progress.rough,
+                self.progress.doubtful,
             )
         )
         pause = min(60.0, max(2.0, 0.02 * (now - self.started)))
@@ -320,6 +324,29 @@ class ProgressLog:
                 "follow the smooth posterior; the others meet a Metropolis test. Decide between "
                 "them: adjust=True or rough=True."
             )
+
+    def conclude(self, doubt: str = "") -> None:
+        """Log what the draws of all chains are worth at first sight: one line for all that is well.
+
+        Parameters
+        ----------
+        doubt : str, default ""
+            What speaks against those of this chain; of several chains the first is heard.
+        """
+        closer = "pymc_ensemble.diagnose(idata) looks closer."
+        others = [] if self.screen is None else self.screen.all_chains() or []
+        heard = any(chain.doubtful == 1 for chain in others)
+        self._show(self.progress._replace(doubtful=float(bool(doubt))))
+        if doubt and not heard:
+            logger.warning(f"{self.label}{doubt} {closer}")
+        chains = [self.progress] if self.screen is None else self.screen.all_chains()
+        if chains is None or any(math.isnan(chain.doubtful) for chain in chains):
+            return
+        in_doubt = sum(chain.doubtful == 1 for chain in chains)
+        if not in_doubt:
+            logger.info(f"At first sight nothing speaks against the draws. {closer}")
+        elif in_doubt > 1:
+            logger.warning(f"{in_doubt} of {len(chains)} chains are in doubt at first sight.")
 
     def _time_of_sweeps(self, now: float, sweeps_to_go: float) -> float:
         """Seconds for so many more sweeps, from the time of those that are complete."""

@@ -4,7 +4,6 @@ One chain is one ensemble. Draws are handed out particle by particle over a bloc
 neighboring draws are neighbors on the path of a particle.
 """
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -330,17 +329,11 @@ class EnsembleStep(RunningStep):
                 U, lp = (np.concatenate(part) for part in zip(*chain.seen, strict=True))
                 elsewhere = without_draws(run.paths, run.stats["lp"], U, lp)
         block.stats["lost"][:] = len(elsewhere) > 0
-        level, verdict = logging.INFO, "at first sight nothing speaks against its draws."
-        if found:
-            level, verdict = logging.WARNING, f"{found[0].severity}: {found[0].reason}"
+        doubt = f"{found[0].severity}: {found[0].reason}" if found else ""
         if len(elsewhere):
             place = describe(self._sampled_model, U[elsewhere[0]])
-            level = logging.WARNING
-            verdict = f"its burn-in came by likely places without draws, such as {place}."
-        logger.log(
-            level,
-            f"{self._progress.label}{verdict} pymc_ensemble.diagnose(idata) looks closer.",
-        )
+            doubt = f"its burn-in came by likely places without draws, such as {place}."
+        self._progress.conclude(doubt)
         return block
 
     def _sweeps_of_next_block(self) -> int:

@@ -31,7 +31,7 @@ __all__ = ["Board", "EnsembleColumn", "Place", "bar_is_live"]
 
 WORKER = "worker_chain_"  # how PyMC calls its processes, before the number of the chain
 CHAINS = 256  # that have a place; more run without a text in the bar
-NUMBERS = struct.Struct("<10d")  # of a chain: the time, and a Progress
+NUMBERS = struct.Struct("<11d")  # of a chain: the time, and a Progress
 ENDS = struct.Struct("<2q")  # bytes of its lines for the log that were read, and written
 FOUND = struct.Struct("<q")  # whether its process has found the board
 PLACE = 4096  # bytes for one chain: its numbers, the ends, and the lines in between, in a circle

@@ -16,7 +16,8 @@ import pytest
 from toys import ToyStep, gaussian_model
 
 from pymc_ensemble import log
-from pymc_ensemble.log import Progress
+from pymc_ensemble.log import Progress, ProgressLog
+from pymc_ensemble.samplers.examination import Examination
 from pymc_ensemble.step_methods import progress
 from pymc_ensemble.step_methods.progress import ROOM, Board, Place, together
 
@@ -24,7 +25,7 @@ NAN = math.nan
 
 
 def sampling(n_evals, to_go, *, failed=0, acceptance=0.5, left=60.0):
-    return Progress(True, 5, n_evals, to_go, failed, acceptance, left, 100)
+    return Progress(True, 5, n_evals, to_go, failed, acceptance, left, 100, 0, 0)
 
 
 def test_text_of_several_chains_in_one_row():
@@ -127,6 +128,53 @@ def test_other_processes_write_on_the_same_board(method):
     again = cloudpickle.loads(cloudpickle.dumps(board))
     Place(again, 0).write(sampling(1, 2))
     assert Place(board, 0).read()[0] == sampling(1, 2), "a second run gets a name of its own"
+
+
+def test_chains_speak_with_one_voice(caplog):
+    """Of the doubts of several chains the first is told, and then how many there are."""
+    caplog.set_level(logging.INFO, "pymc_ensemble")
+
+    def told(*doubts):
+        board = Board()
+        board.start(len(doubts))
+        chains = [ProgressLog(f"Chain {k}", board.begin()) for k in range(len(doubts))]
+        for chain in chains:
+            chain.begin()
+        caplog.clear()
+        for chain, doubt in zip(chains, doubts, strict=True):
+            chain.conclude(doubt)
+        return [record.getMessage() for record in caplog.records]
+
+    closer = "pymc_ensemble.diagnose(idata) looks closer."
+    assert told("", "", "") == [f"At first sight nothing speaks against the draws. {closer}"]
+    assert told("", "doubtful: a.", "") == [f"Chain 1: doubtful: a. {closer}"]
+    assert told("doubtful: a.", "", "wrong: b.") == [
+        f"Chain 0: doubtful: a. {closer}",
+        "2 of 3 chains are in doubt at first sight.",
+    ]
+
+
+def test_burn_ins_of_all_chains_are_told_together(caplog):
+    caplog.set_level(logging.INFO, "pymc_ensemble")
+    smooth, rough = Examination(0.01, 20), Examination(5.0, 20)
+
+    def told(*found):
+        board = Board()
+        board.start(len(found))
+        chains = [ProgressLog(f"Chain {k}", board.begin()) for k in range(len(found))]
+        for chain in chains:
+            chain.begin()
+        caplog.clear()
+        for k, (chain, one) in enumerate(zip(chains, found, strict=True)):
+            chain.end_burn_in(8 + k, 800, one)
+        return [record.getMessage() for record in caplog.records]
+
+    over = "The burn-in of 2 chains is over: 8 to 9 iterations, 1600 evaluations."
+    assert told(smooth, smooth) == [over, str(smooth)]
+    assert told(None, None) == [over]
+    line, warning = told(smooth, rough)
+    assert line == over
+    assert warning.startswith("1 of 2 chains have found the forward map to be rough")
 
 
 def test_quiet_runs_are_quiet_and_mute_nothing(monkeypatch, capfd):
