@@ -583,16 +583,16 @@ def effect(measured, reference):
     ]
     if failures:
         return f"fails ({failures[0][0]}: {failures[0][1]})"
-    pairs = {  # problems that do not feel it would only dilute what others feel
+    if all(new["digest"] == old["digest"] for both in pairs.values() for new, old in both):
+        return "the same, bit for bit"
+    if "verdict" in measured[0]:
+        return effect_on_verdicts([both for case in pairs.values() for both in case])
+    felt = {  # problems that do not feel it would only dilute what others feel
         case: both
         for case, both in pairs.items()
         if any(new["digest"] != old["digest"] for new, old in both)
     }
-    if not pairs:
-        return "the same, bit for bit"
-    if "verdict" in measured[0]:
-        return effect_on_verdicts([both for case in pairs.values() for both in case])
-    return effect_on_errors(pairs, reference)
+    return effect_on_errors(felt, reference)
 
 
 def effect_on_verdicts(both):
@@ -612,7 +612,9 @@ def effect_on_verdicts(both):
         ),
         default=0.0,
     )
-    return ", ".join([*told, f"estimates move by {moved:.2g} sd at most"])
+    if moved > 0:
+        told.append(f"estimates move by {moved:.2g} sd at most")
+    return ", ".join(told) or f"other words, but the same {len(both)} verdicts"
 
 
 def effect_on_errors(pairs, reference):
