@@ -28,7 +28,7 @@ class Slow:
         if self.calls == 12:  # after the burn-in (5) and three sweeps of two rounds each
             os.write(1, b"computing\\n")  # in one piece, while print may be torn by the others
         if self.calls > 11:
-            time.sleep(0.02)
+            time.sleep(0.5)  # so that the interrupt comes here, and not while draws are recorded
         return U
 
 if __name__ == "__main__":
