@@ -13,6 +13,7 @@ rough variants the reference is the smooth posterior.
 """
 
 import argparse
+import inspect
 import json
 import logging
 import warnings
@@ -106,7 +107,8 @@ def problems() -> Iterator[tuple[str, Callable[[], pm.Model], Callable[[], tuple
         make = getattr(pe.gallery, name)
         if isinstance(make, type):
             continue
-        yield f"gallery {name}", make, lambda make=make: known(make())
+        smooth = {"rough": False} if "rough" in inspect.signature(make).parameters else {}
+        yield f"gallery {name}", make, lambda m=make, s=smooth: known(m(**s))
 
 
 class Exact:
