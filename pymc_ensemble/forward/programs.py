@@ -121,8 +121,8 @@ class ExternalProgram:
 
     def _circumstances(self, folder: Path, inputs: Sequence[Any]) -> str:
         """Inputs, the last lines that were printed, and where the files are."""
-        with np.printoptions(precision=4, threshold=20):
-            values = ", ".join(str(np.asarray(value, dtype=float)) for value in inputs)
+        numbers = (np.asarray(value, dtype=float) for value in inputs)
+        values = ", ".join(np.array2string(v, precision=4, threshold=20) for v in numbers)
         printed = (folder / OUTPUT).read_bytes()[-LAST_BYTES:].decode(errors="replace")
         last = "\n".join(printed.strip().splitlines()[-LAST_LINES:])
         said = f"It said at last:\n{last}" if last else "It printed nothing."
