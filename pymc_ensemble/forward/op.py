@@ -15,7 +15,7 @@ from pytensor.graph.replace import _vectorize_node
 from .members import Signature
 from .numba import run_as_python
 from .rounding import Rounding, asks_one_by_one
-from .rounds import Round, current_round
+from .rounds import Round, current_round, looks_up
 
 
 class Evaluates(Protocol):
@@ -141,7 +141,7 @@ class ForwardOp(Op):
         this, proposal = current_round(), False
         if this is not None:
             rounding = None
-        elif not self._asks_one_by_one(node):
+        elif not (looks_up() or self._asks_one_by_one(node)):
             rounding, proposal = None, True
         outputs, reasons = self.forward.evaluate(
             signature, points, this, tuple(inputs[i] for i in fixed), rounding, proposal

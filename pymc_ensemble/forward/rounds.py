@@ -42,6 +42,7 @@ class Round:
 
 
 _current: ContextVar[Round | None] = ContextVar("round", default=None)
+_looking_up: ContextVar[bool] = ContextVar("looking_up", default=False)
 
 
 def current_round() -> Round | None:
@@ -58,3 +59,18 @@ def evaluating(size: int, seed: np.random.SeedSequence | None = None) -> Iterato
         yield this
     finally:
         _current.reset(token)
+
+
+def looks_up() -> bool:
+    """Whether the points are those of earlier evaluations, and came back from PyMC's transforms."""
+    return _looking_up.get()
+
+
+@contextmanager
+def looking_up() -> Iterator[None]:
+    """Look for outputs of points that were evaluated before, up to the rounding of transforms."""
+    token = _looking_up.set(True)
+    try:
+        yield
+    finally:
+        _looking_up.reset(token)

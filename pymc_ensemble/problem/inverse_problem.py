@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Variable
 
 from pymc_ensemble.forward.evaluation import Evaluations
+from pymc_ensemble.forward.rounds import looking_up
 from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
 from pymc_ensemble.problem.compiled import CompiledForward, CompiledLikelihood, CompiledPrior
 from pymc_ensemble.problem.extraction import Extraction, extract, extract_density
@@ -382,7 +383,8 @@ class InverseProblem:
             Of a stochastic forward model, those of one replicate.
         """
         # outside of a round forward models look for what is known, and make no replicates
-        return self._forward.all(_rows(U, self.dimension))  # type: ignore[attr-defined]
+        with looking_up():
+            return self._forward.all(_rows(U, self.dimension))  # type: ignore[attr-defined]
 
     def compile(self) -> None:
         """Compile the forward map, where there is something to compile.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, EnsembleFailure, Problem
 from pymc_ensemble.samplers.linearization import fit_law, prior_slope
 from pymc_ensemble.samplers.rest import AT_REST, RESTLESS
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
@@ -56,7 +56,13 @@ class PublishedScheme(Sweeps[SweepState, GroupMove[SweepState]]):
         drift = -gradients @ A - self.problem.prior_gradient(members.U) @ L
         if self.corrected:
             drift = drift + (r + 1) / J * x
-        step = np.linalg.solve(np.eye(len(slope)) + dt * slope, dt * drift.T).T  # eq. (P2)
+        try:
+            step = np.linalg.solve(np.eye(len(slope)) + dt * slope, dt * drift.T).T  # eq. (P2)
+        except np.linalg.LinAlgError as error:
+            raise EnsembleFailure(
+                "The implicit step of the published scheme has no solution: the ensemble has run "
+                "away to where the prior is not log-concave. Use scheme=\"exact\", the default."
+            ) from error
         noise = rng.standard_normal((J, r)) @ law.anomalies.frame
         moved = x + step + np.sqrt(2 * dt) * noise
         points = law.map.particles(moved)
