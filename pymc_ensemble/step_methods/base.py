@@ -151,6 +151,14 @@ class EnsembleStep(RunningStep):
             for name, v in vectors.items()
         }
         shapes = {name: (v.dtype.type, list(v.shape)) for name, v in vectors.items()}
+        for name, value in vectors.items():
+            taken = f"{name}_dim_0"  # by PyMC, for what has no dims
+            labels = self._bound.model.coords.get(taken)
+            if value.ndim and labels is not None and len(labels) != len(value):
+                raise ValueError(
+                    f"The model has a dimension `{taken}`, which is the one of the stat `{name}`, "
+                    f"of length {len(value)}. Rename it in the model's `coords`."
+                )
         cls = type(self)
         self.stats_dtypes = [cls.stats_dtypes[0] | types]  # type: ignore[misc]
         self.stats_dtypes_shapes = cls.stats_dtypes_shapes | shapes  # type: ignore[misc]

@@ -618,3 +618,11 @@ def test_data_of_another_length_bind_the_step_anew():
         pm.set_data({"x": np.arange(31.0), "z": 2 * np.arange(31.0)})
         slopes = sample(model, step).posterior["slope"]
     assert abs(float(slopes.mean()) - 2) < 0.1
+
+
+@pytest.mark.parametrize("stat", ["made_by", "unconstrained"])
+def test_dimensions_of_stats_are_refused_by_name(stat):
+    with pm.Model(coords={f"{stat}_dim_0": list("abc")}) as model:
+        pm.Normal("y", pm.Normal("x", shape=2), 1.0, observed=np.zeros(2))
+    with pytest.raises(ValueError, match=f"{stat}_dim_0.*Rename it"):
+        ToyStep(model=model)
