@@ -407,7 +407,7 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     >>> import pymc_ensemble as pe
     >>> with pe.gallery.decay(noise_sd=0.3):
     ...     idata = pm.sample(
-    ...         300, step=pe.EnsembleKalmanSampler(), chains=2, cores=1, random_seed=1,
+    ...         300, step=pe.EnsembleKalmanSampler(adjust=False), chains=2, cores=1, random_seed=1,
     ...         progressbar=False,
     ...     )
     >>> ax = pe.plots.weights(idata)

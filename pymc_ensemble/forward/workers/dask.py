@@ -88,7 +88,8 @@ class DaskCluster:
                 for address, may_end in occupied:
                     self._restart_worker(address, may_end)
                 for future in batch - set(good):
-                    if future.status in ("pending", "lost"):  # with its worker, so it is done again
+                    # it was lost with its worker, so that it is done again, or has ended since
+                    if future.status in ("pending", "lost", "finished"):
                         finished.add(future)
                         continue
                     part, error = sent.pop(future), future.exception()
