@@ -14,6 +14,7 @@ from pymc_ensemble.forward.members import Outcomes, Task
 
 from .chunks import (
     Chunk,
+    ExecutorError,
     _unpacked,
     chunk_size,
     died,
@@ -131,8 +132,14 @@ class DaskCluster:
             if not may_end:
                 assert self.task.timeout is not None
                 raise still_occupied(self.executor, self.task.timeout) from error
-        except (KeyError, TimeoutError):
-            pass  # it is gone already, or takes long to come back: others go on meanwhile
+        except (KeyError, TimeoutError) as error:
+            # it is gone already, or takes long to come back: others go on meanwhile
+            if isinstance(error, TimeoutError) and not self.client.nthreads():
+                raise ExecutorError(
+                    "The Dask cluster has lost all its workers: the last one did not come back "
+                    f"within {RESTART_SECONDS} s after a call that was given up. Start a new "
+                    "cluster; with `store=`, evaluations that are finished are not made again."
+                ) from error
 
     def _submit(self, chunks: Sequence[Chunk]) -> dict[Any, Chunk]:
         """Send chunks, all in one message."""

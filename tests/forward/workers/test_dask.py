@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pymc as pm
@@ -19,8 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PATIENCE = 300  # seconds that a worker may take to start on a busy machine
 
 
-@pytest.fixture(scope="module")
-def client():
+@contextmanager
+def cluster():
+    """Client of a cluster with two workers."""
     with (
         distributed.LocalCluster(
             n_workers=2,
@@ -31,6 +33,12 @@ def client():
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client():
+    with cluster() as client:
         yield client
 
 
@@ -127,12 +135,23 @@ class Solver:
         return np.array([x[0], self.y])
 
 
-def test_calls_that_were_given_up_spoil_no_others(client):
-    """Each worker is restarted before it is given another member."""
-    inverse, _ = problem(Solver(), executor=client.get_executor(), timeout=1.0)
+def test_calls_that_were_given_up_spoil_no_others():
+    """Each worker is restarted before it is given another member.
+
+    On a busy machine a worker may not come back in time. If none is left, the run ends with an
+    error, and never with outputs that are wrong.
+    """
     U = points(np.where(np.arange(12) % 6 == 3, -1.0, 1.0))
     U[:, 1] = np.arange(12)
-    evaluations = inverse.evaluate(U)
+    for _ in range(3):
+        with cluster() as client:
+            inverse, _ = problem(Solver(), executor=client.get_executor(), timeout=1.0)
+            try:
+                evaluations = inverse.evaluate(U)
+            except ExecutorError as error:
+                assert "lost all its workers" in str(error)  # noqa: PT017, which may not happen
+                continue
+        break
     np.testing.assert_array_equal(evaluations.failed, U[:, 0] < 0)
     good = ~evaluations.failed
     np.testing.assert_allclose(evaluations.outputs[good, 1], 20 * U[good, 1], rtol=1e-12)
