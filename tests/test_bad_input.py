@@ -419,6 +419,13 @@ RESULTS = [
         ),
     ),
     *rows(
+        "pe.diagnose(xr.DataTree(), model={})",
+        TypeError,
+        "3 | pymc.Model",
+        "'model' | pymc.Model",
+        "{} | pymc.Model",
+    ),
+    *rows(
         "pe.plots.coverage({})",
         TypeError,
         *(

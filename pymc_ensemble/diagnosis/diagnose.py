@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pymc_ensemble.log import number, percent
+from pymc_ensemble.problem.checks import given_generator, given_model
 
 from .findings import LARGEST_KHAT, Evidence, Verdict, by_severity, judge
 from .modes import missed_mode, search_modes
@@ -193,6 +194,8 @@ def diagnose(
     >>> pe.diagnose(idata).verdict
     'trustworthy'
     """
+    if model is not None:
+        given_model(model)
     for option, value in {"repeats": repeats, "probe": probe}.items():
         if not isinstance(value, int | np.integer):
             raise TypeError(f"`{option}` is {value!r}; it must be an integer.")
@@ -215,7 +218,7 @@ def diagnose(
             "densities of the draws are not those of the model: leave out `repeats`, `probe` and "
             "`store`."
         )
-    rng = np.random.default_rng(random_seed)
+    rng = given_generator(random_seed, "random_seed")
     others = None if store is None else other_evaluations(store, run, model)
     evidence = _evidence(run, others, rng)
     repeated = None

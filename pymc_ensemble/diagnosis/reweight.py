@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from pymc_ensemble.log import number, percent
+from pymc_ensemble.problem.checks import given_generator
 from pymc_ensemble.samplers.weights import systematic_resample
 
 from .findings import LARGEST_KHAT
@@ -90,7 +91,7 @@ def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
         )
     if not np.isfinite(run.log_ratio).any():
         raise ValueError("These draws cannot be corrected: they carry no log densities.")
-    rng = np.random.default_rng(random_seed)
+    rng = given_generator(random_seed, "random_seed")
     X = run.X
     base, khat = np.zeros(len(X)), -np.inf
     if run.origin.law == "gaussian":
