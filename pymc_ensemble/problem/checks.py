@@ -214,6 +214,15 @@ def check_data(model: Model) -> None:
                 )
 
 
+def _factorizes(condition: Variable) -> bool:
+    """Whether rounding decides.
+
+    A covariance may be singular to working precision, where the loss uses its factor as it is.
+    """
+    ops = [above.owner.op for above in ancestors([condition]) if above.owner]
+    return any("linalg" in type(getattr(op, "core_op", op)).__module__ for op in ops)
+
+
 def check_constants(model: Model) -> None:
     """Refuse constants for which the density is zero or no number, whatever the unknowns are.
 
@@ -236,7 +245,7 @@ def check_constants(model: Model) -> None:
                 for condition in variable.owner.inputs[1:]:
                     conditions += [(rv.name, asked, part) for part in _parts(condition)]
     numbers += [(potential.name, "the potential `{}`", potential) for potential in model.potentials]
-    conditions = [entry for entry in conditions if _is_constant(entry[2])]
+    conditions = [e for e in conditions if _is_constant(e[2]) and not _factorizes(e[2])]
     numbers = [entry for entry in numbers if _is_constant(entry[2])]
     graphs = [entry[2] for entry in (*conditions, *numbers)]
     if not graphs:
