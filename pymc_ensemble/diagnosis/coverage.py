@@ -17,6 +17,7 @@ import xarray as xr
 from arviz_stats.ecdf_utils import ecdf_pit
 from numpy.typing import NDArray
 from pymc.step_methods.compound import BlockedStep, CompoundStep
+from scipy.stats import uniform
 
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import given_generator
@@ -507,7 +508,7 @@ def _judged(
         reason = (
             f"`{label}`: {curve[where]:.0%} of the ranks are below {x[where]:.2f} ({size:+.2f})"
         )
-        offset = (float(column.mean()) - 0.5) * np.sqrt(12 * len(column))
+        offset = (float(column.mean()) - 0.5) / uniform.std() * np.sqrt(len(column))
         if abs(offset) > 2:
             reason += f", and its draws are too {'low' if offset > 0 else 'high'}"
         reasons.append(f"{reason}.")
@@ -536,7 +537,7 @@ def _judged(
 @cache
 def _band(n: int, probability: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Levels, and the simultaneous band of the ECDF of n uniform numbers at them."""
-    rng = np.random.default_rng(214)
+    rng = np.random.default_rng(0)
     x, _, lower, upper = ecdf_pit(np.zeros(n), probability, BAND_SIMULATIONS, rng=rng)
     return x, lower, upper
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model
 
-from .findings import LARGEST_KHAT, Evidence, Verdict, by_severity, judge
+from .findings import CHANCE_LIMIT, LARGEST_KHAT, Evidence, Verdict, by_severity, judge
 from .modes import missed_mode, search_modes
 from .regression import MOST_PARAMETERS, Regression
 from .repeats import REPEATS, repeat
@@ -382,7 +382,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
             f"{percent(run.failures)} of the forward evaluations failed: the posterior is the one "
             "given that the forward map works"
         )
-    if C > 1 and float(evidence.chance.mean.max()) < 0.2:
+    if C > 1 and float(evidence.chance.mean.max()) < CHANCE_LIMIT:
         error = float(evidence.chance.mean.max())
         short = float(np.min(evidence.ess_bulk)) < PYMC_ESS * C
         if short or float(np.nanmax(evidence.r_hat)) > PYMC_R_HAT:

@@ -300,4 +300,4 @@ def path_ess(paths: FloatArray) -> FloatArray:
     signal = np.logical_and.accumulate(pairs > 0, axis=-1)
     weights = np.repeat(signal, 2, axis=-1) * (1 - np.arange(rho.shape[-1]) / S)
     time = 2 * (rho * weights).sum(axis=-1) - 1  # eq. (D1)
-    return np.where(covariance[..., 0] > 0, n / np.maximum(time, 1 / np.log10(max(n, 10))), np.nan)
+    return np.where(covariance[..., 0] > 0, n / np.maximum(time, 1 / max(np.log10(n), 1.0)), np.nan)

@@ -30,8 +30,7 @@ from .fountain import BLOCK, PACKET, texts
 FloatArray = NDArray[np.float64]
 
 FORMAT = 1
-LONGEST_OPTION = 100  # characters: an option with more is told by its type
-MOST_BOUNDS = 100  # different bounds of the entries of one variable that a text has room for
+ROOM = 100  # characters of an option, or different bounds of the entries of one variable
 STATS = ("unconstrained", "made_by")
 # Transforms that a name tells all about. Those of other names are not known outside of the model.
 NAMED: dict[str, Transform] = {
@@ -267,11 +266,11 @@ def variables_of(model: pm.Model) -> dict[str, FreeVariable]:
 
 def _told(option: Any) -> Any:
     """A short account of an option."""
-    if isinstance(option, bool | int | float | str) and len(str(option)) <= LONGEST_OPTION:
+    if isinstance(option, bool | int | float | str) and len(str(option)) <= ROOM:
         return option
     if isinstance(option, Mapping) and not isinstance(option, xr.DataTree):  # moves, their weights
         told = ", ".join(f"{getattr(key, '__name__', key)} {option[key]:.3g}" for key in option)
-        return told[:LONGEST_OPTION]
+        return told[:ROOM]
     shape = getattr(option, "shape", None)
     return type(option).__name__ + (f"{tuple(shape)}" if isinstance(shape, tuple) else "")
 
@@ -316,7 +315,7 @@ def _constant(bound: Any) -> float | list | None:
     value = np.asarray(symbol.eval(mode="FAST_COMPILE"), dtype=float)
     if value.size and (value == value.flat[0]).all():
         return float(value.flat[0])
-    return value.tolist() if value.size <= MOST_BOUNDS else None
+    return value.tolist() if value.size <= ROOM else None
 
 
 def transform_of(declared: Mapping[str, Any]) -> Transform | None:

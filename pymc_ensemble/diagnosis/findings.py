@@ -17,26 +17,24 @@ from .weights import SamplingError, Weights
 FloatArray = NDArray[np.float64]
 Verdict = Literal["trustworthy", "doubtful", "wrong"]
 
-# Errors that make a result wrong are 0.3 posterior sd in a mean, and 20% in an sd. What is
+# Errors that make a result wrong, of a mean in posterior sd, and relative ones of an sd. What is
 # estimated is estimated with an error, so less is enough to be doubted.
+WRONG_MEAN, WRONG_SD = 0.3, 0.2
 MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.27, 0.15, 1.25
-CHANCE_LIMIT = 0.2  # standard error of a mean beyond which chance alone may make it wrong
-DISAGREEMENT = 0.6  # the same, where a regression tells whether it has
-SD_CHANCE_LIMIT = 0.13  # relative standard error of a standard deviation, the same
+POSSIBLE = 1.5  # standard errors that chance alone may well bring about
+CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
 CERTAIN = (
     2.5  # standard errors: the largest of ten that are due to chance is larger in one of eight
 )
 UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
 APART = 1.2  # R-hat of chains that have not seen the same posterior
 LARGEST_KHAT = 0.7
-VAGUE = 0.3  # standard error of a moment by a regression that says nothing about it
 ROUGH = 0.6  # scatter of the log density about a smooth fit
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 LOW_WOULD_BE = 0.6  # of moves that met none
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
-UNTRUE = 1.0  # error of a surrogate's log density
-OPEN = 1.0  # uncertainty of a regression that has lost the posterior
-WIDE_OPEN = 20.0  # the same, where chains agree: in tails that count for little
+UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
+WIDE_OPEN = 20.0  # the same of a regression, where chains agree: in tails that count for little
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"
 
@@ -78,7 +76,7 @@ class Evidence:
     def fit(self) -> Regression | None:
         """The regression, if it says anything about the posterior."""
         fit = self.regression
-        return fit if fit is not None and fit.reliable and fit.largest_error < VAGUE else None
+        return fit if fit is not None and fit.reliable and fit.largest_error < WRONG_MEAN else None
 
     @property
     def roughness(self) -> float:
@@ -190,7 +188,7 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
     shift, where = worst(_beyond(fit.shift, fit.shift_error), run.labels)
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
     ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
-    both = abs(shift) / 0.3 + abs(ratio) / 0.2 > SUM_LIMIT  # eq. (D7)
+    both = abs(shift) / WRONG_MEAN + abs(ratio) / WRONG_SD > SUM_LIMIT  # eq. (D7)
     # draws of an exact sampler that has settled are better than a tail that was never seen: there
     # what a fit says of values counts only if it says so of coordinates
     u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()
@@ -240,7 +238,7 @@ def _remedy_of_error(evidence: Evidence, error: float, by_chance: float) -> str:
     if evidence.law != "density":
         exact = evidence.to_be_exact
         return f"{exact}; {reweight}" if exact == ADJUST else f"{exact}."
-    if not run.origin.adjusted and abs(error) > 3 * by_chance:
+    if not run.origin.adjusted and abs(error) > CERTAIN * by_chance:
         return f"Use adjust=True, or a smaller step_size; {reweight}"
     return f"Draw more; {reweight}"
 
@@ -271,14 +269,14 @@ def _by_chance(evidence: Evidence) -> Iterator[Finding]:
         if evidence.apart:
             reason += ": they have not seen the same posterior"
         yield Finding("doubtful", f"{reason}.", remedy)
-    if mean > (CHANCE_LIMIT if evidence.fit is None else DISAGREEMENT):
+    if mean > (CHANCE_LIMIT if evidence.fit is None else 2 * WRONG_MEAN):
         yield Finding(
             "doubtful",
             f"the mean of `{where}` is known to {number(mean, '.2f')} posterior standard "
             "deviations only.",
             remedy,
         )
-    elif sd > SD_CHANCE_LIMIT and evidence.fit is None:
+    elif sd > WRONG_SD / POSSIBLE and evidence.fit is None:
         yield Finding(
             "doubtful",
             f"the standard deviation of `{which}` is known to {percent(sd)} only.",
@@ -322,7 +320,7 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
             "Gaussian.",
         )
     elif regression is not None and regression.uncertainty > (
-        WIDE_OPEN if _settled(evidence) else OPEN
+        WIDE_OPEN if _settled(evidence) else UNTRUE
     ):
         yield Finding(
             "doubtful",
@@ -373,7 +371,7 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
         return
     drift, where = worst(evidence.chance.drift, run.labels)
     by_chance = 2 * evidence.chance.mean[run.labels.index(where)]  # of the halves' difference
-    if abs(drift) > max(0.3, 4 * by_chance):
+    if abs(drift) > max(WRONG_MEAN, 4 * by_chance):
         yield Finding(
             "doubtful",
             f"`{where}` drifts: its mean moved by {number(drift, '+.2f')} posterior standard "

@@ -41,7 +41,7 @@ class Fountain:
     @classmethod
     def of(cls, text: str) -> "Fountain":
         """Compress a text, and add up blocks of it."""
-        data = zlib.compress(text.encode(), 9)
+        data = zlib.compress(text.encode(), zlib.Z_BEST_COMPRESSION)
         words = np.frombuffer(data + bytes(-len(data) % BLOCK), np.uint64).reshape(-1, BLOCK // 8)
         numbers = np.arange(POOL + 8 * len(words), dtype=np.uint32)
         sums = np.zeros((len(numbers), BLOCK // 8), dtype=np.uint64)
@@ -102,9 +102,8 @@ def _solve(packets: Bytes, size: int) -> bytes | None:
     """Data of `size` bytes from packets of one text, or None if they are too few."""
     n_blocks = -(-size // BLOCK)
     numbers, first = np.unique(packets[:, 8:HEADER].copy().view(">u4").ravel(), return_index=True)
-    enough = n_blocks + 64  # more equations would only be a burden
-    rows = _chosen(numbers[:enough].astype(np.uint32), n_blocks)
-    sums = packets[first[:enough], HEADER:].copy().view(np.uint64)
+    rows = _chosen(numbers.astype(np.uint32), n_blocks)
+    sums = packets[first, HEADER:].copy().view(np.uint64)
     for k in range(n_blocks):
         candidates = np.flatnonzero(rows[k:, k])
         if not len(candidates):

@@ -12,6 +12,8 @@ from pymc_ensemble.log import ProgressLog
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.multiscale.pilot_run import PILOT_EVOLUTIONS
+from pymc_ensemble.samplers.phases import default_ensemble_size
 
 from .ensembles import path_ess
 from .findings import Finding
@@ -22,7 +24,9 @@ FloatArray = NDArray[np.float64]
 MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 4  # to a hill, of which at least one is likely: fewer may be accidents
 FEWEST_APART = 30  # draws that tell how far from others a draw may be
+EXTREME = 0.01  # share of draws that are least likely, or furthest from others
 DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
+BURN_IN = 20  # rounds that usually suffice
 REMEDY = (
     "diagnose without `probe`, which sends an ensemble from the prior to the posterior; or priors "
     "that stay where the forward map works."
@@ -58,14 +62,15 @@ def without_draws(
     told = lp_of_draws[np.isfinite(lp_of_draws)]
     if not len(told):
         return np.empty(0, dtype=int)
-    lowest, usual = np.quantile(told, [0.01, 0.5])
-    expected = 0.5 * np.subtract(*chi2.ppf([0.99, 0.5], draws.shape[-1]))  # eq. (D8)
+    lowest, usual = np.quantile(told, EXTREME), np.median(told)
+    law = chi2(draws.shape[-1])
+    expected = 0.5 * (law.isf(EXTREME) - law.median())  # eq. (D8)
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
     hill = _thinned(np.flatnonzero(lp > usual - 2 * DEEP))
     scale = np.maximum(draws.std((0, 1, 2)), 1e-300)
     alone = _different(_far_apart(draws)) / scale
-    horizon = 2 * np.quantile(cKDTree(alone).query(alone, k=2)[0][:, 1], 0.99)
+    horizon = 2 * np.quantile(cKDTree(alone).query(alone, k=2)[0][:, 1], 1 - EXTREME)
     tree = cKDTree(_different(draws) / scale)
     far = tree.query(X[hill] / scale)[0] > max(horizon, 1.0)
     _, different = np.unique(X[hill[far]], axis=0, return_index=True)
@@ -152,8 +157,9 @@ def search_modes(
         If the forward map fails at nearly all points of the prior.
     """
     problem, _ = problem_of(model)
-    size = max(2 * (problem.dimension + 2), min(100, n_evaluations // 20))
-    sampler = EnsembleKalman(problem, size + size % 2, adjust=True, evolutions=4)
+    d = problem.dimension
+    size = min(default_ensemble_size(d), max(2 * (d + 2), n_evaluations // BURN_IN))
+    sampler = EnsembleKalman(problem, size + size % 2, adjust=True, evolutions=PILOT_EVOLUTIONS)
     state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
     account = Account()
     driver = Driver(problem, model, account, ProgressLog("Search for modes"), remedy=REMEDY)

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
-from scipy.special import gammaln, logsumexp
+from scipy.special import logsumexp, ndtr
+from scipy.stats import chi2, multivariate_normal, multivariate_t
 from threadpoolctl import threadpool_limits
 
 from pymc_ensemble.samplers.gaussian_process.basis import basis_size
 from pymc_ensemble.samplers.gaussian_process.regression import Function, GaussianProcess
 
-from .weights import Weights
+from .weights import FEWEST_WEIGHTS, Weights
 
 FloatArray = NDArray[np.float64]
 
@@ -24,8 +25,10 @@ VAGUE, NOISY = 0.1, 0.3  # error of a moment by the fit, and noise about it, tha
 FUNCTIONS, SAMPLE = 50, 1000  # that a fit leaves open, and the points at which they are compared
 PROPOSALS = 4000  # of each round of adaptive importance sampling
 ROUNDS = 5
+LARGEST_WEIGHT = 10  # that moves the law, in mean weights
 N_KERNELS, KERNEL_ROUNDS = 300, 2
-MOST_FOR_KERNELS = 10  # parameters
+SHARE_OF_LAW = 0.3  # of the points, beside kernels
+BOTTOM = 10  # fall, in units of (D4), at which no draw is of any use
 CLOSE = 0.2  # posterior sd, within which a smooth function changes little
 HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
 
@@ -108,14 +111,14 @@ class Regression:
         if others is not None:
             Y, lp = np.concatenate([U, others[0]]), np.concatenate([lp, others[1]])
         x = np.linalg.solve(root, (Y - center).T).T
-        _, different = np.unique(x.round(10), axis=0, return_index=True)
+        _, different = np.unique(Y, axis=0, return_index=True)
         different = different[np.isfinite(lp[different])]
         x, lp = x[different], lp[different]
         if others is not None and len(lp):  # most of them may be of no use
-            high = lp > np.quantile(lp, 0.99) - 50 - 10 * p
+            high = np.isfinite(_relative_noise(lp, p))
             x, lp = x[high], lp[high]
         level, result = lp, None
-        for most in (max(TRAINING_DRAWS, 3 * basis_size("quadratic", p)), ENOUGH_DRAWS):
+        for most in (max(TRAINING_DRAWS, 2 * basis_size("quadratic", p)), ENOUGH_DRAWS):
             some = rng.permutation(len(x))[:most]
             with threadpool_limits(1, "blas"):
                 fit = _fit(x[some], lp[some], level[some], rng)
@@ -176,7 +179,7 @@ def _fit(
     p = x.shape[1]
     relative = _relative_noise(level, p)
     used = relative < np.inf
-    if used.sum() < max(1.5 * basis_size("quadratic", p), 20):
+    if used.sum() < max(2 * basis_size("quadratic", p), FEWEST_WEIGHTS):
         return None
     process = GaussianProcess.fit(
         x[used], lp[used, None], "quadratic", rng, relative_noise=relative[used]
@@ -187,7 +190,8 @@ def _fit(
 def _relative_noise(level: FloatArray, p: int) -> FloatArray:
     """How much less values count, as a variance, the lower they are."""
     fall = np.maximum((np.quantile(level, 0.99) if len(level) else 0.0) - level, 0.0)
-    return np.where(fall < 50 + 10 * p, 1 + (fall / (2 * p + 4)) ** 4, np.inf)  # eq. (D4)
+    steep = fall / (2 * p + 4)
+    return np.where(steep < BOTTOM, 1 + steep**4, np.inf)  # eq. (D4)
 
 
 def _errors_of_moments(
@@ -211,20 +215,19 @@ def _errors_of_moments(
     z = (moved - moved.mean(0)) / np.maximum(moved.std(0), 1e-300)
     means = w.T @ z
     sds = np.sqrt(np.maximum(w.T @ z**2 - means**2, 1e-300))
-    low, high = np.quantile([means, np.log(sds)], [0.16, 0.84], axis=1)
-    return tuple((high - low) / 2)
+    low, high = np.quantile([means, np.log(sds)], ndtr([-1, 1]), axis=1)
+    return tuple((high - low) / 2)  # one standard deviation of a normal law
 
 
 def _nugget(x: FloatArray, residual: FloatArray, rng: np.random.Generator) -> float:
     """Scatter of residuals between close neighbors: it vanishes if a fit was merely too stiff."""
     tree = cKDTree(x)
-    nearest = np.quantile(tree.query(x, k=2)[0][:, 1], 0.25)
+    nearest = np.median(tree.query(x, k=2)[0][:, 1])
     near = tree.query_ball_point(x, max(CLOSE, nearest))
     pairs = [(i, some[rng.integers(len(some))]) for i, some in enumerate(near)]
     first, second = np.array([(i, j) for i, j in pairs if i != j] or [(0, 0)]).T
     difference = residual[first] - residual[second]
-    # eq. (D6)
-    return float(np.sqrt(0.5 * np.median(difference**2) / 0.455))  # of a squared normal variable
+    return float(np.sqrt(0.5 * np.median(difference**2) / chi2.median(1)))  # eq. (D6)
 
 
 def _adaptive_sample(
@@ -243,42 +246,33 @@ def _adaptive_sample(
         value = process.evaluate(points)[0][:, 0]
         return Weights.of(points, np.where(known, value, -np.inf) - log_proposal)
 
-    nu, inflation = max(5, p), 1.2 if p < 6 else 1.05
+    nu = p + 2  # degrees of freedom: its covariance is nu / p times the one that it is fitted to
     mean, covariance = np.zeros(p), np.eye(p)
     for _ in range(ROUNDS):
-        root, mean_of_law = np.linalg.cholesky(covariance) * inflation, mean
-        tail = np.sqrt(rng.chisquare(nu, n) / nu)[:, None]
-        points = mean + (rng.standard_normal((n, p)) / tail) @ root.T
-        weights = weighted(points, _log_t(points, mean, root, nu))
-        w = np.exp(weights.log_weights)
-        w = np.minimum(w / w.sum(), 10 / n)
+        law = multivariate_t(mean, covariance, nu)
+        wide = law.rvs(n, rng).reshape(n, p)
+        of_law = weighted(wide, law.logpdf(wide))
+        w = np.exp(of_law.log_weights)
+        w = np.minimum(w / w.sum(), LARGEST_WEIGHT / n)
         w /= w.sum()
-        mean = w @ points
-        covariance = ((points - mean).T * w) @ (points - mean) + 1e-6 * np.eye(p)
-    if p > MOST_FOR_KERNELS or weights.efficiency > 0.5:
-        return points, weights
+        mean = w @ wide
+        covariance = ((wide - mean).T * w) @ (wide - mean) + 1e-6 * np.eye(p)
+    if of_law.efficiency > 0.5:
+        return wide, of_law
     # a shape that no ellipse fits: kernels around what was found, beside the law itself
-    narrow = np.linalg.cholesky(covariance) * N_KERNELS ** (-1 / (p + 4))
-    wide, log_norm = points, np.log(np.diag(narrow)).sum() + 0.5 * p * np.log(2 * np.pi)
+    kernel = multivariate_normal(np.zeros(p), covariance * N_KERNELS ** (-2 / (p + 4)))
+    points, root = wide, np.linalg.cholesky(kernel.cov)
     for _ in range(KERNEL_ROUNDS):
-        kernels = points[rng.choice(n, N_KERNELS, p=w)]
-        around = kernels[rng.integers(N_KERNELS, size=n)] + rng.standard_normal((n, p)) @ narrow.T
-        points = np.where((rng.random(n) < 0.3)[:, None], wide, around)
-        distances = cdist(
-            *(np.linalg.solve(narrow, z.T).T for z in (points, kernels)), "sqeuclidean"
-        )
-        log_kernels = logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS) - log_norm
-        log_law = _log_t(points, mean_of_law, root, nu)
-        log_proposal = np.logaddexp(np.log(0.7) + log_kernels, np.log(0.3) + log_law)
-        weights = weighted(points, log_proposal)
+        centers = points[rng.choice(n, N_KERNELS, p=w)]
+        around = centers[rng.integers(N_KERNELS, size=n)] + kernel.rvs(n, rng).reshape(n, p)
+        points = np.where(rng.random((n, 1)) < SHARE_OF_LAW, wide, around)
+        distances = cdist(*(np.linalg.solve(root, z.T).T for z in (points, centers)), "sqeuclidean")
+        log_kernels = logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS)
+        log_kernels += kernel.logpdf(np.zeros(p))
+        log_law = np.log(SHARE_OF_LAW) + law.logpdf(points)
+        weights = weighted(points, np.logaddexp(np.log(1 - SHARE_OF_LAW) + log_kernels, log_law))
         w = np.exp(weights.log_weights)
         w /= w.sum()
+    if of_law.efficiency > weights.efficiency:  # kernels are of no use in many dimensions
+        return wide, of_law
     return points, weights
-
-
-def _log_t(points: FloatArray, mean: FloatArray, root: FloatArray, nu: float) -> FloatArray:
-    """Log density of a multivariate Student-t law."""
-    p = len(mean)
-    e = np.linalg.solve(root, (points - mean).T)
-    log_density = -0.5 * (nu + p) * np.log1p((e**2).sum(0) / nu) - np.log(np.diag(root)).sum()
-    return log_density + gammaln((nu + p) / 2) - gammaln(nu / 2) - 0.5 * p * np.log(nu * np.pi)

@@ -137,8 +137,7 @@ def _tilted(log_weights: FloatArray, X: FloatArray, regression: Regression) -> F
         value = float(np.log(w.sum()) + top)
         return value, T.T @ w / w.sum()
 
-    bounds = [(-20.0, 20.0)] * T.shape[1]
-    found = minimize(dual, np.zeros(T.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds)
+    found = minimize(dual, np.zeros(T.shape[1]), jac=True, method="L-BFGS-B")
     return log_weights + T @ found.x
 
 

@@ -31,6 +31,8 @@ from .run import Run
 FloatArray = NDArray[np.float64]
 Store = str | PathLike | EvaluationStore | xr.Dataset | tuple[Any, ArrayLike]
 
+FEWEST = 10  # failures, or evaluations near the draws, that tell anything
+EDGE = 0.1  # share of failures beyond the edge of their corner
 ONE_SIDED = 0.5  # correlation of ranks with failures from which they are in a corner
 
 
@@ -238,7 +240,7 @@ def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[st
         Where evaluations failed otherwise.
     """
     failed = others.failed
-    if failed.sum() < 5 or failed.all():
+    if failed.sum() < FEWEST or failed.all():
         return [], []
     ranks = rankdata(others.inputs, axis=0)
     n, m = len(failed), int(failed.sum())
@@ -247,15 +249,15 @@ def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[st
     order = np.argsort(-np.abs(difference))
     corner: list[str] = []
     for k in order[:3]:
-        if abs(difference[k]) > ONE_SIDED or (corner and abs(difference[k]) > 0.7 * ONE_SIDED):
+        if abs(difference[k]) > ONE_SIDED:
             high = difference[k] > 0
-            edge = np.quantile(others.inputs[failed, k], 0.1 if high else 0.9)
+            edge = np.quantile(others.inputs[failed, k], EDGE if high else 1 - EDGE)
             corner.append(f"`{others.labels[k]}` is {'above' if high else 'below'} {edge:.3g}")
     if not corner:
         return [], [f"{m / n:.0%} of the stored evaluations failed, here and there"]
     where = " and ".join(corner)
     near = _near(run, others)
-    share = float(failed[near].mean()) if near.sum() > 20 else run.failures
+    share = float(failed[near].mean()) if near.sum() >= FEWEST else run.failures
     told = f"{m / n:.0%} of the stored evaluations failed, most of them where {where}"
     if share < LOST:
         return [], [told]

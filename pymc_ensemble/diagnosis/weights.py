@@ -10,6 +10,7 @@ from .ensembles import path_ess
 
 FloatArray = NDArray[np.float64]
 
+NONE = 1e-300  # a weight, or a scale, that is as good as zero
 FEWEST_WEIGHTS = 50  # of which a tail can be told
 
 
@@ -40,7 +41,7 @@ class SamplingError:
     def of(cls, X: FloatArray) -> "SamplingError":
         """Errors of draws `X`, shape (C, S, J, p)."""
         C, S = X.shape[:2]
-        center, scale = X.mean((0, 1, 2)), np.maximum(X.std((0, 1, 2)), 1e-300)
+        center, scale = X.mean((0, 1, 2)), np.maximum(X.std((0, 1, 2)), NONE)
         z = (X - center) / scale
         paths = np.moveaxis(z, (3, 0, 2, 1), (0, 1, 2, 3))
         ess = np.nan_to_num(path_ess(paths), nan=1.0)
@@ -97,7 +98,7 @@ class Weights:
         """Weights of draws `X`, shape (n, p), by their unnormalized log weights, shape (n,)."""
         finite = np.isfinite(log_ratio)
         lowest = log_ratio[finite].min() if finite.any() else 0.0
-        log_ratio = np.where(finite, log_ratio, lowest - 50)
+        log_ratio = np.where(finite, log_ratio, lowest + np.log(NONE))
         log_ratio = log_ratio - log_ratio.max()
         log_weights, khat = log_ratio, -np.inf
         most = np.sort(log_ratio)[-max(5, int(min(0.2 * len(X), 3 * np.sqrt(len(X))))) :]
@@ -109,9 +110,9 @@ class Weights:
         weights = np.exp(log_weights - log_weights.max())
         weights /= weights.sum()
         mean = weights @ X
-        sd = np.sqrt(np.maximum(weights @ (X - mean) ** 2, 1e-300))
+        sd = np.sqrt(np.maximum(weights @ (X - mean) ** 2, NONE))
         return cls(
-            np.log(np.maximum(weights, 1e-300)),
+            np.log(np.maximum(weights, NONE)),
             float(khat),
             float(1 / (weights**2).sum() / len(X)),
             (X.mean(0) - mean) / sd,
