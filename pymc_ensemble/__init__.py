@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pymc_ensemble import gallery, moves, plots
     from pymc_ensemble.diagnosis.coverage import coverage
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
     from pymc_ensemble.step_methods.langevin import EnsembleLangevinSampler
     from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
-
-__version__ = "0.2.0.dev0"
 
 __all__ = [
     "EnsembleGaussianProcessSampler",

@@ -24,6 +24,7 @@ from pytensor.tensor.random.op import RandomVariable
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.problem._pymc import ChainedTransform, Transform
 from pymc_ensemble.samplers.ensemble import Law, Origin
+from pymc_ensemble.version import __version__
 
 from .fountain import BLOCK, PACKET, texts
 
@@ -143,8 +144,6 @@ class Facts:
         particles: int,
     ) -> "Facts":
         """Facts about a sampler that moves the value variables `moved`, in this order."""
-        from pymc_ensemble import __version__
-
         others = [value for value in model.value_vars if value not in moved]
         averages = options.get("rough") or origin.law in ("fit", "smooth")
         shapes: Any = model.eval_rv_shapes()
