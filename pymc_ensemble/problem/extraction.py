@@ -28,6 +28,7 @@ from pymc_ensemble.problem._pymc import (
 from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.checks import check_model, quoted
 from pymc_ensemble.problem.frontier import (
+    Site,
     core_op,
     find_frontier,
     is_foreign,
@@ -36,7 +37,7 @@ from pymc_ensemble.problem.frontier import (
 )
 from pymc_ensemble.problem.graphs import is_differentiable, substitute
 from pymc_ensemble.problem.points import forward, middle_of_period
-from pymc_ensemble.problem.terms import Site, Term, density_term, make_term
+from pymc_ensemble.problem.terms import Term, density_term, make_term
 
 logger = logging.getLogger("pymc_ensemble")
 

@@ -1,7 +1,7 @@
 """The frontier of a likelihood: its inputs that depend on the unknowns."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,37 @@ class Frontier:
     family: Family | None
     parameters: dict[str, TensorVariable]
     sources: dict[TensorVariable, Variable]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A random variable with a likelihood, and what is known of it.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    frontier : Frontier
+        Its likelihood and the inputs of that which depend on the unknowns.
+    inputs : list of TensorVariable
+        These inputs as functions of the unknowns.
+    value : TensorVariable
+        Its values: data, or, if it is itself unknown, a function of the unknowns.
+    latent : bool
+        Whether it is itself unknown.
+    missing : TensorVariable, optional
+        The other values, if the variable is masked and both sides share one distribution.
+    shape_sources : dict of Variable to TensorVariable, default {}
+        Roots of the likelihood that may be left in it for their shape.
+    """
+
+    name: str
+    frontier: Frontier
+    inputs: list[TensorVariable]
+    value: TensorVariable
+    latent: bool = False
+    missing: TensorVariable | None = None
+    shape_sources: Mapping[Any, TensorVariable] = field(default_factory=dict)
 
 
 def find_frontier(rv: Any, free: Sequence[Any], observed: dict[Variable, Variable]) -> Frontier:

@@ -2,26 +2,28 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
-from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import equal_computations
 from pytensor.graph.traversal import ancestors
-from pytensor.tensor.elemwise import DimShuffle
-from pytensor.tensor.math import Dot
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.rewriting.basic import topo_constant_folding
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem._pymc import PartialObservedRV, conditional_logp
 from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.covariance import (
+    covariance_factor,
+    is_whitenable,
+    one_after_the_other,
+    whitened,
+    whitened_loss,
+)
 from pymc_ensemble.problem.curvature import Family
-from pymc_ensemble.problem.frontier import Frontier, core_op, is_foreign
+from pymc_ensemble.problem.frontier import Site, is_foreign
 from pymc_ensemble.problem.graphs import gradient, rewritten, substitute
 from pymc_ensemble.problem.links import Natural, Role, natural
 
@@ -76,37 +78,6 @@ class Term:
     quadratic: bool
 
 
-@dataclass(frozen=True)
-class Site:
-    """A random variable with a likelihood, and what is known of it.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    frontier : Frontier
-        Its likelihood and the inputs of that which depend on the unknowns.
-    inputs : list of TensorVariable
-        These inputs as functions of the unknowns.
-    value : TensorVariable
-        Its values: data, or, if it is itself unknown, a function of the unknowns.
-    latent : bool
-        Whether it is itself unknown.
-    missing : TensorVariable, optional
-        The other values, if the variable is masked and both sides share one distribution.
-    shape_sources : dict of Variable to TensorVariable, default {}
-        Roots of the likelihood that may be left in it for their shape.
-    """
-
-    name: str
-    frontier: Frontier
-    inputs: list[TensorVariable]
-    value: TensorVariable
-    latent: bool = False
-    missing: TensorVariable | None = None
-    shape_sources: Mapping[Any, TensorVariable] = field(default_factory=dict)
-
-
 def density_term(output: TensorVariable) -> Term:
     """Likelihood whose only output, of shape (1,), is its loss.
 
@@ -138,7 +109,9 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         Where the variable is itself unknown, the outputs are its distance from its location, or,
         in a family without one, its parameters and its values.
     """
-    frontier, name = site.frontier, site.name
+    name = site.name
+    site = one_after_the_other(site, output_shape(site.value, root, site.value, name))
+    frontier = site.frontier
     rv, family = frontier.rv, frontier.family
     uses = Counter(frontier.parameters.values())
     names = {v: k for k, v in frontier.parameters.items() if uses[v] == 1}
@@ -150,7 +123,7 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     for (v, role), expression in zip(frontier.inputs.items(), site.inputs, strict=True):
         if translated and v is location:
             expression = expression - site.value
-        if _is_whitenable(frontier, v):
+        if is_whitenable(frontier, v):
             factor = covariance_factor(frontier.parameters["cov"])
             naturals.append(whitened(expression, factor))
         else:
@@ -293,78 +266,6 @@ def fisher_weight(
     constant = full.type()
     [weight] = gradient((natural.spread(hole) * constant).sum(), [hole])
     return substitute([weight], {constant: full})[0]
-
-
-def _is_whitenable(frontier: Frontier, variable: TensorVariable) -> bool:
-    """Whether a variable is the mean of a Gaussian vector whose covariance is data."""
-    return (
-        isinstance(frontier.rv.owner.op, pm.MvNormal.rv_type)
-        and variable is frontier.parameters["mu"]
-        and list(frontier.inputs) == [variable]
-    )
-
-
-def covariance_factor(covariance: TensorVariable) -> TensorVariable:
-    """Lower triangular L of a fixed covariance L L^T.
-
-    If the covariance is spelled as a product A A^T, as PyMC does for ``chol=``, L comes from
-    A = L Q, and is A itself if that is lower triangular. The product would lose half of the digits.
-    """
-    if (square_root := _square_root(covariance)) is not None:
-        factor = pt.linalg.qr(square_root.mT, mode="r").mT
-    else:
-        factor = pt.linalg.cholesky(covariance)
-    if not any(isinstance(v, SharedVariable) for v in ancestors([factor])):
-        factor = pt.constant(factor.eval(mode=CHEAP_MODE))
-    return factor
-
-
-def _square_root(covariance: TensorVariable) -> TensorVariable | None:
-    """The matrix A of a product A A^T."""
-    node: Any = covariance.owner
-    if node is not None and isinstance(node.op, DimShuffle) and node.op.is_left_expand_dims:
-        expanded: Any = node.op
-        inner = _square_root(node.inputs[0])
-        return None if inner is None else expanded(inner)
-    if node is None or not isinstance(core_op(covariance), Dot):
-        return None
-    left, right = node.inputs
-    if left.type.ndim < 2 or left.type.ndim != right.type.ndim:
-        return None
-    # a transpose is spelled A.T or A.mT, and is on either side
-    pairs = [(left.mT, right), (left, right.mT)]
-    if left.type.ndim == 2:
-        pairs += [(left.T, right), (left, right.T)]
-    return left if any(equal_computations([a], [b]) for a, b in pairs) else None
-
-
-def whitened_loss(
-    output: TensorVariable, observation: TensorVariable, factor: TensorVariable
-) -> TensorVariable:
-    """Negative log density of Gaussian vectors with covariance L L^T.
-
-    Parameters
-    ----------
-    output : TensorVariable of shape (..., K)
-        Whitened means.
-    observation : TensorVariable of shape (..., K)
-        The vectors.
-    factor : TensorVariable of shape (..., K, K)
-        The factor L, whose diagonal may be negative.
-    """
-    residual = pt.linalg.solve_triangular(factor, observation, lower=True, b_ndim=1) - output
-    log_scales = pt.log(pt.abs(pt.diagonal(factor, axis1=-2, axis2=-1))) + 0.5 * np.log(2 * np.pi)
-    return (0.5 * residual**2 + log_scales).sum()
-
-
-def whitened(mean: TensorVariable, factor: TensorVariable) -> Natural:
-    """Output L^-1 mean of a Gaussian vector with the fixed covariance L L^T."""
-
-    def colored(hole: TensorVariable) -> TensorVariable:
-        return (factor @ hole[..., None])[..., 0]
-
-    output = pt.linalg.solve_triangular(factor, mean, lower=True, b_ndim=1)
-    return Natural(output, colored, lambda hole: hole, pt.ones_like, whitens=True)
 
 
 def output_shape(

@@ -6,7 +6,7 @@ import pymc.dims as pmd
 import pytensor.tensor as pt
 import pytest
 from pytensor.xtensor import as_xtensor
-from scipy import linalg
+from scipy import linalg, stats
 
 from pymc_ensemble.problem import InverseProblem
 
@@ -174,6 +174,52 @@ def test_known_covariance_is_whitened(spelling):
     np.testing.assert_allclose(problem.loss_gradient(Z), residual)
     np.testing.assert_allclose(problem.curvature(Z), 3)
     assert problem.quadratic_loss
+
+
+def ar1(memory, K=5):
+    return memory ** np.abs(np.subtract.outer(np.arange(K), np.arange(K)))
+
+
+@pytest.mark.parametrize("n_vectors", [1, 3])
+def test_unknown_covariance_gives_entries_given_those_before(n_vectors):
+    """An AR(1) process: y[k] has the mean mu[k] + memory (y[k-1] - mu[k-1])."""
+    data = np.random.default_rng(1).normal(size=(n_vectors, 5))
+    with pm.Model():
+        a, s = pm.Normal("a"), pm.HalfNormal("s")
+        cov = s**2 / (1 - 0.6**2) * ar1(0.6)
+        pm.MvNormal("y", a * X, cov, observed=data if n_vectors > 1 else data[0])
+        problem = InverseProblem.from_model()
+    Z = problem.forward(U)
+    a, log_s = U.T
+    mean = np.tile(a[:, None, None] * X, (1, n_vectors, 1))
+    mean[..., 1:] += 0.6 * (data - a[:, None, None] * X)[..., :-1]
+    log_scales = np.tile(log_s[:, None], 5)
+    log_scales[:, 0] -= 0.5 * np.log(1 - 0.6**2)
+    np.testing.assert_allclose(Z, np.column_stack([mean.reshape(len(U), -1), log_scales]))
+    precision = np.tile(np.exp(-2 * log_scales), n_vectors)
+    weights = np.column_stack([precision, np.full((len(U), 5), 2 * n_vectors)])
+    np.testing.assert_allclose(problem.curvature(Z), weights)
+    laws = [stats.multivariate_normal(u * X, np.exp(2 * v) * ar1(0.6) / 0.64) for u, v in U]
+    loss = [-law.logpdf(data).sum() for law in laws]
+    np.testing.assert_allclose(problem.loss(Z), loss)
+
+
+def test_what_is_no_covariance_has_no_density():
+    with pm.Model():
+        pm.MvNormal("y", np.zeros(5), np.eye(5) + pm.Normal("c"), observed=X)
+        problem = InverseProblem.from_model()
+    evaluations = problem.evaluate([[0.5], [-0.5]])
+    assert not evaluations.failed.any()
+    loss = problem.loss(evaluations.outputs)
+    assert np.isfinite(loss[0])
+    assert loss[1] == np.inf
+
+
+def test_many_vectors_keep_mean_and_covariance():
+    data = np.random.default_rng(1).normal(size=(2, 2))
+    with pm.Model():
+        pm.MvNormal("y", pm.Normal("m", shape=2), pm.HalfNormal("s") * np.eye(2), observed=data)
+        assert InverseProblem.from_model().n_outputs == 6
 
 
 def test_ill_conditioned_covariance_is_whitened():
