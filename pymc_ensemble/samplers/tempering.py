@@ -1,7 +1,7 @@
 """Tempered burn-in: from a wide prior, or any start, to the posterior.
 
 The posterior is approached through the laws ``exp(-b loss - prior)`` with a growing exponent b. In
-each stage the ensemble is resampled for the next exponent and moved by the Gaussian law that is
+each stage the ensemble is resampled for the next exponent and moved by the Gaussian laws that are
 fitted to it, with a Metropolis test when the forward map is deterministic.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from . import moves, proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linear_guess import linear_guess
-from .linearization import Anomalies, GaussianLaw, fit_law
+from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
 from .rest import RESTLESS, Standstill
 from .weights import (
     next_exponent,
@@ -251,9 +251,14 @@ class TemperedBurnIn:
             return proposals.relaxation(law, U, law.linear_force(law.map.coordinates(U)), 1.0, rng)
         if kind == "evolve":
             return moves.differential_evolution(U, U, law, rng)
+        # the moments of an ensemble may be wider than a linear fit can tell
+        laws = law, moment_law(law.anomalies, law.map)
         if state.correlation == 0:
-            return proposals.independence((law,), U, rng)[:2]
-        return proposals.autoregressive(law, U, state.correlation, rng)
+            return proposals.independence(laws, U, rng)[:2]
+        by_law = rng.integers(len(laws), size=len(U))
+        moved = [proposals.autoregressive(law, U, state.correlation, rng) for law in laws]
+        points = np.choose(by_law[:, None], [points for points, _ in moved])
+        return points, np.choose(by_law, [log_ratio for _, log_ratio in moved])
 
     def _judge_move(self, pending: Move, values: Ensemble) -> tuple[BurnInState, bool, str]:
         """Accept moves; a stage is complete when they have renewed enough of the ensemble."""
