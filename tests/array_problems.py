@@ -54,6 +54,11 @@ class GaussianProblem:
     def curvature(self, Z):
         return np.ones_like(Z)
 
+    def misfit(self, Z):
+        if self.quadratic_loss:
+            return ((Z - self.data) ** 2).mean(1)
+        return np.full(len(Z), np.nan)
+
     def prior_potential(self, U):
         e = U - self.prior_mean
         return 0.5 * (e * (e @ self.P0)).sum(1)

@@ -205,6 +205,28 @@ class CompiledLikelihood:
         """Gradient of the loss, shape (J, K)."""
         return _joined(self._gradient(*self._split(np.clip(Z, self.lower, self.upper))), len(Z))
 
+    def misfit(self, Z: FloatArray) -> FloatArray:
+        """Misfit per datum, shape (J,)."""
+        known = [
+            (hole.type.shape, term.observation.type.shape)
+            for term in self.terms
+            for hole in term.holes
+        ]
+        if self.quadratic and all(one == data for one, data in known):  # an output for each datum
+            return np.mean(self.gradient(Z) ** 2 / self.curvature(Z), axis=1)
+        pieces = self._split(np.clip(Z, self.lower, self.upper))
+        excess, n_data = np.zeros(len(Z)), 0
+        for expected in self._expected:
+            n = len(expected.term.holes)
+            own, pieces = pieces[:n], pieces[n:]
+            excess += expected.excess(own)
+            n_data += expected.n_data
+        return 1 + 2 * excess / n_data  # eq. (V9)
+
+    @cached_property
+    def _expected(self) -> list["ExpectedLoss"]:
+        return [ExpectedLoss(term) for term in self.terms]
+
     def curvature(self, Z: FloatArray) -> FloatArray:
         """Curvature weights, shape (J, K)."""
         if len(Z) == 0:
@@ -224,6 +246,37 @@ def _joined(parts: Sequence[np.ndarray], rows: int) -> FloatArray:
 def given_data(term: Term, graph: TensorVariable) -> TensorVariable:
     """Put the observed values in their place."""
     return substitute([graph], {term.observation: term.data})[0]
+
+
+class ExpectedLoss:
+    """Loss of one likelihood term against its mean over data sets that are simulated.
+
+    They come from a fixed seed, so that it is a function of the outputs.
+    """
+
+    n_data = 1
+
+    def __init__(self, term: Term):
+        self.term = term
+        self._draw = Draws([term.variable], term.holes)
+        self._simulated = BatchFunction([term.observation], simplified([term.loss]), term.holes)
+        self._observed = BatchFunction(term.holes, simplified([given_data(term, term.loss)]))
+
+    def excess(self, pieces: Sequence[FloatArray]) -> FloatArray:
+        """Loss less its expectation at outputs in pieces, shape (J,); NaN if that is unknown."""
+        [loss] = self._observed(*pieces)
+        return loss - np.array([self._expectation(row) for row in zip(*pieces, strict=True)])
+
+    def _expectation(self, row: Sequence[FloatArray]) -> float:
+        rng, arguments = np.random.default_rng(SIMULATION_SEED), list(map(np.asarray, row))
+        try:
+            [observations] = self._draw(N_SIMULATIONS, rng, *arguments)
+        except Exception as error:  # also where it cannot be simulated at these outputs
+            logger.debug("The likelihood cannot be simulated there: %r", error)
+            return np.nan
+        self.n_data = max(1, observations[0].size)
+        [losses] = self._simulated(observations, *arguments)
+        return float(np.mean(losses))
 
 
 class TermInformation:

@@ -55,6 +55,9 @@ class Likelihood(Protocol):
     def curvature(self, Z: FloatArray, /) -> FloatArray:
         """Weights, shape (J, K)."""
 
+    def misfit(self, Z: FloatArray, /) -> FloatArray:
+        """Misfit per datum, shape (J,)."""
+
 
 class Prior(Protocol):
     """Prior of rows of coordinates (J, d)."""
@@ -463,6 +466,39 @@ class InverseProblem:
             Not negative; NaN for rows that are not finite.
         """
         return _finite_rows(self._likelihood.curvature, _rows(Z, self.n_outputs), np.nan)
+
+    def misfit(self, Z: ArrayLike) -> FloatArray:
+        """Misfit per datum: how much the loss exceeds what it is for data that follow the outputs.
+
+        Parameters
+        ----------
+        Z : array_like of shape (J, K)
+            Forward outputs. They are clipped to the domain of the likelihood first.
+
+        Returns
+        -------
+        ndarray of shape (J,)
+            One if the loss is what it is on average for data drawn from the likelihood with these
+            outputs; for Gaussian noise, the mean squared residual in its standard deviations. NaN
+            for rows that are not finite, and where data cannot be drawn.
+
+        Notes
+        -----
+        It is ``1 + 2 (loss - E loss) / n`` with n data; the expectation, over data that the
+        likelihood has for the outputs, is estimated from 64 simulated data sets unless it is known.
+
+        Examples
+        --------
+        >>> import pymc as pm
+        >>> from pymc_ensemble import InverseProblem
+        >>> with pm.Model():
+        ...     x = pm.Normal("x")
+        ...     _ = pm.Normal("y", x * [1.0, 2.0], 0.5, observed=[0.0, 1.0])
+        ...     problem = InverseProblem.from_model()
+        >>> problem.misfit([[0.5, 0.5]])
+        array([1.])
+        """
+        return _finite_rows(self._likelihood.misfit, _rows(Z, self.n_outputs), np.nan)
 
     def sample_prior(self, size: int, rng: np.random.Generator) -> FloatArray:
         """Draw an ensemble from the prior.

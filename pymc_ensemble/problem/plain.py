@@ -210,6 +210,10 @@ class GaussianLikelihood:
         """Inverse variances, shape (J, K)."""
         return np.tile(self.scales**-2.0, (len(Z), 1))
 
+    def misfit(self, Z: FloatArray) -> FloatArray:
+        """Mean squared standardized residual, shape (J,)."""
+        return np.mean(((Z - self.data) / self.scales) ** 2, axis=1)
+
 
 class FunctionLikelihood:
     """Any loss, from functions of rows of outputs."""
@@ -241,6 +245,10 @@ class FunctionLikelihood:
         if self._gradient is not None:
             return observed_curvature(self.gradient, Z)
         return floored(second_differences(self.loss, Z))
+
+    def misfit(self, Z: FloatArray) -> FloatArray:
+        """Not known: a loss does not tell what data it expects. Shape (J,)."""
+        return np.full(len(Z), np.nan)
 
 
 def _of_shape(values: ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
