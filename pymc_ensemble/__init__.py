@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pymc_ensemble.diagnosis.coverage import coverage
     from pymc_ensemble.diagnosis.diagnose import diagnose
     from pymc_ensemble.diagnosis.ensembles import ess, to_ensemble
+    from pymc_ensemble.diagnosis.evidence import log_evidence
     from pymc_ensemble.diagnosis.report import report
     from pymc_ensemble.diagnosis.reweight import reweight
     from pymc_ensemble.forward import forward_model, open_store
@@ -32,6 +33,7 @@ __all__ = [
     "find_MAP_ensemble",
     "forward_model",
     "gallery",
+    "log_evidence",
     "moves",
     "open_store",
     "plots",
@@ -53,6 +55,7 @@ _HOMES = {
     "ess": "diagnosis.ensembles",
     "find_MAP_ensemble": "optimization",
     "forward_model": "forward",
+    "log_evidence": "diagnosis.evidence",
     "open_store": "forward",
     "report": "diagnosis.report",
     "reweight": "diagnosis.reweight",

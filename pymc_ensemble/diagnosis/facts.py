@@ -23,6 +23,7 @@ from pytensor.tensor.random.op import RandomVariable
 
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.problem._pymc import ChainedTransform, Transform
+from pymc_ensemble.problem.extraction import flat_variables
 from pymc_ensemble.samplers.ensemble import Law, Origin
 from pymc_ensemble.version import __version__
 
@@ -123,6 +124,8 @@ class Facts:
         What is known of the forward map, if anything.
     variables : tuple of FreeVariable
         All free variables, in the order of the coordinates in the stat `unconstrained`.
+    proper : bool
+        Whether the prior of each variable can be drawn from.
     """
 
     version: str
@@ -132,6 +135,7 @@ class Facts:
     particles: int
     map: Literal["stochastic", "rough"] | None
     variables: tuple[FreeVariable, ...]
+    proper: bool = True
 
     @classmethod
     def of(
@@ -154,11 +158,12 @@ class Facts:
             {name: _told(value) for name, value in told.items()},
             origin,
             particles,
-            "stochastic" if _stochastic(model) else "rough" if averages else None,
+            "stochastic" if is_stochastic(model) else "rough" if averages else None,
             (
                 *(FreeVariable.of(model, value, shapes, True) for value in moved),
                 *(FreeVariable.of(model, value, shapes, False) for value in others),
             ),
+            not flat_variables(model),
         )
 
     @property
@@ -274,7 +279,7 @@ def _told(option: Any) -> Any:
     return type(option).__name__ + (f"{tuple(shape)}" if isinstance(shape, tuple) else "")
 
 
-def _stochastic(model: pm.Model) -> bool:
+def is_stochastic(model: pm.Model) -> bool:
     """Whether the model has a forward model that was declared as stochastic."""
     return any(
         v.owner is not None

@@ -132,7 +132,8 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         if pending.law is not None:
             told["log_q"] = pending.law.log_density(ensemble.U[index])
         if pending.log_q is not None:
-            told |= {"proposal_lp": -values.potential, "proposal_log_q": pending.log_q}
+            lp = np.where(np.isnan(pending.log_q), np.nan, -values.potential)
+            told |= {"proposal_lp": lp, "proposal_log_q": pending.log_q}
         state = replace(
             state,
             ensemble=ensemble,
@@ -244,7 +245,7 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         if used.sum() < self.min_members:
             partners.require(self.min_members)
             used = partners.ok
-        law = fit_law(self.problem, partners, used.astype(float))
+        law = self._law(state, partners, used)
         points, log_ratio, *log_q = self.propose(
             state, Half(state.ensemble[index], partners, law), rng
         )
@@ -253,6 +254,10 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         return points, GroupMove(
             index, points, log_ratio, law, state.dt, uniforms, state, limit, *log_q
         )
+
+    def _law(self, state: SweepState, partners: Ensemble, used: Array) -> GaussianLaw:
+        """Law that those of the partners who are `used`, a mask, believe in."""
+        return fit_law(self.problem, partners, used.astype(float))
 
     @abstractmethod
     def propose(self, state: SweepState, half: Half, rng: np.random.Generator) -> tuple[Array, ...]:

@@ -24,6 +24,8 @@ STATS: dict[str, type] = {
     "sweep": np.int64,
     "n_evals": np.int64,
     "acceptance": np.float64,
+    "proposal_lp": np.float64,
+    "proposal_log_q": np.float64,
     "step_size": np.float64,
     "n_failed": np.int64,
     "converged": bool,
@@ -81,9 +83,10 @@ class Block:
         """
         S, J = len(snapshots), len(snapshots[0].U)
         U = np.stack([snapshot.U for snapshot in snapshots], axis=1)
-        stats = {
-            name: np.stack([getattr(snapshot, name) for snapshot in snapshots], axis=1).ravel()
-            for name in ("lp", "log_q", "acceptance")
+        unknown = np.full(J, np.nan)
+        stats: dict[str, np.ndarray] = {
+            name: np.stack([_told(snapshot, name, unknown) for snapshot in snapshots], 1).ravel()
+            for name in ("lp", "log_q", "acceptance", "proposal_lp", "proposal_log_q")
         }
         stats |= {name: np.tile(values, J) for name, values in shared.items()}
         stats |= {"particle": np.repeat(np.arange(J), S), "tune": np.zeros(J * S, dtype=bool)}
@@ -109,6 +112,8 @@ class Block:
                     "sweep": sweep,
                     "n_evals": n_evals,
                     "acceptance": acceptance,
+                    "proposal_lp": proposal_lp,
+                    "proposal_log_q": proposal_log_q,
                     "step_size": step_size,
                     "n_failed": n_failed,
                     "converged": converged,
@@ -125,6 +130,8 @@ class Block:
                 sweep,
                 n_evals,
                 acceptance,
+                proposal_lp,
+                proposal_log_q,
                 step_size,
                 n_failed,
                 converged,
@@ -135,3 +142,9 @@ class Block:
             ) in zip(*columns, strict=True)
         ]
         return list(zip(points_of(variables, self.U[some]), stats, strict=True))
+
+
+def _told(snapshot: Snapshot, name: str, unknown: FloatArray) -> FloatArray:
+    """Stat of the particles of a snapshot, if it tells it."""
+    value: FloatArray | None = getattr(snapshot, name)
+    return unknown if value is None else value

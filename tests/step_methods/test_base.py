@@ -40,6 +40,8 @@ def test_stats_are_complete_and_typed():
         "sweep": "i",
         "n_evals": "i",
         "acceptance": "f",
+        "proposal_lp": "f",
+        "proposal_log_q": "f",
         "step_size": "f",
         "n_failed": "i",
         "converged": "b",

@@ -8,7 +8,7 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, tuned
-from pymc_ensemble.samplers.linearization import Anomalies
+from pymc_ensemble.samplers.linearization import Anomalies, moment_law
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 from pymc_ensemble.samplers.weights import deep
 
@@ -89,11 +89,14 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
         log_ratio = after - before  # eq. (G13)
         points = posterior.whitening.particles(moved)
         direct = rng.random(len(U)) < DIRECT
-        root = Anomalies.of(partners).L
-        points[direct] = proposals.differential_evolution(U[direct], partners, root, rng)
-        log_ratio[direct] = 0.0
+        law, log_q = moment_law(Anomalies.of(partners)), np.full(len(U), np.nan)
+        points[direct], log_ratio[direct], log_q[direct] = proposals.independence(
+            (law,), U[direct], rng
+        )
         uniforms = rng.random(len(U))
-        return points, GroupMove(index, points, log_ratio, None, np.nan, uniforms, state)
+        return points, GroupMove(
+            index, points, log_ratio, None, np.nan, uniforms, state, log_q=log_q
+        )
 
     def _explore(
         self,

@@ -1,0 +1,257 @@
+"""Evidence from a mixture that is fitted to draws: importance or bridge sampling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from arviz_stats.base import array_stats
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from scipy.special import logsumexp
+from scipy.stats import multivariate_t
+
+from pymc_ensemble.log import ProgressLog
+from pymc_ensemble.problem.driver import Account, Driver, one_blas_thread, seed_of_round
+from pymc_ensemble.problem.inverse_problem import problem_of
+from pymc_ensemble.problem.points import unconstrained
+from pymc_ensemble.samplers.ensemble import Ensemble
+from pymc_ensemble.samplers.linearization import Anomalies
+from pymc_ensemble.samplers.proposals import tail_degrees
+
+from .run import Run
+from .weights import FEWEST_WEIGHTS, Weights
+
+FloatArray = NDArray[np.float64]
+
+FEWEST_EVALUATIONS = 2 * FEWEST_WEIGHTS
+COMPONENTS = (1, 2, 4, 8)  # among which held-out draws choose
+WIDE = 0.1  # weight of a component around all draws, as the draws may lack tails
+WIDTH = 2.0  # its scale, in their standard deviations
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Mixture of Student-t laws in the normalized coordinates of draws.
+
+    Attributes
+    ----------
+    anomalies : Anomalies
+        Mean of the draws, and a factor of their covariance.
+    components : list of (float, frozen multivariate_t)
+        Log weights, and laws.
+    """
+
+    anomalies: Anomalies
+    components: list[tuple[float, Any]]
+
+    @classmethod
+    def of(cls, U: FloatArray, rng: np.random.Generator) -> "Mixture":
+        """Fit to draws `U`, shape (n, d); those that are held out choose how many components."""
+        anomalies = Anomalies.of(U)
+        x = (U - anomalies.mean) @ anomalies.L_pinv.T
+        held_out = rng.random(len(x)) < 1 / 3
+        best, highest = 1, -np.inf
+        for k in COMPONENTS:
+            fitted = _components(x[~held_out], k, rng)
+            if fitted is None:
+                break
+            score = float(_log_density(fitted, x[held_out]).mean())
+            if score > highest:
+                best, highest = k, score
+        components = _components(x, best, rng) or _components(x, 1, rng)
+        if components is None or anomalies.rank < U.shape[1]:
+            raise ValueError(
+                f"{len(np.unique(U, axis=0))} different draws are too few for a law in "
+                f"{U.shape[1]} dimensions. Draw more."
+            )
+        return cls(anomalies, components)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draw points, shape (n, d)."""
+        weights = np.exp([log_weight for log_weight, _ in self.components])
+        counts = rng.multinomial(n, weights / weights.sum())
+        x = np.concatenate(
+            [
+                np.reshape(law.rvs(count, random_state=rng), (count, -1))
+                for count, (_, law) in zip(counts, self.components, strict=True)
+                if count
+            ]
+        )
+        return self.anomalies.mean + x @ self.anomalies.L.T
+
+    def log_density(self, U: FloatArray) -> FloatArray:
+        """Log density at points of shape (n, d)."""
+        x = (U - self.anomalies.mean) @ self.anomalies.L_pinv.T
+        return _log_density(self.components, x) - self.anomalies.log_volume
+
+
+def _components(x: FloatArray, k: int, rng: np.random.Generator) -> list[tuple[float, Any]] | None:
+    """Wide component, and one for each of k clusters; None if there are too few draws for that."""
+    n, d = x.shape
+    label = np.zeros(n, dtype=int)
+    if k > 1:
+        label = kmeans2(x, k, minit="++", rng=rng)[1]
+    degrees, components = tail_degrees(d), []
+    for one in range(k):
+        members = x[label == one]
+        different = len(np.unique(members, axis=0))
+        if different < 2 * (d + 2):
+            return None
+        # shrunk towards the covariance of all by what so few draws do not know of their own
+        share = (d + 2) / different
+        C = (1 - share) * np.cov(members.T).reshape(d, d) + share * np.eye(d) / k
+        law = multivariate_t(members.mean(0), C, df=degrees)
+        components.append((float(np.log((1 - WIDE) * len(members) / n)), law))
+    components.append(
+        (float(np.log(WIDE)), multivariate_t(np.zeros(d), WIDTH**2 * np.eye(d), df=degrees))
+    )
+    return components
+
+
+def _log_density(components: list[tuple[float, Any]], x: FloatArray) -> FloatArray:
+    parts = [log_weight + np.reshape(law.logpdf(x), -1) for log_weight, law in components]
+    return np.asarray(logsumexp(parts, axis=0), dtype=float)
+
+
+def bridge(
+    idata: xr.DataTree,
+    run: Run | None,
+    model: pm.Model,
+    evaluations: int,
+    rng: np.random.Generator,
+    compile_kwargs: Mapping[str, Any] | None,
+) -> tuple[tuple[float, float, float], Weights, bool]:
+    """Evidence of a model from draws, and from evaluations at draws of a mixture.
+
+    Parameters
+    ----------
+    idata : DataTree
+    run : Run or None
+        The same, if it comes from a step method of this package.
+    model : pm.Model
+    evaluations : int
+    rng : numpy.random.Generator
+    compile_kwargs : dict or None
+
+    Returns
+    -------
+    (value, standard_error, effective_size) : tuple of float
+    weights : Weights
+        Of the draws of the mixture.
+    exact : bool
+        Whether draws of the run have entered.
+    """
+    problem, _ = problem_of(model, compile_kwargs=compile_kwargs)
+    try:
+        problem.sample_prior(1, np.random.default_rng(0))
+    except ValueError as error:
+        raise ValueError(f"The evidence is not defined. {error}") from error
+    draws, lp = _other_draws(idata, model, evaluations) if run is None else _draws_of(run, idata)
+    half, d = draws.shape[1] // 2, draws.shape[-1]
+    mixture = Mixture.of(draws[:, :half].reshape(-1, d), rng)
+    exact, kept = run is None or run.origin.adjusted, draws[:, half:].reshape(-1, d)
+    n_new = evaluations - (len(kept) if lp is None else 0)
+    points = mixture.draw(n_new, rng)
+    wanted = np.concatenate([points, kept]) if lp is None else points
+    driver = Driver(problem, model, Account(), ProgressLog("log_evidence"))
+    values = driver.evaluate(wanted, seed_of_round(rng, 0))
+    with one_blas_thread():
+        log_p = -Ensemble.evaluated(problem, wanted, values).potential
+        log_ratio = log_p[:n_new] - mixture.log_density(points)
+        weights = Weights.of(np.empty((n_new, 0)), log_ratio)
+        if not exact:
+            one_chain = np.zeros(n_new, dtype=int)
+            return (*averaged(log_ratio, one_chain), weights.ess), weights, False
+        of_kept = log_p[n_new:] if lp is None else lp[:, half:].ravel()
+        log_ratio_kept = (of_kept - mixture.log_density(kept)).reshape(len(draws), -1)
+        return bridged(log_ratio, log_ratio_kept), weights, True
+
+
+def chains_of(run: Run, idata: xr.DataTree) -> NDArray[np.int64]:
+    """Number of the chain of each draw of a run, shape (n,)."""
+    return run.numbers // idata["sample_stats"].sizes["draw"]
+
+
+def _draws_of(run: Run, idata: xr.DataTree) -> tuple[FloatArray, FloatArray]:
+    """Draws of a run of this package, shape (chains, draws, d), and their log densities."""
+    chain = chains_of(run, idata)
+    of_chain = [np.flatnonzero(chain == one) for one in np.unique(chain)]
+    n = min(map(len, of_chain))
+    rows = np.array([index[:n] for index in of_chain])
+    return run.U[rows], run.stats["lp"][rows]
+
+
+def _other_draws(idata: xr.DataTree, model: pm.Model, evaluations: int) -> tuple[FloatArray, None]:
+    """Draws of any run: as many that half of the evaluations are left for the second half."""
+    posterior = idata["posterior"].dataset if "posterior" in idata.children else xr.Dataset()
+    names = [rv.name for rv in model.free_RVs]
+    if missing := [name for name in names if name not in posterior]:
+        raise ValueError(f"The result has no draws of `{missing[0]}`, a variable of the model.")
+    C, n = posterior.sizes["chain"], posterior.sizes["draw"]
+    kept = max(1, min(n, evaluations // C))
+    chosen = posterior.isel(draw=np.linspace(0, n - 1, kept).astype(int))
+    values = {name: chosen[name].transpose("chain", "draw", ...).to_numpy() for name in names}
+    flat = {name: v.reshape(C * kept, *v.shape[2:]) for name, v in values.items()}
+    U = unconstrained(model, flat, "idata")
+    if not np.isfinite(U).all():
+        raise ValueError(
+            "Some draws are on the bounds of their variables, and have no unconstrained "
+            "coordinates. Sample in double precision."
+        )
+    return U.reshape(C, kept, -1), None
+
+
+def averaged(log_weights: FloatArray, chain: NDArray[np.int64]) -> tuple[float, float]:
+    """Logarithm of a mean of importance weights, and its standard error.
+
+    Parameters
+    ----------
+    log_weights : ndarray of shape (n,)
+    chain : ndarray of int, shape (n,)
+        Chains that the points come from. Those that do not see the same modes differ by more than
+        their own standard errors.
+    """
+    top = log_weights.max()
+    w = np.exp(log_weights - top) if np.isfinite(top) else np.zeros(len(log_weights))
+    mean, variance = w.mean(), w.var(ddof=1) / len(w)
+    of_chain = np.array([w[chain == one].mean() for one in np.unique(chain)])
+    if len(of_chain) > 1:
+        variance = max(variance, of_chain.var(ddof=1) / len(of_chain))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.log(mean) + top), float(np.sqrt(variance) / mean)  # eq. (D10)
+
+
+def bridged(log_ratio: FloatArray, log_ratio_kept: FloatArray) -> tuple[float, float, float]:
+    """Evidence by the bridge between a mixture and a posterior, and how sure it is.
+
+    Parameters
+    ----------
+    log_ratio : ndarray of shape (m,)
+        Log density over that of the mixture, at draws of the mixture.
+    log_ratio_kept : ndarray of shape (C, n)
+        The same at draws of C chains of the posterior.
+
+    Returns
+    -------
+    value, standard_error, effective_size : float
+    """
+    ess = float(array_stats.ess(log_ratio_kept, chain_axis=0, draw_axis=1, method="mean"))
+    m, n = len(log_ratio), log_ratio_kept.size
+    worth = min(ess, n) if np.isfinite(ess) else n
+    # eq. (D11)
+    log_m, log_n = np.log(m / (m + worth)), np.log(worth / (m + worth))
+    value = float(np.median(log_ratio_kept))
+    for _ in range(1000):
+        above = log_ratio - np.logaddexp(log_n + log_ratio, log_m + value)
+        below = -np.logaddexp(log_n + log_ratio_kept, log_m + value)
+        before, value = value, float(logsumexp(above) - np.log(m) - logsumexp(below) + np.log(n))
+        if abs(value - before) < 1e-8:
+            break
+    f, g = (np.exp(v - v.max()) for v in (above, below))
+    ess_below = float(array_stats.ess(g, chain_axis=0, draw_axis=1, method="mean"))
+    worth_below = min(ess_below, n) if np.isfinite(ess_below) else worth
+    relative = f.var() / f.mean() ** 2 / m + g.var() / g.mean() ** 2 / worth_below
+    return value, float(np.sqrt(relative)), float(m * f.mean() ** 2 / (f**2).mean())

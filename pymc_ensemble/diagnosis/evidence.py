@@ -1,0 +1,256 @@
+"""The evidence of a model: the integral of its likelihood over its prior."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+
+from pymc_ensemble.log import number
+from pymc_ensemble.problem.checks import given_generator, given_model
+from pymc_ensemble.samplers.options import require_counts
+
+from .bridge import FEWEST_EVALUATIONS, averaged, bridge, chains_of
+from .facts import is_stochastic
+from .findings import LARGEST_KHAT
+from .run import Run
+from .weights import FEWEST_WEIGHTS, Weights
+
+__all__ = ["LogEvidence", "log_evidence"]
+
+FloatArray = NDArray[np.float64]
+Method = Literal["proposals", "importance", "bridge"]
+
+TOLD: dict[Method, str] = {
+    "proposals": "independence proposals of the run",
+    "importance": "draws of a mixture that was fitted to the run",
+    "bridge": "draws of a mixture, and as many of the run as were held back,",
+}
+
+
+@dataclass(frozen=True)
+class LogEvidence:
+    """Logarithm of the evidence of a model; print it for a sentence.
+
+    Attributes
+    ----------
+    value : float
+        Natural logarithm of the integral of the likelihood over the prior, with all constants.
+    standard_error : float
+        Standard error of `value`.
+    effective_size : float
+        How many draws of the posterior the evaluated points are worth.
+    khat : float
+        Pareto shape of the tail of the importance weights.
+    n_points : int
+        Points whose densities were averaged.
+    method : {"proposals", "importance", "bridge"}
+        What these are: independence proposals of the run; draws of a mixture that was fitted to the
+        run; or such draws, and draws of the run that were held back.
+    """
+
+    value: float
+    standard_error: float
+    effective_size: float
+    khat: float
+    n_points: int
+    method: Method
+
+    def __str__(self) -> str:
+        return (
+            f"log evidence {number(self.value, '.3f')}, standard error "
+            f"{number(self.standard_error, '.2g')}: from {self.n_points} {TOLD[self.method]} "
+            f"worth {self.effective_size:.0f} draws of the posterior "
+            f"(Pareto k-hat {number(self.khat, '.2f')})"
+        )
+
+
+def log_evidence(
+    idata: xr.DataTree,
+    *,
+    model: pm.Model | None = None,
+    evaluations: int | None = None,
+    random_seed: int = 0,
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> LogEvidence:
+    """Evidence of a model: the density of its data, averaged over its prior.
+
+    Parameters
+    ----------
+    idata : DataTree
+        Result of `pymc.sample`. Without `evaluations` it must be that of a sampler whose moves meet
+        a Metropolis test, such as ``EnsembleKalmanSampler(adjust=True)``.
+    model : pm.Model, optional
+        The model that was sampled; needed with `evaluations`. By default the one on the context
+        stack.
+    evaluations : int, optional
+        Forward evaluations to be made, at least 100. With them every run will do, that of
+        `pymc.NUTS` included. By default none are made.
+    random_seed : int, default 0
+        Seed of the points that are evaluated.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map, if evaluations are made.
+
+    Returns
+    -------
+    LogEvidence
+        The value, its standard error, the effective sample size, and Pareto's k-hat [2]_. Of
+        several chains it is that of all together.
+
+    Raises
+    ------
+    TypeError
+        If `evaluations` are asked for without a model.
+    ValueError
+        If the run has no independence proposals, or too few; if the forward map is stochastic or
+        was taken as rough, so that the likelihood is not known; if the prior is improper; if other
+        step methods have moved variables; if a mode was lost; and if k-hat is above 0.7, so that
+        the value cannot be relied upon.
+
+    Notes
+    -----
+    Without `evaluations` the estimate is free. Independence proposals, accepted or not, are draws
+    from a law whose density is known, so that the mean of the posterior density over that density
+    is an unbiased estimate of the evidence: see the stats `proposal_lp` and `proposal_log_q`.
+
+    With `evaluations` a mixture of Student-t laws is fitted to half of the draws. Draws of the
+    mixture are evaluated, and are bridged with those of the other half [1]_, if these are exact: if
+    they have met a Metropolis test, or come from another step method, such as NUTS. Those of other
+    samplers do not enter.
+
+    Parts of a model count as they are written: the evidence is that of ``exp(logp)``, and contains
+    a `pymc.Potential` as a factor of the likelihood. Where evaluations fail, the density counts as
+    zero.
+
+    References
+    ----------
+    .. [1] Meng, X.-L. and Wong, W. H. (1996). Simulating ratios of normalizing constants via a
+       simple identity: a theoretical exploration. Statistica Sinica, 6, 831-860.
+       https://www.jstor.org/stable/24306045
+    .. [2] Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed
+       importance sampling. Journal of Machine Learning Research, 25(72), 1-58.
+       https://arxiv.org/abs/1507.02646
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pymc_ensemble as pe
+    >>> with pm.Model():
+    ...     x = pm.Normal("x")
+    ...     y = pm.Normal("y", x, 1.0, observed=0.7)
+    ...     idata = pm.sample(
+    ...         500,
+    ...         step=pe.EnsembleKalmanSampler(adjust=True),
+    ...         chains=2,
+    ...         cores=1,
+    ...         random_seed=1,
+    ...         progressbar=False,
+    ...     )
+    >>> found = pe.log_evidence(idata)
+    >>> exact = pm.logp(pm.Normal.dist(0, 2**0.5), 0.7).eval()
+    >>> bool(abs(found.value - exact) < 3 * found.standard_error)
+    True
+    """
+    require_counts(FEWEST_EVALUATIONS, evaluations=evaluations)
+    rng = given_generator(random_seed, "random_seed")
+    if evaluations is None:
+        run = _known_run(idata)
+        return _of_proposals(run, chains_of(run, idata))
+    model = given_model(model)
+    if is_stochastic(model):
+        raise ValueError(STOCHASTIC)
+    known = _known_run(idata, model) if _is_ours(idata) else None
+    found, weights, exact = bridge(idata, known, model, evaluations, rng, compile_kwargs)
+    method: Method = "bridge" if exact else "importance"
+    estimate = LogEvidence(*found, weights.khat, len(weights.log_weights), method)
+    if not exact:  # a bridge is bounded, whatever the tail of the weights
+        _require_tail(estimate, "the draws: sample with adjust=True, or draw more")
+    elif not estimate.effective_size >= FEWEST_WEIGHTS:
+        raise ValueError(
+            f"The mixture that was fitted to the draws overlaps with the posterior in no more than "
+            f"{number(estimate.effective_size, '.0f')} effective draws ({FEWEST_WEIGHTS} are "
+            "needed). Draw more, or make more `evaluations`."
+        )
+    return estimate
+
+
+STOCHASTIC = (
+    "The forward model is stochastic: its likelihood is random, and the mean of that is not known "
+    "from it. Give the forward model a fixed seed, or write the likelihood of the noise."
+)
+
+
+def _is_ours(idata: xr.DataTree) -> bool:
+    if not isinstance(idata, xr.DataTree):
+        raise TypeError(
+            f"A DataTree as `pymc.sample` returns it is needed, not {type(idata).__name__}."
+        )
+    return "sample_stats" in idata.children and "made_by" in idata["sample_stats"].dataset
+
+
+def _known_run(idata: xr.DataTree, model: pm.Model | None = None) -> Run:
+    """A run of this package, if its evidence is defined, and not that of a part."""
+    run = Run.of(idata, model)
+    if run.facts.map == "stochastic":
+        raise ValueError(STOCHASTIC)
+    if run.facts.map == "rough":
+        raise ValueError(
+            "Fluctuations of the forward map were averaged out (rough=True, or found to be), so "
+            "that the densities that draws carry are those of a fit, and the evidence is not "
+            "known. If the map does not fluctuate, sample with adjust=True."
+        )
+    if not run.facts.proper:
+        raise ValueError(
+            "The prior is improper (pm.Flat or pm.HalfFlat), so that the evidence depends on a "
+            "constant that nobody has chosen. Give each variable a proper prior."
+        )
+    if not run.alone:
+        raise ValueError(
+            f"Other step methods have moved `{run.facts.others[0].name}`, so that the log "
+            "densities of the proposals are not those of one law. Sample all variables with "
+            "EnsembleKalmanSampler(adjust=True)."
+        )
+    if run.stats["lost"].any():
+        raise ValueError(
+            "A chain has probably lost a mode (its stat `lost` is true), and the evidence would "
+            "lack it. Use a larger ensemble_size."
+        )
+    return run
+
+
+def _of_proposals(run: Run, chain: NDArray[np.int64]) -> LogEvidence:
+    """Evidence from the independence proposals of a run, with the chain of each draw."""
+    again = "log_evidence(idata, model=model, evaluations=1000), which makes evaluations"
+    if "proposal_log_q" not in run.stats:
+        raise ValueError(
+            "The run has no stat `proposal_log_q`: it was sampled with an earlier version, or was "
+            f"stripped of it. Sample again, or use {again}."
+        )
+    lp, log_q = run.stats["proposal_lp"], run.stats["proposal_log_q"]
+    independent = np.isfinite(log_q)
+    if independent.sum() < FEWEST_WEIGHTS:
+        raise ValueError(
+            f"The run has made {independent.sum()} independence proposals ({FEWEST_WEIGHTS} are "
+            "needed), from which the evidence would follow. Sample with "
+            f"EnsembleKalmanSampler(adjust=True), or use {again}."
+        )
+    log_w = (lp - log_q)[independent]
+    weights = Weights.of(np.empty((len(log_w), 0)), log_w)
+    found = LogEvidence(
+        *averaged(log_w, chain[independent]), weights.ess, weights.khat, len(log_w), "proposals"
+    )
+    _require_tail(found, f"the proposals: use a larger ensemble_size, draw more, or use {again}")
+    return found
+
+
+def _require_tail(found: LogEvidence, remedy: str) -> None:
+    """Refuse an average that few points may decide."""
+    if not found.khat <= LARGEST_KHAT:
+        raise ValueError(
+            f"The evidence cannot be told: the importance weights of {found.n_points} points have "
+            f"a Pareto k-hat of {number(found.khat, '.2f')} (at most {LARGEST_KHAT}), so that few "
+            f"of them decide. The posterior has tails or modes that are not those of {remedy}."
+        )
