@@ -40,8 +40,8 @@ class MultiscaleSampler(EnsembleStep):
         Variables to sample, by default all continuous ones. Other variables may be left to other
         step methods: ``pm.sample(step=[MultiscaleSampler([x]), pm.Metropolis([k])])``.
     directions : int, optional
-        Explorers J of each walker. By default one for each of d unconstrained parameters, and 20
-        beyond 30 of them.
+        Explorers J of each walker, by default one for each of d unconstrained parameters. With
+        fewer the drift is noisy, and steps have to be far shorter.
     sigma : float, optional
         Distance of the explorers in units of the preconditioner (posterior standard deviations), by
         default 1e-3. For a rough forward map it should exceed the wavelength of the fluctuations;

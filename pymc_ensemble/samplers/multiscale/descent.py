@@ -13,10 +13,7 @@ from pymc_ensemble.samplers.langevin_steps import clipped
 
 from .explorers import Explorers, Measurement, Preconditioner
 
-FIRST_STEP = 0.5
-LARGEST_STEP = 10.0
 SMALLEST_STEP = 1e-7  # of a step that no longer descends: the differences are at their limit
-SUFFICIENT = 1e-4  # share of the predicted decrease that a step must achieve
 
 Step = tuple[Array, Array]  # points of the pending step, and directions of the explorers
 
@@ -42,7 +39,7 @@ class DescentState:
 
     U: Array
     preconditioner: Preconditioner
-    step_size: float = FIRST_STEP
+    step_size: float = 1.0
     measurement: Measurement | None = None
     steps: int = 0
     converged: bool = False
@@ -114,8 +111,7 @@ class Descent:
             state = replace(state, measurement=new)
         else:
             step = self._step(state)[0]
-            wanted = SUFFICIENT * (step @ old.drift[0])
-            descended = new.heard[0] and new.centers.potential[0] <= state.potential - wanted
+            descended = new.heard[0] and new.centers.potential[0] < state.potential
             size = state.step_size / 4
             if descended:
                 size = self._next_size(step, old.drift[0] - new.drift[0], state.step_size)
@@ -137,6 +133,4 @@ class Descent:
     def _next_size(step: Array, change: Array, size: float) -> float:
         """Step size that the `change` of the gradient along a step suggests."""
         curvature = step @ change
-        if curvature <= 0:
-            return min(2 * size, LARGEST_STEP)
-        return float(np.clip(step @ step / curvature, size / 10, LARGEST_STEP))  # eq. (M9)
+        return float(step @ step / curvature) if curvature > 0 else 2 * size  # eq. (M9)

@@ -54,10 +54,10 @@ class Probe:
         clouds = [values[k : k + size] for k in range(0, len(values), size)]
         axes = pending.directions @ pilot.preconditioner.root.T
         stiffness = [self.stiffness(*part) for part in zip(clouds, axes, strict=True)]
-        pilot = replace(pilot, stiffness=_quantile(stiffness, 0.9))
+        pilot = replace(pilot, stiffness=float(np.quantile(_known(stiffness), 0.9)))
         if self.rough:
             noise = [self.noise(cloud, walkers) for cloud in clouds]
-            pilot = replace(pilot, noise=_quantile(noise, 0.5))
+            pilot = replace(pilot, noise=float(np.median(_known(noise))))
         return pilot
 
     def stiffness(self, cloud: Ensemble, axes: Array) -> float:
@@ -98,7 +98,7 @@ class Probe:
         heard = np.isfinite(bend).all(1)
         if not heard.any():
             return np.nan
-        fluctuation = (bend[heard] ** 2).mean(0) / 6
+        fluctuation = (bend[heard] ** 2).mean(0) / np.square([1, 1, -2]).sum()
         curvature = self.problem.curvature(cloud.Z[:1])[0]
         gradient = self.problem.loss_gradient(cloud.Z[:1])[0]
         at_center = curvature**2 * (slopes[heard] ** 2).mean(0)
@@ -106,7 +106,6 @@ class Probe:
         return float(fluctuation @ (at_center + differences) / d)  # eq. (M7)
 
 
-def _quantile(values: Sequence[float], level: float) -> float:
-    """Quantile of what could be measured, or NaN."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.quantile(known, level)) if known else np.nan
+def _known(values: Sequence[float]) -> list[float]:
+    """What could be measured, or NaN."""
+    return [value for value in values if np.isfinite(value)] or [np.nan]

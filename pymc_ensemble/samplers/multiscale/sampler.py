@@ -40,10 +40,7 @@ from .warm_up import WarmUp, WarmUpState
 
 SMOOTH_DISTANCE = 1e-3  # of the explorers, in units of the preconditioner
 ROUGH_DISTANCE = 3.0
-FULL_FRAME = 30  # largest dimension in which every direction is explored by default
-FEW_DIRECTIONS = 20  # beyond it
-PILOT_SIZE = 60
-LARGE_PILOT_SIZE = 100  # from 20 dimensions on
+PILOT_SIZE = 60  # at least
 PROBE_DISTANCE = 1e-2  # of the central differences that measure the stiffness
 
 
@@ -79,7 +76,7 @@ class WalkerSampler(PhasedSampler):
     problem : Problem
         Its forward map is never called from here.
     directions : int, optional
-        Explorers J of each walker: d by default, 20 beyond 30 dimensions.
+        Explorers J of each walker, by default d.
     sigma : float, optional
         Distance of the explorers in units of the preconditioner: 1e-3 by default, 3 for rough maps.
     delta : float, default 0.0
@@ -140,8 +137,7 @@ class WalkerSampler(PhasedSampler):
     @property
     def start_size(self) -> int:
         """Number of initial positions that are drawn from the prior: those of the pilot."""
-        d = self.problem.dimension
-        size = max(PILOT_SIZE if d < 20 else LARGE_PILOT_SIZE, 2 * (d + 2), 4 * self.walkers)
+        size = max(PILOT_SIZE, 4 * (self.problem.dimension + 2), 2 * self.walkers)
         return size + size % 2
 
     @property
@@ -153,8 +149,7 @@ class WalkerSampler(PhasedSampler):
 
     @cached_property
     def _walkers(self) -> Walkers:
-        d = self.problem.dimension
-        n_directions = self.directions or (d if d <= FULL_FRAME else FEW_DIRECTIONS)
+        n_directions = self.directions or self.problem.dimension
         sigma = self.sigma or (ROUGH_DISTANCE if self.rough else SMOOTH_DISTANCE)
         central = self.rough if self.central is None else self.central
         explorers = Explorers(
@@ -165,8 +160,7 @@ class WalkerSampler(PhasedSampler):
     @cached_property
     def _probe(self) -> Probe:
         sigma = self._walkers.explorers.sigma if self.rough else PROBE_DISTANCE
-        frame = min(self.problem.dimension, FULL_FRAME)
-        explorers = Explorers(self.problem, frame, sigma, central=True)
+        explorers = Explorers(self.problem, self.problem.dimension, sigma, central=True)
         return Probe(self.problem, explorers, self.rough)
 
     @cached_property
@@ -282,7 +276,7 @@ class Multiscale(WalkerSampler):
     problem : Problem
         Its forward map is never called from here.
     directions : int, optional
-        Explorers J of each walker: d by default, 20 beyond 30 dimensions.
+        Explorers J of each walker, by default d.
     sigma : float, optional
         Distance of the explorers in units of the preconditioner: 1e-3 by default, 3 for rough maps.
     delta : float, default 0.0

@@ -6,7 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Evaluations, Info
 from pymc_ensemble.samplers.kernels import NothingToFreeze
-from pymc_ensemble.samplers.langevin_steps import ACCEPTANCE
+from pymc_ensemble.samplers.langevin_steps import ACCEPTANCE, FIRST_STEP
 
 from .pilot import Pilot
 from .probe import Probe, ProbeRound
@@ -15,8 +15,6 @@ from .walkers import WalkerMove, Walkers, WalkerState
 LARGEST_STEP = 0.8
 LARGEST_STIFF_STEP = 1.4  # times the stiffness; 2 would be unstable
 EXTRA_VARIANCE = 0.2  # that the noise of the drift of a rough map may add
-UNKNOWN_STEP = 0.05  # where tuning ended before the stiffness was measured
-LONGEST_WARM_UP = 200
 WARM_UP = 10  # steps in which walkers forget where the pilot has left them
 ADAPTATION = 100  # adjusted steps in which their size is tuned
 
@@ -73,7 +71,7 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         step = self._step(pilot)
         remaining = ADAPTATION if self._adapts else WARM_UP
         if not pilot.explored:
-            remaining = max(remaining, min(LONGEST_WARM_UP, int(np.ceil(2 / step))))
+            remaining = max(remaining, int(np.ceil(2 / step)))  # relaxation times
         return WarmUpState(
             pilot.positions[numbers % len(pilot.positions)],
             pilot.preconditioner,
@@ -120,7 +118,7 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         """Step size that suits what the pilot has measured."""
         walkers = self.walkers
         d, J = len(pilot.preconditioner.mean), walkers.explorers.n_directions
-        step = UNKNOWN_STEP
+        step = FIRST_STEP  # where tuning ended before the stiffness was measured
         if np.isfinite(pilot.stiffness):
             step = min(LARGEST_STEP, LARGEST_STIFF_STEP / max(pilot.stiffness, 1e-12))
         if pilot.noise > 0:
