@@ -17,6 +17,7 @@ from pymc_ensemble.forward import StoreError
 
 nan, inf = np.nan, np.inf
 DATA = np.array([0.6, 0.4, 0.2, 0.1, 0.1])
+COUNTS = np.array([1, 2, 0, 3, 1])
 EITHER = (TypeError, ValueError)
 
 
@@ -144,6 +145,10 @@ FORWARD = [
         "decay, output_shape=(-1,) | output_shape",
         "decay, output_shape=(2.5,) | output_shape",
         "decay, output_shape=nan | output_shape",
+        "decay, output_shape=[] | output_shape",
+        "decay, output_shape={} | output_shape",
+        "decay, output_shape=0 | output_shape",
+        "decay, output_shape=(3, 0) | output_shape",
         "decay, vectorized='no' | vectorized",
         "decay, vectorized=None | vectorized",
         "decay, stochastic=1 | stochastic",
@@ -152,6 +157,7 @@ FORWARD = [
         "decay, executor=-2 | executor",
         "decay, executor=2.5 | executor",
         "decay, executor=True | executor",
+        "decay, executor=10**9 | executor",
         "decay, executor=object() | executor",
         "decay, timeout=0 | timeout",
         "decay, timeout=-1 | timeout",
@@ -161,6 +167,9 @@ FORWARD = [
         "decay, retries=None | retries",
         "decay, retries='2' | retries",
         "decay, store=3 | store",
+        "decay, store=folder | store",
+        "decay, store=text, version=2 | version",
+        "decay, version=2 | version",
     ),
     *rows(
         "pe.open_store({})",
@@ -230,6 +239,23 @@ MODELS = [
         "prior=(nan, 1.0) | `amplitude`",
         "lambda y, mu, **k: pm.StudentT(y, nu=-1.0, mu=mu, **k) | `y` has a parameter",
         "lambda y, mu, **k: pm.Laplace(y, mu, 0.0, **k) | `y` has a parameter (0.0)",
+        "sigma=inf | density of `y` is zero for 5 of its 5 data",
+        "sigma=np.array([0.1, 0.1, 0.1, inf, 0.1]) | `y` is zero for 1 of its 5 data",
+        "lambda y, mu, **k: pm.NegativeBinomial(y, mu=mu, alpha=-1.0, observed=COUNTS) | `y`",
+    ),
+    *rows(
+        "sample(model_with(lambda y, mu, observed: pm.{}))",
+        ValueError,
+        "Poisson(y, mu, observed=[1, 2, 0, -3, 1]) | such as -3 at index [3]",
+        "Gamma(y, 2.0, mu, observed=[1, 2, 0.0, 3, 1]) | such as 0.0 at index [2]",
+        "Gamma(y, mu=mu, sigma=1.0, observed=[1, 2, 0.0, 3, 1]) | such as 0.0 at index [2]",
+        "LogNormal(y, mu, 1.0, observed=[1, 2, 3, 3, 0.0]) | such as 0.0 at index [4]",
+        "Exponential(y, mu, observed=[1, -1.0, 3, 3, 0.0]) | such as -1.0 at index [1]",
+        "Bernoulli(y, logit_p=mu, observed=[0, 1, 2, 0, 1]) | such as 2 at index [2]",
+        "Binomial(y, 5, logit_p=mu, observed=[0, 1, 2, 7, 1]) | such as 7 at index [3]",
+        "NegativeBinomial(y, mu=mu, alpha=1.0, observed=[-1, 1, 2, 7, 1]) | such as -1 at index",
+        "Weibull(y, 2.0, mu, observed=[1, 2, -1.0, 3, 1]) | such as -1.0 at index [2]",
+        "HalfNormal(y, mu, observed=[1, 2, -1.0, 3, 1]) | such as -1.0 at index [2]",
     ),
 ]
 

@@ -178,6 +178,13 @@ class ForwardModel(Evaluator):
         check_timeout(timeout)
         if not isinstance(store, str | PathLike | None):
             raise TypeError(f"store must be the path of a file, not {store!r}.")
+        if store is not None and Path(store).is_dir():
+            raise ValueError(
+                f"store={str(store)!r} is a folder. Name a file in it: "
+                f"store={str(Path(store) / 'evaluations.db')!r}."
+            )
+        if not isinstance(version, str | None):
+            raise TypeError(f"version must be text, such as {str(version)!r}, not {version!r}.")
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries must be an integer of at least 0, not {retries!r}.")
         files = _files(depends_on)

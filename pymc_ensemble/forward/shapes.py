@@ -20,12 +20,19 @@ def described(output_shape: Any) -> Outputs:
         if all(isinstance(k, int | np.integer) for k in sizes):
             if min(sizes, default=0) < 0:
                 raise ValueError(f"output_shape={output_shape!r} has a negative length.")
+            if 0 in sizes:
+                raise ValueError(f"output_shape={output_shape!r} has no entries.")
             return tuple(int(k) for k in sizes)
         raise TypeError(
             f"output_shape={output_shape!r} must be a tuple of integers, or a list or dict of such "
             "tuples if the function returns several arrays."
         )
 
+    if isinstance(output_shape, Mapping | list) and not output_shape:
+        raise ValueError(
+            f"output_shape={output_shape!r} has no output. Give a tuple of integers, such as (10,) "
+            "for ten numbers, or () for one; or a list or dict of such tuples."
+        )
     if isinstance(output_shape, Mapping):
         return Outputs(
             "dict", tuple(map(str, output_shape)), tuple(map(shape, output_shape.values()))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .evaluation import ForwardModelError
 from .members import Outcomes, Outputs, Signature
+from .wal import damage
 
 FloatArray = NDArray[np.float64]
 Key = tuple[bytes, str, int]
@@ -151,6 +152,13 @@ class EvaluationStore:
             raise StoreError(
                 f"{self.path} has {size} bytes, so it is no evaluation store. It is left as it is: "
                 "choose another file for `store=`, or remove this one."
+            )
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if what := damage(log):
+            raise StoreError(
+                f"{log}, which holds the last evaluations of a run that was killed, is damaged "
+                f"({what}). Restore it from a backup, or remove it: what it holds is then "
+                "evaluated again."
             )
         try:
             connection = sqlite3.connect(

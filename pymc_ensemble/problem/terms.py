@@ -15,6 +15,7 @@ from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem._pymc import PartialObservedRV, conditional_logp
 from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.checks import check_density
 from pymc_ensemble.problem.covariance import (
     covariance_factor,
     is_whitenable,
@@ -166,6 +167,15 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     else:
         loss = -log_density(rv_given, observation, missing, name).sum()
 
+    told = family is not None and Role.OTHER not in frontier.inputs.values()
+    if told and not (site.latent or masked or rv.owner.op.ndim_supp):
+        # data of translations may be far from where the location stands here
+        at = pt.zeros_like(site.value) if isinstance(rv.owner.op, TRANSLATIONS) else site.value
+        roles = frontier.inputs.values()
+        usual = [usual_value(*known) for known in zip(roles, naturals, holes, strict=True)]
+        density = log_density(rv_given, observation, missing, name)
+        check_density(name, density, dict(zip([observation, *holes], [at, *usual], strict=True)))
+
     weights: list[TensorVariable | None] = [None] * len(holes)
     if family is not None:
         values = substitute(list(frontier.parameters.values()), given)
@@ -185,6 +195,17 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         variable=rv_given,
         quadratic=isinstance(rv.owner.op, QUADRATIC) and locations and None not in weights,
     )
+
+
+def usual_value(role: Role, natural: Natural, hole: TensorVariable) -> TensorVariable:
+    """Value of an output at which a distribution exists: one for rates, even probabilities.
+
+    Scales are two: at one, shape parameters of some families make a density at the bound finite.
+    """
+    value, (lower, upper) = float(np.log(2)) if role is Role.SCALE else 0.0, natural.bounds
+    if lower >= 0:  # not behind a link
+        value = 1.0 if upper > 1 else 1 / (hole.type.shape[-1] if role is Role.SIMPLEX else 2)
+    return pt.constant(np.full(hole.type.shape, value, hole.type.dtype))
 
 
 def log_density(

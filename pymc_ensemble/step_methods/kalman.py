@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
+from pymc_ensemble.problem.checks import NoDensityError
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
@@ -182,6 +183,8 @@ class EnsembleKalmanSampler(EnsembleStep):
         """Inverse problem of a model, which must have a forward map."""
         try:
             return super()._make_problem(model, vars)
+        except NoDensityError:  # nor is there another sampler
+            raise
         except (NotImplementedError, ValueError) as error:
             try:
                 InverseProblem.from_density(model, compile_kwargs=self._compile_kwargs)

@@ -350,6 +350,52 @@ def test_every_flipped_bit_is_found_or_harmless(path, log, seed):
     assert found > 30, "half of the file is in use"
 
 
+LEAVE_A_LOG = """
+import os, signal, sys
+import numpy as np
+import pymc_ensemble as pe
+
+forward = pe.forward_model(lambda u: u**2, output_shape=(1,), store=sys.argv[1], version="1")
+problem = pe.InverseProblem(forward, prior=(np.zeros(1), np.eye(1)), data=[0.0], noise=1.0)
+for k in range(12):
+    problem.evaluate([[float(k)]])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_every_flipped_bit_of_a_log_that_was_left_behind(path):
+    """A run that was killed leaves evaluations in the log. Only the last may look unfinished."""
+    subprocess.run([sys.executable, "-c", LEAVE_A_LOG, str(path)], check=False)
+    files = {f: f.read_bytes() for f in path.parent.glob(f"{path.name}*")}
+    log, index = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
+    assert {path, log, index} == files.keys()
+    complete = len(EvaluationStore(path, "1"))
+    assert complete == 12
+    rng, refused = np.random.default_rng(1), []
+    size = len(files[log])
+    # each field of the header and of a frame, and bits anywhere, in the log and in its index
+    bits = [(log, 8 * byte) for byte in range(56)]
+    bits += [(log, int(bit)) for bit in rng.integers(8 * size, size=150)]
+    bits += [(index, int(bit)) for bit in rng.integers(8 * len(files[index]), size=30)]
+    for file, bit in bits:
+        for other in path.parent.glob(f"{path.name}*"):
+            other.unlink()
+        for other, content in files.items():
+            other.write_bytes(content)
+        flipped = bytearray(files[file])
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        try:
+            found = len(EvaluationStore(path, "1"))
+        except StoreError as error:
+            refused.append((file, str(error)))
+        else:
+            last = file == log and bit // 8 >= size - 4096 - 24
+            assert found >= complete - last, (file.name, bit)
+    assert all(file == log and f"{path.name}-wal" in told for file, told in refused)
+    assert len(refused) > 150
+
+
 @pytest.mark.parametrize("table", ["about", "evaluations"])
 def test_a_changed_description_is_found(path, log, table):
     closed(path, log)

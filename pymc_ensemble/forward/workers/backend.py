@@ -59,12 +59,20 @@ EXECUTORS = (
 )
 
 
+MOST_WORKERS = 10_000  # processes: beyond what the process table of one machine usually holds
+
+
 def check_executor(executor: Any) -> None:
-    """Refuse what is no executor."""
+    """Refuse what is no executor, and absurd numbers of processes."""
     named = isinstance(executor, str) and executor in ("threads", "processes")
     number = isinstance(executor, int) and not isinstance(executor, bool) and executor > 0
     if not (executor is None or named or number or isinstance(executor, Executor)):
         raise TypeError(f"executor={executor!r} is no executor. {EXECUTORS}")
+    if number and executor > MOST_WORKERS:
+        raise ValueError(
+            f"executor={executor} processes are more than a machine has; {MOST_WORKERS} are the "
+            "most. As many as there are cores: executor='processes'."
+        )
 
 
 @dataclass(frozen=True)
