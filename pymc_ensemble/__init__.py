@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pymc_ensemble.diagnosis.report import report
     from pymc_ensemble.diagnosis.reweight import reweight
     from pymc_ensemble.forward import forward_model, open_store
+    from pymc_ensemble.inversion.inverting import invert
     from pymc_ensemble.optimization import find_MAP_ensemble
     from pymc_ensemble.problem import InverseProblem
     from pymc_ensemble.step_methods.gaussian_process import EnsembleGaussianProcessSampler
@@ -33,6 +34,7 @@ __all__ = [
     "find_MAP_ensemble",
     "forward_model",
     "gallery",
+    "invert",
     "log_evidence",
     "moves",
     "open_store",
@@ -55,6 +57,7 @@ _HOMES = {
     "ess": "diagnosis.ensembles",
     "find_MAP_ensemble": "optimization",
     "forward_model": "forward",
+    "invert": "inversion.inverting",
     "log_evidence": "diagnosis.evidence",
     "open_store": "forward",
     "report": "diagnosis.report",

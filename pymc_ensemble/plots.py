@@ -97,10 +97,11 @@ def path(
     ----------
     idata : DataTree
         Result of `pymc.sample` with an ensemble step method. With ``discard_tuned_samples=False``
-        it has the burn-in, which is drawn as crosses: one particle of each iteration.
+        it has the burn-in, which is drawn as crosses: one particle of each iteration. Or that of
+        `invert`, whose iterations take the place of sweeps.
     x, y : str, optional
         Parameters on the axes, such as ``"rate"`` or ``"theta[1]"``; by default the first two
-        entries of free variables.
+        entries of free variables. Of an inversion they are unconstrained coordinates.
     chain : int, default 0
         Number of the chain: each is an ensemble of its own.
     ax : matplotlib.axes.Axes, optional
@@ -131,11 +132,21 @@ def path(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('log_amplitude', 'log_rate')
     """
-    dims = ("chain", "sweep", "particle")
-    columns = _columns(to_ensemble(idata)["posterior"].dataset, dims)
+    inverted = "inversion" in idata.children
+    if inverted:
+        group = idata["inversion"]["unconstrained"]
+        columns = {
+            str(name): group.sel(coordinate=name)
+            .transpose("iteration", "particle")
+            .to_numpy()[None]
+            for name in group["coordinate"].to_numpy()
+        }
+    else:
+        dims = ("chain", "sweep", "particle")
+        columns = _columns(to_ensemble(idata)["posterior"].dataset, dims)
     names = list(columns)
     chosen = [name for name in (x, y) if name is not None]
-    default = _free_variables(idata)
+    default = None if inverted else _free_variables(idata)
     likely = names if default is None else [n for n in names if n.split("[")[0] in default]
     chosen += [name for name in likely if name not in chosen][: 2 - len(chosen)]
     if x is None and y is not None:
@@ -160,7 +171,7 @@ def path(
     dots = ax.scatter(U, V, c=sweeps, cmap="viridis", s=6, linewidths=0, alpha=0.8, zorder=3)
     if J > 1:
         ax.plot(U.mean(1), V.mean(1), color="black", linewidth=1.5, label="mean", zorder=4)
-    ax.figure.colorbar(dots, ax=ax, label="sweep")
+    ax.figure.colorbar(dots, ax=ax, label="iteration" if inverted else "sweep")
     ax.set(xlabel=chosen[0], ylabel=chosen[1])
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
@@ -237,7 +248,7 @@ def misfit(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     ----------
     idata : DataTree
         Result of `pymc.sample` with an ensemble step method. With ``discard_tuned_samples=False``
-        it has the burn-in, of which one particle of each iteration is drawn.
+        it has the burn-in, of which one particle of each iteration is drawn. Or that of `invert`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 
@@ -265,15 +276,21 @@ def misfit(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     >>> bool(ax.get_xlim()[0] < -3)
     True
     """
-    stats = to_ensemble(idata)["sample_stats"].dataset
-    values = -stats["lp"].transpose("chain", "sweep", "particle").to_numpy()
+    if "inversion" in idata.children:
+        lp = idata["inversion"]["lp"].transpose("iteration", "particle").to_numpy()
+        values = -np.where(np.isfinite(lp), lp, np.nan)[None]
+    else:
+        stats = to_ensemble(idata)["sample_stats"].dataset
+        values = -stats["lp"].transpose("chain", "sweep", "particle").to_numpy()
     ax = _axes(ax)
     for c, of_chain in enumerate(values):
         sweeps = np.arange(len(of_chain))
-        low, high = np.quantile(of_chain, [0.05, 0.95], axis=1)
+        low, high = np.nanquantile(of_chain, [0.05, 0.95], axis=1)
         if of_chain.shape[1] > 1:
             ax.fill_between(sweeps, low, high, color=f"C{c}", alpha=0.2, linewidth=0)
-        ax.plot(sweeps, of_chain.mean(1), color=f"C{c}", marker=".", label=f"chain {c}")
+        ax.plot(sweeps, np.nanmean(of_chain, axis=1), color=f"C{c}", marker=".", label=f"chain {c}")
+    if "inversion" in idata.children:  # from the prior on, over many orders of magnitude
+        ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values[:, -1])), 1.0))
     if (burn_in := _burn_in(idata)) is not None:
         early = -burn_in[1]["lp"].transpose("chain", "draw").to_numpy()
         iterations = np.arange(-early.shape[1], 0)

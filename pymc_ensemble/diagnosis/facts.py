@@ -44,7 +44,15 @@ NAMED: dict[str, Transform] = {
     "simplex": transforms.simplex,
 }
 # What the draws of several runs follow together: the first law that one of them follows
-LEAST_KNOWN: tuple[Law, ...] = ("surrogate", "fit", "smooth", "approximate", "gaussian", "density")
+LEAST_KNOWN: tuple[Law, ...] = (
+    "inversion",
+    "surrogate",
+    "fit",
+    "smooth",
+    "approximate",
+    "gaussian",
+    "density",
+)
 
 
 @dataclass(frozen=True)

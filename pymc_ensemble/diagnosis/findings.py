@@ -36,6 +36,7 @@ LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 s
 UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
 WIDE_OPEN = 20.0  # the same of a regression, where chains agree: in tails that count for little
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
+SAMPLE = "Sample, from here on: pm.sample(step=EnsembleKalmanSampler(initial_ensemble=result))"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"
 
 
@@ -92,6 +93,8 @@ class Evidence:
     @property
     def to_be_exact(self) -> str:
         """What to do about an approximation: a Metropolis test would sample noise."""
+        if self.law == "inversion":
+            return SAMPLE
         return SMOOTH if self.noise > ROUGH and self.law != "fit" else ADJUST
 
     @property
@@ -118,6 +121,7 @@ def judge(evidence: Evidence) -> list[Finding]:
         The worst first.
     """
     parts = [
+        _inverted,
         _rough,
         _off,
         _by_chance,
@@ -161,6 +165,27 @@ def worst(values: FloatArray, labels: Sequence[str]) -> tuple[float, str]:
     """Largest absolute value, and its label."""
     k = int(np.nanargmax(np.abs(values)))
     return float(values[k]), labels[k]
+
+
+def _inverted(evidence: Evidence) -> Iterator[Finding]:
+    """Draws that no sampler has made."""
+    if evidence.law != "inversion":
+        return
+    target = evidence.run.facts.options.get("target")
+    if target != "posterior":
+        yield Finding(
+            "wrong",
+            f'an ensemble Kalman inversion with target="{target}" has made the draws: their spread '
+            "is no uncertainty.",
+            f"{SAMPLE}.",
+        )
+        return
+    yield Finding(
+        "doubtful",
+        "an ensemble Kalman inversion has made the draws: an approximation of the posterior that "
+        "no evaluation was made to test.",
+        f"{SAMPLE}.",
+    )
 
 
 def _rough(evidence: Evidence) -> Iterator[Finding]:
@@ -221,6 +246,8 @@ def _beyond(values: FloatArray, errors: FloatArray) -> FloatArray:
 def _remedy_of_error(evidence: Evidence, error: float, by_chance: float) -> str:
     """What to do about moments that are off."""
     run = evidence.run
+    if evidence.law == "inversion":
+        return f"{SAMPLE}."
     reweight = "or correct these draws: pymc_ensemble.reweight."
     if evidence.rough and evidence.law == "density":
         return f"{SMOOTH}: more draws would not help, and weights neither."

@@ -25,6 +25,7 @@ CITED = {
     "MultiscaleSampler": ("pavliotis2022multiscale", "leimkuhler2013rational"),
     "EnsembleGaussianProcessSampler": ("dunbar2022ensemble",),
     "EnsembleLangevinSampler": ("garbuno2020affine",),
+    "invert": ("iglesias2013ensemble", "iglesias2021adaptive"),
 }
 ROUGH = "dunbar2022ensemble"
 SOFTWARE = ("pymc_ensemble", "pymc2023")
@@ -38,6 +39,7 @@ SAMPLERS = {
         "evaluations"
     ),
     "EnsembleLangevinSampler": "affine-invariant interacting Langevin dynamics",
+    "invert": "ensemble Kalman inversion, which needs no gradient",
 }
 LAWS = {
     "density": "Moves met no Metropolis test: draws follow the posterior up to the error of steps.",
@@ -52,6 +54,7 @@ LAWS = {
         "behind it."
     ),
     "surrogate": "Draws follow the posterior of the surrogate, and cost no evaluation.",
+    "inversion": "Particles approximate the posterior; no evaluation was made to test how well.",
 }
 ADJUSTED = "A Metropolis test makes draws exact for a deterministic forward map."
 

@@ -161,7 +161,8 @@ class Run:
     @property
     def acceptance(self) -> float:
         """Mean acceptance, actual or would-be."""
-        return float(np.nanmean(self.stats["acceptance"]))
+        known = self.stats["acceptance"][~np.isnan(self.stats["acceptance"])]
+        return float(known.mean()) if len(known) else np.nan
 
     @property
     def converged(self) -> bool:

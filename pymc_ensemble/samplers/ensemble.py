@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Law = Literal["density", "gaussian", "approximate", "fit", "smooth", "surrogate"]
+Law = Literal["density", "gaussian", "approximate", "fit", "smooth", "surrogate", "inversion"]
 
 
 class PriorAndLoss(Protocol):
@@ -201,7 +201,7 @@ class Origin:
         test; ``"gaussian"``: the Gaussian law whose log density they carry; ``"approximate"``: the
         density nearly, by a law that is not known; ``"fit"``: a fitted model, whose density they
         carry; ``"smooth"``: the smooth density behind the one that they carry; ``"surrogate"``: a
-        surrogate, whose density they carry.
+        surrogate, whose density they carry; ``"inversion"``: what Kalman updates have led to.
     adjusted : bool
         Whether every move has met a Metropolis test for the density that they carry.
     evaluations : int

@@ -1,6 +1,7 @@
 """Kalman updates for any loss, by the coefficients of the particles: no matrix of size d or K."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -69,11 +70,6 @@ class Linearization:
         return self.V @ ((self.V.T @ right).T / (1 + dt * self.rates)).T
 
     @property
-    def information(self) -> float:
-        """Effective number of dimensions that the data inform, ``tr S (1 + S)^-1``."""
-        return float((self.rates / (1 + self.rates)).sum())  # eq. (V11)
-
-    @property
     def controlled_step(self) -> float:
         """Time step of the data misfit controller, at most one.
 
@@ -88,15 +84,31 @@ class Linearization:
         limits = [K / (2 * mean) if mean > 0 else 1.0, np.sqrt(K / 2) / sd if sd > 0 else 1.0]
         return float(min(max(limits), 1.0))  # eq. (V5)
 
+    @cached_property
+    def within_span(self) -> tuple[Array, Array]:
+        """Rates, and the force along their eigenvectors, as far as parameters can follow.
+
+        Outputs of a map that is not linear deviate from their mean in more directions than the
+        parameters do, if there are fewer of these than particles.
+        """
+        along = self.V.T @ self.force
+        if self.E.shape[1] >= len(self.E) - 1:
+            return self.rates, along
+        Q, s, _ = np.linalg.svd(self.E, full_matrices=False)
+        turned = self.V.T @ Q[:, s > SAME * s[0]]
+        rates, W = np.linalg.eigh((turned.T * self.rates) @ turned)
+        return np.maximum(rates, 0.0), W.T @ turned.T @ along
+
+    @property
+    def information(self) -> float:
+        """Effective number of dimensions that the data inform, ``tr S (1 + S)^-1``."""
+        rates, _ = self.within_span
+        return float((rates / (1 + rates)).sum())  # eq. (V11)
+
     @property
     def gain(self) -> float:
         """What the potential can still fall by within the span, by its linearization."""
-        rates, along = self.rates, self.V.T @ self.force
-        if self.E.shape[1] < len(self.E) - 1:  # outputs deviate where parameters cannot, too
-            Q, s, _ = np.linalg.svd(self.E, full_matrices=False)
-            turned = self.V.T @ Q[:, s > SAME * s[0]]
-            rates, W = np.linalg.eigh((turned.T * rates) @ turned)
-            along = W.T @ turned.T @ along
+        rates, along = self.within_span
         known = rates > SAME * rates.max(initial=0.0)
         return float(0.5 * (along[known] ** 2 / rates[known]).sum())  # eq. (V10)
 
