@@ -132,9 +132,14 @@ class DaskCluster:
             if not may_end:
                 assert self.task.timeout is not None
                 raise still_occupied(self.executor, self.task.timeout) from error
-        except (KeyError, TimeoutError) as error:
-            # it is gone already, or takes long to come back: others go on meanwhile
-            if isinstance(error, TimeoutError) and not self.client.nthreads():
+        except KeyError:  # it is gone already
+            pass
+        except TimeoutError as error:
+            # Dask waits 5 s for the end of a process that it has killed, which a busy machine may
+            # exceed. It is started again when it has ended; others go on meanwhile.
+            try:
+                self.client.wait_for_workers(1, timeout=RESTART_SECONDS)
+            except TimeoutError:
                 raise ExecutorError(
                     "The Dask cluster has lost all its workers: the last one did not come back "
                     f"within {RESTART_SECONDS} s after a call that was given up. Start a new "

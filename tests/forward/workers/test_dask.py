@@ -13,6 +13,7 @@ from misbehaving import misbehave, points, problem
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import ExecutorError
+from pymc_ensemble.forward.workers import dask
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -155,6 +156,33 @@ def test_calls_that_were_given_up_spoil_no_others():
     np.testing.assert_array_equal(evaluations.failed, U[:, 0] < 0)
     good = ~evaluations.failed
     np.testing.assert_allclose(evaluations.outputs[good, 1], 20 * U[good, 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_worker_that_takes_long_to_end(comes_back, monkeypatch):
+    """Dask gives up after 5 s, without waiting for workers to come back, and says it was 60 s."""
+    if not comes_back:
+        monkeypatch.setattr(dask, "RESTART_SECONDS", 1.0)
+    with cluster() as client:
+
+        def restart_workers(addresses, timeout):
+            client.cluster.scale(0)
+            while client.nthreads():
+                time.sleep(0.01)
+            if comes_back:
+                threading.Timer(1.0, client.cluster.scale, [1]).start()
+            raise TimeoutError(f"1/1 nanny worker(s) did not shut down within {timeout}s")
+
+        monkeypatch.setattr(client, "restart_workers", restart_workers)
+        inverse, _ = problem(Solver(), executor=client.get_executor(), timeout=1.0)
+        U = points([1.0, -1.0, 2.0, 3.0])
+        if not comes_back:
+            with pytest.raises(ExecutorError, match="lost all its workers"):
+                inverse.evaluate(U)
+            return
+        evaluations = inverse.evaluate(U)
+    np.testing.assert_array_equal(evaluations.failed, U[:, 0] < 0)
+    np.testing.assert_array_equal(evaluations.outputs[U[:, 0] > 0, 0], [1.0, 2.0, 3.0])
 
 
 def test_a_cluster_of_threads(log):
