@@ -1,12 +1,15 @@
 """The evaluation store: what is on disk is used, what is not ours or damaged is refused."""
 
 import multiprocessing
+import os
+import re
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pymc as pm
@@ -522,6 +525,19 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(executor, times, tmp_path
     # a kill between the note and the return, less than a millisecond, is possible but unlikely
     assert len(calls) - len(set(calls)) <= 1
     assert len(pe.open_store(store)["status"]) == len(set(calls))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of one process")
+def test_runs_of_other_samplers_that_are_killed():
+    """Three kills of one run each; with `--kills 30` the command is the whole study."""
+    script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    names = ["multiscale", "gaussian_process"]
+    command = [sys.executable, script, "--samplers", *names, "--kills", "3", "--seeds", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(re.search(rf"{name}: 3 kills in \d runs", done.stdout) for name in names)
 
 
 @pytest.mark.parametrize("output_shape", [None, (1,), {"status": (1,)}])
