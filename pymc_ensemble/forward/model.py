@@ -243,10 +243,13 @@ class ForwardModel(Evaluator):
             signature = replace(
                 signature, forms=tuple(arguments.forms), names_of_arguments=tuple(names)
             )
+        # of data whose length may change, so may that of the outputs
+        fixed = [inputs[i].type.shape for i in signature.fixed]
+        flexible = self.outputs is None and any(None in shape for shape in fixed)
         signature = self._with_known_outputs(signature, inputs)
         varying = [inputs[i] for i in signature.varying]
         rounding = rounding_of(varying, signature.sizes)
-        op = ForwardOp(self, signature, rounding, frozenset().union(*unknowns))
+        op = ForwardOp(self, signature, rounding, frozenset().union(*unknowns), flexible)
         results: Any = op(*inputs, return_list=True)
         outputs = signature.outputs
         assert outputs is not None
@@ -289,25 +292,55 @@ class ForwardModel(Evaluator):
         """Call the function at points of the prior until it works at one."""
         reason = ""
         for number in range(TRIALS):
-            values = at_prior(inputs, number)
-            varying = [np.ravel(values[i]) for i in signature.varying]
-            point = np.concatenate([*varying, []]).astype(float)
-            fixed = tuple(values[i] for i in signature.fixed)
-            [(outcomes, key)] = self._attempt(signature, point[None], fixed, number)
-            if outcomes.found is not None and outcomes.statuses[0] == "ok":
-                signature = replace(signature, outputs=outcomes.found)
-                site = self._runtime.site(signature, fixed)
-                if (store := self._store(site.mark)) is not None:
-                    store.bind(signature)
-                    store.put([key], outcomes)
-                site.memory.add([key[0]], point[None], outcomes.outputs)
-                return signature
-            reason = f"{self._at(signature, point)}\n{outcomes.reasons.get(0, '')}"
+            found = self._found_at(signature, at_prior(inputs, number), number)
+            if isinstance(found, Signature):
+                return found
+            reason = found
         raise ValueError(
             f"The shape of the outputs of {self.name} could not be found: it failed at {TRIALS} "
             "points of the prior. Give `output_shape`, or a prior that stays where it works. The "
             f"last failure was at {reason}"
         )
+
+    def _found_at(
+        self, signature: Signature, values: Sequence[np.ndarray], number: int
+    ) -> Signature | str:
+        """Signature with the outputs that a call has found, or why it has failed."""
+        varying = [np.ravel(values[i]) for i in signature.varying]
+        point = np.concatenate([*varying, []]).astype(float)
+        fixed = tuple(values[i] for i in signature.fixed)
+        [(outcomes, key)] = self._attempt(signature, point[None], fixed, number)
+        if outcomes.found is None or outcomes.statuses[0] != "ok":
+            return f"{self._at(signature, point)}\n{outcomes.reasons.get(0, '')}"
+        signature = replace(signature, outputs=outcomes.found)
+        site = self._runtime.site(signature, fixed)
+        if (store := self._store(site.mark)) is not None:
+            store.bind(signature)
+            store.put([key], outcomes)
+        site.memory.add([key[0]], point[None], outcomes.outputs)
+        return signature
+
+    def resized(self, signature: Signature, inputs: Sequence[np.ndarray]) -> Signature:
+        """Signature for inputs of other shapes: the outputs are found at these, by a call.
+
+        Parameters
+        ----------
+        signature : Signature
+        inputs : sequence of ndarray
+            Without leading dimensions.
+        """
+        shapes = tuple(value.shape for value in inputs)
+        unknown, found = replace(signature, shapes=shapes, outputs=None), self._runtime.found
+        if unknown not in found:
+            outcome = self._found_at(unknown, inputs, 0)
+            if isinstance(outcome, str):
+                raise ValueError(
+                    f"The data of {self.name} have other shapes than when the model was built, "
+                    f"{shapes}, and the shape of its outputs could not be found: it failed at "
+                    f"{outcome}"
+                )
+            found[unknown] = outcome
+        return found[unknown]
 
     def _attempt(
         self,

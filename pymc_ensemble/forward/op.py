@@ -29,6 +29,9 @@ class Evaluates(Protocol):
     def name(self) -> str:
         """Name of the function."""
 
+    def resized(self, signature: Signature, inputs: Sequence[np.ndarray]) -> Signature:
+        """Signature for inputs of other shapes."""
+
     def evaluate(
         self,
         signature: Signature,
@@ -53,6 +56,8 @@ class ForwardOp(Op):
         How far the inputs of a draw may have moved when it comes back.
     unknowns : frozenset of str
         Names of the variables on which the inputs depend.
+    flexible : bool, default False
+        Whether the shapes of inputs that are data may change, and those of the outputs with them.
 
     Notes
     -----
@@ -61,7 +66,7 @@ class ForwardOp(Op):
     tags, which go with all copies of a node.
     """
 
-    __props__ = ("_forward", "signature")
+    __props__ = ("_forward", "signature", "flexible")
 
     def __init__(
         self,
@@ -69,9 +74,10 @@ class ForwardOp(Op):
         signature: Signature,
         rounding: Rounding,
         unknowns: frozenset[str | None],
+        flexible: bool = False,
     ):
         self._forward, self.signature = weakref.ref(forward), signature
-        self.rounding, self.unknowns = rounding, unknowns
+        self.rounding, self.unknowns, self.flexible = rounding, unknowns, flexible
 
     @property
     def forward(self) -> Evaluates:
@@ -105,7 +111,9 @@ class ForwardOp(Op):
         lead = [_common(lengths) for lengths in zip(*padded, strict=True)]
         assert self.signature.outputs is not None
         outputs = [
-            pt.tensor(dtype="float64", shape=(*lead, *shape))
+            pt.tensor(
+                dtype="float64", shape=(*lead, *((None,) * len(shape) if self.flexible else shape))
+            )
             for shape in self.signature.outputs.shapes
         ]
         node = Apply(self, variables, outputs)
@@ -114,19 +122,10 @@ class ForwardOp(Op):
 
     def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
         """Evaluate all points in one batch."""
-        signature, known = self.signature, self.signature.outputs
-        assert known is not None
         inputs = [np.asarray(value) for value in inputs]
-        leads = [
-            value.shape[: value.ndim - len(shape)]
-            for value, shape in zip(inputs, signature.shapes, strict=True)
-        ]
-        for value, shape in zip(inputs, signature.shapes, strict=True):
-            if value.shape[value.ndim - len(shape) :] != shape:
-                raise ValueError(
-                    f"{self.forward.name} was put into the model for inputs of shapes "
-                    f"{signature.shapes}, and got one of shape {value.shape}."
-                )
+        signature, leads = self.signature_for(inputs)
+        known = signature.outputs
+        assert known is not None
         fixed = tuple(i for i in signature.fixed if not leads[i])
         rounding: Rounding | None = self.rounding
         if fixed != signature.fixed:  # of several data sets
@@ -158,6 +157,29 @@ class ForwardOp(Op):
             part = outputs if size == outputs.shape[1] else outputs[:, end - size : end].copy()
             storage[0] = part.reshape((*lead, *shape))
 
+    def signature_for(self, inputs: Sequence[np.ndarray]) -> tuple[Signature, list[tuple]]:
+        """Signature for values of the inputs, and their leading dimensions.
+
+        Raises
+        ------
+        ValueError
+            If they have other shapes than in the model, and the outputs are described.
+        """
+        signature = self.signature
+        ends = [v.ndim - len(s) for v, s in zip(inputs, signature.shapes, strict=True)]
+        leads = [value.shape[:end] for value, end in zip(inputs, ends, strict=True)]
+        cores = tuple(value.shape[end:] for value, end in zip(inputs, ends, strict=True))
+        if cores == signature.shapes:
+            return signature, leads
+        if not self.flexible:
+            raise ValueError(
+                f"{self.forward.name} was put into the model for inputs of shapes "
+                f"{signature.shapes}, and got {cores}. For data whose shape changes, use pm.Data, "
+                "and leave out `output_shape`."
+            )
+        one = [value[(0,) * end] for value, end in zip(inputs, ends, strict=True)]
+        return self.forward.resized(signature, one), leads
+
     def _asks_one_by_one(self, node: Apply) -> bool:
         if not hasattr(node.tag, "asks_one_by_one"):
             node.tag.asks_one_by_one = asks_one_by_one(node, self.unknowns)
@@ -171,7 +193,45 @@ class ForwardOp(Op):
         core = self.signature.shapes
         leads = [tuple(s)[: len(s) - len(c)] for s, c in zip(shapes, core, strict=True)]
         lead = pt.broadcast_shape(*leads, arrays_are_shapes=True) if any(leads) else ()
-        return [(*lead, *(pt.constant(k, dtype="int64") for k in shape)) for shape in known.shapes]
+        lengths: list[Any] = [
+            pt.constant(k, dtype="int64") for shape in known.shapes for k in shape
+        ]
+        if self.flexible:
+            found: Any = OutputLengths(self)(*arguments[-2].inputs)
+            lengths = [found[i] for i in range(len(lengths))]
+        rest = iter(lengths)
+        return [(*lead, *(next(rest) for _ in shape)) for shape in known.shapes]
+
+    def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
+        """Never call the function while a graph is compiled."""
+        return False
+
+
+class OutputLengths(Op):
+    """Lengths of all dimensions of the outputs of a forward model whose data may change.
+
+    Parameters
+    ----------
+    forward_op : ForwardOp
+    """
+
+    __props__ = ("forward_op",)
+
+    def __init__(self, forward_op: ForwardOp):
+        self.forward_op = forward_op
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to the inputs of the forward model."""
+        run_as_python(OutputLengths)
+        node = Apply(self, [pt.as_tensor(v) for v in inputs], [pt.lvector()])
+        node.tag.forward = self.forward_op.forward
+        return node
+
+    def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
+        """Look them up; the function is called where they are not known."""
+        signature, _ = self.forward_op.signature_for([np.asarray(value) for value in inputs])
+        assert signature.outputs is not None
+        output_storage[0][0] = np.array([k for s in signature.outputs.shapes for k in s], dtype=int)
 
     def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
         """Never call the function while a graph is compiled."""

@@ -258,3 +258,67 @@ def test_failing_members_do_not_end_a_run(caplog):
     assert idata.sample_stats.n_failed.max() > 0
     assert "a forward evaluation failed, at rate=[" in caplog.text
     assert np.isfinite(idata.sample_stats.lp).all()
+
+
+def exponential(rate, t):
+    return np.exp(-rate * t)
+
+
+def grown(forward):
+    """A model of five times, and what makes it one of seven."""
+    times, more = np.arange(5.0), np.linspace(0, 2, 7)
+    with pm.Model() as model:
+        t, y = pm.Data("t", times), pm.Data("y", np.exp(-0.5 * times))
+        mu = forward(pm.LogNormal("rate"), t)
+        pm.Normal("obs", mu, 0.1, observed=y, shape=mu.shape)
+    return model, {"t": more, "y": np.exp(-more)}
+
+
+@pytest.mark.parametrize(
+    ("make", "forward"),
+    [
+        (lambda: pe.EnsembleKalmanSampler(ensemble_size=20), pe.forward_model(exponential)),
+        (lambda: pe.MultiscaleSampler(), pe.forward_model(exponential)),
+        (
+            lambda: pe.EnsembleGaussianProcessSampler(ensemble_size=30),
+            pe.forward_model(exponential),
+        ),
+        (
+            lambda: pe.EnsembleLangevinSampler(ensemble_size=20),
+            lambda rate, t: pm.math.exp(-rate * t),
+        ),
+    ],
+)
+def test_data_of_another_length(make, forward):
+    """Predictions, and runs with the same step and a new one, as if the model were built anew."""
+    options = {"draws": 100, "chains": 1, "cores": 1, "progressbar": False, "random_seed": 1}
+    options |= {"compute_convergence_checks": False}
+    model, data = grown(forward)
+    with model:
+        step = make()
+        idata = pm.sample(step=step, **options)
+        pm.set_data(data)
+        predicted = pm.sample_posterior_predictive(idata, progressbar=False, random_seed=1)
+        mean = np.exp(-idata.posterior["rate"].to_numpy().reshape(-1, 1) * data["t"])
+        noise = predicted.posterior_predictive["obs"].to_numpy()[0] - mean
+        assert noise.shape == (100, 7)
+        # the mean of 100 normal draws, and their standard deviation
+        assert abs(noise.mean(0)).max() < 4.5 * 0.1 / 10
+        assert noise.std() == pytest.approx(0.1, rel=0.15)
+        again = [pm.sample(step=s, **options).posterior["rate"] for s in (step, make())]
+    np.testing.assert_array_equal(*again)
+    other, _ = grown(forward)
+    with other:
+        pm.set_data(data)
+        fresh = pm.sample(step=make(), **options).posterior["rate"]
+    np.testing.assert_array_equal(again[0], fresh)
+    assert abs(float(again[0].mean()) - 1) < 0.2
+
+
+def test_data_of_another_length_with_described_outputs():
+    model, data = grown(pe.forward_model(exponential, output_shape=(5,)))
+    with model:
+        idata = pm.sample_prior_predictive(2, random_seed=1)
+        pm.set_data(data)
+        with pytest.raises(ValueError, match="leave out `output_shape`"):
+            pm.sample_posterior_predictive(idata.prior, progressbar=False)
