@@ -223,7 +223,11 @@ def main() -> None:
         if case.problem not in references:
             references[case.problem] = problem.reference()
         for seed in range(options.seeds):
-            idata = load_or_sample(case, seed, options.runs)
+            try:
+                idata = load_or_sample(case, seed, options.runs)
+            except pm.exceptions.SamplingError as error:
+                print(f"no result   {case.name}, seed {seed}: {str(error).splitlines()[0]}")
+                continue
             mean, sd = errors(idata, references[case.problem])
             diagnosis = pe.diagnose(idata)
             wrong, flagged = mean > MEAN or sd > SD, not diagnosis.trustworthy

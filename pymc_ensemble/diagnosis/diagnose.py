@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
-import arviz_stats as az  # arviz itself would load its plots
 import numpy as np
 import pymc as pm
 import xarray as xr
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model
 
-from .findings import CHANCE_LIMIT, LARGEST_KHAT, Evidence, Verdict, by_severity, judge
+from .findings import CHANCE_LIMIT, LARGEST_KHAT, judge
+from .known import Evidence, Verdict, by_severity
 from .modes import missed_mode, search_modes
-from .regression import MOST_PARAMETERS, Regression
 from .repeats import REPEATS, repeat
 from .run import Run
-from .stored import OtherEvaluations, Store, failures, other_evaluations
-from .weights import SamplingError, Weights
+from .stored import Store, failures, other_evaluations
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -220,7 +218,7 @@ def diagnose(
         )
     rng = given_generator(random_seed, "random_seed")
     others = None if store is None else other_evaluations(store, run, model)
-    evidence = _evidence(run, others, rng)
+    evidence = Evidence.of(run, None if others is None else others.known, rng)
     repeated = None
     if repeats and model is not None:
         repeated = repeat(model, run, repeats, rng, random_seed)
@@ -277,21 +275,6 @@ def _rows_of(run: Run, var_names: Sequence[str] | None) -> list[int]:
     return [k for name in chosen for k, owner in enumerate(run.owners) if owner == name]
 
 
-def _evidence(run: Run, others: OtherEvaluations | None, rng: np.random.Generator) -> Evidence:
-    """All that the run and other evaluations tell."""
-    regression = None
-    law = run.origin.law
-    known = None if others is None or law == "fit" else others.known
-    of_model = law != "surrogate"
-    if run.alone and run.facts.dimension <= MOST_PARAMETERS and (of_model or known is not None):
-        lp = run.stats["lp"] if of_model else np.full(len(run.U), np.nan)
-        regression = Regression.of(run.U, lp, run.shown, rng, known)
-    weights = Weights.of(run.X, run.log_ratio)
-    paths = run.paths
-    r_hat, ess_bulk = _arviz(paths)
-    return Evidence(run, SamplingError.of(paths), weights, regression, r_hat, ess_bulk)
-
-
 def _parameters(evidence: Evidence) -> xr.Dataset:
     """What is known of every parameter."""
     run, fit = evidence.run, evidence.fit
@@ -327,15 +310,6 @@ def _statistics(evidence: Evidence) -> dict[str, float]:
     if regression is not None:
         statistics |= {"roughness": regression.noise, "uncertainty": regression.uncertainty}
     return statistics
-
-
-def _arviz(X: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """R-hat and bulk effective sample size of ArviZ, each ensemble one chain."""
-    C, S, J, p = X.shape
-    draws = xr.Dataset({"x": (("chain", "draw", "p"), np.moveaxis(X, 2, 1).reshape(C, J * S, p))})
-    if C < 2:
-        return np.full(p, np.nan), az.ess(draws)["x"].to_numpy()
-    return az.rhat(draws)["x"].to_numpy(), az.ess(draws)["x"].to_numpy()
 
 
 def _notes(evidence: Evidence, probe: int) -> list[str]:

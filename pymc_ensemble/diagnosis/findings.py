@@ -1,25 +1,20 @@
 """What speaks against a result, and what to do about it, from the evidence about a run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pymc_ensemble.log import number, percent
-from pymc_ensemble.samplers.ensemble import Law
 
-from .regression import Regression
+from .known import ADJUST, SAMPLE, SMOOTH, WRONG_MEAN, WRONG_SD, Evidence, Finding, by_severity
+from .regression import MOST_PARAMETERS
 from .run import Run
 from .weights import SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
-Verdict = Literal["trustworthy", "doubtful", "wrong"]
 
-# Errors that make a result wrong, of a mean in posterior sd, and relative ones of an sd. What is
-# estimated is estimated with an error, so less is enough to be doubted.
-WRONG_MEAN, WRONG_SD = 0.3, 0.2
+# What is estimated is estimated with an error, so less than makes a result wrong is doubted.
 MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.27, 0.15, 1.25
 POSSIBLE = 1.5  # standard errors that chance alone may well bring about
 CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
@@ -27,85 +22,13 @@ CERTAIN = (
     2.5  # standard errors: the largest of ten that are due to chance is larger in one of eight
 )
 UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
-APART = 1.2  # R-hat of chains that have not seen the same posterior
 LARGEST_KHAT = 0.7
-ROUGH = 0.6  # scatter of the log density about a smooth fit
+FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 LOW_WOULD_BE = 0.6  # of moves that met none
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
 UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
 WIDE_OPEN = 20.0  # the same of a regression, where chains agree: in tails that count for little
-ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
-SAMPLE = "Sample, from here on: pm.sample(step=EnsembleKalmanSampler(initial_ensemble=result))"
-SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that speaks against a result, and what to do about it."""
-
-    severity: Verdict
-    reason: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that is known of a run.
-
-    Attributes
-    ----------
-    run : Run
-    chance : SamplingError
-    weights : Weights
-    regression : Regression or None
-    r_hat, ess_bulk : ndarray of shape (p,)
-        Those of ArviZ; R-hat is NaN for a single chain.
-    noise : float, default 0.0
-        Scatter of the log density at one and the same point, where it was evaluated again.
-    """
-
-    run: Run
-    chance: SamplingError
-    weights: Weights
-    regression: Regression | None
-    r_hat: FloatArray
-    ess_bulk: FloatArray
-    noise: float = 0.0
-
-    @property
-    def fit(self) -> Regression | None:
-        """The regression, if it says anything about the posterior."""
-        fit = self.regression
-        return fit if fit is not None and fit.reliable and fit.largest_error < WRONG_MEAN else None
-
-    @property
-    def roughness(self) -> float:
-        """Scatter of the log density about a smooth fit."""
-        return 0.0 if self.regression is None else self.regression.noise
-
-    @property
-    def rough(self) -> bool:
-        """Whether an exact sampler would sample fluctuations of the forward map."""
-        fit = self.regression
-        return fit is not None and fit.noise > max(ROUGH, fit.uncertainty)
-
-    @property
-    def to_be_exact(self) -> str:
-        """What to do about an approximation: a Metropolis test would sample noise."""
-        if self.law == "inversion":
-            return SAMPLE
-        return SMOOTH if self.noise > ROUGH and self.law != "fit" else ADJUST
-
-    @property
-    def law(self) -> Law:
-        """What the draws follow, as the sampler has declared."""
-        return self.run.origin.law
-
-    @property
-    def apart(self) -> bool:
-        """Whether chains are in different places."""
-        return bool(np.nan_to_num(self.r_hat).max() > APART)
 
 
 def judge(evidence: Evidence) -> list[Finding]:
@@ -126,11 +49,13 @@ def judge(evidence: Evidence) -> list[Finding]:
         _off,
         _by_chance,
         _mode_lost,
+        _misplaced,
         _not_the_law,
         _not_arrived,
         _hardly_moved,
         _surrogate,
         _cut_off,
+        _unchecked,
     ]
     return by_severity([finding for part in parts for finding in part(evidence)])
 
@@ -153,12 +78,6 @@ def first_look(run: Run) -> list[Finding]:
     evidence = Evidence(run, SamplingError.of(run.paths), weights, None, unknown, unknown)
     parts = [_not_the_law, _not_arrived, _hardly_moved, _surrogate, _cut_off]
     return by_severity([finding for part in parts for finding in part(evidence)])
-
-
-def by_severity(found: Sequence[Finding]) -> list[Finding]:
-    """The worst first, else in the same order."""
-    order: list[Verdict] = ["wrong", "doubtful"]
-    return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
 def worst(values: FloatArray, labels: Sequence[str]) -> tuple[float, str]:
@@ -280,6 +199,13 @@ def _remedy_of_modes(run: Run) -> str:
     )
 
 
+def _no_contradiction(evidence: Evidence) -> str:
+    """What to add to the lack of convergence if it is all that speaks against moments."""
+    if evidence.fit is None or any(_off(evidence)):
+        return ""
+    return "; the log densities of the draws contradict neither means nor standard deviations"
+
+
 def _by_chance(evidence: Evidence) -> Iterator[Finding]:
     """Too few independent draws, or ensembles that disagree."""
     run, chance = evidence.run, evidence.chance
@@ -292,10 +218,13 @@ def _by_chance(evidence: Evidence) -> Iterator[Finding]:
         remedy = f"Use an ensemble_size of {run.facts.smallest_ensemble} or more, or draw more."
     r_hat, worst_one = worst(np.nan_to_num(evidence.r_hat), run.labels)
     if r_hat > UNEQUAL:
-        reason = f"the ensembles disagree about `{worst_one}` (R-hat {number(r_hat, '.2f')})"
+        reason = (
+            f"the run has not converged: the ensembles disagree about `{worst_one}` (R-hat "
+            f"{number(r_hat, '.3f')}, where {UNEQUAL} is the most)"
+        )
         if evidence.apart:
-            reason += ": they have not seen the same posterior"
-        yield Finding("doubtful", f"{reason}.", remedy)
+            reason += " and have not seen the same posterior"
+        yield Finding("doubtful", f"{reason}{_no_contradiction(evidence)}.", remedy)
     if mean > (CHANCE_LIMIT if evidence.fit is None else 2 * WRONG_MEAN):
         yield Finding(
             "doubtful",
@@ -321,6 +250,42 @@ def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
             f"{_remedy_of_modes(evidence.run)}. The log of the run says where it is, and so does "
             "pymc.sample(discard_tuned_samples=False).",
         )
+
+
+def _misplaced(evidence: Evidence) -> Iterator[Finding]:
+    """Draws where the posterior has next to no mass, where its moments are not known."""
+    misplaced, labels = evidence.misplaced, evidence.run.labels
+    if misplaced is None or misplaced.far <= FAR:
+        return
+    shift, where = worst(misplaced.shift, labels)
+    k = int(np.argmax(np.abs(np.log(np.maximum(misplaced.sd_ratio, 1e-300)))))
+    what = f"move the mean of `{where}` by {number(shift, '+.1f')} standard deviations"
+    if abs(shift) <= FAR:
+        what = f"make the standard deviation of `{labels[k]}` {number(misplaced.sd_ratio[k])} times"
+        what += " that of the others"
+    yield Finding(
+        "wrong",
+        f"{percent(misplaced.share)} of the draws are where the posterior has next to none of its "
+        f"mass, by the log densities that they carry, and {what}.",
+        f"{evidence.to_be_exact}.",
+    )
+
+
+def _unchecked(evidence: Evidence) -> Iterator[Finding]:
+    """Draws of an approximation that nothing has compared with their density."""
+    run, origin = evidence.run, evidence.run.origin
+    if evidence.fit is not None or origin.adjusted or origin.law not in ("density", "approximate"):
+        return
+    why = "the log densities of the draws do not determine their moments"
+    if evidence.regression is None:
+        why = "there are too few draws for a regression on their log densities"
+        if run.facts.dimension > MOST_PARAMETERS:
+            why = f"{run.facts.dimension} parameters are too many for a regression"
+    yield Finding(
+        "doubtful",
+        f"moves met no Metropolis test, and {why}: nothing tells by how much the draws are off.",
+        f"{evidence.to_be_exact}.",
+    )
 
 
 def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
@@ -391,8 +356,9 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
     if not run.converged and evidence.law != "surrogate":
         yield Finding(
             "doubtful",
-            "the burn-in had not passed its test.",
-            "Give it more time (tune), or start nearer to the posterior.",
+            "the run has not converged: the burn-in had not passed its test"
+            f"{_no_contradiction(evidence)}.",
+            "Give the burn-in more time (tune), or start nearer to the posterior.",
         )
     if evidence.fit is not None or evidence.law == "surrogate":
         return

@@ -16,7 +16,7 @@ from pymc_ensemble.samplers.multiscale.pilot_run import PILOT_EVOLUTIONS
 from pymc_ensemble.samplers.phases import default_ensemble_size
 
 from .ensembles import path_ess
-from .findings import Finding
+from .known import Finding
 from .run import Run
 
 FloatArray = NDArray[np.float64]

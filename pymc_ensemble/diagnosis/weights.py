@@ -105,8 +105,10 @@ class Weights:
         if len(X) < FEWEST_WEIGHTS:
             khat = np.inf
         elif np.ptp(most) > 1e-8:  # else there is no tail to smooth
-            log_weights, khat = array_stats.psislw(-log_ratio)
-            khat = np.inf if np.isnan(khat) else khat
+            with np.errstate(over="ignore", invalid="ignore"):  # by the quantiles of a huge tail
+                log_weights, khat = array_stats.psislw(-log_ratio)
+            if np.isnan(khat) or not np.isfinite(log_weights).all():
+                log_weights, khat = log_ratio, np.inf
         weights = np.exp(log_weights - log_weights.max())
         weights /= weights.sum()
         mean = weights @ X

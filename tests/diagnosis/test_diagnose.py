@@ -97,7 +97,8 @@ def test_burn_in_that_did_not_pass_is_never_trustworthy(origin):
     run["sample_stats"]["converged"].values[1] = False
     diagnosis = pe.diagnose(run)
     assert diagnosis.verdict == "doubtful"
-    assert diagnosis.reasons == ("the burn-in had not passed its test.",)
+    assert len(diagnosis.reasons) == 1
+    assert "has not converged: the burn-in had not passed its test; the log" in diagnosis.headline
 
 
 @pytest.mark.parametrize("origin", [PLAIN, ADJUSTED, WALKERS])
@@ -528,6 +529,15 @@ def test_weights_of_a_known_shift():
     assert weights.shift[0] == pytest.approx(0.3, abs=0.06)
     assert weights.khat < 0.5
     assert Weights.of(X, np.zeros(4000)).efficiency == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e200])
+def test_weights_with_the_longest_of_tails(scale):
+    rng = np.random.default_rng(1)
+    weights = Weights.of(rng.standard_normal((4000, 1)), scale * rng.standard_cauchy(4000))
+    assert weights.khat > 1
+    assert weights.ess == pytest.approx(1, abs=0.01)
+    assert np.isfinite(weights.log_weights).all()
 
 
 def test_regression_needs_different_draws():

@@ -7,8 +7,8 @@ import pytest
 from known_runs import ADJUSTED, PLAIN, SURROGATE, WALKERS, declare, positions, standard_normal_run
 
 import pymc_ensemble as pe
-from pymc_ensemble.diagnosis.diagnose import _evidence
 from pymc_ensemble.diagnosis.findings import first_look, judge
+from pymc_ensemble.diagnosis.known import Evidence
 from pymc_ensemble.diagnosis.regression import Regression
 from pymc_ensemble.diagnosis.run import Run
 
@@ -61,7 +61,7 @@ def test_remedies_fit_the_run(options, stats, word):
 
 def test_remedy_of_noisy_maps_is_no_metropolis_test():
     run = Run.of(standard_normal_run(np.random.default_rng(2), shift=1.0))
-    plain = _evidence(run, None, np.random.default_rng(1))
+    plain = Evidence.of(run, None, np.random.default_rng(1))
     assert "adjust=True" in judge(plain)[0].remedy
     noisy = judge(replace(plain, noise=2.0))[0].remedy
     assert "rough=True" in noisy
@@ -148,7 +148,7 @@ def test_notes_make_peace_with_the_warnings_of_pymc():
 
 def test_agreement_of_chains_does_not_make_up_for_a_fit_that_knows_nothing():
     run = Run.of(refused(standard_normal_run(np.random.default_rng(9), S=60)))
-    known = _evidence(run, None, np.random.default_rng(1))
+    known = Evidence.of(run, None, np.random.default_rng(1))
     told = []
     for uncertainty in (0.1, 4.0, 30.0):
         fit = replace(known.regression, uncertainty=uncertainty)

@@ -8,7 +8,7 @@ from known_runs import SURROGATE, declare_sampled, positions, sample, standard_n
 from pymc.exceptions import SamplingError
 
 import pymc_ensemble as pe
-from pymc_ensemble.diagnosis.diagnose import _evidence
+from pymc_ensemble.diagnosis.known import Evidence
 from pymc_ensemble.diagnosis.modes import without_draws
 from pymc_ensemble.diagnosis.repeats import Agreement, Repeated
 from pymc_ensemble.diagnosis.run import Run
@@ -242,7 +242,7 @@ def test_right_surrogates_are_asked_for_the_truth(learned):
     assert not any("surrogate's" in reason for reason in diagnosis.reasons)
     assert diagnosis.statistics["slope"] == pytest.approx(1, abs=0.05)
     noisy = Repeated(40, 0, 10, 2.0, 0.0, Agreement(0.1, 0.05, 1.0, 0.1))
-    alone = _evidence(Run.of(idata), None, np.random.default_rng(1))
+    alone = Evidence.of(Run.of(idata), None, np.random.default_rng(1))
     assert alone.fit is None
     assert noisy.judge(alone)[0] == []  # its draws have not met the noise
 

@@ -1,0 +1,132 @@
+"""Places with many draws where the posterior has next to none of its mass.
+
+Nothing needs to be known of the law that the draws follow, and no density is fitted to them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import digamma, gammaln
+
+FloatArray = NDArray[np.float64]
+
+CELLS = 10  # with equally many draws, that a coordinate is cut into
+DRAWS, VISITS = 5, 2  # that a cell needs for each parameter and one more
+EMPTY = 5.0  # log: a cell has less than a hundredth of the mass that its draws stand for
+
+
+@dataclass(frozen=True)
+class Misplaced:
+    """Draws in slices along a coordinate where the posterior has next to none of its mass.
+
+    Attributes
+    ----------
+    share : float
+        How many of all draws these are.
+    shift : ndarray of shape (p,)
+        By how much they move the means, in standard deviations of the other draws.
+    sd_ratio : ndarray of shape (p,)
+        By which factor they change standard deviations.
+    """
+
+    share: float
+    shift: FloatArray
+    sd_ratio: FloatArray
+
+    @classmethod
+    def of(cls, U: FloatArray, lp: FloatArray, X: FloatArray) -> "Misplaced | None":
+        """Those along the coordinate where they do the most harm.
+
+        Parameters
+        ----------
+        U : ndarray of shape (C, S, J, d)
+            Unconstrained coordinates of the draws: chains, sweeps, particles.
+        lp : ndarray of shape (C, S, J)
+            Their log densities.
+        X : ndarray of shape (C, S, J, p)
+            Parameters whose moments are compared.
+
+        Returns
+        -------
+        Misplaced or None
+            None where there are too few draws for a cell.
+        """
+        *shape, d = U.shape
+        n = int(np.prod(shape))
+        if n < CELLS * DRAWS * (d + 1) or not np.isfinite(lp).all():
+            return None
+        flat = U.reshape(n, d)
+        z = (flat - flat.mean(0)) / np.maximum(flat.std(0), 1e-300)
+        parameters, values = X.reshape(n, -1), lp.reshape(n)
+        found = []
+        for k in range(d):
+            cell = np.empty(n, dtype=int)
+            cells = np.array_split(np.argsort(z[:, k], kind="stable"), CELLS)
+            for b, draws in enumerate(cells):
+                cell[draws] = b
+            log_mass = np.full(CELLS, np.nan)
+            often = _visits(cell.reshape(shape)) >= VISITS * (d + 1)
+            for b, draws in enumerate(cells):
+                if often[b]:
+                    log_mass[b] = values[draws].mean() + _entropy(z[draws], k)  # eq. (D10)
+            known = np.isfinite(log_mass)
+            if 2 * known.sum() >= CELLS:
+                empty = known & (log_mass < np.median(log_mass[known]) - EMPTY)
+                found.append(cls._of_draws(parameters, empty[cell]))
+        return max(found, key=lambda one: one.far) if found else None
+
+    @classmethod
+    def _of_draws(cls, parameters: FloatArray, misplaced: NDArray[np.bool_]) -> "Misplaced":
+        left = parameters[~misplaced]
+        sd = np.maximum(left.std(0), 1e-300)
+        shift = (parameters.mean(0) - left.mean(0)) / sd
+        return cls(float(misplaced.mean()), shift, parameters.std(0) / sd)
+
+    @property
+    def far(self) -> float:
+        """How far they put a moment off: standard deviations of a mean, doublings of one."""
+        return float(np.abs([self.shift, np.log2(np.maximum(self.sd_ratio, 1e-300))]).max())
+
+
+def _visits(cell: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often particles, of shape (C, S, J), have come to each cell."""
+    come = np.ones(cell.shape, dtype=bool)
+    come[:, 1:] = cell[:, 1:] != cell[:, :-1]
+    return np.bincount(cell[come], minlength=CELLS)
+
+
+def _entropy(z: FloatArray, k: int) -> float:
+    """Entropy of draws, shape (n, d), in a slice of coordinate k, but for a constant.
+
+    It is that of the coordinate, and that of the others given it: of a Gaussian law with their
+    covariance, or of one with ellipsoids as contours and their radii, whichever is less. Neither is
+    less than the true one. NaN if draws are in a subspace.
+    """
+    n, d = z.shape
+    along = spacing_entropy(z[:, k])
+    if d == 1:
+        return along
+    centered, p, dof = z - z.mean(0), d - 1, n - 2
+    try:
+        root = np.linalg.cholesky(centered.T @ centered / dof)
+    except np.linalg.LinAlgError:
+        return np.nan
+    variance = (root[k] ** 2).sum()
+    # given coordinate k, the determinant loses a factor, and squared radii a term
+    log_det = 2 * np.log(np.diag(root)).sum() - np.log(variance)
+    squared = (np.linalg.solve(root, centered.T) ** 2).sum(0) - centered[:, k] ** 2 / variance
+    log_r = 0.5 * np.log(np.maximum(squared, 1e-300))
+    bias = digamma((dof - np.arange(p)) / 2).sum() + p * np.log(2 / dof)  # of log_det
+    gaussian = 0.5 * p * np.log(2 * np.pi * np.e)
+    sphere = np.log(2) + 0.5 * p * np.log(np.pi) - gammaln(p / 2)
+    radial = sphere + spacing_entropy(log_r) + p * log_r.mean()
+    return float(along + 0.5 * (log_det - bias) + min(gaussian, radial))
+
+
+def spacing_entropy(x: FloatArray) -> float:
+    """Entropy of a number by the spacings of its values (Vasicek 1976), shape (n,)."""
+    x, n = np.sort(x), len(x)
+    m, i = int(np.sqrt(n)), np.arange(n)
+    high, low = np.minimum(i + m, n - 1), np.maximum(i - m, 0)
+    return float(np.log(np.maximum(x[high] - x[low], 1e-300) * n / (high - low)).mean())
