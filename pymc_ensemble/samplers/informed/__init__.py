@@ -1,0 +1,5 @@
+"""Sampler of many parameters: it learns the slope of the outputs, and keeps the prior."""
+
+from .sampler import LikelihoodInformed
+
+__all__ = ["LikelihoodInformed"]

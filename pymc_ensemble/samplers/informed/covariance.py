@@ -1,0 +1,120 @@
+"""Covariance of what is not known of a slope: a matrix, or a diagonal minus a low rank."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy import linalg
+
+from pymc_ensemble.samplers.ensemble import Array
+
+MATRIX_LIMIT = 2000  # parameters up to which the matrix is kept
+WINDOW = 1000  # evaluations that are remembered beyond that
+
+
+class Covariance(Protocol):
+    """Covariance S of a row of the slope, shape (d, d), in whatever form."""
+
+    def times(self, X: Array, /) -> Array:
+        """Product of the rows of `X`, shape (n, d), with S."""
+
+    @property
+    def diagonal(self) -> Array:
+        """Variances, shape (d,)."""
+
+    def plus(self, variances: Array, /) -> "Covariance":
+        """With independent variances added, shape (d,)."""
+
+    def reduced(self, X: Array, noise: Array, /) -> tuple["Covariance", Array]:
+        """After observations along `X` with noise of variances `noise`, and their gain (n, d)."""
+
+
+def _innovation_root(X: Array, XS: Array, noise: Array) -> Array:
+    """Lower Cholesky factor of the covariance of observations."""
+    M = XS @ X.T
+    M[np.diag_indices_from(M)] += noise
+    return linalg.cholesky((M + M.T) / 2, lower=True)
+
+
+@dataclass(frozen=True)
+class MatrixCovariance:
+    """The matrix itself, shape (d, d)."""
+
+    matrix: Array
+
+    @classmethod
+    def of(cls, variances: Array, known: Array) -> "MatrixCovariance":
+        """``diag(variances) - known^T known``."""
+        return cls(np.diag(variances) - known.T @ known)
+
+    def times(self, X: Array) -> Array:
+        """Product of the rows of `X` with it."""
+        return X @ self.matrix
+
+    @property
+    def diagonal(self) -> Array:
+        """Variances."""
+        return np.diag(self.matrix)
+
+    def plus(self, variances: Array) -> "MatrixCovariance":
+        """With independent variances added."""
+        return MatrixCovariance(self.matrix + np.diag(variances))
+
+    def reduced(self, X: Array, noise: Array) -> tuple["MatrixCovariance", Array]:
+        """After observations along `X`, and their gain."""
+        XS = self.times(X)
+        root = _innovation_root(X, XS, noise)
+        known = linalg.solve_triangular(root, XS, lower=True)
+        matrix = self.matrix - known.T @ known
+        return MatrixCovariance(matrix), linalg.solve_triangular(root, known, lower=True, trans=1)
+
+
+@dataclass(frozen=True)
+class ReducedCovariance:
+    """``diag(variances) - known^T known``: what an evaluation tells is a row of `known`.
+
+    The oldest rows are forgotten beyond `WINDOW` of them, which makes the covariance larger.
+
+    Attributes
+    ----------
+    variances : ndarray of shape (d,)
+    known : ndarray of shape (N, d)
+    """
+
+    variances: Array
+    known: Array
+
+    @classmethod
+    def of(cls, variances: Array, known: Array) -> "ReducedCovariance":
+        """``diag(variances) - known^T known``."""
+        return cls(variances, known)
+
+    def times(self, X: Array) -> Array:
+        """Product of the rows of `X` with it."""
+        return X * self.variances - (X @ self.known.T) @ self.known
+
+    @property
+    def diagonal(self) -> Array:
+        """Variances."""
+        return np.maximum(self.variances - np.einsum("nd,nd->d", self.known, self.known), 0.0)
+
+    def plus(self, variances: Array) -> "ReducedCovariance":
+        """With independent variances added."""
+        return ReducedCovariance(self.variances + variances, self.known)
+
+    def reduced(self, X: Array, noise: Array) -> tuple["ReducedCovariance", Array]:
+        """After observations along `X`, and their gain."""
+        XS = self.times(X)
+        root = _innovation_root(X, XS, noise)
+        new = linalg.solve_triangular(root, XS, lower=True)
+        known = np.concatenate([self.known, new])[-WINDOW:]
+        return ReducedCovariance(self.variances, known), linalg.solve_triangular(
+            root, new, lower=True, trans=1
+        )
+
+
+def covariance_of(variances: Array, known: Array) -> Covariance:
+    """``diag(variances) - known^T known`` in the form that takes less memory."""
+    if len(variances) <= MATRIX_LIMIT:
+        return MatrixCovariance.of(variances, known)
+    return ReducedCovariance.of(variances, known)

@@ -1,0 +1,99 @@
+"""Posterior of linearized outputs: the loss and the prior as they are, the map replaced by a line.
+
+Nothing of it costs a forward evaluation. Where the loss is quadratic and the prior Gaussian it is
+the learned law itself; otherwise it is sampled by moves that have the law for their proposal.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Array, Problem
+
+from .law import InformedLaw
+from .reference import GaussianReference
+
+INNER_STEPS = 60  # moves without evaluations that make a proposal
+INNER_SIZES = (1.0, 0.3, 0.1)  # of which each of them has one, at random
+
+
+@dataclass(frozen=True)
+class LinearizedPosterior:
+    """Density of ``exp(-loss(z + A (x - x_0)) - prior potential)``.
+
+    Attributes
+    ----------
+    reference : GaussianReference
+    law : InformedLaw
+        Gaussian law in reference coordinates.
+    origin : ndarray of shape (d,)
+        Point x_0 of the linearization, in reference coordinates.
+    outputs : ndarray of shape (K,)
+        Outputs z there.
+    slope : ndarray of shape (K, d)
+    gaussian : bool
+        Whether it is the law.
+    """
+
+    reference: GaussianReference
+    law: InformedLaw
+    origin: Array
+    outputs: Array
+    slope: Array
+    gaussian: bool
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        reference: GaussianReference,
+        law: InformedLaw,
+        outputs: Array,
+        slope: Array,
+        step: Array,
+    ) -> "LinearizedPosterior":
+        """Linearize where the search has ended; the Newton `step` from there centers the law."""
+        gaussian = problem.quadratic_loss and problem.gaussian_prior
+        centered = InformedLaw(law.center + step, law.factor)
+        return cls(reference, centered, law.center, outputs, slope, gaussian)
+
+    def predicted(self, x: Array) -> Array:
+        """Outputs at `x`, shape (n, d) to (n, K), as far as they are linear."""
+        return self.outputs + (x - self.origin) @ self.slope.T
+
+    def log_density(self, problem: Problem, x: Array) -> Array:
+        """Log density at `x`, shape (n, d) to (n,), normalized as well as the law is."""
+        if self.gaussian:
+            return self.law.log_density(x) - self.reference.log_volume
+        potential = self._potential(problem, np.concatenate([self.law.center[None], x]))
+        top = self.law.log_density(self.law.center[None]) - self.reference.log_volume
+        return top + potential[0] - potential[1:]
+
+    def _potential(self, problem: Problem, x: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            potential = problem.loss(self.predicted(x))
+            potential = potential + problem.prior_potential(self.reference.points(x))
+        return np.where(np.isnan(potential), np.inf, potential)
+
+    def propose(self, problem: Problem, x: Array, rng: np.random.Generator) -> Array:
+        """Moves from `x`, shape (n, d), that are reversible for this density.
+
+        They are independent draws where it is the law, and a random mixture of preconditioned
+        Crank-Nicolson moves, repeated until little is left of where they began, where not.
+        """
+        if self.gaussian:
+            return self.law.draw(len(x), rng)
+        excess = self._potential(problem, x) + self.law.log_density(x)
+        for size in rng.choice(INNER_SIZES, INNER_STEPS):
+            moved = self.crank_nicolson(x, size, rng)
+            new = self._potential(problem, moved) + self.law.log_density(moved)
+            with np.errstate(over="ignore", invalid="ignore"):
+                accepted = rng.random(len(x)) < np.exp(np.minimum(excess - new, 0.0))
+            x = np.where(accepted[:, None], moved, x)
+            excess = np.where(accepted, new, excess)
+        return x
+
+    def crank_nicolson(self, x: Array, size: float, rng: np.random.Generator) -> Array:
+        """Moves from `x`, shape (n, d), of a size up to 1, that are reversible for the law."""
+        kept = np.sqrt(1 - size**2) * (x - self.law.center)
+        return self.law.center + kept + size * self.law.noise(len(x), rng)  # eq. (F10)

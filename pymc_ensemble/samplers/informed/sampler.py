@@ -1,0 +1,116 @@
+"""Likelihood-informed sampler: learn the law of the posterior, then correct it by exact moves."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import (
+    EnsembleFailure,
+    Origin,
+    Problem,
+    has_forward_map,
+)
+from pymc_ensemble.samplers.options import require_counts
+from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
+
+from .linearized import LinearizedPosterior
+from .reference import GaussianReference, reference_of
+from .search import SearchState, TrackedSearch
+from .walk import InformedWalk, WalkState
+
+REFERENCE_SEED = 20101  # of the draws that tell a prior that is not Gaussian
+TOLERANCE = 0.05  # fall of the potential that may remain when the walkers set out
+UNRESOLVED = 0.1  # information along draws of the law that may be unknown then
+
+
+@dataclass(frozen=True)
+class LikelihoodInformed(PhasedSampler):
+    """Sampler of problems with many parameters, a Gaussian prior or nearly so, and any loss.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+        Its forward map is deterministic.
+    walkers : int, default 50
+        Walkers M, which are moved together.
+    round_size : int, default 50
+        Evaluations of a round while the law is learned.
+    max_rounds : int, default 100
+        Rounds after which learning ends in any case.
+    """
+
+    problem: Problem
+    walkers: int = 50
+    round_size: int = 50
+    max_rounds: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size, and a problem without outputs."""
+        require_counts(2, walkers=self.walkers)
+        require_counts(20, round_size=self.round_size)
+        require_counts(1, max_rounds=self.max_rounds)
+        if not has_forward_map(self.problem):
+            raise EnsembleFailure("There is no forward map whose slope could be learned.")
+
+    @property
+    def size(self) -> int:
+        """Number of walkers."""
+        return self.walkers
+
+    @property
+    def start_size(self) -> int:
+        """Number of initial positions."""
+        return self.round_size
+
+    @property
+    def min_members(self) -> int:
+        """Members without which there is no first slope."""
+        return 10
+
+    @property
+    def has_to_span(self) -> bool:
+        """An ensemble that is smaller than the dimension will do."""
+        return False
+
+    @cached_property
+    def reference(self) -> GaussianReference:
+        """Gaussian reference of the prior."""
+        return reference_of(self.problem, np.random.default_rng(REFERENCE_SEED))
+
+    @cached_property
+    def burn_in(self) -> TrackedSearch:
+        """Search for the mode, on which the law is learned."""
+        return TrackedSearch(
+            self.problem, self.reference, self.round_size, TOLERANCE, UNRESOLVED, self.max_rounds
+        )
+
+    @cached_property
+    def kernel(self) -> InformedWalk:
+        """Exact walk with the learned law."""
+        return InformedWalk(self.problem)
+
+    def burns_in(self, state: PhaseState) -> bool:
+        """The law has to be learned, wherever the positions come from."""
+        return True
+
+    def begin_burn_in(self, state: PhaseState) -> SearchState:
+        """State of the search, from the best of the positions on."""
+        return self.burn_in.start(state.evaluated)
+
+    def begin(self, state: PhaseState) -> WalkState:
+        """Walkers that set out into the law."""
+        search = state.inner
+        assert isinstance(search, SearchState)
+        return self.kernel.start(self.learned(search), self.walkers, search.found)
+
+    def learned(self, search: SearchState) -> LinearizedPosterior:
+        """Posterior of the outputs as they are linearized where the search has ended."""
+        law = self.burn_in.law(search)
+        step = law.newton_step(self.burn_in.gradient(search), 0.0)
+        outputs, slope = search.ensemble.Z[0], search.tracker.slope
+        return LinearizedPosterior.of(self.problem, self.reference, law, outputs, slope, step)
+
+    def origin(self, state: PhaseState) -> Origin:
+        """What the draws follow: the density of the model."""
+        return Origin("density", adjusted=True)

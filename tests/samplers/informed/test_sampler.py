@@ -1,0 +1,206 @@
+"""The whole sampler on arrays: exact posteriors of linear maps, invariance, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from array_problems import GaussianProblem, run, step, sweeps, within
+
+from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
+from pymc_ensemble.samplers.informed import LikelihoodInformed
+from pymc_ensemble.samplers.informed.law import InformedLaw
+from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
+from pymc_ensemble.samplers.informed.reference import GaussianReference
+from pymc_ensemble.samplers.informed.walk import InformedWalk, expected_acceptance
+from pymc_ensemble.samplers.rest import AT_REST
+
+
+def deconvolution(d=100, seed=1):
+    """Blurred random walk on a circle, every third value observed: a linear map of many
+    parameters, whose prior is correlated.
+    """
+    rng = np.random.default_rng(seed)
+    where = np.arange(d)
+    apart = np.minimum((where[:, None] - where) % d, (where - where[:, None]) % d)
+    P0 = np.linalg.inv(np.exp(-apart / (0.1 * d)))
+    A = 8 * np.exp(-0.5 * (apart[::3] / (0.03 * d)) ** 2)
+    A = A / 3
+    truth = np.linalg.solve(np.linalg.cholesky(P0).T, rng.standard_normal(d))
+    data = A @ truth + rng.standard_normal(len(A))
+    problem = GaussianProblem(lambda U: U @ A.T, data, np.zeros(d), P0)
+    precision = P0 + A.T @ A
+    return problem, np.linalg.solve(precision, A.T @ data), np.linalg.inv(precision)
+
+
+def learned(problem, seed, **options):
+    rng = np.random.default_rng(seed)
+    sampler = LikelihoodInformed(problem, **options)
+    state = sampler.start(problem.sample_prior(sampler.start_size, rng), redraw=True)
+    problem.n_evaluations = 0
+    while state.phase in ("start", "burn-in"):
+        state, _ = step(sampler, problem, state, rng)
+    return sampler, state, rng
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_posterior_of_a_linear_map_is_learned_exactly(seed):
+    """No map of 100 parameters is known from less than 101 evaluations; it takes 250 to be sure."""
+    problem, mean, covariance = deconvolution()
+    _, state, _ = learned(problem, seed)
+    assert problem.n_evaluations <= 250
+    target = state.inner.target
+    variance = np.diag(covariance)
+    law_mean = target.reference.points(target.law.center[None])[0]
+    assert np.abs((law_mean - mean) / np.sqrt(variance)).max() < 1e-6
+    eye = np.eye(len(mean))
+    root = target.reference.points(eye) - target.reference.mean
+    covariances = root.T @ target.law.contract(eye) @ root
+    np.testing.assert_allclose(np.diag(covariances), variance, rtol=1e-6)
+
+
+def test_independent_moves_of_a_linear_map_are_all_made():
+    problem, mean, covariance = deconvolution()
+    sampler, state, rng = learned(problem, 3)
+    while not state.burned_in:
+        state, _ = step(sampler, problem, state, rng)
+    assert state.converged
+    state, snapshots = sweeps(sampler, problem, state, 40, rng)
+    assert np.mean([snapshot.acceptance for snapshot in snapshots]) > 0.98
+    U = np.concatenate([snapshot.U for snapshot in snapshots])
+    error = (U.mean(0) - mean) / np.sqrt(np.diag(covariance) / len(U))
+    assert np.abs(error).max() < 4.5  # of a hundred
+    np.testing.assert_allclose(U.std(0) / np.sqrt(np.diag(covariance)), 1, atol=0.1)
+
+
+@pytest.mark.parametrize("size", [0.4, 1.0])
+def test_a_wrong_law_leaves_the_posterior_invariant(size):
+    """Walkers that start in the posterior stay there, with a law of a tenth of noise."""
+    rng = np.random.default_rng(5)
+    d, K, walkers = 20, 10, 400
+    A = rng.standard_normal((K, d))
+    problem = GaussianProblem(lambda U: U @ A.T, rng.standard_normal(K), np.zeros(d), np.eye(d))
+    precision = np.eye(d) + A.T @ A
+    mean = np.linalg.solve(precision, A.T @ problem.data)
+    covariance = np.linalg.inv(precision)
+    wrong = A * (1 + 0.1 * rng.standard_normal(A.shape))
+    law = InformedLaw(mean + 0.1, wrong)
+    target = LinearizedPosterior(
+        GaussianReference(np.zeros(d), np.ones(d)), law, mean, A @ mean, wrong, gaussian=True
+    )
+    kernel = InformedWalk(problem)
+    U = rng.multivariate_normal(mean, covariance, walkers)
+    state = replace(kernel.start(target, walkers), size=size, rest=AT_REST)
+    state = replace(state, ensemble=problem.ensemble(U))
+    state, snapshots = sweeps(kernel, problem, state, 300, rng)
+    paths = np.array([snapshot.U for snapshot in snapshots])
+    assert within(paths.mean(0), mean, 4.5)  # walkers are independent: errors are known
+    second = ((paths - mean) ** 2).mean(0)
+    assert within(second, np.diag(covariance), 4.5)
+
+
+class CountsProblem(GaussianProblem):
+    """Poisson counts with a log link."""
+
+    quadratic_loss = False
+
+    def pointwise_loss(self, Z):
+        return np.exp(np.minimum(Z, 300)) - self.data * Z
+
+    def loss_gradient(self, Z):
+        return np.exp(Z) - self.data
+
+    def curvature(self, Z):
+        return np.exp(Z)
+
+
+def test_loss_and_prior_are_no_part_of_what_has_to_be_learned():
+    """With a linear map the linearized posterior is the posterior, whatever the loss is."""
+    rng = np.random.default_rng(6)
+    A = np.vander(np.linspace(-1, 1, 15), 4)
+    data = rng.poisson(np.exp(A @ [0.3, -0.5, 0.2, -0.5]))
+    problem = CountsProblem(lambda U: U @ A.T, data, np.zeros(4), np.eye(4))
+    sampler, state, rng = learned(problem, 7)
+    while not state.burned_in:
+        state, _ = step(sampler, problem, state, rng)
+    state, snapshots = sweeps(sampler, problem, state, 20, rng)
+    assert np.mean([snapshot.acceptance for snapshot in snapshots]) > 0.98
+    # importance weights of prior draws, a million of them, give the moments
+    prior = rng.standard_normal((1_000_000, 4))
+    weights = np.exp(-problem.loss(prior @ A.T) + problem.loss(prior @ A.T).min())
+    mean = weights @ prior / weights.sum()
+    sd = np.sqrt(weights @ (prior - mean) ** 2 / weights.sum())
+    U = np.concatenate([snapshot.U for snapshot in snapshots])
+    assert np.abs((U.mean(0) - mean) / sd).max() < 4.5 / np.sqrt(len(U) / 2)
+    np.testing.assert_allclose(U.std(0) / sd, 1, atol=0.12)
+
+
+def test_expected_acceptance():
+    weights = np.random.default_rng(8).lognormal(size=50)
+    exact = np.minimum.outer(weights, weights).mean() / weights.mean()
+    assert expected_acceptance(np.log(weights)) == pytest.approx(exact)
+    assert expected_acceptance(np.full(5, -np.inf)) == 0
+
+
+def curved(U):
+    return np.stack([U[:, 0] + 0.3 * U[:, 1] ** 2, U.sum(1), np.exp(0.3 * U[:, 2])], axis=1)
+
+
+def curved_problem():
+    return GaussianProblem(curved, [1.0, 0.5, 1.2], np.zeros(6), np.eye(6))
+
+
+def test_failures_are_left_out():
+    """A tenth of the evaluations fail; the draws are from where they do not."""
+    problem = curved_problem().failing(lambda U: U[:, 5] > 1.3)
+    sampler = LikelihoodInformed(problem, walkers=20, round_size=20)
+    _, draws = run(sampler, problem, np.random.default_rng(9), n_sweeps=20)
+    assert draws[..., 5].max() <= 1.3
+    assert np.isfinite(draws).all()
+
+
+def test_a_noisy_map_is_refused():
+    rng = np.random.default_rng(10)
+    problem = GaussianProblem(
+        lambda U: U + 0.1 * rng.standard_normal(U.shape), np.zeros(3), np.zeros(3), np.eye(3)
+    )
+    sampler = LikelihoodInformed(problem)
+    with pytest.raises(EnsembleFailure, match="other outputs when the same point"):
+        run(sampler, problem, np.random.default_rng(11), n_sweeps=1)
+
+
+def test_same_seed_same_draws():
+    one, two = (
+        run(LikelihoodInformed(p), p, np.random.default_rng(12), n_sweeps=3)[1]
+        for p in (curved_problem(), curved_problem())
+    )
+    np.testing.assert_array_equal(one, two)
+
+
+def test_learning_that_was_cut_short_has_not_converged():
+    problem, *_ = deconvolution()
+    sampler = LikelihoodInformed(problem, round_size=20, max_rounds=2)
+    state, _ = run(sampler, problem, np.random.default_rng(13), n_sweeps=2)
+    assert not state.converged
+
+
+def test_without_a_forward_map_there_is_nothing_to_learn():
+    problem = curved_problem()
+    problem.density_only = True
+    with pytest.raises(EnsembleFailure, match="no forward map"):
+        LikelihoodInformed(problem)
+
+
+def test_sizes():
+    with pytest.raises(ValueError, match="walkers must be an integer of at least 2"):
+        LikelihoodInformed(curved_problem(), walkers=1)
+    with pytest.raises(ValueError, match="round_size must be an integer of at least 20"):
+        LikelihoodInformed(curved_problem(), round_size=5)
+
+
+def test_search_begins_where_it_is_told():
+    problem = curved_problem()
+    sampler = LikelihoodInformed(problem)
+    U = problem.sample_prior(10, np.random.default_rng(14))
+    ensemble = Ensemble.evaluated(problem, U, problem.evaluate(U))
+    state = sampler.burn_in.start(ensemble, 3)
+    np.testing.assert_array_equal(state.ensemble.U[0], U[3])
