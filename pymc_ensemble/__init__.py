@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pymc_ensemble.optimization import find_MAP_ensemble
     from pymc_ensemble.problem import InverseProblem
     from pymc_ensemble.step_methods.gaussian_process import EnsembleGaussianProcessSampler
+    from pymc_ensemble.step_methods.informed import LikelihoodInformedSampler
     from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
     from pymc_ensemble.step_methods.langevin import EnsembleLangevinSampler
     from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
@@ -27,6 +28,7 @@ __all__ = [
     "EnsembleKalmanSampler",
     "EnsembleLangevinSampler",
     "InverseProblem",
+    "LikelihoodInformedSampler",
     "MultiscaleSampler",
     "coverage",
     "diagnose",
@@ -51,6 +53,7 @@ _HOMES = {
     "EnsembleKalmanSampler": "step_methods.kalman",
     "EnsembleLangevinSampler": "step_methods.langevin",
     "InverseProblem": "problem",
+    "LikelihoodInformedSampler": "step_methods.informed",
     "MultiscaleSampler": "step_methods.multiscale",
     "coverage": "diagnosis.coverage",
     "diagnose": "diagnosis.diagnose",

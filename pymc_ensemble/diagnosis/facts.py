@@ -248,7 +248,7 @@ class Facts:
     @property
     def small(self) -> bool:
         """Whether there are fewer; walkers need no others."""
-        walkers = self.origin.evaluations > 1
+        walkers = self.origin.evaluations > 1 or self.origin.learned
         return not walkers and 1 < self.particles < self.smallest_ensemble
 
 
@@ -414,6 +414,7 @@ def together(facts: Iterable[Facts]) -> Facts:
         law,
         all(one.origin.adjusted for one in every),
         max(one.origin.evaluations for one in every),
+        all(one.origin.learned for one in every),
     )
     maps = [one.map for one in every if one.map is not None]
     return replace(

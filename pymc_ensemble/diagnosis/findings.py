@@ -25,6 +25,7 @@ UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
 LARGEST_KHAT = 0.7
 FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
+FAR = 0.25  # acceptance of independent proposals below which a learned law is far off
 LOW_WOULD_BE = 0.6  # of moves that met none
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
 UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
@@ -53,6 +54,7 @@ def judge(evidence: Evidence) -> list[Finding]:
         _not_the_law,
         _not_arrived,
         _hardly_moved,
+        _far_from_learned,
         _surrogate,
         _cut_off,
         _unchecked,
@@ -76,7 +78,7 @@ def first_look(run: Run) -> list[Finding]:
     unknown = np.full(len(run.labels), np.nan)
     weights = Weights.of(run.X, run.log_ratio)
     evidence = Evidence(run, SamplingError.of(run.paths), weights, None, unknown, unknown)
-    parts = [_not_the_law, _not_arrived, _hardly_moved, _surrogate, _cut_off]
+    parts = [_not_the_law, _not_arrived, _hardly_moved, _far_from_learned, _surrogate, _cut_off]
     return by_severity([finding for part in parts for finding in part(evidence)])
 
 
@@ -386,6 +388,21 @@ def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
             if run.origin.evaluations > 1
             else "Draw more, or use MultiscaleSampler.",
         )
+
+
+def _far_from_learned(evidence: Evidence) -> Iterator[Finding]:
+    """A learned law whose independent proposals are rarely accepted."""
+    run = evidence.run
+    if not run.origin.learned or not run.independent_acceptance < FAR:
+        return
+    yield Finding(
+        "doubtful",
+        "the posterior is far from the learned law: only "
+        f"{percent(run.independent_acceptance)} of the independent proposals were accepted.",
+        "Draw more, until the chains agree, or write the model in coordinates in which the forward "
+        "map is nearer to a linear one. With few parameters, use EnsembleKalmanSampler or "
+        "EnsembleGaussianProcessSampler.",
+    )
 
 
 def _surrogate(evidence: Evidence) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ CITED = {
     "EnsembleGaussianProcessSampler": ("dunbar2022ensemble",),
     "EnsembleLangevinSampler": ("garbuno2020affine",),
     "invert": ("iglesias2013ensemble", "iglesias2021adaptive"),
+    "LikelihoodInformedSampler": ("cui2016dimension", "rudolf2018generalization"),
 }
 ROUGH = "dunbar2022ensemble"
 SOFTWARE = ("pymc_ensemble", "pymc2023")
@@ -40,6 +41,9 @@ SAMPLERS = {
     ),
     "EnsembleLangevinSampler": "affine-invariant interacting Langevin dynamics",
     "invert": "ensemble Kalman inversion, which needs no gradient",
+    "LikelihoodInformedSampler": (
+        "a likelihood-informed sampler, which learned the slope of the forward outputs"
+    ),
 }
 LAWS = {
     "density": "Moves met no Metropolis test: draws follow the posterior up to the error of steps.",

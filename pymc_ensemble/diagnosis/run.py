@@ -165,6 +165,14 @@ class Run:
         return float(known.mean()) if len(known) else np.nan
 
     @property
+    def independent_acceptance(self) -> float:
+        """Mean acceptance of independent proposals; NaN where there were none."""
+        independent = np.isinf(self.stats["step_size"])
+        if not independent.any():
+            return float("nan")
+        return float(np.nanmean(self.stats["acceptance"][independent]))
+
+    @property
     def converged(self) -> bool:
         """Whether the burn-in of all chains has passed its test."""
         return bool(self.stats["converged"].all())

@@ -347,6 +347,11 @@ class InverseProblem:
         """Whether the loss is quadratic in the outputs, with constant curvature."""
         return self._likelihood.quadratic
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether a forward model has declared noise of its own."""
+        return bool(getattr(self._forward, "stochastic", False))
+
     @cached_property
     def gaussian_prior(self) -> bool:
         """Whether the prior potential is quadratic in the unknowns."""

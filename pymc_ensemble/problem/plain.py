@@ -157,6 +157,7 @@ class FunctionForward:
     ):
         self.function, self.n_outputs = function, n_outputs
         self.vectorized, self.transform = vectorized, transform
+        self.stochastic = isinstance(function, ForwardModel) and function.random
 
     def compile(self) -> None:
         """Do nothing: a plain function is not compiled."""

@@ -206,11 +206,15 @@ class Origin:
         Whether every move has met a Metropolis test for the density that they carry.
     evaluations : int
         Forward evaluations that a draw costs.
+    learned : bool
+        Whether a law that was learned beforehand proposes: particles are chains of their own then,
+        and moves of infinite step size are independent of them.
     """
 
     law: Law
     adjusted: bool = False
     evaluations: int = 1
+    learned: bool = False
 
     @property
     def density_known(self) -> bool:

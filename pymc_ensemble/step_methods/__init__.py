@@ -2,6 +2,7 @@
 
 from .base import EnsembleStep
 from .gaussian_process import EnsembleGaussianProcessSampler
+from .informed import LikelihoodInformedSampler
 from .kalman import EnsembleKalmanSampler
 from .langevin import EnsembleLangevinSampler
 from .multiscale import MultiscaleSampler
@@ -11,5 +12,6 @@ __all__ = [
     "EnsembleKalmanSampler",
     "EnsembleLangevinSampler",
     "EnsembleStep",
+    "LikelihoodInformedSampler",
     "MultiscaleSampler",
 ]

@@ -50,6 +50,7 @@ class BoundStep(BlockedStep):
 
     problem_class: ClassVar[Any] = InverseProblem
     sampler_class: SamplerClass
+    needs_spread: ClassVar[bool] = True
     scheme: str | None = None
     default_blocked = True
 
@@ -119,7 +120,7 @@ class BoundStep(BlockedStep):
         else:
             initial = self._make_initial(self._initial_ensemble, model, problem)
         sampler = self._make_sampler(problem, None if initial is None else initial.U.shape[1])
-        if initial is not None and not self._options.get("allow_subspace"):
+        if initial is not None and self.needs_spread and not self._options.get("allow_subspace"):
             require_spread(initial.U, problem.coordinate_names)
         self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
 

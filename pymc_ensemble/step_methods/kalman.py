@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
+from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import NoDensityError
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, Point
@@ -17,6 +18,7 @@ from pymc_ensemble.samplers.moves import Move
 from .base import EnsembleStep
 from .binding import decided, of_scheme
 
+MANY = 100  # parameters beyond which another sampler takes far fewer evaluations
 PAPER_TUNE = 1000  # steps of the published scheme, which are short
 
 
@@ -182,7 +184,14 @@ class EnsembleKalmanSampler(EnsembleStep):
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
         """Inverse problem of a model, which must have a forward map."""
         try:
-            return super()._make_problem(model, vars)
+            problem: InverseProblem = super()._make_problem(model, vars)
+            if problem.dimension > MANY and not problem.stochastic:
+                logger.info(
+                    f"EnsembleKalmanSampler needs an ensemble of {2 * (problem.dimension + 2)} for "
+                    f"{problem.dimension} parameters. If the forward map is smooth, "
+                    "LikelihoodInformedSampler takes far fewer evaluations."
+                )
+            return problem
         except NoDensityError:  # nor is there another sampler
             raise
         except (NotImplementedError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Sampler of many parameters: it learns the slope of the outputs, and keeps the prior."""
 
+from .mode import ModeSearch
 from .sampler import LikelihoodInformed
 
-__all__ = ["LikelihoodInformed"]
+__all__ = ["LikelihoodInformed", "ModeSearch"]

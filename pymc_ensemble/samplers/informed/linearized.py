@@ -5,9 +5,11 @@ the learned law itself; otherwise it is sampled by moves that have the law for t
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Problem
 
 from .law import InformedLaw
@@ -92,6 +94,27 @@ class LinearizedPosterior:
             x = np.where(accepted[:, None], moved, x)
             excess = np.where(accepted, new, excess)
         return x
+
+    def differential(self, x: Array, partners: Array, rng: np.random.Generator) -> Array:
+        """Moves of `x`, shape (n, d), by differences of partners, in the subspace that matters.
+
+        It is spanned by the informed directions and the coordinates whose prior is not Gaussian.
+        """
+        V = self.subspace
+        along, others = x @ V.T, partners @ V.T
+        moved = proposals.differential_evolution(along, others, np.eye(len(V)), rng)
+        return x + (moved - along) @ V
+
+    @cached_property
+    def subspace(self) -> Array:
+        """Orthonormal rows, shape (r, d), with r of at least one."""
+        law, d = self.law, len(self.origin)
+        rows = law.directions[: max(1, len(law.informed))]
+        odd = np.eye(d)[~self.reference.gaussian] if not self.reference.gaussian.all() else None
+        if odd is None:
+            return rows
+        left, _ = np.linalg.qr(np.concatenate([rows, odd]).T)
+        return left.T
 
     def crank_nicolson(self, x: Array, size: float, rng: np.random.Generator) -> Array:
         """Moves from `x`, shape (n, d), of a size up to 1, that are reversible for the law."""

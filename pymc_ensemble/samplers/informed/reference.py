@@ -21,6 +21,8 @@ class GaussianReference:
     mean : ndarray of shape (d,)
     scale : ndarray of shape (d,)
         Units of the coordinates.
+    gaussian : ndarray of bool, shape (d,)
+        Coordinates in which the prior is Gaussian, given all others.
     root : ndarray of shape (d, d) or None
         Lower triangular factor R of the precision of ``u / scale``, so that
         ``L = diag(scale) R^-T``; None where the coordinates are independent.
@@ -28,6 +30,7 @@ class GaussianReference:
 
     mean: Array
     scale: Array
+    gaussian: Array
     root: Array | None = None
 
     def points(self, x: Array) -> Array:
@@ -117,7 +120,7 @@ def _independent(
     gaussian &= diagonal > 0
     variance = np.where(gaussian, 1 / np.where(gaussian, diagonal, 1.0), scale**2)
     newton = center - variance * problem.prior_gradient(center[None])[0]
-    return GaussianReference(np.where(gaussian, newton, center), np.sqrt(variance))
+    return GaussianReference(np.where(gaussian, newton, center), np.sqrt(variance), gaussian)
 
 
 def _correlated(problem: PriorAndLoss, U: Array, center: Array, scale: Array) -> GaussianReference:
@@ -144,4 +147,4 @@ def _correlated(problem: PriorAndLoss, U: Array, center: Array, scale: Array) ->
         force = (problem.prior_gradient(center[None])[0] * scale)[gaussian]
         mean[gaussian] -= scale[gaussian] * linalg.solve(inside, force, assume_a="pos")
     root = linalg.cholesky(precision / np.outer(units, units), lower=True)
-    return GaussianReference(mean, scale, root)
+    return GaussianReference(mean, scale, gaussian, root)

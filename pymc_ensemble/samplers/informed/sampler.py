@@ -15,13 +15,10 @@ from pymc_ensemble.samplers.options import require_counts
 from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
 
 from .linearized import LinearizedPosterior
+from .mode import LEAST_MEMBERS, REFERENCE_SEED, SMALLEST_ROUND
 from .reference import GaussianReference, reference_of
 from .search import SearchState, TrackedSearch
 from .walk import InformedWalk, WalkState
-
-REFERENCE_SEED = 20101  # of the draws that tell a prior that is not Gaussian
-TOLERANCE = 0.05  # fall of the potential that may remain when the walkers set out
-UNRESOLVED = 0.1  # information along draws of the law that may be unknown then
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,23 @@ class LikelihoodInformed(PhasedSampler):
         Evaluations of a round while the law is learned.
     max_rounds : int, default 100
         Rounds after which learning ends in any case.
+    tolerance : float, default 0.05
+        Fall of the potential that may remain when the walkers set out.
+    unresolved : float, default 0.1
+        Information along draws of the law that may be unknown then.
     """
 
     problem: Problem
     walkers: int = 50
     round_size: int = 50
     max_rounds: int = 100
+    tolerance: float = 0.05
+    unresolved: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what is no size, and a problem without outputs."""
         require_counts(2, walkers=self.walkers)
-        require_counts(20, round_size=self.round_size)
+        require_counts(SMALLEST_ROUND, round_size=self.round_size)
         require_counts(1, max_rounds=self.max_rounds)
         if not has_forward_map(self.problem):
             raise EnsembleFailure("There is no forward map whose slope could be learned.")
@@ -66,7 +69,7 @@ class LikelihoodInformed(PhasedSampler):
     @property
     def min_members(self) -> int:
         """Members without which there is no first slope."""
-        return 10
+        return LEAST_MEMBERS
 
     @property
     def has_to_span(self) -> bool:
@@ -82,7 +85,12 @@ class LikelihoodInformed(PhasedSampler):
     def burn_in(self) -> TrackedSearch:
         """Search for the mode, on which the law is learned."""
         return TrackedSearch(
-            self.problem, self.reference, self.round_size, TOLERANCE, UNRESOLVED, self.max_rounds
+            self.problem,
+            self.reference,
+            self.round_size,
+            self.tolerance,
+            self.unresolved,
+            self.max_rounds,
         )
 
     @cached_property
@@ -95,7 +103,7 @@ class LikelihoodInformed(PhasedSampler):
         return True
 
     def begin_burn_in(self, state: PhaseState) -> SearchState:
-        """State of the search, from the best of the positions on."""
+        """State of the search."""
         return self.burn_in.start(state.evaluated)
 
     def begin(self, state: PhaseState) -> WalkState:
@@ -103,6 +111,22 @@ class LikelihoodInformed(PhasedSampler):
         search = state.inner
         assert isinstance(search, SearchState)
         return self.kernel.start(self.learned(search), self.walkers, search.found)
+
+    def set_out(self, state: PhaseState) -> PhaseState:
+        """Walkers at work with what is known so far, where learning was cut short."""
+        if state.phase == "start":
+            state = self._enter("burn-in", state, self.begin_burn_in(state))
+        return self._enter("settling", state, self.begin(state))
+
+    def told(self, state: PhaseState) -> str:
+        """What was learned, in words."""
+        walk = state.inner
+        assert isinstance(walk, WalkState)
+        law, d = walk.target.law, self.problem.dimension
+        return (
+            f"the data inform {len(law.informed)} of {d} directions more than the prior does, and "
+            f"determine {law.degrees:.3g} degrees of freedom."
+        )
 
     def learned(self, search: SearchState) -> LinearizedPosterior:
         """Posterior of the outputs as they are linearized where the search has ended."""
@@ -113,4 +137,4 @@ class LikelihoodInformed(PhasedSampler):
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: the density of the model."""
-        return Origin("density", adjusted=True)
+        return Origin("density", adjusted=True, learned=True)

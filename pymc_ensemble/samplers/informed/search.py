@@ -17,6 +17,7 @@ from pymc_ensemble.samplers.ensemble import (
     Info,
     Problem,
 )
+from pymc_ensemble.samplers.kernels import NothingToFreeze
 
 from .law import InformedLaw
 from .reference import GaussianReference
@@ -27,6 +28,7 @@ DISTANCE = 5e-3  # of exploring points, in prior standard deviations
 SAME_STEP = 1e-2  # steps that differ by less, in posterior standard deviations, are one
 RISING = 3  # rounds of growing ignorance after which exploring points come nearer
 WEAKEST, STRONGEST = 1e-8, 1e8  # damping
+NEARBY = 1e-8  # distance of a point that has to have the same outputs, in prior sd
 REPEATABLE = 1e-3  # change of the loss between two evaluations of one point that is rounding
 
 
@@ -87,7 +89,7 @@ class SearchRound:
 
 
 @dataclass(frozen=True)
-class TrackedSearch:
+class TrackedSearch(NothingToFreeze[SearchState]):
     """Gauss-Newton search with a tracked slope.
 
     Parameters
@@ -156,7 +158,9 @@ class TrackedSearch:
         steps = length[:, None] * directions
         points = self.reference.points(np.concatenate([x + trials, x + steps]))
         if repeated:
-            points = np.concatenate([points, state.ensemble.U])
+            # forward models remember points: one that is different, as far as numbers go
+            again = x + NEARBY * rng.standard_normal(len(x))
+            points = np.concatenate([points, self.reference.points(again[None])])
         return points, SearchRound(points, trials, damping, steps, repeated)
 
     def tell(

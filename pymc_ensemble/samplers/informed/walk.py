@@ -4,7 +4,7 @@ Given what was learned, every walker is a Markov chain of its own.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -16,12 +16,20 @@ from .linearized import LinearizedPosterior
 
 TRIAL_SWEEPS = 2  # of independent moves, which tell how many are accepted; the first is the start
 SETTLED = 0.05  # share of what the walkers remember of their start when they settle
-INDEPENDENT = 0.25  # acceptance of independent moves from which on no others are made
-INDEPENDENT_SHARE = 0.3  # of the sweeps where there are others
+GOOD, POOR = 0.5, 0.25  # acceptance of independent moves: no others are made; others are tuned
+SHARES = {  # of independent, correlated and differential sweeps
+    "good": (1.0, 0.0, 0.0),
+    "usable": (0.5, 0.0, 0.5),
+    "poor": (0.2, 0.3, 0.5),
+}
 TUNING_SWEEPS = 25  # of correlated moves
 TARGET = 0.35  # acceptance of correlated moves
 GAIN = 0.5  # of the logarithm of their size, by acceptance
 SMALLEST, LARGEST = 0.01, 0.99
+
+
+Kind = Literal["independent", "correlated", "differential"]
+KINDS: tuple[Kind, ...] = ("independent", "correlated", "differential")
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,12 @@ class WalkState(SweepState):
     ----------
     target : LinearizedPosterior
         What was learned of the posterior.
+    quality : {"good", "usable", "poor"}
+        How many independent moves are accepted, which tells what sweeps there are.
     size : float
-        Size of correlated moves; 1 where all moves are independent.
+        Size of correlated moves.
+    kind : {"independent", "correlated", "differential"}
+        Moves of the sweep that is under way.
     known : bool
         Whether the law was learned to the end.
     sweeps : int
@@ -43,7 +55,9 @@ class WalkState(SweepState):
     """
 
     target: LinearizedPosterior = field(kw_only=True)
-    size: float = 1.0
+    quality: Literal["good", "usable", "poor"] = "good"
+    size: float = 0.5
+    kind: Kind = "independent"
     known: bool = True
     sweeps: int = 0
     log_weights: Array = field(default_factory=lambda: np.empty(0))
@@ -83,57 +97,73 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         """All walkers at once."""
         return (np.arange(len(ensemble)),)
 
+    def in_sweep(self, state: WalkState, rng: np.random.Generator) -> WalkState:
+        """State with walkers to be moved: those of differential sweeps are halved."""
+        if state.groups:
+            return state
+        state = super().in_sweep(state, rng)
+        kind = KINDS[rng.choice(len(KINDS), p=SHARES[state.quality])]
+        if kind == "differential":
+            halves = super().split(state.ensemble, rng)
+            state = replace(state, groups=halves, others=halves[::-1])
+        return replace(state, kind=kind)
+
     def ask(self, state: WalkState, rng: np.random.Generator) -> tuple[Array, GroupMove[WalkState]]:
-        """Points of the next round, shape (J, d)."""
+        """Points of the next round, shape (n, d)."""
         state = self.in_sweep(state, rng)
-        target, problem = state.target, self.problem
-        x = target.reference.coordinates(state.ensemble.U)
-        alone = state.size == 1.0
-        if not alone and state.rest.done:
-            alone = rng.random() < INDEPENDENT_SHARE
-        if alone:
-            moved = target.propose(problem, x, rng)
-            after = target.log_density(problem, moved)
-            log_ratio, log_q = target.log_density(problem, x) - after, after
+        target, problem, index = state.target, self.problem, state.groups[0]
+        x = target.reference.coordinates(state.ensemble.U[index])
+        log_ratio, log_q, step = np.zeros(len(x)), None, np.nan
+        if state.kind == "independent":
+            moved, step = target.propose(problem, x, rng), np.inf
+            log_q = target.log_density(problem, moved)
+            log_ratio = target.log_density(problem, x) - log_q
+        elif state.kind == "correlated":
+            moved, step = target.crank_nicolson(x, state.size, rng), state.size
+            log_ratio = target.law.log_density(x) - target.law.log_density(moved)
         else:
-            moved = target.crank_nicolson(x, state.size, rng)
-            log_ratio, log_q = target.law.log_density(x) - target.law.log_density(moved), None
+            partners = target.reference.coordinates(state.ensemble.U[state.others[0]])
+            moved = target.differential(x, partners, rng)
         points = target.reference.points(moved)
-        step = np.inf if alone else state.size
-        uniforms, everyone = rng.random(len(x)), state.groups[0]
         return points, GroupMove(
-            everyone, points, log_ratio, None, step, uniforms, state, log_q=log_q
+            index, points, log_ratio, None, step, rng.random(len(x)), state, log_q=log_q
         )
 
     def adapt(self, state: WalkState, pending: GroupMove[WalkState], alpha: Array) -> WalkState:
         """Learn what size of moves is accepted, and how long walkers remember their start."""
+        if state.kind == "correlated":
+            change = np.exp(GAIN * (float(alpha.mean()) - TARGET))
+            state = replace(state, size=float(np.clip(state.size * change, SMALLEST, LARGEST)))
+        if state.groups:
+            return state
         assert isinstance(state.rest, Countdown)
         sweeps = state.sweeps + 1
         state = replace(state, sweeps=sweeps, rest=Countdown(state.rest.sweeps - 1))
         if sweeps <= TRIAL_SWEEPS:
             told = state.told["proposal_lp"] - state.told["proposal_log_q"]
             state = replace(state, log_weights=np.append(state.log_weights, told))
-            return self._tried(state) if sweeps == TRIAL_SWEEPS else state
-        if state.size < 1:
-            change = np.exp(GAIN * (float(alpha.mean()) - TARGET))
-            return replace(state, size=float(np.clip(state.size * change, SMALLEST, LARGEST)))
-        return state
+        return self._tried(state) if sweeps == TRIAL_SWEEPS else state
 
     def _tried(self, state: WalkState) -> WalkState:
         """Decide on the moves by the first proposals."""
         acceptance = expected_acceptance(state.log_weights)
-        if acceptance < INDEPENDENT:
-            size = float(np.clip(np.sqrt(acceptance), SMALLEST, LARGEST))
-            return replace(state, size=size, rest=Countdown(TUNING_SWEEPS))
+        # tails of other priors are longer than weights of few proposals show
+        gaussian = bool(state.target.reference.gaussian.all())
+        if acceptance < (POOR if gaussian else GOOD):
+            return replace(state, quality="poor", rest=Countdown(TUNING_SWEEPS))
         forgetting = -np.log1p(-min(acceptance, 1 - SETTLED))
         more = int(np.ceil(-np.log(SETTLED) / forgetting)) - (TRIAL_SWEEPS - 1)
-        return replace(state, rest=Countdown(max(more, 0)))
+        quality: Literal["good", "usable"] = "good" if acceptance >= GOOD else "usable"
+        return replace(state, quality=quality, rest=Countdown(max(more, 0)))
 
     def snapshot(self, state: WalkState, dt: float) -> Snapshot:
         """Walkers after a sweep, with their density in the linearized posterior."""
         ensemble, target = state.ensemble, state.target
         x = target.reference.coordinates(ensemble.U)
         told = {**state.told, "log_q": target.log_density(self.problem, x)}
+        if not target.gaussian:  # proposals depend on the walker a little, and lack a constant
+            unknown = np.full(len(x), np.nan)
+            told |= {"proposal_lp": unknown, "proposal_log_q": unknown}
         return Snapshot(ensemble.U, -ensemble.potential, step_size=dt, **told)
 
     def freeze(self, state: WalkState) -> WalkState:

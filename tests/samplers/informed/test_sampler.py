@@ -7,7 +7,7 @@ import pytest
 from array_problems import GaussianProblem, run, step, sweeps, within
 
 from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
-from pymc_ensemble.samplers.informed import LikelihoodInformed
+from pymc_ensemble.samplers.informed import LikelihoodInformed, walk
 from pymc_ensemble.samplers.informed.law import InformedLaw
 from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
 from pymc_ensemble.samplers.informed.reference import GaussianReference
@@ -72,8 +72,8 @@ def test_independent_moves_of_a_linear_map_are_all_made():
     np.testing.assert_allclose(U.std(0) / np.sqrt(np.diag(covariance)), 1, atol=0.1)
 
 
-@pytest.mark.parametrize("size", [0.4, 1.0])
-def test_a_wrong_law_leaves_the_posterior_invariant(size):
+@pytest.mark.parametrize("kind", ["independent", "correlated", "differential"])
+def test_a_wrong_law_leaves_the_posterior_invariant(monkeypatch, kind):
     """Walkers that start in the posterior stay there, with a law of a tenth of noise."""
     rng = np.random.default_rng(5)
     d, K, walkers = 20, 10, 400
@@ -85,11 +85,18 @@ def test_a_wrong_law_leaves_the_posterior_invariant(size):
     wrong = A * (1 + 0.1 * rng.standard_normal(A.shape))
     law = InformedLaw(mean + 0.1, wrong)
     target = LinearizedPosterior(
-        GaussianReference(np.zeros(d), np.ones(d)), law, mean, A @ mean, wrong, gaussian=True
+        GaussianReference(np.zeros(d), np.ones(d), np.ones(d, bool)),
+        law,
+        mean,
+        A @ mean,
+        wrong,
+        gaussian=True,
     )
     kernel = InformedWalk(problem)
     U = rng.multivariate_normal(mean, covariance, walkers)
-    state = replace(kernel.start(target, walkers), size=size, rest=AT_REST)
+    shares = tuple(float(kind == one) for one in walk.KINDS)
+    monkeypatch.setitem(walk.SHARES, "good", shares)
+    state = replace(kernel.start(target, walkers), size=0.4, rest=AT_REST)
     state = replace(state, ensemble=problem.ensemble(U))
     state, snapshots = sweeps(kernel, problem, state, 300, rng)
     paths = np.array([snapshot.U for snapshot in snapshots])

@@ -1,0 +1,86 @@
+"""The search for the mode as a sampler without draws: start, then the search itself."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Origin, Problem
+from pymc_ensemble.samplers.options import require_counts
+from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
+
+from .reference import GaussianReference, reference_of
+from .search import SearchState, TrackedSearch
+
+LEAST_MEMBERS = 2  # without which there is no first slope
+SMALLEST_ROUND = 20  # trials, and some directions
+REFERENCE_SEED = 20101  # of the draws that tell a prior that is not Gaussian
+
+
+@dataclass(frozen=True)
+class ModeSearch(PhasedSampler):
+    """Gauss-Newton search with a slope that is learned on the way.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+        Its forward map is deterministic.
+    round_size : int, default 50
+        Evaluations of a round.
+    max_rounds : int, default 100
+        Rounds after which the search ends in any case.
+    tolerance : float, default 1e-4
+        Fall of the potential that may remain at the end.
+    from_first : bool, default False
+        Whether the search begins at the first of the positions, instead of the best.
+    """
+
+    problem: Problem
+    round_size: int = 50
+    max_rounds: int = 100
+    tolerance: float = 1e-4
+    from_first: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size."""
+        require_counts(SMALLEST_ROUND, ensemble_size=self.round_size)
+        require_counts(1, maxiter=self.max_rounds)
+
+    @property
+    def size(self) -> int:
+        """Number of initial positions."""
+        return self.round_size
+
+    @property
+    def min_members(self) -> int:
+        """Members without which there is no first slope."""
+        return LEAST_MEMBERS
+
+    @property
+    def has_to_span(self) -> bool:
+        """An ensemble that is smaller than the dimension will do."""
+        return False
+
+    @cached_property
+    def reference(self) -> GaussianReference:
+        """Gaussian reference of the prior."""
+        return reference_of(self.problem, np.random.default_rng(REFERENCE_SEED))
+
+    @cached_property
+    def kernel(self) -> TrackedSearch:
+        """The search."""
+        return TrackedSearch(
+            self.problem,
+            self.reference,
+            self.round_size,
+            self.tolerance,
+            max_rounds=self.max_rounds,
+        )
+
+    def begin(self, state: PhaseState) -> SearchState:
+        """State of the search."""
+        return self.kernel.start(state.evaluated, 0 if self.from_first else None)
+
+    def origin(self, state: PhaseState) -> Origin:
+        """What a draw would follow, if the mode was one."""
+        return Origin("approximate")
