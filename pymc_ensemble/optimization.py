@@ -2,8 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
@@ -14,21 +13,23 @@ from pytensor.graph.basic import Variable
 
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
-from pymc_ensemble.problem.driver import Account, AskTell, Driver, Pending, State
 from pymc_ensemble.problem.points import compiled, names_of, points_of, variable_layout, vector_of
-from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.informed.laplace import Laplace
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
 from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
 from pymc_ensemble.samplers.multiscale.sampler import SMOOTH_DISTANCE
 
-from .log import ProgressLog, show_log
+from .log import logger
+from .mode import Search
 from .problem import InverseProblem, problem_of
-from .samplers.ensemble import Ensemble, Info
 from .samplers.options import require_counts, require_positive
 
 __all__ = ["MAPEstimate", "find_MAP_ensemble"]
 
 FloatArray = NDArray[np.float64]
+
+ROUND = 50  # evaluations of a round of the tracked search
+SLOPE_TOLERANCE = 1e-3  # of the explorers, in posterior standard deviations
 
 
 class MAPEstimate(dict[str, np.ndarray]):
@@ -38,25 +39,64 @@ class MAPEstimate(dict[str, np.ndarray]):
     ----------
     history : xarray.Dataset
         By ``iteration``: ``misfit``, the negative log likelihood; ``potential``, the negative log
-        density that is minimized; ``gradient``, its root mean square slope in units of the
-        preconditioner; ``step_size``; and ``n_evals``, forward evaluations so far.
+        density that is minimized; and ``n_evals``, forward evaluations so far. With
+        ``method="tracked"`` also ``gap``, the fall of the potential that is expected to remain, and
+        ``unknown``, the share of the slope that is not known; with ``"explorers"`` ``gradient``,
+        the root mean square slope in units of the preconditioner, and ``step_size``.
     converged : bool
-        Whether the gradient fell below its tolerance.
+        Whether the potential, or its gradient, is known to be at its least.
     """
 
     history: xr.Dataset
     converged: bool
+    _laplace: Laplace | None = None
+
+    @property
+    def covariance(self) -> FloatArray:
+        """Covariance of the Gaussian law at the point, in unconstrained coordinates, (d, d).
+
+        It costs no forward evaluation.
+
+        Raises
+        ------
+        ValueError
+            If ``method="explorers"`` has found the point.
+        """
+        return self._known_law.covariance
+
+    @property
+    def log_evidence(self) -> float:
+        """Log evidence by Laplace's approximation in unconstrained coordinates.
+
+        It costs no forward evaluation.
+
+        Raises
+        ------
+        ValueError
+            If ``method="explorers"`` has found the point.
+        """
+        return self._known_law.log_evidence
+
+    @property
+    def _known_law(self) -> Laplace:
+        if self._laplace is None:
+            raise ValueError(
+                'method="explorers" does not know the slope of the forward outputs, hence no '
+                'covariance. Use method="tracked".'
+            )
+        return self._laplace
 
 
 def find_MAP_ensemble(
     *,
     vars: Sequence[Variable | str] | None = None,
     initvals: Mapping[str, ArrayLike] | None = None,
+    method: Literal["tracked", "explorers"] | None = None,
     ensemble_size: int | None = None,
     preconditioner: str | ArrayLike | None = "ensemble",
     directions: int | None = None,
-    sigma: float = SMOOTH_DISTANCE,
-    tol: float = 1e-3,
+    sigma: float | None = None,
+    tol: float | None = None,
     maxiter: int = 100,
     random_seed: Any = None,
     progressbar: bool = True,
@@ -65,8 +105,10 @@ def find_MAP_ensemble(
 ) -> MAPEstimate:
     """Find the maximum a posteriori point of a model without derivatives of its forward map.
 
-    An ensemble that is moved to the posterior tells scales and a start. Then one walker descends
-    along gradients that explorers around it measure.
+    A Gauss-Newton search learns the slope of the forward outputs from all evaluations, and takes
+    the scales of the parameters from the prior: hundreds of parameters take a few hundred
+    evaluations. Where that cannot be, an ensemble that is moved to the posterior tells scales and a
+    start, and one walker descends along gradients that explorers around it measure.
 
     Parameters
     ----------
@@ -75,22 +117,27 @@ def find_MAP_ensemble(
     initvals : dict, optional
         Where to start, values by variable name, as in `pymc.sample`. By default at the best member
         of the ensemble.
+    method : {"tracked", "explorers"}, optional
+        The Gauss-Newton search, for deterministic forward maps with a proper prior, or the descent
+        with explorers, for noisy maps, improper priors and log densities without a forward map. By
+        default the first that fits the model; the log tells if it is the second.
     ensemble_size : int, optional
-        Particles of the ensemble that runs first; by default ``max(100, 4 (d + 2))`` for d
-        unconstrained parameters.
+        Forward evaluations of a round of the Gauss-Newton search, by default 50, at least 20. With
+        ``method="explorers"`` particles of the ensemble that runs first; by default
+        ``max(100, 4 (d + 2))`` for d unconstrained parameters.
     preconditioner : "ensemble", None or array_like of shape (d, d), default "ensemble"
         Covariance in unconstrained coordinates that makes the posterior isotropic: that of the
         ensemble, none, or a matrix. Without "ensemble" no ensemble is needed.
     directions : int, optional
         Explorers in each step, by default d. With fewer of them a step sees a part of the gradient
         only, and the search may end far from the mode.
-    sigma : float, default 1e-3
-        Distance of the explorers in units of the preconditioner.
-    tol : float, default 1e-3
+    sigma : float, optional
+        Distance of the explorers in units of the preconditioner, by default 1e-3.
+    tol : float, optional
         Root mean square gradient in units of the preconditioner at which the mode is found, roughly
-        its remaining distance in posterior standard deviations.
+        its remaining distance in posterior standard deviations, by default 1e-3.
     maxiter : int, default 100
-        Steps after which the search ends; each costs ``directions + 1`` forward evaluations.
+        Steps after which the search ends; each costs a round, or ``directions + 1`` evaluations.
     random_seed : int, Generator or None
         Seed of the ensemble and the directions.
     progressbar : bool, default True
@@ -117,8 +164,10 @@ def find_MAP_ensemble(
     Notes
     -----
     Maximized is the posterior density of the model's own variables, without the Jacobians of
-    transforms, as in `pymc.find_MAP`. The dynamics are those of the multiscale sampler with its
-    noise turned off [1]_. A mode is not a posterior: of several modes one is found.
+    transforms, as in `pymc.find_MAP`. The Gauss-Newton search ends when 0.0001 may remain to be
+    gained, what is unknown of the slope included. The dynamics of the explorers are those of the
+    multiscale sampler with its noise turned off [1]_; `preconditioner`, `directions`, `sigma` and
+    `tol` are theirs. A mode is not a posterior: of several modes one is found.
 
     References
     ----------
@@ -140,6 +189,17 @@ def find_MAP_ensemble(
     >>> round(float(point["rate"]), 2)
     0.93
     """
+    if method not in (None, "tracked", "explorers"):
+        raise ValueError(f'method must be "tracked" or "explorers", not {method!r}.')
+    of_explorers = {"directions": directions, "sigma": sigma, "tol": tol}
+    given_options = [name for name, value in of_explorers.items() if value is not None]
+    if not (isinstance(preconditioner, str) and preconditioner == "ensemble"):
+        given_options.insert(0, "preconditioner")
+    if given_options and method != "explorers":
+        raise ValueError(
+            f'`{given_options[0]}` is an option of method="explorers". Leave it out, or choose '
+            "that method."
+        )
     require_counts(1, directions=directions, maxiter=maxiter)
     require_positive(sigma=sigma, tol=tol)
     model = given_model(model)
@@ -162,9 +222,9 @@ def find_MAP_ensemble(
         conditional.condition(point)
         sampled, given = conditional.model, conditional.given
     options: dict[str, Any] = {"compile_kwargs": compile_kwargs, "given": given}
-    problem, _ = problem_of(sampled, **options)
+    problem, reason = problem_of(sampled, **options)
     target, _ = problem_of(sampled, jacobian=False, **options)
-    search = Search(problem, sampled, rng, progressbar)
+    search = Search(problem, target, sampled, rng, progressbar)
 
     layout = variable_layout(point, [value.name for value in sampled.value_vars])
     start = vector_of(layout, point)[None]
@@ -174,102 +234,71 @@ def find_MAP_ensemble(
                 f"The start is not within the support of the prior: `{variable.name}`, in "
                 f"unconstrained coordinates, is {point[variable.name]}. Give other `initvals`."
             )
-    if isinstance(preconditioner, str) and preconditioner == "ensemble":
-        try:
-            problem.sample_prior(1, np.random.default_rng(0))
-        except ValueError as error:  # an improper prior
-            raise ValueError(
-                "There is no prior from which an ensemble could be drawn, to tell scales and a "
-                "start. Give both: `initvals`, and `preconditioner=None` or a covariance."
-            ) from error
-        ensemble = search.ensemble(ensemble_size)
-        scale = Preconditioner.of_points(ensemble.U)
-        if initvals is None:
-            potential = target.loss(ensemble.Z) + target.prior_potential(ensemble.U)
-            start = ensemble.U[[potential.argmin()]]
+    if method != "explorers":
+        obstacle = _obstacle(problem, reason)
+        if obstacle and method == "tracked":
+            raise ValueError(f'{obstacle} Use method="explorers".')
+        if obstacle:
+            logger.info(f'find_MAP_ensemble: {obstacle} The search is that of method="explorers".')
+        method = "explorers" if obstacle else "tracked"
+    if method == "tracked":
+        begin = None if initvals is None else start
+        found = search.track(begin, ensemble_size or ROUND, maxiter)
     else:
-        scale = Preconditioner.given(preconditioner, start[0])
-    d = problem.dimension
-    descent = Descent(Explorers(target, directions or d, sigma), tol)
-    state, history = search.descend(descent, DescentState(start, scale), maxiter)
-    if not state.converged:
-        warnings.warn(
-            f"The search ended after {state.steps} steps with a gradient of {state.slope:.2g}, in "
-            f"posterior standard deviations, instead of {tol:.2g}. Allow more of them (maxiter), "
-            "or directions, or use another sigma if the forward map is not smooth.",
-            stacklevel=2,
-        )
-    return _in_model(model, {**point, **points_of(layout, state.U)[0]}, state.converged, history)
-
-
-class Search:
-    """Forward evaluations on the way to the mode.
-
-    Parameters
-    ----------
-    problem : InverseProblem
-    model : pm.Model
-        The model of the problem.
-    rng : numpy.random.Generator
-    progressbar : bool
-        Whether to tell of the progress.
-    """
-
-    def __init__(
-        self, problem: InverseProblem, model: pm.Model, rng: np.random.Generator, progressbar: bool
-    ):
-        self.problem, self.rng, self.progressbar = problem, rng, progressbar
-        self.account = Account()
-        self._driver = Driver(problem, model, self.account, ProgressLog("find_MAP_ensemble"))
-        if progressbar:
-            show_log()
-
-    def _round(
-        self, driver: Driver, sampler: AskTell[State, Pending], state: State, what: str
-    ) -> tuple[State, Info]:
-        """Evaluate one batch of points."""
-        state, info = driver.round(sampler, state, self.rng)
-        if self.progressbar:
-            driver.tell(what)
-        return state, info
-
-    def ensemble(self, size: int | None) -> Ensemble:
-        """Members of an ensemble that was moved to the posterior."""
-        sampler = EnsembleKalman(self.problem, size, adjust=self.problem.density_only)
-        U = self.problem.sample_prior(sampler.size, self.rng)
-        state, iteration = sampler.start(U, redraw=True), 0
-        remedy = (
-            "`initvals` where the forward map works, with `preconditioner=None` or a covariance, "
-            f"so that no ensemble is needed; {self._driver.remedy}"
-        )
-        driver = replace(self._driver, remedy=remedy)
-        while not state.burned_in:
-            what = f"ensemble, iteration {iteration + 1}"
-            state, info = self._round(driver, sampler, state, what)
-            iteration += info.complete
-        return state.evaluated[state.evaluated.ok]
-
-    def descend(
-        self, descent: Descent, state: DescentState, maxiter: int
-    ) -> tuple[DescentState, xr.Dataset]:
-        """Descend until the mode is found; the state there, and the history."""
-        rows = []
-        driver = replace(self._driver, remedy="`initvals` where the forward map works.")
-        while not state.done and state.steps < maxiter:
-            state, _ = self._round(driver, descent, state, f"descent, step {state.steps + 1}")
-            told = (state.loss, state.potential, state.slope, state.step_size)
-            rows.append((*told, self.account.n_evals))
-        names = ("misfit", "potential", "gradient", "step_size", "n_evals")
-        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
-        return state, xr.Dataset({n: ("iteration", np.array(c)) for n, c in columns.items()})
-
-
-def _in_model(
-    model: pm.Model, point: Mapping[str, np.ndarray], converged: bool, history: xr.Dataset
-) -> MAPEstimate:
-    """All unobserved variables of the model at a point of its value variables."""
+        scale, start = _scale(search, start, preconditioner, ensemble_size, initvals is None)
+        explorers = Explorers(target, directions or problem.dimension, sigma or SMOOTH_DISTANCE)
+        descent = Descent(explorers, tol or SLOPE_TOLERANCE)
+        found = search.descend(descent, DescentState(start, scale), maxiter)
+    if not found.converged:
+        warnings.warn(found.doubt, stacklevel=2)
     variables = model.unobserved_value_vars
-    values = compiled(model, variables)(point)
+    values = compiled(model, variables)({**point, **points_of(layout, found.u)[0]})
     estimate = MAPEstimate((v.name, value) for v, value in zip(variables, values, strict=True))
-    estimate.converged, estimate.history = converged, history
+    estimate.converged, estimate.history = found.converged, found.history
+    estimate._laplace = found.laplace
     return estimate
+
+
+def _obstacle(problem: InverseProblem, reason: str) -> str:
+    """Why the slope of the outputs cannot be tracked, in words; empty if it can."""
+    if reason:
+        return f"There is no forward map whose slope could be learned: {reason.rstrip('.')}."
+    if problem.stochastic:
+        return "The forward model is stochastic: differences along short steps would be noise."
+    try:
+        problem.sample_prior(1, np.random.default_rng(0))
+    except ValueError as error:
+        return f"There is no prior to begin with. {error}"
+    return ""
+
+
+def _scale(
+    search: Search,
+    start: FloatArray,
+    preconditioner: str | ArrayLike | None,
+    ensemble_size: int | None,
+    choose: bool,
+) -> tuple[Preconditioner, FloatArray]:
+    """Units of the explorers, and where they start: at the best of an ensemble, if they `choose`.
+
+    Raises
+    ------
+    ValueError
+        If there is no prior to draw an ensemble from.
+    """
+    if not (isinstance(preconditioner, str) and preconditioner == "ensemble"):
+        return Preconditioner.given(preconditioner, start[0]), start
+    try:
+        search.problem.sample_prior(1, np.random.default_rng(0))
+    except ValueError as error:  # an improper prior
+        raise ValueError(
+            "There is no prior from which an ensemble could be drawn, to tell scales and a "
+            "start. Give both: `initvals`, and `preconditioner=None` or a covariance, with "
+            'method="explorers".'
+        ) from error
+    ensemble = search.ensemble(ensemble_size)
+    if choose:
+        target = search.target
+        potential = target.loss(ensemble.Z) + target.prior_potential(ensemble.U)
+        start = ensemble.U[[potential.argmin()]]
+    return Preconditioner.of_points(ensemble.U), start
