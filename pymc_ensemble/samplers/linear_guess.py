@@ -8,7 +8,8 @@ from .ensemble import Array, Ensemble, Problem, has_forward_map
 from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
 
 NEWTON_STEPS = 20
-SMALLEST_SHARE = 1e-3  # of a Newton step: ten halvings
+SMALLEST_SHARE = 1e-6  # of a Newton step: what is left is rounding
+NO_STEP = 1e-8  # squared length of a Newton step per dimension, in posterior sd, at the mode
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 
 
@@ -60,6 +61,6 @@ def newton_mode(problem: Problem, linear_map: LinearMap, U: Array) -> GaussianLa
             if factor < SMALLEST_SHARE:
                 return None
         x, current = x + factor * step, proposed
-        if law.distance(np.zeros((1, len(x))))[0] < 1e-8 * len(x):
+        if law.distance(np.zeros((1, len(x))))[0] < NO_STEP * len(x):
             return law
     return None

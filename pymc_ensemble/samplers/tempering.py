@@ -190,10 +190,9 @@ class TemperedBurnIn:
         weights, effective_size = normalized_weights(np.where(values.ok, log_weights, -np.inf))
         share = effective_size / max(values.ok.sum(), 1)
         message = f"linear guess confirmed by {share:.0%} of the ensemble"
-        if share > 0.5 and values.ok.sum() >= self.min_members:
-            if share < 0.99 or not values.ok.all():
-                values = values[systematic_resample(weights, J, pending.uniforms[0])]
-            done = bool(share > 0.8)
+        if share > self._largest_fraction and values.ok.sum() >= self.min_members:
+            values = values[systematic_resample(weights, J, pending.uniforms[0])]
+            done = bool(share > TRUSTED)
             state = replace(
                 state, ensemble=values, exponent=1.0, stages=1, burned_in=done, converged=done
             )
@@ -208,9 +207,11 @@ class TemperedBurnIn:
         law = fit_law(self.problem, ensemble, statistics, exponent, rough=not self.deterministic)
         if state.exponent < 1 or (weights == 0).any():
             ensemble = ensemble[systematic_resample(weights, len(ensemble), rng.random())]
-        correlation = max(0.0, state.correlation - 0.25)
         return replace(
-            state, ensemble=ensemble, correlation=correlation, stage=Stage(law, exponent)
+            state,
+            ensemble=ensemble,
+            correlation=bolder(state.correlation),
+            stage=Stage(law, exponent),
         )
 
     def _weights(self, state: BurnInState) -> tuple[float, Array, Array]:
@@ -227,7 +228,7 @@ class TemperedBurnIn:
         loss, n_ok = ensemble.loss[ok], ok.sum()
         # eq. (T2)
         fitted = next_exponent(loss, present, max(0.5 * n_ok, min(2 * (d + 2), 0.8 * n_ok)))
-        reached = max(fitted, next_exponent(loss, present, max(state.fraction * n_ok, 1.5)))
+        reached = max(fitted, next_exponent(loss, present, max(state.fraction * n_ok, 2)))
         statistics, weights = np.zeros((2, len(ensemble)))
         statistics[ok] = normalized_weights((present - fitted) * loss)[0]
         weights[ok] = normalized_weights((present - reached) * loss)[0]
@@ -300,7 +301,7 @@ class TemperedBurnIn:
             stage=None,
             exponent=stage.exponent,
             acceptance=stage.first_acceptance,
-            fraction=max(0.02, 0.3 * state.fraction) if easy else min(largest, 2 * state.fraction),
+            fraction=0.3 * state.fraction if easy else min(largest, 2 * state.fraction),
             stages=state.stages + 1,
         )
         if state.exponent < 1:
@@ -318,5 +319,10 @@ class TemperedBurnIn:
 def next_correlation(correlation: float, acceptance: float) -> float:
     """Autocorrelation of the next proposals: timid ones, where few of the last were accepted."""
     if acceptance < 0.2:
-        return 0.7 if correlation == 0 else min(0.98, (1 + correlation) / 2)
-    return max(0.0, correlation - 0.2) if acceptance > 0.5 else correlation
+        return (1 + correlation) / 2
+    return bolder(correlation) if acceptance > 0.5 else correlation
+
+
+def bolder(correlation: float) -> float:
+    """Autocorrelation of proposals that keep twice as little, at the end independent ones."""
+    return max(0.0, 2 * correlation - 1)

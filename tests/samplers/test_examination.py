@@ -233,16 +233,18 @@ def test_who_decides_is_not_told_otherwise(options, size):
 
 @pytest.mark.parametrize(("make", "law"), [(decay, "density"), (rough_decay, "smooth")])
 def test_walkers_follow_what_their_pilot_has_found(make, law):
-    problem = make()
-    sampler, rng = (
-        Multiscale(problem, walkers=10, adjust=None, rough=None),
-        np.random.default_rng(1),
-    )
-    state, U = run(sampler, problem, rng, n_sweeps=400, max_rounds=2000)
-    origin = sampler.origin(state)
-    assert (origin.law, origin.adjusted) == (law, law == "density")
-    assert state.found.rough == (law == "smooth")
-    assert max(errors(problem, U)) < 0.2
+    """The larger error of a run is .15, give or take .06: that of three runs together .04."""
+    squares = []
+    for seed in range(1, 4):
+        problem = make()
+        sampler = Multiscale(problem, walkers=10, adjust=None, rough=None)
+        rng = np.random.default_rng(seed)
+        state, U = run(sampler, problem, rng, n_sweeps=400, max_rounds=2000)
+        origin = sampler.origin(state)
+        assert (origin.law, origin.adjusted) == (law, law == "density")
+        assert state.found.rough == (law == "smooth")
+        squares.append(max(errors(problem, U)) ** 2)
+    assert np.sqrt(np.mean(squares)) < 0.27
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, SMALLEST_SHARE
+from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, NO_STEP, SMALLEST_SHARE
 from pymc_ensemble.samplers.linearization import (
     Anomalies,
     GaussianLaw,
@@ -291,7 +291,7 @@ def pooled_law(
         step = scale * law.center
         share = _share_downhill(problem, law, deviations) * _share_within(x, step, farthest)
         x = x + share * step
-        small = law.distance(np.zeros((1, anomalies.rank)))[0] < 1e-4
+        small = law.distance(np.zeros((1, anomalies.rank)))[0] < NO_STEP * len(x)
         law = replace(law, force=share * law.force)
         if small or share < SMALLEST_SHARE:
             break

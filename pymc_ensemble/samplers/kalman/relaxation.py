@@ -14,7 +14,6 @@ from pymc_ensemble.samplers.weights import plausible
 DEFAULT_STEP = 2.0
 SMALL_ENSEMBLE_STEP = 0.1  # largest step without split halves
 SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
-LONGEST_SETTLING = 10  # sweeps in which the pointwise dynamics forget the linearized burn-in
 RELATIVE_EXTRA_VARIANCE = 0.1  # that the pointwise force may add: bounds its time step
 LARGEST_DEVIATION = 2.0  # of the pointwise from the linear force, per root of the dimension
 NEARLY_LINEAR = 0.1  # share of the force's deviation that the forward map may be to blame for
@@ -42,8 +41,8 @@ class Relaxation(SplitSweeps):
         if not pointwise:
             return SweepState(ensemble, self.dt)
         dt = min(self.dt, largest)
-        sweeps = min(LONGEST_SETTLING, int(np.ceil(2 / dt)))
-        return SweepState(ensemble, dt, True, AT_REST if at_rest else Countdown(sweeps))
+        rest = AT_REST if at_rest else Countdown(int(np.ceil(2 / dt)))  # forget the linear burn-in
+        return SweepState(ensemble, dt, True, rest)
 
     def propose(
         self, state: SweepState, half: Half, rng: np.random.Generator
