@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol, TextIO
 from .forward.evaluation import Evaluations
 
 logger = logging.getLogger("pymc_ensemble")
+YEAR = 365.25 * 24 * 3600.0  # seconds
+LONGEST = 100 * YEAR  # that is told to the second
 
 
 def not_quiet(record: logging.LogRecord) -> bool:
@@ -286,7 +288,7 @@ class ProgressLog:
         text = f"{n_evals} evaluations{f' ({", ".join(notes)})' if notes else ''}"
         text += f", {self.worked / made:.3g} s each"
         if self.worked > 1.5 * self.waited > 0:
-            text += f", {self.worked / self.waited:.1f} at a time"
+            text += f", {number(self.worked / self.waited)} at a time"
         if to_go is not None:
             rest = self.busy / made * to_go
             if sampling:
@@ -366,19 +368,23 @@ class ProgressLog:
 
 def clock(seconds: float) -> str:
     """Time of day, and the day if it is not today, after so many seconds."""
+    if not abs(seconds) < LONGEST:
+        return "no day that a calendar has"
     now = datetime.now()
     end = now + timedelta(seconds=seconds)
     return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%a %d %b %H:%M}"
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
+    """Hours, minutes and seconds; years if it is very many.
 
     Examples
     --------
-    >>> duration(3754.2)
-    '1:02:34'
+    >>> duration(3754.2), duration(3e10)
+    ('1:02:34', '950.6 years')
     """
+    if not abs(seconds) < LONGEST:
+        return f"{number(seconds / YEAR)} years"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
@@ -419,6 +425,6 @@ def percent(value: float) -> str:
     """
     if math.isnan(value):
         return "an unknown part"
-    if value > 10:
-        return "more than 1000%"
+    if abs(value) > 10:
+        return "more than 1000%" if value > 0 else "less than -1000%"
     return f"{value:.1%}" if 0 < value < 0.01 else f"{value:.0%}"

@@ -16,7 +16,7 @@ from pymc_ensemble.diagnosis.ensembles import ensemble_stats, to_ensemble
 from pymc_ensemble.diagnosis.facts import facts_of
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.diagnosis.weights import Weights
-from pymc_ensemble.log import percent
+from pymc_ensemble.log import number, percent
 
 __all__ = ["coverage", "misfit", "outputs", "path", "spread", "weights"]
 
@@ -456,7 +456,7 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     )
     if run.origin.law == "gaussian":  # draws of other laws have no such weights
         found = Weights.of(run.X, log_ratio)
-        ax.set_title(f"k-hat {found.khat:.2f}, efficiency {percent(found.efficiency)}")
+        ax.set_title(f"k-hat {number(found.khat, '.2f')}, efficiency {percent(found.efficiency)}")
     ax.legend(frameon=False)
     return ax
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pymc_ensemble import log
+from pymc_ensemble.benchmark.report import _cell, _number
 from pymc_ensemble.forward import Evaluations
-from pymc_ensemble.log import ProgressLog, duration
+from pymc_ensemble.log import ProgressLog, clock, duration, minutes, number, percent
 
 
 @pytest.fixture
@@ -69,3 +70,26 @@ def test_lines_are_not_too_many(told):
 def test_duration():
     assert duration(59.6) == "0:01:00"
     assert duration(90_061) == "25:01:01"
+
+
+@pytest.mark.parametrize(
+    "value", [1e300, -1e300, 1e-300, 1e16, np.inf, -np.inf, np.nan, 0.0, 999.96, 0.00999]
+)
+def test_no_number_of_a_message_is_longer_than_a_word(value):
+    """Whatever went wrong: no row of digits, no ``inf%``, no ``nan``, and no crash."""
+    texts = [number(value, spec) for spec in (".0f", ".1f", "+.2f", ".3f", ".2g")]
+    texts += [percent(value), duration(value), clock(value), _number(value)]
+    texts += [minutes(max(0.0, value)), _cell("error", value), _cell("runs", value)]
+    for text in texts:
+        assert len(text) <= 30
+        assert not re.search(r"\d{7}|inf%|nan|inf\b", text)
+
+
+def test_speed_and_time_left_are_told_whatever_they_are(told):
+    progress, tell = told
+    progress.evaluations, progress.worked, progress.waited = 1, 1e300, 1e-300
+    progress.busy = 1e300
+    message = tell(100.0, "burn-in", 10, 0, 1000, sampling=True, iteration=1)
+    assert "infinite at a time" in message
+    assert "until no day that a calendar has" in message
+    assert len(message) < 200

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from pymc_ensemble.benchmark.problems import PROBLEMS, find
 from pymc_ensemble.benchmark.samplers import SAMPLERS
 from pymc_ensemble.benchmark.study import MASS_BOUND, MEAN_BOUND, OVER, SD_BOUND, Summary
+from pymc_ensemble.log import number
 
 Results = Mapping[tuple[str, str], Summary]
 
@@ -36,6 +37,8 @@ def _number(value: float) -> str:
     """Three digits of a count."""
     if not np.isfinite(value):
         return "–"
+    if abs(value) >= 1e12:
+        return number(value)
     return f"{float(f'{value:.3g}'):,.0f}".replace(",", " ")
 
 
@@ -76,11 +79,8 @@ def _reached(cost: str, over: str = "rms") -> Callable[[Summary, str], str]:
 
 
 def _errors(summary: Summary, problem: str) -> str:
-    text = " / ".join(f"{np.median(summary.at_end(m)):.2f}" for m in ("mean_worst", "sd_worst"))
-    text += f" / {np.median(summary.at_end('wasserstein')):.2f}"
-    if find(problem).modes:
-        text += f" / {np.median(summary.at_end('mode_mass')):.2f}"
-    return text
+    shown = ["mean_worst", "sd_worst", "wasserstein", *["mode_mass"] * bool(find(problem).modes)]
+    return " / ".join(number(float(np.median(summary.at_end(name))), ".2f") for name in shown)
 
 
 def tables(results: Results) -> str:
@@ -300,4 +300,4 @@ def _heading(name: str) -> str:
 def _cell(name: str, value: float) -> str:
     if name == "own_seconds":
         return f"{1e6 * value:.3g}"
-    return f"{value:.3f}" if name.endswith("error") else _number(value)
+    return number(value, ".3f") if name.endswith("error") else _number(value)

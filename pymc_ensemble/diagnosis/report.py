@@ -9,6 +9,8 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
+from pymc_ensemble.log import duration, number
+
 from .diagnose import Diagnosis, diagnose
 from .ensembles import ensemble_stats
 from .facts import Facts, entries, facts_of
@@ -139,7 +141,7 @@ class Report:
         facts = self.facts
         options = ", ".join(f"{name}={value!r}" for name, value in facts.options.items())
         failed = f", {self.failures:,} of them failed" if self.failures else ", none failed"
-        time = f"; {self.seconds:,.0f} s" if np.isfinite(self.seconds) else ""
+        time = f"; {duration(self.seconds)}" if np.isfinite(self.seconds) else ""
         rows = [
             ("sampler", f"{facts.sampler}({options})"),
             ("version", f"pymc_ensemble {facts.version}, PyMC {self.pymc}"),
@@ -158,8 +160,9 @@ class Report:
             row = {k: float(v) for k, v in self.posterior.sel(parameter=name).data_vars.items()}
             decimals = _decimals(row["sd"])
             values = [decimals(row[key]) for key in ("mean", "sd", "q5", "q95")]
-            ends = [f"{row['mcse']:.2g}", f"{row['ess']:.0f}", f"{row['r_hat']:.2f}"]
-            rows.append([str(name), *values, *("-" if end == "nan" else end for end in ends)])
+            ends = [(row["mcse"], ".2g"), (row["ess"], ".0f"), (row["r_hat"], ".2f")]
+            told = ["-" if np.isnan(value) else number(value, spec) for value, spec in ends]
+            rows.append([str(name), *values, *told])
         return header, rows
 
     def __str__(self) -> str:

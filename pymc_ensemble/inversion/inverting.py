@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pymc_ensemble.log import ProgressLog, logger, percent, show_log
+from pymc_ensemble.log import ProgressLog, logger, number, percent, show_log
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem
@@ -323,16 +323,16 @@ def _tell(end: InversionState, target: Target) -> None:
         return
     deficit = end.information / J
     text = (
-        f"The data inform about {end.information:.1f} dimensions: with {J} particles, variances "
-        f"are too small by up to {percent(deficit)}, about a third of that in linear problems with "
-        'update="transform".'
+        f"The data inform about {number(end.information)} dimensions: with {J} particles, "
+        f"variances are too small by up to {percent(deficit)}, about a third of that in linear "
+        'problems with update="transform".'
     )
     distance = np.sqrt(2 * end.gain / max(end.information, 1.0))
     if distance > FAR:
         warnings.warn(
-            f"The mean of the ensemble is about {distance:.1f} posterior standard deviations, per "
-            "dimension that the data inform, from the mode that it points to: it is no posterior. "
-            "Use more particles, or sample, with the result as initial_ensemble.",
+            f"The mean of the ensemble is about {number(distance)} posterior standard deviations, "
+            "per dimension that the data inform, from the mode that it points to: it is no "
+            "posterior. Use more particles, or sample, with the result as initial_ensemble.",
             stacklevel=3,
         )
     if deficit > LARGEST_DEFICIT:

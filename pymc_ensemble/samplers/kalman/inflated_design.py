@@ -144,7 +144,7 @@ class InflatedDesign:
         if not state.frozen:
             state = self._adapt(state, (~ok).mean(), rng)
         phase = "sampling" if state.frozen else "burn-in"
-        message = f"design {state.inflation:.1f} posterior sd wide"
+        message = f"design {state.inflation:.2g} posterior sd wide"
         emitted = snapshot if state.frozen else None
         return state, Info(phase, True, emitted, len(ok), int((~ok).sum()), message)
 
