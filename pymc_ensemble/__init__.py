@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pymc_ensemble.diagnosis.reweight import reweight
     from pymc_ensemble.forward import forward_model, open_store
     from pymc_ensemble.inversion.inverting import invert
+    from pymc_ensemble.inversion.training import train
     from pymc_ensemble.optimization import find_MAP_ensemble
     from pymc_ensemble.problem import InverseProblem
     from pymc_ensemble.step_methods.gaussian_process import EnsembleGaussianProcessSampler
@@ -44,6 +45,7 @@ __all__ = [
     "report",
     "reweight",
     "to_ensemble",
+    "train",
 ]
 
 # A name is loaded on its first use: ArviZ, SciPy's statistics and Matplotlib take longer to import
@@ -66,6 +68,7 @@ _HOMES = {
     "report": "diagnosis.report",
     "reweight": "diagnosis.reweight",
     "to_ensemble": "diagnosis.ensembles",
+    "train": "inversion.training",
 }
 _MODULES = ("gallery", "moves", "plots")
 
