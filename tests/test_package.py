@@ -1,6 +1,7 @@
 """What the package promises as a whole."""
 
 import ast
+import graphlib
 import importlib
 import re
 import subprocess
@@ -41,6 +42,43 @@ def test_names_are_loaded_on_first_use():
         "assert gallery is pe.gallery and plots is pe.plots and diagnose is pe.diagnose\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def rooms():
+    """The folders and modules of the package, by the names of their files."""
+    package = ROOT / "pymc_ensemble"
+    return {
+        file: (file.relative_to(package).with_suffix("").parts[0]) for file in package.rglob("*.py")
+    }
+
+
+def test_imports_go_one_way():
+    """No room imports, through others, itself: imports within functions count, too."""
+    above = {}
+    for file, room in rooms().items():
+        base = file.relative_to(ROOT).parent.parts
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                start = ".".join(base[: len(base) - node.level + 1]) if node.level else ""
+                module = ".".join(filter(None, (start, node.module)))
+                names = [f"{module}.{alias.name}" for alias in node.names]
+            for name in names:
+                top, *inside = name.split(".")
+                if top == "pymc_ensemble" and inside:
+                    known = inside[0] in rooms().values()
+                    above.setdefault(room, set()).add(inside[0] if known else "__init__")
+    for room, imported in above.items():
+        imported.discard(room)
+    assert list(graphlib.TopologicalSorter(above).static_order())  # or a CycleError names them
+
+
+def test_the_layout_names_each_folder():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = {room for file, room in rooms().items() if file.stem != room}
+    assert {folder for folder in folders if f"`pymc_ensemble/{folder}`" not in text} == set()
 
 
 def test_a_name_that_is_not_there():

@@ -33,9 +33,15 @@ def table():
         return {row["number"].strip("`"): row for row in csv.DictReader(file)}
 
 
-def test_every_number_has_a_row_with_its_value():
-    rows = {key: row["value"] for key, row in table().items()}
-    assert {key: rows.get(key) for key in numbers()} == numbers()
+def test_every_number_has_a_row_with_its_value_and_nothing_else_has():
+    assert {key: row["value"] for key, row in table().items()} == numbers()
+
+
+def test_the_specification_tells_what_the_command_runs():
+    text = (ROOT / "docs" / "mathematics.md").read_text("utf-8")
+    words = {6: "six"}[tuned_numbers.QUICK_RUNS]
+    assert f"{len(tuned_numbers.SAMPLED)} problems with known posteriors" in " ".join(text.split())
+    assert f"{words} finished runs" in text
 
 
 def test_every_row_says_what_it_decides_and_why():
