@@ -102,7 +102,10 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         if state.burned_in:
             return state, info
         if info.snapshot is not None:
-            state = self._warmed(state, info.snapshot.acceptance.mean())
+            # where evaluations fail by bad luck, shorter steps fail as often
+            tried = ~evaluations.failed[:: self.walkers.explorers.cloud_size]
+            acceptance = info.snapshot.acceptance[tried]
+            state = self._warmed(state, acceptance.mean() if tried.any() else ACCEPTANCE)
         return state, replace(info, message=f"warm-up, {info.message}")
 
     def freeze(self, state: WarmUpState) -> WarmUpState:

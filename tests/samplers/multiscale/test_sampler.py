@@ -181,6 +181,30 @@ def test_stiffness_beside_a_wall():
     assert state.pilot.stiffness == pytest.approx(sampler.problem.P0[0, 0], rel=1e-6)
 
 
+def test_bad_luck_does_not_shorten_steps():
+    """Three in ten points fail, wherever they are: shorter steps would fail as often."""
+    sizes = {}
+    for share in (0.0, 0.3):
+        sizes[share] = []
+        for seed in range(8):
+            problem, luck = random_linear(2), np.random.default_rng(seed)
+            evaluate = problem.evaluate
+
+            def unlucky(U, seed=None, evaluate=evaluate, luck=luck, share=share):
+                outputs = evaluate(U).outputs
+                outputs[luck.random(len(U)) < share] = np.nan
+                return Evaluations.from_outputs(outputs)
+
+            problem.evaluate = unlucky
+            sampler = Multiscale(problem, adjust=True)
+            state, rng = start(sampler, seed)
+            state = until(sampler, state, rng, "sampling")
+            sizes[share].append(np.log(state.inner.step_size))
+    difference = np.mean(sizes[0.3]) - np.mean(sizes[0.0])
+    spread = np.hypot(*(np.std(s, ddof=1) for s in sizes.values())) / np.sqrt(8)
+    assert difference > np.log(0.6) - 3 * spread
+
+
 def test_step_size_of_the_user():
     sampler = Multiscale(random_linear(2), step_size=0.123, adjust=True)
     state, rng = start(sampler)
