@@ -239,7 +239,8 @@ class InverseProblem:
         The density of an angle (`pymc.VonMises`, PyMC's circular transform) repeats itself in its
         unconstrained coordinate. It is kept to one period, and is zero beyond. The period is cut
         half a turn from the mean of a von Mises prior, otherwise at half a turn: where the prior
-        is flat, choose a mean that has the posterior far from this cut.
+        is flat, choose a mean that has the posterior far from this cut. Step methods warn if it is
+        at the cut.
 
         Examples
         --------

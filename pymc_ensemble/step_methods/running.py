@@ -10,6 +10,7 @@ import pymc as pm
 from pymc_ensemble.log import ProgressLog, logger
 from pymc_ensemble.problem.driver import Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem
+from pymc_ensemble.problem.points import split_angles
 from pymc_ensemble.samplers.ensemble import Info, Snapshot
 from pymc_ensemble.samplers.examination import Examination
 
@@ -93,8 +94,26 @@ class RunningStep(BoundStep):
                 f"is, and its draws carry `converged=False`. {remedy}.",
                 stacklevel=2,
             )
+        self._warn_of_split_angles()
         self._progress.end_burn_in(chain.iterations, chain.n_evals, self._found)
         chain.sampling = True
+
+    def _warn_of_split_angles(self) -> None:
+        """Say so if the posterior of an angle is at the cut of its period."""
+        ensemble, bound = self._chain.state.ensemble, self._bound
+        pilot = getattr(self._chain.state, "pilot", None)  # one walker is in one part
+        if ensemble is None and pilot is None:
+            return
+        U = pilot.positions if pilot is not None else ensemble.U[ensemble.ok]
+        for name, where in split_angles(bound.model, U, bound.problem.coordinate_names).items():
+            warnings.warn(
+                f"The posterior of the angle `{name}` is around {where:.2f}, at the cut of its "
+                "period, so that the ensemble is in two parts. Draws may be wrong, and their "
+                "mean and standard deviation say nothing. Measure it from there: a pm.VonMises "
+                f"with `mu={where:.1f}`, or, where its prior is flat, an angle from which "
+                f"`{name.partition('[')[0]}` follows by adding {where:.1f}.",
+                stacklevel=2,
+            )
 
     def _burn_in_goes_on(self) -> bool:
         chain = self._chain

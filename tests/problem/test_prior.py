@@ -1,5 +1,6 @@
 """Draws from the prior: reproducible, and of the right law."""
 
+import re
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 
 import pymc_ensemble as pe
 from pymc_ensemble.problem import InverseProblem, _pymc
-from pymc_ensemble.problem.points import unconstrained
+from pymc_ensemble.problem.points import split_angles, unconstrained
 
 Y = np.array([0.3, -0.2, 0.5])
 J = 4000
@@ -169,6 +170,57 @@ def test_angles_around_an_unknown_mean():
     assert has_law(U[:, 1] - U[:, 0], stats.vonmises(1.5))
     assert has_law(U[:, 2], stats.uniform(-np.pi, 2 * np.pi))
     assert (problem.prior_potential([[7.0, 3.0, 0.0], [7.0, 5.0, 3.2]]) == np.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [
+        (pe.EnsembleKalmanSampler, {"adjust": True}),
+        (pe.EnsembleGaussianProcessSampler, {"ensemble_size": 40}),
+        (pe.MultiscaleSampler, {"adjust": True}),
+    ],
+)
+def test_a_posterior_at_the_cut_is_told(step, options):
+    """With the remedy that the warning names there is none."""
+
+    def sample(mu):
+        with pm.Model():
+            phase = pm.VonMises("phase", mu, 0.01)
+            parts = pm.math.stack([pm.math.cos(phase), pm.math.sin(phase)])
+            pm.Normal("y", parts, 0.1, observed=[-1.0, 0.02])
+            return pm.sample(
+                100, chains=1, cores=1, step=step(**options), random_seed=1, progressbar=False,
+                compute_convergence_checks=False,
+            )  # fmt: skip
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sample(0.0)
+    told = [str(w.message) for w in caught if "`phase`" in str(w.message)]
+    assert len(told) == 1
+    [mu] = re.findall(r"`mu=(-?[\d.]+)`", told[0])
+    assert abs(np.cos(float(mu)) + 1) < 0.02
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        idata = sample(float(mu))
+    assert not [w for w in caught if "`phase`" in str(w.message)]
+    u = idata.sample_stats["unconstrained"].to_numpy()
+    assert u.std() == pytest.approx(0.1, rel=0.5)
+
+
+@pytest.mark.parametrize("kappa", [0.01, 0.5, 2.0, 100.0])
+def test_only_angles_on_both_sides_of_the_cut_are_split(kappa):
+    with pm.Model() as model:
+        pm.VonMises("phase", 0.0, 0.01, shape=2)
+    names = ["phase_circular__[0]", "phase_circular__[1]"]
+    for seed in range(20):
+        U = np.random.default_rng(seed).vonmises(0.0, kappa, (60, 2))
+        assert split_angles(model, U, names) == {}
+        if kappa >= 2:
+            U[:, 1] = np.angle(-np.exp(1j * U[:, 1]))
+            [(name, where)] = split_angles(model, U, names).items()
+            assert name == "phase[1]"
+            assert np.cos(where) < -0.9
 
 
 @pytest.mark.parametrize("truth", [2.0, 5.5])
