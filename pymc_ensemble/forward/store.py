@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
@@ -165,9 +166,7 @@ class EvaluationStore:
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
-            raise StoreError(
-                f"The evaluation store {self.path} cannot be used: {error}."
-            ) from error
+            raise self._unusable(error) from error
         try:
             self._prepare(connection)
         except BaseException:
@@ -177,12 +176,15 @@ class EvaluationStore:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the file ours if it is new, and refuse it if it is not."""
-        try:
+        with self._reading():
             for setting, value in NOTHING_IS_RUN.items():
                 connection.setconfig(setting, value)
             [[owner]] = connection.execute("PRAGMA application_id").fetchall()
             if owner != APPLICATION_ID:
-                raise self._foreign()
+                raise StoreError(
+                    f"{self.path} is a database, but no evaluation store. Choose another file for "
+                    "`store=`."
+                )
             found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
             for kind, name, table, text in found.fetchall():
                 known = kind == "table" and TABLES.get(name) == text
@@ -190,12 +192,6 @@ class EvaluationStore:
                     raise self._damaged(f"it has a {kind} {name!r} that is not ours")
             connection.execute("PRAGMA journal_mode = WAL")
             self._check(connection)
-        except sqlite3.OperationalError as error:
-            raise StoreError(
-                f"The evaluation store {self.path} cannot be used: {error}."
-            ) from error
-        except (sqlite3.DatabaseError, *UNREADABLE) as error:
-            raise self._damaged(str(error)) from error
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Read everything once in a run: no damage goes unnoticed."""
@@ -245,25 +241,25 @@ class EvaluationStore:
     def _unusable(self, error: sqlite3.Error) -> StoreError:
         return StoreError(f"The evaluation store {self.path} cannot be used: {error}.")
 
-    def _foreign(self) -> StoreError:
-        return StoreError(
-            f"{self.path} is a database, but no evaluation store. Choose another file for `store=`."
-        )
-
     def _damaged(self, what: str) -> StoreError:
         return StoreError(
             f"{self.path} is damaged, or is no evaluation store ({what}). Nothing was read from "
             "it. Choose another file for `store=`, or restore this one from a backup."
         )
 
-    def _query(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say whose errors these are: of the machine, or of what is in the file."""
         try:
-            with _guard:
-                return self._connected().execute(query, values).fetchall()
+            yield
         except sqlite3.OperationalError as error:
             raise self._unusable(error) from error
         except (sqlite3.DatabaseError, *UNREADABLE) as error:
             raise self._damaged(str(error)) from error
+
+    def _query(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._reading(), _guard:
+            return self._connected().execute(query, values).fetchall()
 
     # -- what it is about -----------------------------------------------------------------------
 

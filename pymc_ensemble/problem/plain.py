@@ -1,6 +1,6 @@
 """Forward map, likelihood and prior from plain functions and arrays, without PyMC."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -376,6 +376,14 @@ def as_prior(prior: Any) -> GaussianPrior | DensityPrior:
     return DensityPrior(prior)
 
 
+def _steps(points: FloatArray, size: float) -> Iterator[tuple[int, FloatArray]]:
+    """Steps from points (n, d) along each coordinate, relative to it where it is large."""
+    for k in range(points.shape[1]):
+        step = np.zeros_like(points)
+        step[:, k] = size * np.maximum(1, np.abs(points[:, k]))
+        yield k, step
+
+
 def central_differences(
     function: Callable[[FloatArray], FloatArray], points: FloatArray
 ) -> FloatArray:
@@ -392,9 +400,7 @@ def central_differences(
     ndarray of shape (n, d)
     """
     gradient = np.empty_like(points)
-    for k in range(points.shape[1]):
-        step = np.zeros_like(points)
-        step[:, k] = DIFFERENCE_STEP * np.maximum(1, np.abs(points[:, k]))
+    for k, step in _steps(points, DIFFERENCE_STEP):
         gradient[:, k] = (function(points + step) - function(points - step)) / (2 * step[:, k])
     return gradient
 
@@ -416,9 +422,7 @@ def second_differences(
     """
     second = np.empty_like(points)
     middle = function(points)
-    for k in range(points.shape[1]):
-        step = np.zeros_like(points)
-        step[:, k] = SECOND_DIFFERENCE_STEP * np.maximum(1, np.abs(points[:, k]))
+    for k, step in _steps(points, SECOND_DIFFERENCE_STEP):
         ends = function(points + step) + function(points - step)
         with np.errstate(invalid="ignore"):  # where the function is infinite
             second[:, k] = (ends - 2 * middle) / step[:, k] ** 2
@@ -439,9 +443,7 @@ def observed_curvature(gradient: Callable[[FloatArray], FloatArray], Z: FloatArr
     ndarray of shape (n, K)
     """
     weights = np.empty_like(Z)
-    for k in range(Z.shape[1]):
-        step = np.zeros_like(Z)
-        step[:, k] = DIFFERENCE_STEP * np.maximum(1, np.abs(Z[:, k]))
+    for k, step in _steps(Z, DIFFERENCE_STEP):
         difference = gradient(Z + step)[:, k] - gradient(Z - step)[:, k]
         weights[:, k] = difference / (2 * step[:, k])
     return floored(weights)

@@ -48,9 +48,12 @@ def require_positive(**options: Any) -> None:
     for name, value in options.items():
         if value is None:
             continue
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 < value < np.inf:
+        if not _is_number(value) or not 0 < value < np.inf:
             raise ValueError(f"{name} must be positive, not {value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def require_not_negative(**options: Any) -> None:
@@ -67,8 +70,7 @@ def require_not_negative(**options: Any) -> None:
         If one of them is neither.
     """
     for name, value in options.items():
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 <= value < np.inf:
+        if not _is_number(value) or not 0 <= value < np.inf:
             raise ValueError(f"{name} must be a number and not negative, not {value!r}.")
 
 

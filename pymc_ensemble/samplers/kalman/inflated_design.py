@@ -13,6 +13,7 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
+from pymc_ensemble.samplers.gaussian_process.basis import basis_values
 from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, NO_STEP, SMALLEST_SHARE
 from pymc_ensemble.samplers.linearization import (
     Anomalies,
@@ -360,9 +361,7 @@ class QuadraticFit:
 
 def _features(anomalies: Anomalies, U: Array, squares: bool) -> Array:
     x = (U - anomalies.mean) @ anomalies.L_pinv.T
-    rows, columns = np.triu_indices(x.shape[1])
-    quadratic = x**2 if squares else x[:, rows] * x[:, columns]
-    return np.column_stack([np.ones(len(x)), x, quadratic])
+    return np.hstack([basis_values(x, "linear"), x**2]) if squares else basis_values(x, "quadratic")
 
 
 def curvature_excess(points: Array, outputs: Array) -> float:
