@@ -7,6 +7,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pymc_ensemble import gallery, moves, plots
+    from pymc_ensemble.approximation import approximate
     from pymc_ensemble.diagnosis.coverage import coverage
     from pymc_ensemble.diagnosis.diagnose import diagnose
     from pymc_ensemble.diagnosis.ensembles import ess, to_ensemble
@@ -31,6 +32,7 @@ __all__ = [
     "InverseProblem",
     "LikelihoodInformedSampler",
     "MultiscaleSampler",
+    "approximate",
     "coverage",
     "diagnose",
     "ess",
@@ -57,6 +59,7 @@ _HOMES = {
     "InverseProblem": "problem",
     "LikelihoodInformedSampler": "step_methods.informed",
     "MultiscaleSampler": "step_methods.multiscale",
+    "approximate": "approximation",
     "coverage": "diagnosis.coverage",
     "diagnose": "diagnosis.diagnose",
     "ess": "diagnosis.ensembles",

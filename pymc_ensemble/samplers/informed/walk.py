@@ -151,10 +151,11 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         gaussian = bool(state.target.reference.gaussian.all())
         if acceptance < (POOR if gaussian else GOOD):
             return replace(state, quality="poor", rest=Countdown(TUNING_SWEEPS))
-        forgetting = -np.log1p(-min(acceptance, 1 - SETTLED))
-        more = int(np.ceil(-np.log(SETTLED) / forgetting)) - (TRIAL_SWEEPS - 1)
+        remembered, more = 1 - acceptance, 0
+        while remembered > SETTLED:
+            remembered, more = remembered * (1 - acceptance), more + 1
         quality: Literal["good", "usable"] = "good" if acceptance >= GOOD else "usable"
-        return replace(state, quality=quality, rest=Countdown(max(more, 0)))
+        return replace(state, quality=quality, rest=Countdown(more))
 
     def snapshot(self, state: WalkState, dt: float) -> Snapshot:
         """Walkers after a sweep, with their density in the linearized posterior."""

@@ -1,0 +1,209 @@
+"""The learned law as an approximate posterior, with importance weights."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+
+from pymc_ensemble.diagnosis.facts import Facts
+from pymc_ensemble.diagnosis.findings import LARGEST_KHAT
+from pymc_ensemble.diagnosis.fountain import Fountain
+from pymc_ensemble.diagnosis.weights import Weights
+from pymc_ensemble.inversion.results import labelled
+from pymc_ensemble.problem.checks import given_generator, given_model
+from pymc_ensemble.problem.driver import Account, Driver, seed_of_round
+from pymc_ensemble.samplers.ensemble import Ensemble, Origin
+from pymc_ensemble.samplers.informed import LikelihoodInformed
+from pymc_ensemble.samplers.informed.walk import WalkState
+from pymc_ensemble.samplers.options import require_counts, require_flags
+from pymc_ensemble.samplers.phases import PhaseState
+
+from .log import ProgressLog, number, show_log
+from .problem import InverseProblem
+
+__all__ = ["approximate"]
+
+FloatArray = NDArray[np.float64]
+
+DRAWS = 500
+
+
+def approximate(
+    model: pm.Model | None = None,
+    *,
+    draws: int = DRAWS,
+    weigh: bool = True,
+    round_size: int = 50,
+    maxiter: int = 100,
+    random_seed: Any = None,
+    progressbar: bool = True,
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Approximate the posterior of a model with hundreds of parameters by a learned law.
+
+    The slope of the forward outputs is learned as by `LikelihoodInformedSampler`. Draws are those
+    of the posterior with linearized outputs, with the likelihood and the prior as they are; one
+    evaluation of each tells its importance weight.
+
+    Parameters
+    ----------
+    model : pm.Model, optional
+        By default the one on the context stack.
+    draws : int, default 500
+        Number of draws, at least 2.
+    weigh : bool, default True
+        Whether the draws are evaluated, each once, for importance weights.
+    round_size : int, default 50
+        Forward evaluations in each batch while the slope is learned; at least 20.
+    maxiter : int, default 100
+        Rounds after which learning ends in any case.
+    random_seed : int, Generator or None
+        Seed of the draws.
+    progressbar : bool, default True
+        Whether the log ``pymc_ensemble`` tells of the progress.
+    compile_kwargs : dict, optional
+        Options for the compilation of the forward map.
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: the draws of equal weight, as one chain. ``sample_stats``: among others the
+        log density ``lp`` of the posterior, NaN without `weigh`; ``log_q``, that of the law; and
+        ``log_weight``, smoothed and normalized. The attributes of ``posterior`` tell ``n_evals``;
+        and with `weigh` the ``khat`` of the weights [1]_ and their ``efficiency``, the effective
+        share of the draws.
+
+    Raises
+    ------
+    ValueError
+        If the forward model is stochastic, or if the model has no proper prior.
+    NotImplementedError
+        If the model has no forward map that could be told apart from the likelihood.
+    SamplingError
+        If the forward map gives other outputs when a point is evaluated again, or if it fails at
+        most draws of the prior.
+
+    Warns
+    -----
+    UserWarning
+        If the slope was not learned to the end, or if k-hat is above 0.7: then weights cannot be
+        relied upon.
+
+    References
+    ----------
+    .. [1] Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed
+       importance sampling. Journal of Machine Learning Research, 25(72), 1-58.
+       https://arxiv.org/abs/1507.02646
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> import pymc_ensemble as pe
+    >>> with pm.Model():
+    ...     field = pm.Normal("field", shape=60)
+    ...     level = pm.math.cumsum(field)[4::5] / np.sqrt(60)
+    ...     y = pm.Normal("y", level, 0.1, observed=np.linspace(0, 1, 12))
+    ...     law = pe.approximate(random_seed=1, progressbar=False)
+    >>> law["posterior"]["field"].shape, round(law["posterior"].attrs["efficiency"], 1)
+    ((1, 500, 60), 1.0)
+    """
+    require_flags(weigh=weigh, progressbar=progressbar)
+    require_counts(2, draws=draws)
+    require_counts(1, maxiter=maxiter)
+    model = given_model(model)
+    rng = given_generator(random_seed, "random_seed")
+    problem = InverseProblem.from_model(model, compile_kwargs=compile_kwargs)
+    if problem.stochastic:
+        raise ValueError(
+            "The forward model is stochastic: differences along short steps would be noise. "
+            "pm.sample(step=EnsembleKalmanSampler()) averages over it."
+        )
+    sampler = LikelihoodInformed(problem, draws, round_size, maxiter)
+    log = ProgressLog("approximate")
+    driver = Driver(problem, model, Account(), log)
+    if progressbar:
+        show_log()
+    walk = _learned(sampler, driver, rng, progressbar)
+    if not walk.known:
+        warnings.warn(
+            f"The slope of the forward outputs was not learned to the end in {maxiter} rounds "
+            f"({driver.account.n_evals} evaluations). Allow more of them (maxiter).",
+            stacklevel=2,
+        )
+    target = walk.target
+    x = target.propose(problem, target.law.draw(draws, rng), rng)
+    U, log_q = target.reference.points(x), target.log_density(problem, x)
+    lp = np.full(draws, np.nan)
+    if weigh:
+        evaluations = driver.evaluate(U, seed_of_round(rng, driver.account.n_evals))
+        lp = -Ensemble.evaluated(problem, U, evaluations).potential
+    return _result(model, sampler, U, lp, log_q, walk.known, driver.account)
+
+
+def _learned(
+    sampler: LikelihoodInformed, driver: Driver, rng: np.random.Generator, told: bool
+) -> WalkState:
+    """What was learned, as the state of walkers that are about to set out."""
+    U = sampler.problem.sample_prior(sampler.start_size, rng)
+    state: PhaseState = sampler.start(U, redraw=True)
+    while not isinstance(state.inner, WalkState):
+        state, info = driver.round(sampler, state, rng)
+        if told:
+            driver.tell(f"learning, {info.message}")
+    return state.inner
+
+
+def _result(
+    model: pm.Model,
+    sampler: LikelihoodInformed,
+    U: FloatArray,
+    lp: FloatArray,
+    log_q: FloatArray,
+    known: bool,
+    account: Account,
+) -> xr.DataTree:
+    """The draws, as the results of samplers have them."""
+    n, posterior = len(U), labelled(model, U)
+    posterior.attrs["n_evals"] = account.n_evals
+    log_weights = np.full(n, np.nan)
+    if np.isfinite(lp).any():
+        weights = Weights.of(U, lp - log_q)
+        log_weights = weights.log_weights
+        posterior.attrs |= {"khat": weights.khat, "efficiency": weights.efficiency}
+        if weights.khat > LARGEST_KHAT:
+            warnings.warn(
+                f"Pareto's k-hat of the importance weights is {number(weights.khat, '.2f')}: the "
+                "posterior is too far from the learned law for weights. "
+                "pm.sample(step=LikelihoodInformedSampler()) is exact.",
+                stacklevel=3,
+            )
+    numbers, unknown = np.arange(n), np.full(n, np.nan)
+    options = {"round_size": sampler.round_size, "maxiter": sampler.max_rounds}
+    facts = Facts.of(model, model.value_vars, "approximate", options, Origin("gaussian"), n)
+    stats: dict[str, Any] = {
+        "lp": lp,
+        "log_q": log_q,
+        "log_weight": log_weights,
+        "particle": numbers,
+        "sweep": np.zeros(n, dtype=int),
+        "n_evals": np.full(n, account.n_evals),
+        "acceptance": unknown,
+        "step_size": np.full(n, np.inf),
+        "n_failed": np.full(n, account.n_failed),
+        "converged": np.full(n, known),
+        "lost": np.zeros(n, dtype=bool),
+        "tune": np.zeros(n, dtype=bool),
+    }
+    vectors: dict[str, np.ndarray] = {
+        "unconstrained": U,
+        "made_by": Fountain.of(facts.text()).packets(0, stats["sweep"], numbers),
+    }
+    draws = ("chain", "draw")
+    sample_stats = xr.Dataset({name: (draws, values[None]) for name, values in stats.items()})
+    for name, values in vectors.items():
+        sample_stats[name] = ((*draws, f"{name}_dim_0"), values[None])
+    return xr.DataTree.from_dict({"posterior": posterior, "sample_stats": sample_stats})
