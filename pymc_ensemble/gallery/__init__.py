@@ -12,6 +12,7 @@ Each function returns a ready `pymc.Model`, a `GalleryModel`, that also knows
 
 from pymc_ensemble.gallery.darcy import darcy
 from pymc_ensemble.gallery.decay import decay
+from pymc_ensemble.gallery.fields import cox_process, deconvolution, line_flow
 from pymc_ensemble.gallery.influenza import influenza
 from pymc_ensemble.gallery.linear import linear_gaussian, linear_multiscale
 from pymc_ensemble.gallery.lorenz63 import lorenz63
@@ -24,10 +25,13 @@ from pymc_ensemble.gallery.regression import poisson_regression, smooth_nonlinea
 __all__ = [
     "GalleryModel",
     "bimodal",
+    "cox_process",
     "darcy",
     "decay",
+    "deconvolution",
     "four_modes",
     "influenza",
+    "line_flow",
     "linear_gaussian",
     "linear_multiscale",
     "lorenz63",

@@ -10,6 +10,8 @@ from pymc_ensemble.gallery.darcy import (
     CELLS,
     OBSERVED,
     Temperatures,
+    _misfit,
+    _slope,
     log_conductivity,
     temperatures,
 )
@@ -93,7 +95,20 @@ def test_gradient_needs_one_factorization():
     assert len(solves) == 1
 
 
-@pytest.mark.parametrize("d", [4, 10, 81])
-def test_numbers_of_modes_without_data(d):
-    with pytest.raises(ValueError, match=rf"9, 16, 25, 36, 49 or 64, not {d}\."):
+@pytest.mark.parametrize("d", [4, 10, 1089])
+def test_numbers_of_modes_that_are_no_squares(d):
+    with pytest.raises(ValueError, match=rf"9, 16, 25, \.\.\., 1024, not {d}\."):
         gallery.darcy(d)
+
+
+def test_reference_beyond_those_that_are_stored():
+    """The gradient by the adjoint method, and the slope, are those of the black box."""
+    rng = np.random.default_rng(9)
+    u, y = rng.standard_normal(81), rng.standard_normal(100)
+    h = 1e-6 * np.eye(81)
+    slope = ((temperatures(u + h) - temperatures(u - h)) / 2e-6).T
+    value, gradient = _misfit(u, y, 0.5)
+    misfit = (temperatures(u) - y) / 0.5
+    assert value == pytest.approx(misfit @ misfit / 2)
+    np.testing.assert_allclose(_slope(u), slope, atol=1e-6)
+    np.testing.assert_allclose(gradient, misfit @ slope / 0.5, atol=1e-3)

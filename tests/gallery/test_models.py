@@ -30,6 +30,9 @@ MODELS = {
     "darcy": gallery.darcy,
     "darcy_9": partial(gallery.darcy, 9),
     "darcy_25": partial(gallery.darcy, 25),
+    "deconvolution_20": partial(gallery.deconvolution, 20),
+    "cox_process_20": partial(gallery.cox_process, 20),
+    "line_flow_12": partial(gallery.line_flow, 12),
     "lorenz63": gallery.lorenz63,
     "lorenz96": gallery.lorenz96,
     "lynx_hare": gallery.lynx_hare,
@@ -51,6 +54,8 @@ SMOOTH_UNIMODAL = [
     "darcy",
     "darcy_9",
     "darcy_25",
+    "deconvolution_20",
+    "cox_process_20",
     "lynx_hare",
     "influenza",
 ]
