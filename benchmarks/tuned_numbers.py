@@ -142,7 +142,7 @@ class Finder(MetaPathFinder):
 def package_with(changed):
     """Samplers and diagnosis as they are with a number changed (or with none)."""
     finder = Finder(changed) if changed else None
-    forget()
+    usual = forget()
     if finder:
         sys.meta_path.insert(0, finder)
     try:
@@ -151,13 +151,16 @@ def package_with(changed):
         if finder:
             sys.meta_path.remove(finder)
         forget()
+        sys.modules.update(usual)  # with the classes that others know
+        for name, module in usual.items():
+            package, _, child = name.rpartition(".")
+            setattr(sys.modules[package], child, module)
 
 
 def forget():
-    """Have samplers and diagnosis loaded anew at their next import."""
+    """Have samplers and diagnosis loaded anew at their next import; return them as they were."""
     rooms = tuple(f"pymc_ensemble.{room}" for room in ROOMS)
-    for name in [name for name in sys.modules if name.startswith(rooms)]:
-        del sys.modules[name]
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(rooms)}
 
 
 # -- cases ----------------------------------------------------------------------------------------

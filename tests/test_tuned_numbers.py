@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import pymc_ensemble.samplers.moves
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -79,6 +81,8 @@ def test_a_number_is_changed_in_its_module_and_nowhere_else():
     assert shares == [float(number.text), 0.25, float(number.text)]
     names = [{k for k in vars(part) if k.isupper()} for part in (before, inside)]
     assert names[0] == names[1]
+    assert after is before
+    assert pymc_ensemble.samplers.moves is before
 
 
 def test_effects_are_told_relative_to_the_numbers_as_they_are():

@@ -137,7 +137,7 @@ class WalkerSampler(PhasedSampler):
     @property
     def start_size(self) -> int:
         """Number of initial positions that are drawn from the prior: those of the pilot."""
-        size = max(PILOT_SIZE, 4 * (self.problem.dimension + 2), 2 * self.walkers)
+        size = max(PILOT_SIZE, 4 * max(self.problem.dimension + 2, self.walkers))
         return size + size % 2
 
     @property
