@@ -39,6 +39,21 @@ def test_code_of_multiscale(monkeypatch):
     assert radius.mean() == pytest.approx(1.0, abs=0.1)
 
 
+def test_code_of_emcee(monkeypatch):
+    """A black box and its simulator have the same posterior."""
+    short = {"draws": 500, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
+    monkeypatch.setattr(pm, "sample", functools.partial(pm.sample, **short))
+    session = {}
+    for block in blocks("emcee.md"):
+        exec(compile(block, "emcee.md", "exec"), session)
+    first, second = (session[name].posterior for name in ("values", "outputs"))
+    for name in ("position", "width", "height"):
+        # 1000 draws are worth some 500
+        sd = float(second[name].std())
+        assert abs(float(first[name].mean() - second[name].mean())) < 4 * sd * np.sqrt(2 / 500)
+        assert float(first[name].std()) == pytest.approx(sd, rel=0.15)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
 def test_code_of_trust(monkeypatch, capsys):

@@ -120,6 +120,10 @@ def extract(
     terms = extract_terms(model, coordinates, latent)
     constant = extract_constant(model, coordinates, terms, given)
     log_prior = extract_prior(model, coordinates, latent, jacobian)
+    for potential in model.potentials:  # one without a gradient is an output beside the others
+        density = log_prior[potential.name]
+        if not is_differentiable(density, coordinates.root):
+            terms.append(density_term(pt.atleast_1d(-log_prior.pop(potential.name))))
     return Extraction(
         coordinates,
         terms,

@@ -25,6 +25,7 @@ from .weights import (
 
 TRUSTED = 0.9  # acceptance of moves at exponent one with which a single one does
 FITTING = 0.6  # the same, with which they show that the target is much like its law
+MOST_ROUNDS = 5  # of a stage
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
 
 Kind = Literal["linear", "evolve", "metropolis", "relax"]
@@ -42,12 +43,12 @@ class Stage:
     renewed: float = 0.0
     first_acceptance: float = np.nan
 
-    def after(self, acceptance: float, correlation: float) -> "Stage":
+    def after(self, acceptance: float, renewed: float) -> "Stage":
         """Stage after one more round of moves."""
         return replace(
             self,
             round=self.round + 1,
-            renewed=self.renewed + acceptance * np.sqrt(1 - correlation**2),
+            renewed=self.renewed + renewed,
             first_acceptance=acceptance if self.round == 0 else self.first_acceptance,
         )
 
@@ -204,7 +205,7 @@ class TemperedBurnIn:
         """Choose the next exponent, fit the law for it, and resample the ensemble."""
         ensemble = state.ensemble
         exponent, statistics, weights = self._weights(state)
-        law = fit_law(self.problem, ensemble, statistics, exponent, rough=not self.deterministic)
+        law = self._law(state, statistics, exponent)
         if state.exponent < 1 or (weights == 0).any():
             ensemble = ensemble[systematic_resample(weights, len(ensemble), rng.random())]
         return replace(
@@ -213,6 +214,11 @@ class TemperedBurnIn:
             correlation=bolder(state.correlation),
             stage=Stage(law, exponent),
         )
+
+    def _law(self, state: BurnInState, weights: Array, exponent: float) -> GaussianLaw:
+        """Law that the ensemble believes in, with these weights of its members."""
+        rough = not self.deterministic
+        return fit_law(self.problem, state.ensemble, weights, exponent, rough=rough)
 
     def _weights(self, state: BurnInState) -> tuple[float, Array, Array]:
         """Next exponent, weights for the statistics, and weights for the resampling.
@@ -278,13 +284,21 @@ class TemperedBurnIn:
         if pending.kind == "evolve":
             stage = replace(stage, evolved=stage.evolved + 1)
             return replace(state, ensemble=ensemble, stage=stage), False, message
-        stage = stage.after(rate, state.correlation)
-        complete = pending.kind == "relax" or stage.renewed >= MIXED or stage.round >= 5  # eq. (T3)
+        stage = stage.after(rate, self._renewed(alpha, rate, state.correlation))
+        complete = pending.kind == "relax" or self._stage_is_over(stage)
         state = replace(state, ensemble=ensemble, stage=stage)
         if complete:
             return self._end_stage(state, stage, moved=bool(accepted.any())), True, message
         correlation = next_correlation(state.correlation, rate)
         return replace(state, correlation=correlation), False, message
+
+    def _renewed(self, alpha: Array, rate: float, correlation: float) -> float:
+        """How much of the ensemble a round has renewed; `rate` leaves out what has failed."""
+        return rate * np.sqrt(1 - correlation**2)
+
+    def _stage_is_over(self, stage: Stage) -> bool:
+        """Whether enough of the ensemble is renewed, or enough was tried."""
+        return stage.renewed >= MIXED or stage.round >= MOST_ROUNDS  # eq. (T3)
 
     def _stays_plausible(self, ensemble: Ensemble, values: Ensemble) -> Array:
         """Moves without a test that are made: where the law is too wide, they end up anywhere."""

@@ -9,8 +9,7 @@ from pytensor.graph.basic import Variable
 from xarray import DataTree
 
 from pymc_ensemble.log import logger
-from pymc_ensemble.problem.checks import NoDensityError
-from pymc_ensemble.problem.inverse_problem import InverseProblem
+from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
 from pymc_ensemble.samplers.moves import Move
@@ -93,6 +92,11 @@ class EnsembleKalmanSampler(EnsembleStep):
     which, and so do the draws, which `diagnose` and `report` read. With ``adjust=None`` and
     ``rough=False`` there is a test in any case. An ensemble that is too small to be split,
     with less than ``2 (d + 2)`` particles, goes without.
+
+    Models without a forward map that could be used (potentials, a `pymc.CustomDist`, a black-box
+    log likelihood) are sampled by values of their log density alone, always with a Metropolis test.
+    That takes up to six times as many evaluations. If the log density turns out to be noisy, the
+    sampler stops, and says so.
 
     While sweeps are computed no draws come; the column *Ensemble* of the progress bar, or without
     a bar the log of ``pymc_ensemble``, tells of the progress.
@@ -182,9 +186,11 @@ class EnsembleKalmanSampler(EnsembleStep):
         )
 
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
-        """Inverse problem of a model, which must have a forward map."""
-        try:
-            problem: InverseProblem = super()._make_problem(model, vars)
+        """Inverse problem of a model with a forward map if there is one, else the log density."""
+        if self.scheme == "paper":
+            return super()._make_problem(model, vars)
+        problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs)
+        if not reason:
             if problem.dimension > MANY and not problem.stochastic:
                 logger.info(
                     f"EnsembleKalmanSampler needs an ensemble of {2 * (problem.dimension + 2)} for "
@@ -192,15 +198,19 @@ class EnsembleKalmanSampler(EnsembleStep):
                     "LikelihoodInformedSampler takes far fewer evaluations."
                 )
             return problem
-        except NoDensityError:  # nor is there another sampler
-            raise
-        except (NotImplementedError, ValueError) as error:
-            try:
-                InverseProblem.from_density(model, compile_kwargs=self._compile_kwargs)
-            except (NotImplementedError, ValueError):
-                raise error from None
-            other = "MultiscaleSampler, which needs only values of the log density"
-            raise type(error)(f"{error} Or sample it with {other}.") from error
+        if self._options["adjust"] is False or self._options["rough"]:
+            option = "rough=True" if self._options["rough"] else "adjust=False"
+            raise ValueError(
+                f"{option} needs a forward map, whose outputs it fits, and of this model only the "
+                f"log density is known: {reason}. Leave it out: then moves meet a Metropolis test. "
+                "Or write the likelihood as that of a vector-valued forward map."
+            )
+        logger.info(
+            f"{type(self).__name__}: moves know nothing but values of the log density: {reason}. A "
+            "likelihood that is written as that of a vector-valued forward map takes up to six "
+            "times fewer evaluations."
+        )
+        return problem
 
     @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]

@@ -165,18 +165,11 @@ def test_options_are_judged_at_construction(model, options, message):
             sample(model, step)
 
 
-@pytest.mark.parametrize(
-    "define",
-    [
-        lambda: pm.Potential("penalty", -(pm.Normal("a", shape=2) ** 2).sum()),
-        lambda: pm.Normal("y", pm.Poisson("k", 3.0) + pm.Normal("a"), observed=0.0),
-    ],
-)
-def test_models_without_a_forward_map_are_sent_to_the_sampler_that_takes_them(define):
+def test_models_with_discrete_variables_are_sent_to_the_sampler_that_takes_them():
     with pm.Model():
-        define()
+        pm.Normal("y", pm.Poisson("k", 3.0) + pm.Normal("a"), observed=0.0)
         pe.MultiscaleSampler()
-        with pytest.raises(ValueError, match=r"ample (it )?with MultiscaleSampler, which"):
+        with pytest.raises(ValueError, match="sample with MultiscaleSampler, which"):
             pe.EnsembleKalmanSampler()
 
 

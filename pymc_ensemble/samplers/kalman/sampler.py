@@ -15,11 +15,13 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import (
     Array,
     Ensemble,
+    EnsembleFailure,
     Evaluations,
     Info,
     Origin,
     Problem,
     Snapshot,
+    has_forward_map,
 )
 from pymc_ensemble.samplers.kernels import EnsembleKernel, KernelState
 from pymc_ensemble.samplers.moves import DEFAULT, Move, require_moves, try_out
@@ -33,11 +35,18 @@ from pymc_ensemble.samplers.phases import (
 from pymc_ensemble.samplers.split_sweeps import SweepState
 from pymc_ensemble.samplers.tempering import BurnInState, Finish, TemperedBurnIn
 
+from .density import DENSITY_MOVES, DensityBurnIn, DensityBurnInState, DensityMetropolis
 from .examined import ExaminedBurnIn, ExaminedDesign, ExaminedState
 from .inflated_design import DesignState, InflatedDesign
 from .metropolis import MixtureMetropolis
 from .published import PublishedScheme
 from .relaxation import DEFAULT_STEP, SMALL_ENSEMBLE_STEP, Relaxation, WholeRelaxation
+
+NOISY = (
+    "The log density fluctuates by {:.2g} on scales below the posterior's: it is noisy or rough, "
+    "and a Metropolis test would sample the fluctuations. Use EnsembleGaussianProcessSampler, "
+    "which averages over them; or adjust=True, if the fluctuations are meant."
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,8 @@ class EnsembleKalman(KalmanSampler):
     allow_subspace : bool, default False
         Accept ensembles that do not span the parameter space.
     adjust : bool or None, default False
-        Metropolis-adjusted moves: exact for deterministic forward maps.
+        Metropolis-adjusted moves: exact for deterministic forward maps. Without a forward map, that
+        is of a density, moves are always adjusted.
     rough : bool or None, default False
         The forward map is noisy or carries fluctuations that are to be averaged out. If both are
         None, an examination of the map decides between them, at the end of the burn-in.
@@ -147,6 +157,15 @@ class EnsembleKalman(KalmanSampler):
 
     def __post_init__(self) -> None:
         """Refuse contradicting options."""
+        if not has_forward_map(self.problem):
+            if self.rough:
+                raise ValueError(
+                    "rough=True fits the outputs of a forward map, and of this model only the log "
+                    "density is known. Use EnsembleGaussianProcessSampler, which averages over its "
+                    "fluctuations."
+                )
+            if self.adjust is False or not self.finds_out:  # without a map moves have to be tested
+                object.__setattr__(self, "adjust", True)
         if self.moves is not None:
             require_moves(self.moves)
             object.__setattr__(self, "adjust", True)
@@ -177,27 +196,36 @@ class EnsembleKalman(KalmanSampler):
 
     @cached_property
     def _examined(self) -> ExaminedBurnIn:
-        tempered = TemperedBurnIn(
-            self.problem, self.min_members, True, "metropolis", evolutions=self.evolutions
-        )
-        return ExaminedBurnIn(self.problem, tempered)
+        return ExaminedBurnIn(self.problem, self._tempered)
+
+    @cached_property
+    def _tempered(self) -> TemperedBurnIn:
+        options: Any = {"evolutions": self.evolutions}
+        if not has_forward_map(self.problem):  # the kernel itself comes to rest
+            return DensityBurnIn(self.problem, self.min_members, True, "none", **options)
+        finish: Finish = "relax"
+        if self.adjust or self.finds_out:
+            finish = "metropolis"
+        if self.rough:
+            finish = "none"
+        return TemperedBurnIn(self.problem, self.min_members, not self.rough, finish, **options)
+
+    @cached_property
+    def _test(self) -> MixtureMetropolis:
+        if has_forward_map(self.problem):
+            return MixtureMetropolis(self.problem, self.min_members, self.moves or DEFAULT)
+        return DensityMetropolis(self.problem, self.min_members, self.moves or DENSITY_MOVES)
 
     @cached_property
     def _test_or_fit(self) -> "TestOrFit":
-        test = MixtureMetropolis(self.problem, self.min_members, DEFAULT)
-        return TestOrFit(test, InflatedDesign(self.problem))
+        return TestOrFit(self._test, InflatedDesign(self.problem))
 
     @cached_property
     def burn_in(self) -> TemperedBurnIn | ExaminedBurnIn | None:
         """Tempering; resampled, a small ensemble would lose directions."""
         if not self.splits:
             return None
-        if self.finds_out:
-            return self._examined
-        finish: Finish = "none" if self.rough else "metropolis" if self.adjust else "relax"
-        return TemperedBurnIn(
-            self.problem, self.min_members, not self.rough, finish, evolutions=self.evolutions
-        )
+        return self._examined if self.finds_out else self._tempered
 
     def burns_in(self, state: PhaseState) -> bool:
         """Whether there is a burn-in after the start: what is left of it may be an examination."""
@@ -212,7 +240,15 @@ class EnsembleKalman(KalmanSampler):
 
     def begin(self, state: PhaseState) -> KernelState:
         """State of the kernel that suits the forward map, as far as that was examined."""
-        found = state.inner.found if isinstance(state.inner, ExaminedState) else None
+        inner = state.inner
+        found = inner.found if isinstance(inner, ExaminedState) else None
+        if isinstance(self._test, DensityMetropolis):
+            if found is not None and found.rough:
+                raise EnsembleFailure(NOISY.format(found.fluctuation))
+            inner = inner.inner if isinstance(inner, ExaminedState) else inner
+            archive = inner.archive if isinstance(inner, DensityBurnInState) else None
+            at_rest = state.skip_burn_in
+            return self._test.start(state.evaluated, at_rest=at_rest, archive=archive)
         if found is None or not found.rough:
             return super().begin(state)
         design = self._test_or_fit.fit.start(state.evaluated, at_rest=state.skip_burn_in)
@@ -237,7 +273,7 @@ class EnsembleKalman(KalmanSampler):
         if self.rough:
             return InflatedDesign(self.problem)
         if self.adjust:
-            return MixtureMetropolis(self.problem, self.min_members, self.moves or DEFAULT)
+            return self._test
         if self.splits:
             return Relaxation(self.problem, self.min_members, self.dt or DEFAULT_STEP)
         return WholeRelaxation(self.problem, self.min_members, self.dt or SMALL_ENSEMBLE_STEP)

@@ -1,0 +1,113 @@
+"""Models whose log density has nothing but values: exact moments by quadrature."""
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+import pytest
+from known_runs import sample
+
+import pymc_ensemble as pe
+
+GRID = np.linspace(-4, 6, 800)
+
+
+@pytensor.wrap_py(itypes=[pt.dvector], otypes=[pt.dscalar])
+def log_likelihood(theta):
+    """A black box, as users of emcee have it."""
+    return np.array(-5 * (theta[0] - 1) ** 2 - 2.5 * (theta[1] - theta[0] ** 2) ** 2)
+
+
+def moments(log_density):
+    """Means, standard deviations and the log evidence of a density on the plane."""
+    X, Y = np.meshgrid(GRID, GRID, indexing="ij")
+    lp = log_density(X, Y) - 0.5 * (X**2 + Y**2) - np.log(2 * np.pi)
+    w = np.exp(lp) * (GRID[1] - GRID[0]) ** 2
+    mean = np.array([(w * v).sum() / w.sum() for v in (X, Y)])
+    sd = np.sqrt([(w * v**2).sum() / w.sum() for v in (X, Y)] - mean**2)
+    return mean, sd, np.log(w.sum())
+
+
+def box(X, Y):
+    return -5 * (X - 1) ** 2 - 2.5 * (Y - X**2) ** 2
+
+
+def custom(x):
+    def logp(value, mu):
+        return log_likelihood(mu) + 0 * value
+
+    pm.CustomDist("y", x, logp=logp, signature="(n)->()", observed=np.array(0.0))
+
+
+def potential(x):
+    pm.Potential("y", log_likelihood(x))
+
+
+def both(x):
+    """A forward map, and a black box beside it."""
+    pm.Potential("box", log_likelihood(x))
+    pm.Normal("y", x, 1.0, observed=[0.5, 0.5])
+
+
+def edge(x):
+    pm.Potential("y", pt.switch(x[0] + x[1] > 0.5, 0.0, -np.inf))
+
+
+DENSITIES = {
+    custom: box,
+    potential: box,
+    both: lambda X, Y: box(X, Y) - 0.5 * ((X - 0.5) ** 2 + (Y - 0.5) ** 2) - np.log(2 * np.pi),
+    edge: lambda X, Y: np.where(X + Y > 0.5, 0.0, -np.inf),
+}
+
+
+def model_of(define):
+    with pm.Model() as model:
+        define(pm.Normal("x", shape=2))
+    return model
+
+
+@pytest.mark.parametrize("define", DENSITIES, ids=lambda define: define.__name__)
+def test_models_without_a_forward_map(define, caplog):
+    """Draws, densities and evidence, compared with quadrature.
+
+    At an acceptance of 0.4 to 0.6, 4000 draws are worth some 1000.
+    """
+    model = model_of(define)
+    with caplog.at_level("INFO", logger="pymc_ensemble"):
+        idata = sample(model, pe.EnsembleKalmanSampler(), 2000, 2)
+    known = "nothing but values of the log density"
+    assert (known in caplog.text) == (define is not both)
+    mean, sd, evidence = moments(DENSITIES[define])
+    x = idata.posterior.x.values.reshape(-1, 2)
+    assert np.abs((x.mean(0) - mean) / sd).max() < 4 / np.sqrt(1000)
+    np.testing.assert_allclose(x.std(0) / sd, 1, atol=0.1)
+    lp = model.compile_logp()
+    for k in (0, 999):
+        assert float(lp({"x": x[k]})) == pytest.approx(idata.sample_stats.lp.values[0, k])
+    assert idata.sample_stats.converged.all()
+    found = pe.log_evidence(idata)
+    assert abs(found.value - evidence) < 3.5 * found.standard_error
+    assert found.standard_error < 0.1
+
+
+@pytest.mark.parametrize("options", [{"adjust": False}, {"rough": True}])
+def test_a_fit_to_a_forward_map_needs_one(options):
+    with model_of(potential), pytest.raises(ValueError, match="there is no observed variable"):
+        pe.EnsembleKalmanSampler(**options)
+
+
+def test_published_scheme_needs_a_forward_map():
+    with model_of(potential), pytest.raises(ValueError, match="likelihood"):
+        pe.EnsembleKalmanSampler(scheme="paper")
+
+
+def test_noisy_density_is_refused():
+    rng = np.random.default_rng(1)
+
+    @pytensor.wrap_py(itypes=[pt.dvector], otypes=[pt.dscalar])
+    def noisy(theta):
+        return np.array(-5 * (theta**2).sum() + 5 * rng.standard_normal())
+
+    with pytest.raises(pm.exceptions.SamplingError, match="EnsembleGaussianProcessSampler"):
+        sample(model_of(lambda x: pm.Potential("y", noisy(x))), pe.EnsembleKalmanSampler())
