@@ -189,3 +189,24 @@ def test_free_variable_behind_an_observed_one():
     Z = problem.forward(U)
     found = -problem.loss(Z) - problem.prior_potential(U)
     np.testing.assert_allclose(found, log_density(model, U), rtol=1e-9)
+
+
+def test_black_box_beside_a_forward_map_is_an_output_of_its_own():
+    """The likelihood keeps its structure: three means and the loss of the black box."""
+    with pm.Model() as model:
+        potential_and_data()
+    problem = InverseProblem.from_model(model)
+    assert not problem.density_only
+    with pm.Model() as alone:
+        x = pm.Uniform("x", -2, 2, shape=2)
+        pm.Normal("y", x[0], 1, observed=Y)
+    assert problem.n_outputs == InverseProblem.from_model(alone).n_outputs + 1
+    U = np.random.default_rng(1).standard_normal((20, 2))
+    Z = problem.forward(U)
+    potential = problem.loss(Z) + problem.prior_potential(U)
+    np.testing.assert_allclose(-potential, log_density(model, U))
+    # the loss is that of the means, and the output itself
+    step = np.zeros(problem.n_outputs)
+    step[-1] = 1.0
+    np.testing.assert_allclose(problem.loss(Z + step) - problem.loss(Z), 1.0)
+    assert (problem.curvature(Z)[:, -1] == 0).all()

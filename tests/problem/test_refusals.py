@@ -195,15 +195,6 @@ def test_all_variables_named():
         InverseProblem.from_model(model, ["a", "s", "b"])
 
 
-def test_potential_without_gradient():
-    def define(box):
-        a = pm.Normal("a", shape=3)
-        pm.Potential("penalty", -box(a).sum())
-        pm.Normal("y", a, 1, observed=Y)
-
-    refused(define, NotImplementedError, "`penalty`", "no gradient", "observed=")
-
-
 def test_prior_without_gradient():
     def define(box):
         def logp(value):
