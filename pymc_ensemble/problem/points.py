@@ -249,9 +249,10 @@ def in_model(model: pm.Model, U: FloatArray) -> FloatArray:
 
 def describe(model: pm.Model, u: FloatArray) -> str:
     """Parameters at the point `u`, shape (d,), by name and as in the model."""
+    values = {name: value for name, [value] in free_values(model, u[None]).items()}
     with np.printoptions(precision=4, threshold=20):
-        values = free_values(model, u[None])
-        return ", ".join(f"{name}={value}" for name, [value] in values.items())
+        told = {k: v if np.ndim(v) else float(f"{v:.6g}") for k, v in values.items()}
+        return ", ".join(f"{name}={value}" for name, value in told.items())
 
 
 def names_of(vars: Named | Sequence[Named]) -> list[str]:

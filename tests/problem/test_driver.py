@@ -121,7 +121,7 @@ def test_sampler_that_cannot_go_on_is_explained():
         assert str(error.value).split("\n") == [
             "Nothing goes.",
             f"1 of {n_evals} forward evaluations failed in this chain.",
-            "The first failure was at scale=2.718281828459045",
+            "The first failure was at scale=2.71828",
             "Traceback: row 0",
             "What to try: something else.",
         ]
