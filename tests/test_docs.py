@@ -116,6 +116,18 @@ def test_code_of_step_method(monkeypatch):
     np.testing.assert_allclose(session["draws"].std(0), sd, rtol=0.08)
 
 
+@pytest.mark.filterwarnings("ignore:The data inform about:UserWarning")
+@pytest.mark.filterwarnings("ignore:The mean of the ensemble is about:UserWarning")
+def test_code_of_inversion(capsys):
+    session = {}
+    for block in blocks("inversion.md"):
+        exec(compile(block, "inversion.md", "exec"), session)
+    plt.close("all")
+    assert session["result"]["inversion"]["misfit"][-1] < 1.3
+    assert session["right"].mean() > 0.85
+    assert "doubtful" in capsys.readouterr().out
+
+
 def test_reference_has_everything_public():
     reference = re.findall(r"^   ([a-z_]+\.)*(\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
     listed = {prefix + name for prefix, name in reference}
