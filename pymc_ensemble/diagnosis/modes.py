@@ -22,7 +22,7 @@ from .run import Run
 FloatArray = NDArray[np.float64]
 
 MOST_COMPARED = 3000  # points in the search for places without draws
-FEWEST_VISITS = 4  # to a hill, of which at least one is likely: fewer may be accidents
+FEWEST_VISITS = 2  # that are no accident
 FEWEST_APART = 30  # draws that tell how far from others a draw may be
 EXTREME = 0.01  # share of draws that are least likely, or furthest from others
 DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
@@ -36,10 +36,7 @@ REMEDY = (
 def without_draws(
     draws: FloatArray, lp_of_draws: FloatArray, X: FloatArray, lp: FloatArray
 ) -> NDArray[np.int64]:
-    """Likely points that are far from all draws, the most likely first, if they are on a hill.
-
-    A burn-in may pass a mode quickly, and see its flanks more often than its top. So one likely
-    point is enough where several points around it are not much less likely.
+    """Likely points that are far from all draws, the most likely first, unless there is only one.
 
     Draws that are much less likely than a Gaussian law has them do not follow the posterior
     themselves, so that there is no telling: none are found then.
@@ -67,16 +64,15 @@ def without_draws(
     expected = 0.5 * (law.isf(EXTREME) - law.median())  # eq. (D8)
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
-    hill = _thinned(np.flatnonzero(lp > usual - 2 * DEEP))
+    likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
     scale = np.maximum(draws.std((0, 1, 2)), 1e-300)
     alone = _different(_far_apart(draws)) / scale
     horizon = 2 * np.quantile(cKDTree(alone).query(alone, k=2)[0][:, 1], 1 - EXTREME)
     tree = cKDTree(_different(draws) / scale)
-    far = tree.query(X[hill] / scale)[0] > max(horizon, 1.0)
-    _, different = np.unique(X[hill[far]], axis=0, return_index=True)
-    hill = hill[far][different]
-    found = hill[lp[hill] > max(lowest, usual - DEEP)]
-    return found[np.argsort(-lp[found])] if len(hill) >= FEWEST_VISITS else found[:0]
+    far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
+    _, different = np.unique(X[likely[far]], axis=0, return_index=True)
+    found = likely[far][different]
+    return found[np.argsort(-lp[found])] if len(found) >= FEWEST_VISITS else found[:0]
 
 
 def _far_apart(draws: FloatArray) -> FloatArray:

@@ -594,7 +594,7 @@ def test_good_approximation_is_not_warned_of(caplog):
 def test_modes_that_were_lost_are_marked(caplog):
     """The prior ensemble is in both of two modes, and that of many a chain ends in one of them.
 
-    Some 20 particles of the first ensemble are on the hill that is left.
+    Some 10 particles of the first ensemble are in likely places of the mode that is left.
     """
     with pm.Model() as model:
         u = pm.Normal("u", 0.0, 5.0)
