@@ -323,7 +323,7 @@ def one_round(sampler, case, state, rng):
     return (*sampler.tell(state, pending, case.problem.evaluate(points)), len(points))
 
 
-def run(case, seed, F, mean, sd, size=50, chains=CHAINS, sweeps=SWEEPS):
+def run(case, seed, F, mean, sd, size=50, chains=CHAINS, sweeps=None):
     """A run of several chains: what it cost, and how good it is."""
     rng = np.random.default_rng(seed)
     sampler = LikelihoodInformed(case.problem, round_size=size)
@@ -339,7 +339,7 @@ def run(case, seed, F, mean, sd, size=50, chains=CHAINS, sweeps=SWEEPS):
             states[chain], _, n = one_round(sampler, case, states[chain], rngs[chain])
             used += n
     settled, values, good, accepted = used, [], [], []
-    for _ in range(sweeps):
+    for _ in range(sweeps or SWEEPS):
         for chain in range(chains):
             info = None
             while info is None or info.snapshot is None:

@@ -243,7 +243,7 @@ def find_MAP_ensemble(
         method = "explorers" if obstacle else "tracked"
     if method == "tracked":
         begin = None if initvals is None else start
-        found = search.track(begin, ensemble_size or ROUND, maxiter)
+        found = search.track(begin, ROUND if ensemble_size is None else ensemble_size, maxiter)
     else:
         scale, start = _scale(search, start, preconditioner, ensemble_size, initvals is None)
         explorers = Explorers(target, directions or problem.dimension, sigma or SMOOTH_DISTANCE)

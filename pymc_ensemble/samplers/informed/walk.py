@@ -22,7 +22,7 @@ SHARES = {  # of independent, correlated and differential sweeps
     "usable": (0.5, 0.0, 0.5),
     "poor": (0.2, 0.3, 0.5),
 }
-TUNING_SWEEPS = 25  # of correlated moves
+TUNING_SWEEPS = 25  # until walkers settle, at most
 TARGET = 0.35  # acceptance of correlated moves
 GAIN = 0.5  # of the logarithm of their size, by acceptance
 SMALLEST, LARGEST = 0.01, 0.99
@@ -147,15 +147,14 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
     def _tried(self, state: WalkState) -> WalkState:
         """Decide on the moves by the first proposals."""
         acceptance = expected_acceptance(state.log_weights)
-        # tails of other priors are longer than weights of few proposals show
-        gaussian = bool(state.target.reference.gaussian.all())
-        if acceptance < (POOR if gaussian else GOOD):
+        if acceptance < GOOD and not state.target.reference.gaussian.all():
+            # tails of such a prior are longer than weights of few proposals show
             return replace(state, quality="poor", rest=Countdown(TUNING_SWEEPS))
         remembered, more = 1 - acceptance, 0
-        while remembered > SETTLED:
+        while remembered > SETTLED and more < TUNING_SWEEPS:
             remembered, more = remembered * (1 - acceptance), more + 1
-        quality: Literal["good", "usable"] = "good" if acceptance >= GOOD else "usable"
-        return replace(state, quality=quality, rest=Countdown(more))
+        poor: Literal["usable", "poor"] = "poor" if acceptance < POOR else "usable"
+        return replace(state, quality="good" if acceptance >= GOOD else poor, rest=Countdown(more))
 
     def snapshot(self, state: WalkState, dt: float) -> Snapshot:
         """Walkers after a sweep, with their density in the linearized posterior."""
