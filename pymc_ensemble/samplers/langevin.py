@@ -93,7 +93,7 @@ class LangevinDynamics(Sweeps[SweepState, LangevinMove]):
         forth = move - step * self.force(old, anomalies)
         with np.errstate(invalid="ignore", over="ignore"):
             back[ok] = -move[ok] - step * self.force(values[ok], anomalies)
-            return ((forth**2).sum(1) - (back**2).sum(1)) / (4 * step)  # eq. (L3)
+            return langevin_steps.log_ratio(forth, back, step)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ def stable(largest: float, drift: Array) -> float:
     return min(largest, STABLE_MOVE / max(strongest, np.finfo(float).tiny))
 
 
+def log_ratio(forth: Array, back: Array, step_size: float) -> Array:
+    """Log ratio of the densities of moves back and forth, from what is noise in them, (n, d)."""
+    return ((forth**2).sum(1) - (back**2).sum(1)) / (4 * step_size)  # eq. (L3)
+
+
 def clipped(drift: Array, step_size: float) -> Array:
     """Shorten drifts, shape (M, d), that are far too long for the step size.
 

@@ -183,7 +183,6 @@ class Walkers:
         """Acceptance probability of a Langevin step, the would-be one if there is no test."""
         h = state.step_size
         step = state.preconditioner.normalized(new.centers.U - old.centers.U)
-        forward = ((step - h * self._drift(old, h)) ** 2).sum(1)
-        backward = ((-step - h * self._drift(new, h)) ** 2).sum(1)
-        log_ratio = (forward - backward) / (4 * h)  # eq. (L3)
+        forth, back = step - h * self._drift(old, h), -step - h * self._drift(new, h)
+        log_ratio = langevin_steps.log_ratio(forth, back, h)
         return proposals.acceptance(old.centers.potential, new.centers.potential, log_ratio)
