@@ -95,7 +95,7 @@ class EnsembleKalmanSampler(EnsembleStep):
 
     Models without a forward map that could be used (potentials, a `pymc.CustomDist`, a black-box
     log likelihood) are sampled by values of their log density alone, always with a Metropolis test.
-    That takes up to six times as many evaluations. If the log density turns out to be noisy, the
+    That takes up to eight times as many evaluations. If the log density turns out to be noisy, the
     sampler stops, and says so.
 
     While sweeps are computed no draws come; the column *Ensemble* of the progress bar, or without
@@ -207,7 +207,7 @@ class EnsembleKalmanSampler(EnsembleStep):
             )
         logger.info(
             f"{type(self).__name__}: moves know nothing but values of the log density: {reason}. A "
-            "likelihood that is written as that of a vector-valued forward map takes up to six "
+            "likelihood that is written as that of a vector-valued forward map takes up to eight "
             "times fewer evaluations."
         )
         return problem
