@@ -1,24 +1,17 @@
 """Step method of the ensemble Gaussian process sampler."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import ancestors
-from xarray import Dataset, DataTree
+from xarray import DataTree
 
-from pymc_ensemble.diagnosis.run import Run
-from pymc_ensemble.forward.op import ForwardOp
-from pymc_ensemble.forward.store import open_store
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
-from pymc_ensemble.problem.points import Named, Point, unconstrained
+from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.gaussian_process.learning import LearningState
 from pymc_ensemble.samplers.gaussian_process.sampler import (
     DEFAULT_EPOCHS,
@@ -29,12 +22,13 @@ from pymc_ensemble.samplers.gaussian_process.sampler import (
 )
 from pymc_ensemble.samplers.kernels import Sampler
 
+from .archive import Archive, known_evaluations
 from .base import EnsembleStep
 from .binding import of_scheme
+from .common_stage import Outcome
 from .draws import Draw, Stats
 
 FloatArray = NDArray[np.float64]
-Archive = tuple[Any, ArrayLike] | DataTree | Dataset | str | PathLike
 
 PAPER_TUNE = 1000  # short steps: the published scheme needs many
 TOLD = 10  # coordinates in the log
@@ -103,6 +97,10 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
 
     Notes
     -----
+    The surrogate is learned once for all chains of a run, by the first one that comes to it, and
+    its evaluations are counted there. Chains differ in what they draw; that they agree says nothing
+    about the surrogate.
+
     `tune` counts epochs: J forward evaluations each. The last is the verification, in which
     evaluations at the particles are compared with what the surrogate had predicted. If it fails, up
     to five more epochs follow, for which the default of `tune` leaves room; if it has not passed by
@@ -116,8 +114,8 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     coordinate, are standard errors of its mean and standard deviation that come from what the
     surrogate does not know; ``verification_mean``, ``verification_sd``, ``verification_noise`` and
     ``verification_outliers`` tell how observed losses differed from predicted ones. The log has the
-    hyperparameters of every epoch. After sampling with ``cores=1``, `learned` holds all that the
-    last chain has learned, its evaluations included.
+    hyperparameters of every epoch. After sampling with ``cores=1``, `learned` holds all that was
+    learned, its evaluations included.
 
     References
     ----------
@@ -225,56 +223,9 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         sampler = super()._make_sampler(problem, given)
         if self._archive is None:
             return sampler
-        options = {**self._options, "archive": self._known_evaluations(problem)}
+        known = known_evaluations(self._archive, self._model_to_bind, problem)
+        options = {**self._options, "archive": known}
         return EnsembleGaussianProcess(problem, ensemble_size=sampler.size, **options)
-
-    def _known_evaluations(self, problem: Any) -> tuple[FloatArray, FloatArray]:
-        """Points and outputs, or losses, of the archive that was given."""
-        model = self._model_to_bind
-        if isinstance(self._archive, DataTree):
-            points, lp = exact_draws(self._archive, model)
-            return points, -lp - problem.prior_potential(points)
-        if isinstance(self._archive, str | PathLike | Dataset):
-            return self._stored_evaluations(problem)
-        try:
-            pair: Any = self._archive
-            points, outputs = pair
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "archive must be a pair (points, outputs), or the result of an earlier run."
-            ) from error
-        if isinstance(points, Mapping):
-            points = unconstrained(model, points, "archive")
-        try:
-            return np.asarray(points, dtype=float), np.asarray(outputs, dtype=float)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"archive must be a pair (points, outputs) of arrays of numbers: {error}."
-            ) from error
-
-    def _stored_evaluations(self, problem: Any) -> tuple[FloatArray, FloatArray]:
-        """Points and outputs of an evaluation store."""
-        given: Any = self._archive
-        stored = given if isinstance(given, Dataset) else open_store(given)
-        model = self._model_to_bind
-        names = [rv.name for rv in model.free_RVs]
-        if missing := [name for name in names if name not in stored]:
-            raise ValueError(
-                f"The archive has no values of `{missing[0]}`: a store knows the inputs of its "
-                "forward model, which have to be all variables of the model, by their names. Give "
-                "a pair (points, outputs) instead."
-            )
-        version = store_version(model, stored)
-        kept = (stored["status"] == "ok") & (stored["version"] == version)
-        if not kept.any():
-            raise ValueError(
-                f"The archive has no evaluation of this version of the forward model, {version!r}, "
-                "that did not fail. Leave out `archive`."
-            )
-        stored = stored.isel(evaluation=kept.to_numpy())
-        points = unconstrained(model, {name: stored[name].to_numpy() for name in names}, "archive")
-        points = np.unique(points, axis=0)
-        return points, problem.known_outputs(points)
 
     def _bind(self, model: pm.Model) -> None:
         self._model_to_bind = model
@@ -287,11 +238,23 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     # -- life of a chain ------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Choose the positions from which the particles start, and tell how long it may take."""
-        super()._start()
-        chain = self._chain
-        rounds = chain.tune or self.default_tune_steps
-        chain.state = replace(chain.state, rounds=rounds)
+        """Take over what was learned for all chains of the run."""
+        chain, sampler = self._chain, self._bound.sampler
+        if not isinstance(sampler, EnsembleGaussianProcess):
+            super()._start()
+            return
+        outcome, own = self._common.outcome(self._learn, self._progress.label)
+        self._take_over(outcome, own)
+        chain.state = sampler.set_out(outcome.found, self._chain_number)
+        chain.iterations = outcome.iterations
+
+    def _learn(self) -> Outcome:
+        """Learn the surrogate; where tuning ends it is taken as it is."""
+        return self._start_for_all(
+            lambda state: not state.burned_in,
+            self._bound.sampler.freeze,
+            rounds=self._chain.tune or self.default_tune_steps,
+        )
 
     def step(self, point: Point) -> Draw:
         """Next draw, with what is known about the surrogate that it comes from."""
@@ -299,9 +262,13 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         return drawn, [stats | surrogate_stats(self.learned, self._bound.problem.dimension)]
 
     def _burn_in_once(self) -> None:
-        super()._burn_in_once()
+        chain = self._chain
+        if chain.state is None:
+            self._start()
+        if not chain.state.burned_in:
+            super()._burn_in_once()
         # positions of an earlier run follow the posterior, but the surrogate is new
-        self._chain.converged = self._chain.state.converged
+        chain.converged = chain.state.converged
 
     def _end_burn_in(self) -> None:
         super()._end_burn_in()
@@ -336,84 +303,3 @@ def surrogate_stats(learned: LearningState | None, dimension: int) -> Stats:
         f"verification_{name}": np.nan if verification is None else getattr(verification, name)
         for name in ("mean", "sd", "noise", "outliers")
     }
-
-
-def store_version(model: pm.Model, stored: Dataset) -> str:
-    """Version of the forward model of a model, if the evaluations of a store are its own.
-
-    Parameters
-    ----------
-    model : pm.Model
-    stored : Dataset
-        What `open_store` reads.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If the model has no forward model, or several, or one that has another store or is called
-        with something else than variables of the model.
-    """
-    nodes = {
-        v.owner
-        for v in ancestors(model.basic_RVs + model.potentials)
-        if v.owner is not None and isinstance(v.owner.op, ForwardOp)
-    }
-    path = stored.attrs.get("store")
-    remedy = "Give a pair (points, outputs) instead."
-    if len(nodes) != 1:
-        raise ValueError(
-            f"The archive is the store of one forward model, and the model has {len(nodes)}. "
-            + remedy
-        )
-    [node] = nodes
-    forward, names = node.op.forward, node.op.signature.names
-    own = None if forward.store is None else forward.store.path.resolve()
-    if path is None or own != Path(path).resolve():
-        raise ValueError(
-            f"The archive {path} is not the store of {forward.name}, the forward model of this "
-            "model: whether its outputs are the same cannot be told, and to evaluate all points "
-            f"again would be dear. Use forward_model(..., store={str(path)!r}). Or give a pair "
-            "(points, outputs)."
-        )
-    inputs = dict(zip(names, node.inputs, strict=True))
-    if changed := [rv.name for rv in model.free_RVs if inputs.get(rv.name) is not rv]:
-        raise ValueError(
-            f"The input `{changed[0]}` of {forward.name} is not the variable `{changed[0]}` of the "
-            f"model, so that the points of the archive cannot be told. {remedy}"
-        )
-    return forward.version
-
-
-def exact_draws(idata: DataTree, model: pm.Model) -> tuple[FloatArray, FloatArray]:
-    """Distinct draws of a run, shape (n, d), and their log densities as the run has told them.
-
-    Parameters
-    ----------
-    idata : DataTree
-        Result of an ensemble step method without ``rough=True``.
-    model : pm.Model
-
-    Raises
-    ------
-    ValueError
-        If the densities are those of a fit or of a surrogate.
-    """
-    run = Run.of(idata, model)
-    if not run.origin.density_known:
-        raise ValueError(
-            "The archive is a run whose `lp` is not that of the model, but of a fit or a surrogate "
-            "(rough=True, or an EnsembleGaussianProcessSampler without adjust=True), from which "
-            "nothing can be learned. Give a pair (points, outputs), or continue the run with "
-            "`initial_ensemble`."
-        )
-    if not run.alone:
-        raise ValueError(
-            f"The archive is a run in which other step methods moved `{run.facts.others[0].name}`, "
-            "so that its `lp` is not that of the model. Give a pair (points, outputs)."
-        )
-    points, first = np.unique(run.U, axis=0, return_index=True)
-    return points, run.stats["lp"][first]

@@ -190,11 +190,8 @@ class LikelihoodInformedSampler(EnsembleStep):
         """Set out from the law, which is learned once for all chains."""
         chain = self._chain
         learned, own = self._common.outcome(self._learn, self._progress.label)
-        chain.state, chain.seen = learned.found, [*learned.seen]
-        chain.iterations = learned.iterations
-        if own:
-            chain.n_evals, chain.n_failed = learned.account.n_evals, learned.account.n_failed
-            chain.first_failure, chain.n_shared = learned.account.first_failure, chain.n_evals
+        self._take_over(learned, own)
+        chain.state, chain.iterations = learned.found, learned.iterations
 
     def _learn(self) -> Outcome:
         """Learn the law; what is left of `tune` is for the walkers to settle."""

@@ -12,7 +12,6 @@ from xarray import DataTree
 
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
-from pymc_ensemble.problem.driver import Account
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
@@ -23,8 +22,6 @@ from .binding import decided, of_scheme
 from .common_stage import Outcome
 from .draws import Draw, Stats, vector_stats
 from .initial_ensemble import InitialEnsembles, posterior_points
-
-PILOT_KEY = 0x1107  # sets the seed that all chains share apart from those of the chains
 
 
 class MultiscaleSampler(EnsembleStep):
@@ -307,34 +304,14 @@ class MultiscaleSampler(EnsembleStep):
         if number == 0:
             logger.info(f"MultiscaleSampler: {self._account.rstrip('.')}.")
         pilot, own = self._common.outcome(self._run_pilot, self._progress.label)
-        chain.state, chain.seen = self._walking.set_out(pilot.found, number), [*pilot.seen]
-        if own:
-            chain.n_evals, chain.n_failed = pilot.account.n_evals, pilot.account.n_failed
-            chain.first_failure, chain.n_shared = pilot.account.first_failure, chain.n_evals
+        chain.state = self._walking.set_out(pilot.found, number)
+        self._take_over(pilot, own)
         if self._conditional is not None and chain.tune:
             chain.waits = pilot.iterations  # that others may go on meanwhile
 
     def _run_pilot(self) -> Outcome:
         """Run the pilot, and measure the stiffness; both are cut short where tuning ends."""
-        bound, seed = self._bound, cast(np.random.SeedSequence, self.rng.bit_generator.seed_seq)
-        key = (*self._spawn_key[:-1], PILOT_KEY)
-        rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key))
-        driver = replace(self._driver, account=Account())
-        with driver.failures_in_words(None):
-            if bound.initial is None:
-                U = bound.problem.sample_prior(bound.sampler.start_size, rng)
-                state = bound.sampler.start(U, redraw=True)
-            else:
-                skip = bound.initial.burned_in
-                state = bound.sampler.start(bound.initial.U[0], skip_burn_in=skip)
-        iterations, seen = 0, []
-        while state.shared and iterations < (self._chain.tune or self.default_tune_steps):
-            state, info = driver.round(bound.sampler, state, rng)
-            self._tell(driver, f"burn-in iteration {iterations + 1}", info, iterations)
-            iterations += info.complete
-            if info.complete and (ensemble := state.ensemble) is not None:
-                seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
-        return Outcome(self._walking.found(state), driver.account, iterations, seen)
+        return self._start_for_all(lambda state: state.shared, self._walking.found)
 
     def _burn_in_once(self) -> None:
         chain = self._chain

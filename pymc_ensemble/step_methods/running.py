@@ -2,13 +2,15 @@
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pymc as pm
 
 from pymc_ensemble.log import ProgressLog, logger
-from pymc_ensemble.problem.driver import Driver
+from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import split_angles
 from pymc_ensemble.samplers.ensemble import Info, Snapshot
@@ -16,8 +18,9 @@ from pymc_ensemble.samplers.examination import Examination
 
 from .binding import BoundStep
 from .chain import Chain
-from .common_stage import CommonStage
+from .common_stage import CommonStage, Outcome
 
+COMMON_KEY = 0x1107  # sets the seed that all chains share apart from those of the chains
 CONSEQUENCE = (
     "Its particle stays where it was, or is drawn anew if this was its start. Later failures of "
     "this chain are counted in the stat `n_failed`, but not told."
@@ -49,6 +52,51 @@ class RunningStep(BoundStep):
         else:
             U = bound.initial.for_chain(self._chain_number)
             chain.state = bound.sampler.start(U, skip_burn_in=bound.initial.burned_in)
+
+    def _start_for_all(
+        self, goes_on: Callable[[Any], bool], outcome_of: Callable[[Any], Any], **options: Any
+    ) -> Outcome:
+        """Burn in once for all chains of the run; the outcome is the same whichever chain asks.
+
+        Parameters
+        ----------
+        goes_on : callable
+            Whether a state is to be advanced by another round; it is cut short where tuning ends.
+        outcome_of : callable
+            What is handed on of the last state.
+        **options
+            Of the sampler's `start`.
+        """
+        bound, seed = self._bound, cast(np.random.SeedSequence, self.rng.bit_generator.seed_seq)
+        key = (*self._spawn_key[:-1], COMMON_KEY)
+        rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key))
+        driver = replace(self._driver, account=Account())
+        with driver.failures_in_words(None):
+            if bound.initial is None:
+                U = bound.problem.sample_prior(bound.sampler.start_size, rng)
+                if isinstance(bound.problem, InverseProblem):
+                    bound.problem.check_prior(U)
+                state = bound.sampler.start(U, redraw=True, **options)
+            else:
+                skip = bound.initial.burned_in
+                state = bound.sampler.start(bound.initial.U[0], skip_burn_in=skip, **options)
+        iterations, seen = 0, []
+        while goes_on(state) and iterations < (self._chain.tune or self.default_tune_steps):
+            state, info = driver.round(bound.sampler, state, rng)
+            self._tell(driver, f"burn-in iteration {iterations + 1}", info, iterations)
+            iterations += info.complete
+            if info.complete and (ensemble := state.ensemble) is not None:
+                seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
+        with driver.failures_in_words(state):
+            return Outcome(outcome_of(state), driver.account, iterations, seen)
+
+    def _take_over(self, outcome: Outcome, own: bool) -> None:
+        """Take note of a stage that served all chains, and was computed for this one or not."""
+        chain, account = self._chain, outcome.account
+        chain.seen = [*outcome.seen]
+        if own:
+            chain.n_evals, chain.n_failed = account.n_evals, account.n_failed
+            chain.first_failure, chain.n_shared = account.first_failure, account.n_evals
 
     @property
     def _found(self) -> Examination | None:

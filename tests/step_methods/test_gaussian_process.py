@@ -1,6 +1,7 @@
 """The ensemble Gaussian process sampler under `pm.sample`."""
 
 import logging
+import warnings
 
 import numpy as np
 import pymc as pm
@@ -58,10 +59,25 @@ def test_lp_is_that_of_the_surrogate():
 
 
 def test_one_core_or_two():
-    draws = [
-        sample(linear_model(), cores=cores, chains=2).posterior["u"].values for cores in (1, 2)
-    ]
+    """One chain learns for all; which of them it is does not matter."""
+    runs = [sample(linear_model(), cores=cores, chains=3) for cores in (1, 2)]
+    draws = [run.posterior["u"].values for run in runs]
     assert np.array_equal(*draws)
+    assert not np.array_equal(draws[0][0], draws[0][1])  # chains have moves of their own
+    for run in runs:
+        n_evals = run.sample_stats["n_evals"].values
+        assert (n_evals == n_evals[:, :1]).all()
+        assert sorted(n_evals[:, 0])[:2] == [0, 0]
+    assert len({run.sample_stats["n_evals"].values.max() for run in runs}) == 1
+
+
+def test_evaluations_do_not_grow_with_the_number_of_chains():
+    used = []
+    for chains in (1, 4):
+        model = linear_model()
+        sample(model, chains=chains, draws=40)
+        used.append(model.forward.n_evaluations)
+    assert used[0] == used[1]
 
 
 def test_adjusted_draws_carry_the_exact_density():
@@ -134,7 +150,10 @@ def test_stats_tell_how_good_the_surrogate_is(cores):
         assert stats[name].shape == (2, 100, 2)
         assert ((stats[name] > 0) & (stats[name] < 0.5)).all()
         assert (stats[name] == stats[name][:, :1]).all()  # the same for all draws of a chain
-    assert np.isnan(idata.warmup_sample_stats["verification_mean"][:, 0]).all()
+    # all is learned before the first draw, and once for both chains
+    tuning = idata.warmup_sample_stats["verification_mean"]
+    assert (tuning[:, 0] == stats["verification_mean"][:, 0]).all()
+    assert (stats["verification_mean"][0] == stats["verification_mean"][1]).all()
     assert (np.abs(stats["verification_mean"]) < 0.5).all()
     assert (stats["verification_sd"] < 1.2).all()
     assert (stats["verification_noise"] == 0.1).all()
@@ -203,7 +222,12 @@ def test_tune_counts_epochs():
     start = np.random.default_rng(0).random((20, 2))
     before = model.forward.n_evaluations
     step = pe.EnsembleGaussianProcessSampler(initial_ensemble=start)
-    with pytest.warns(UserWarning, match="had not passed its test"):
+    with pytest.warns(UserWarning, match="had not passed its test after 1 iterations"):
+        sample(model, step, tune=1)  # no epoch is left for the verification
+    assert model.forward.n_evaluations - before == 20
+    before = model.forward.n_evaluations
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it had not passed, if it has not
         idata = sample(model, step, tune=4, discard_tuned_samples=False)
     assert model.forward.n_evaluations - before <= 80
     assert idata.warmup_posterior.sizes["draw"] == 4

@@ -5,7 +5,7 @@ move on that and cost nothing. A smooth process fitted to many evaluations does 
 fluctuations, so the sampler sees through roughness, and it samples several modes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -152,6 +152,14 @@ class EnsembleGaussianProcess(EnsembleSampler):
     def kernel(self) -> SurrogateDraws | DelayedAcceptance:  # type: ignore[override]
         """Draws from the surrogate, tested or not."""
         return (DelayedAcceptance if self.adjust else SurrogateDraws)(self.problem)
+
+    def set_out(self, state: PhaseState, number: int) -> PhaseState:
+        """State of one of several chains that share what was learned: it has moves of its own."""
+        known = learned(state)
+        if state.phase != "sampling" or known is None:
+            return state
+        own = np.random.SeedSequence([known.seed, number]).generate_state(1, np.uint64)
+        return replace(state, inner=self.kernel.start(replace(known, seed=int(own[0]))))
 
     def begin(self, state: PhaseState) -> DrawsState | AdjustedState:
         """State of the draws from what was learned."""
