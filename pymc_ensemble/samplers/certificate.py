@@ -203,7 +203,9 @@ def disagreement(U: Array, log_weights: Array) -> float:
     """How much two laws differ: in probabilities of coordinates, and in their means.
 
     It is the largest ``|E_w f - E f| / sd(f)`` over the coordinates, their squares, and the
-    events that they are below their 5%, 50% and 95% quantiles. As both laws are known, there is no
+    events that they are below their 5%, 50% and 95% quantiles, with the smaller of the standard
+    deviations in both laws: a few draws in a hole of one law must not hide behind the standard
+    deviation that they make. As both laws are known, there is no
     error of a second sample in it.
 
     Parameters
@@ -216,8 +218,7 @@ def disagreement(U: Array, log_weights: Array) -> float:
     Returns
     -------
     float
-        At most the sd of the weights; infinite if they are so uneven that the laws have little in
-        common.
+        Infinite if the weights are so uneven that the laws have little in common.
 
     Examples
     --------
@@ -235,5 +236,9 @@ def disagreement(U: Array, log_weights: Array) -> float:
     z = U - U.mean(0)
     events = [q >= U for q in np.quantile(U, TAILS, axis=0)]
     f = np.hstack([z, z**2, *events])
-    sd = f.std(0)
-    return float((np.abs(weights @ f - f.mean(0))[sd > 0] / sd[sd > 0]).max(initial=0.0))
+    mean = weights @ f
+    sd = np.minimum(f.std(0), np.sqrt(weights @ (f - mean) ** 2))
+    shift, sure = np.abs(mean - f.mean(0)), sd > 0
+    if (shift[~sure] > 0).any():
+        return np.inf
+    return float((shift[sure] / sd[sure]).max(initial=0.0))

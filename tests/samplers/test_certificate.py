@@ -121,6 +121,14 @@ def test_masses_of_modes_are_compared_by_events():
     assert disagreement(x, lw) == pytest.approx(0.2, abs=0.02)
 
 
+def test_few_draws_in_a_hole_of_one_law_are_seen():
+    """Two of a hundred draws at 20 sd, which the other law does not have, make the sd 3 of 1."""
+    x = np.random.default_rng(0).standard_normal((100, 1))
+    x[:2] = 20.0
+    lw = np.where(x[:, 0] > 10, -30.0, 0.0)
+    assert disagreement(x, lw) > 0.3
+
+
 def test_laws_with_nothing_in_common_disagree():
     x = np.random.default_rng(0).standard_normal((1000, 1))
     assert disagreement(x, 20 * x[:, 0]) == np.inf
