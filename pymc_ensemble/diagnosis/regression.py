@@ -203,8 +203,12 @@ def _errors_of_moments(
 ) -> tuple[FloatArray, FloatArray]:
     """Standard errors of means, in standard deviations, and relative ones of these.
 
-    Moments differ between the functions that a process leaves open.
+    Moments differ between the functions that a process leaves open, and between weighted samples of
+    one function: few points have the weight of a tail.
     """
+    mean = weights @ parameters
+    z = (parameters - mean) / np.maximum(np.sqrt(weights @ (parameters - mean) ** 2), 1e-300)
+    of_sample = np.sqrt(weights**2 @ np.array([z**2, 0.25 * (z**2 - 1) ** 2]))
     chosen = rng.choice(len(points), SAMPLE, p=weights)
     points, moved = points[chosen], parameters[chosen]
     drawn = process.draw(FUNCTIONS, rng)
@@ -216,7 +220,9 @@ def _errors_of_moments(
     means = w.T @ z
     sds = np.sqrt(np.maximum(w.T @ z**2 - means**2, 1e-300))
     low, high = np.quantile([means, np.log(sds)], ndtr([-1, 1]), axis=1)
-    return tuple((high - low) / 2)  # one standard deviation of a normal law
+    of_process = (high - low) / 2  # one standard deviation of a normal law
+    mean_error, sd_error = np.hypot(of_process, of_sample)
+    return mean_error, sd_error
 
 
 def _nugget(x: FloatArray, residual: FloatArray, rng: np.random.Generator) -> float:
