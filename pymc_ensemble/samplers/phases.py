@@ -156,6 +156,11 @@ class PhasedSampler(ABC):
         return self.size
 
     @property
+    def most_failures(self) -> int:
+        """Forward evaluations that may fail in a row."""
+        return self.start_size
+
+    @property
     def evaluations_per_sweep(self) -> int:
         """Forward evaluations of a sweep of the sampling phase."""
         return self.size
@@ -293,7 +298,7 @@ class PhasedSampler(ABC):
         if info.n_failed < info.n_evaluations:
             return 0
         in_a_row = state.failed_in_a_row + info.n_evaluations
-        if in_a_row >= self.start_size:
+        if in_a_row >= self.most_failures:
             raise EnsembleFailure(f"All of the last {in_a_row} forward evaluations have failed.")
         return in_a_row
 

@@ -19,6 +19,7 @@ class StartState:
     rounds: int = 0
     complete: bool = False
     seed: int = 0
+    n_evaluations: int = 0
 
     @property
     def burned_in(self) -> bool:
@@ -48,11 +49,14 @@ class Start:
         Members that must have a finite posterior density in the end.
     seeds : bool, default False
         Whether what follows needs a seed: then `ask` draws one for the state.
+    max_evaluations : int, optional
+        Evaluations after which members that fail are no longer drawn anew.
     """
 
     problem: PriorAndLoss
     min_members: int
     seeds: bool = False
+    max_evaluations: int | None = None
 
     def start(self, U: Array, redraw: bool) -> StartState:
         """State for the positions `U`, shape (J, d); failed ones are drawn anew if `redraw`."""
@@ -82,10 +86,19 @@ class Start:
                 "initial ensemble: the data may lie outside the support of their distribution."
             )
         last = not state.redraw or state.rounds >= MAX_REDRAWS
+        n_evaluations = state.n_evaluations + len(values)
+        if self.max_evaluations is not None:
+            last |= n_evaluations + int((~ensemble.ok).sum()) > self.max_evaluations
         complete = bool(ensemble.ok.all()) or last
         if complete:
             ensemble.require(self.min_members)
         state = StartState(
-            state.U, state.redraw, ensemble, state.rounds + 1, complete, pending.seed
+            state.U,
+            state.redraw,
+            ensemble,
+            state.rounds + 1,
+            complete,
+            pending.seed,
+            n_evaluations,
         )
         return state, Info.of(evaluations, "start", "initial ensemble", complete=complete)

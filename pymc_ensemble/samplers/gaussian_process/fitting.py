@@ -88,7 +88,9 @@ class Selection:
         return (self.points.loss if self.loss is None else self.loss)[: self.n_near]
 
     @classmethod
-    def of(cls, archive: Ensemble, whitening: Whitening, before: Fit | None) -> "Selection":
+    def of(
+        cls, archive: Ensemble, whitening: Whitening, before: Fit | None, reach: float = REACH
+    ) -> "Selection":
         """Select by the potential: the smoothed one of the fit before, or that of the first points.
 
         The observed one would prefer lucky noise; at the start that does no harm.
@@ -96,15 +98,15 @@ class Selection:
         d, loss = archive.U.shape[1], None
         if before is None:
             potential = archive.potential
-            reach = potential.min() + FIRST_REACH
+            limit = potential.min() + FIRST_REACH
         else:
             loss = before.loss(archive.U)
             potential = before.exponent * loss + archive.prior
             particles = before.posterior.predicted(before.particles, archive.Z.shape[1])
             own = before.exponent * particles.loss + particles.prior
-            reach = np.quantile(own, 0.05) + REACH
+            limit = np.quantile(own, 0.05) + reach
         potential = np.where(np.isnan(potential), np.inf, potential)
-        inside, fewest = potential < reach, 10 * (d + 2)
+        inside, fewest = potential < limit, 10 * (d + 2)
         if inside.sum() < min(fewest, len(archive)):
             inside[np.argsort(potential)[:fewest]] = True
         near, guards = np.flatnonzero(inside), np.flatnonzero(~inside)
@@ -124,17 +126,20 @@ class Fitting:
     problem : InverseProblem
     forward : bool
         Whether the surrogate predicts the outputs, or the loss.
+    scale : float, default 1.0
+        Of the potentials up to which points enter the fit, and have full weight.
     """
 
     problem: Problem
     forward: bool
+    scale: float = 1.0
 
     def __call__(
         self, archive: Ensemble, particles: Array, before: Fit | None, rng: np.random.Generator
     ) -> tuple[SurrogatePosterior, float]:
         """Surrogate in the coordinates of the particles, and the radius of its points."""
         whitening = Whitening.of(particles)
-        chosen = Selection.of(archive, whitening, before)
+        chosen = Selection.of(archive, whitening, before, self.scale * REACH)
         target = self._target(chosen, before)
         x, values = whitening.coordinates(chosen.points.U), target.values(chosen.points)
         (law, relative), guards = self._noise(chosen, before), self._guards(chosen, target)
@@ -167,8 +172,9 @@ class Fitting:
         least = float(np.quantile(losses, 0.02))
         middle = float(np.median(losses)) - least
         if self.forward:
-            straight = REACH / exponent if exponent > 0 else middle
-            straight = max(REACH, min(straight, float(losses.max()) - least))
+            reach = self.scale * REACH
+            straight = reach / exponent if exponent > 0 else middle
+            straight = max(reach, min(straight, float(losses.max()) - least))
             return ForwardTarget.of(self.problem, chosen.near, Bend(np.sqrt(2 * straight)))
         relevant = deep(d)
         # far out a loss is rarely quadratic, least so with few unknowns
@@ -191,7 +197,8 @@ class Fitting:
         # far from the posterior the process may be wrong: what it misses there is no noise
         potential = before.exponent * chosen.loss + chosen.points.prior
         excess = potential - np.quantile(potential[: chosen.n_near], 0.05)
-        return None, 1 + (np.clip(excess, 0, 10 * NEAR) / NEAR) ** 4  # eq. (G7)
+        near = self.scale * NEAR
+        return None, 1 + (np.clip(excess, 0, 10 * near) / near) ** 4  # eq. (G7)
 
     def _guards(self, chosen: Selection, target: Target) -> Array:
         """Mask of the points that have little weight, shape (n,)."""

@@ -7,6 +7,7 @@ that is close to the posterior itself; slopes under noise are learned from far a
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -72,6 +73,8 @@ class LearningState:
         posterior sd.
     rescued : int
         Particles that were replaced in the last epoch.
+    beyond : float
+        Share of particles farther out than all points of the fit.
     acceptance : float
         Of the Langevin moves of the particles.
     burned_in, converged : bool
@@ -96,6 +99,7 @@ class LearningState:
     verification: Verification | None = None
     surrogate_error: Array | None = None
     rescued: int = 0
+    beyond: float = 1.0
     acceptance: float = np.nan
     burned_in: bool = False
     converged: bool = False
@@ -116,11 +120,14 @@ class LearningState:
         assert self.posterior is not None
         return Fit(self.posterior, self.exponent, self.particles)
 
-    def bound(self, problem: Problem | None) -> "LearningState":
+    def bound(self, problem: Problem | None) -> Self:
         """State with a posterior that knows its problem, or, to be stored, does not."""
         if self.posterior is None:
             return self
         return replace(self, posterior=self.posterior.bound(problem))
+
+
+State = TypeVar("State", bound=LearningState)
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,8 @@ class Learning:
         Whether the surrogate predicts the outputs, or the loss.
     """
 
+    sure: ClassVar[float] = 1.0  # sd of the loss at the particles up to which it counts in full
+
     problem: Problem
     forward: bool = True
 
@@ -152,18 +161,13 @@ class Learning:
         """State for an evaluated ensemble, and evaluations that were made before."""
         good = ensemble[ensemble.ok]
         failed = ensemble.U[~ensemble.ok]
-        if archive is not None:
-            good = Ensemble.joined(archive[archive.ok], good)
         U, rng = ensemble.U, np.random.default_rng(seed)
-        if archive is not None:  # particles start where the posterior is known to be
-            exponent = next_exponent(good.potential, 0.0, len(U))
-            weights, _ = normalized_weights(-exponent * good.potential)
-            U = good.U[rng.choice(len(good), len(U), p=weights)]
+        if archive is not None:
+            good, failed = remembered(archive, good, failed)
+            U = first_particles(good, len(U), len(U), rng)
         elif len(failed):  # their particles start from others
             U = U.copy()
             U[~ensemble.ok] = ensemble.U[rng.choice(np.flatnonzero(ensemble.ok), len(failed))]
-        if archive is not None:
-            failed = np.concatenate([archive.U[~archive.ok], failed])
         ladder = Ladder.of(U, len(WIDTHS))
         highest = self._highest_prior(U)
         state = LearningState(good, last_epoch, seed, highest, good, failed, ladder, epochs=1)
@@ -243,27 +247,33 @@ class Learning:
             and self._verify(learned.bound(self.problem), good).passed
         )
 
-    def _learn(self, state: LearningState, rng: np.random.Generator) -> LearningState:
+    def _learn(self, state: State, rng: np.random.Generator) -> State:
         """Fit the surrogate, move the particles on it, and choose where to evaluate next."""
+        return self._planned(self._fitted(state, rng), rng).bound(None)
+
+    def _fitted(self, state: State, rng: np.random.Generator) -> State:
+        """Fit the surrogate, and move the particles on it."""
         before = None if state.posterior is None else state.fit
-        posterior, radius = self._fitting(state.archive, state.particles, before, rng)
+        posterior, radius = self._fitting(state)(state.archive, state.particles, before, rng)
         state = replace(state, posterior=posterior, radius=radius)
         state = self._rescued(state, rng)
         state = self._moved(replace(state, exponent=self._exponent(state)), rng)
         error = surrogate_error(posterior, state.particles, rng) if state.exponent == 1 else None
-        state = replace(state, surrogate_error=error, ensemble=self._predicted(state))
+        return replace(state, surrogate_error=error, ensemble=self._predicted(state))
+
+    def _planned(self, state: Any, rng: np.random.Generator) -> Any:
+        """Choose where to evaluate next."""
         enough = state.epochs >= state.last_epoch
         if len(state.archive) > len(state.particles):
             enough = enough or state.largest_error < PRECISE
         verifying = state.verifying or enough
-        level = 0 if verifying else self._best_level(state)
-        return replace(state, verifying=verifying, level=level).bound(None)
+        level = 0 if verifying else self._best_level(state, len(state.particles))
+        return replace(state, verifying=verifying, level=level)
 
-    @property
-    def _fitting(self) -> Fitting:
+    def _fitting(self, state: LearningState) -> Fitting:
         return Fitting(self.problem, self.forward)
 
-    def _moved(self, state: LearningState, rng: np.random.Generator) -> LearningState:
+    def _moved(self, state: State, rng: np.random.Generator) -> State:
         """Move the particles, each on a function of its own, within a wall around the fit."""
         posterior, wall = state.fit.posterior, WALL * 2.0 ** max(0, state.crowded - PATIENCE)
         highest = max(state.highest_prior, self._highest_prior(state.particles))
@@ -279,6 +289,7 @@ class Learning:
             region=region,
             ladder=ladder,
             acceptance=float(acceptance[0]),
+            beyond=beyond,
             crowded=state.crowded + 1 if beyond > CROWDED * (1 - wall**-d) else 0,
         )
 
@@ -291,7 +302,7 @@ class Learning:
         prior = self.problem.prior_potential(U)
         return float(prior[np.isfinite(prior)].max(initial=-np.inf)) + deep(U.shape[1])
 
-    def _rescued(self, state: LearningState, rng: np.random.Generator) -> LearningState:
+    def _rescued(self, state: State, rng: np.random.Generator) -> State:
         """Replace particles that the surrogate says are far from the posterior."""
         fit, archive = state.fit, state.archive
         exponent, d = max(state.exponent, SMALL), archive.U.shape[1]
@@ -311,22 +322,41 @@ class Learning:
 
     def _exponent(self, state: LearningState) -> float:
         """Inverse temperature at which the surrogate is sure of the loss, up to one."""
-        if state.epochs > state.last_epoch / 2:
+        if self._late(state):
             return 1.0
         posterior = state.fit.posterior
         sd = np.median(posterior.loss_sd(posterior.whitening.coordinates(state.particles)))
-        return max(state.exponent, min(1.0, 1 / max(float(sd), 1e-9)))  # eq. (G8)
+        return max(state.exponent, min(1.0, self.sure / max(float(sd), 1e-9)))  # eq. (G8)
 
-    def _best_level(self, state: LearningState) -> int:
+    def _late(self, state: LearningState) -> bool:
+        """Whether the loss has to count in full, whatever is known of it."""
+        return state.epochs > state.last_epoch / 2
+
+    def _best_level(self, state: LearningState, size: int) -> int:
         """Temperature whose particles would teach most about the posterior."""
         posterior = state.fit.posterior
         coordinates = posterior.whitening.coordinates(state.ladder.particles)
         errors = []
-        for design in coordinates[: state.level + GROWTH + 1]:
+        for design in coordinates[: state.level + GROWTH + 1, :size]:
             relative = posterior.relative_noise(posterior.loss(design))
             sd = posterior.process.sd_with(design, coordinates[0], relative)
             errors.append((sd**2).mean())
         return int(np.argmin(errors))  # eq. (G10)
+
+
+def remembered(archive: Ensemble, good: Ensemble, failed: Array) -> tuple[Ensemble, Array]:
+    """Evaluations that did not fail, and points of those that did, with what was known before."""
+    return (
+        Ensemble.joined(archive[archive.ok], good),
+        np.concatenate([archive.U[~archive.ok], failed]),
+    )
+
+
+def first_particles(known: Ensemble, size: int, even: int, rng: np.random.Generator) -> Array:
+    """Particles where the posterior is known to be; `even` is the effective size of the weights."""
+    exponent = next_exponent(known.potential, 0.0, even)
+    weights, _ = normalized_weights(-exponent * known.potential)
+    return known.U[rng.choice(len(known), size, p=weights)]
 
 
 def _beyond(x: Array, radius: float) -> float:
