@@ -410,6 +410,14 @@ def _surrogate(evidence: Evidence) -> Iterator[Finding]:
     run = evidence.run
     if evidence.law != "surrogate":
         return
+    if (tolerance := run.facts.options.get("tolerance")) is not None:
+        if not run.converged:
+            yield Finding(
+                "doubtful",
+                f"the surrogate was not certified to {tolerance:g} posterior standard deviations.",
+                "Allow more max_evaluations, or leave out the tolerance.",
+            )
+        return
     remedy = "Give it more epochs (tune), a larger ensemble, or use adjust=True."
     if not run.converged:
         yield Finding("wrong", "the surrogate did not pass its verification.", remedy)

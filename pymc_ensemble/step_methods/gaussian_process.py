@@ -1,6 +1,7 @@
 """Step method of the ensemble Gaussian process sampler."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -9,9 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
+from pymc_ensemble.diagnosis.facts import Facts
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Named, Point
+from pymc_ensemble.samplers.gaussian_process.growing import GrowingGaussianProcess
+from pymc_ensemble.samplers.gaussian_process.growth import GrowingState
 from pymc_ensemble.samplers.gaussian_process.learning import LearningState
 from pymc_ensemble.samplers.gaussian_process.sampler import (
     DEFAULT_EPOCHS,
@@ -31,6 +35,7 @@ from .draws import Draw, Stats
 FloatArray = NDArray[np.float64]
 
 PAPER_TUNE = 1000  # short steps: the published scheme needs many
+GROWING_TUNE = 100  # rounds: far more than are needed to spend what the learning may cost
 TOLD = 10  # coordinates in the log
 
 
@@ -60,6 +65,16 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     epochs : int, default 7
         Epochs of J evaluations before the verification, the initial ensemble included. A surrogate
         that is precise earlier is verified earlier.
+    tolerance : float, optional
+        If given, say 0.1, the sampler starts with a few evaluations, and goes on until fresh ones
+        certify the surrogate: how far means may be off, in posterior standard deviations. By
+        default it makes `epochs` of J evaluations. Not together with `adjust` or `epochs`.
+    batch : int, optional
+        Forward evaluations of a round at least, with a `tolerance`; by default ``max(10, d + 2)``.
+        Later rounds are larger, up to J: a quarter of all evaluations before.
+    max_evaluations : int, optional
+        Forward evaluations of the learning at most, for all chains together, with a `tolerance`; by
+        default ``13 max(100, 4 (d + 2))``. What is not certified by then says so.
     archive : (points, outputs), DataTree, Dataset or path, optional
         Evaluations that were made before: points of shape (n, d) in unconstrained coordinates, or a
         mapping of variable names to values of shape (n, ...), with the forward outputs, shape
@@ -106,6 +121,14 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     to five more epochs follow, for which the default of `tune` leaves room; if it has not passed by
     then, a warning is given and the draws carry ``converged=False``. Tuning calls after it has
     passed evaluate nothing. With a smaller `tune` there are fewer epochs.
+
+    With a `tolerance` there are particles as before, but rounds of few evaluations. Once the
+    surrogate may be good enough, draws of its posterior that it has not seen are evaluated. For
+    every function of the parameters the error of its mean, in its standard deviations, is at most
+    the standard deviation of their weights. The upper 95% limit of that, for the log weights, is
+    the stat ``certificate``. Three earlier evaluations are repeated. There is no certificate where
+    evaluations fail, where the surrogate does not know if there is another mode, or if the forward
+    map does not repeat itself: a warning is given, and the draws carry ``converged=False``.
 
     Without `adjust` draws cost no evaluation, and `lp` is the log density of the surrogate. For
     rough and noisy forward maps that is the point: the draws follow the smooth posterior.
@@ -155,6 +178,9 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         adjust: bool = False,
         scheme: Literal["archive", "paper"] = "archive",
         epochs: int = DEFAULT_EPOCHS,
+        tolerance: float | None = None,
+        batch: int | None = None,
+        max_evaluations: int | None = None,
         archive: Archive | None = None,
         dt: float | None = None,
         initial_ensemble: ArrayLike | Mapping[str, ArrayLike] | DataTree | None = None,
@@ -167,20 +193,35 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         self._archive = archive
         self._model_to_bind: Any = None
         self.scheme = scheme
+        growth = {"tolerance": tolerance, "batch": batch, "max_evaluations": max_evaluations}
+        given = {name: value for name, value in growth.items() if value is not None}
+        if given and tolerance is None:
+            [name, value] = next(iter(given.items()))
+            raise ValueError(
+                f"{name}={value!r} needs a tolerance, up to which the surrogate is certified. Use "
+                "tolerance=0.1, or leave it out."
+            )
+        grows = tolerance is not None
         self.sampler_class, options = of_scheme(
             scheme,
-            {"archive": EnsembleGaussianProcess, "paper": PublishedGaussianProcess},
+            {
+                "archive": GrowingGaussianProcess if grows else EnsembleGaussianProcess,
+                "paper": PublishedGaussianProcess,
+            },
             {
                 "target": target,
                 "adjust": adjust,
                 "epochs": epochs,
                 "archive": archive,
                 "dt": dt,
+                **given,
             },
         )
         options.pop("archive", None)  # read for each model
         if scheme == "paper":
             self.default_tune_steps = PAPER_TUNE
+        elif grows:
+            self.default_tune_steps = GROWING_TUNE
         elif isinstance(epochs, int):
             self.default_tune_steps = epochs + 1 + EXTRA_EPOCHS
         super().__init__(
@@ -206,6 +247,9 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         """What to do about a verification that was not passed."""
         learned = self.learned
         remedy = "Use a larger ensemble_size, more epochs, or a narrower initial_ensemble"
+        if isinstance(learned, GrowingState):
+            remedy = "Allow more max_evaluations, or leave out the tolerance"
+            return f"The surrogate is {learned.verdict}. {remedy}"
         if learned is None or learned.verification is None:
             return remedy
         return f"The {learned.verification}. {remedy}"
@@ -225,7 +269,8 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             return sampler
         known = known_evaluations(self._archive, self._model_to_bind, problem)
         options = {**self._options, "archive": known}
-        return EnsembleGaussianProcess(problem, ensemble_size=sampler.size, **options)
+        learner: Any = self.sampler_class
+        return learner(problem, ensemble_size=sampler.size, **options)
 
     def _bind(self, model: pm.Model) -> None:
         self._model_to_bind = model
@@ -256,6 +301,23 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             rounds=self._chain.tune or self.default_tune_steps,
         )
 
+    @property
+    def _facts(self) -> Facts:
+        """What this step method declares, with the certificate of the surrogate, if any."""
+        known, chain = self.learned, self._chain
+        if chain.facts is None and isinstance(known, GrowingState) and known.certificate:
+            facts = super()._facts
+            limit = float(f"{known.certificate.limit:.3g}")
+            chain.facts = replace(facts, options=facts.options | {"certificate": limit})
+        return super()._facts
+
+    def _first_positions(self, rng: np.random.Generator) -> FloatArray:
+        """Draws of the prior; where they are few they cover it."""
+        sampler = self._bound.sampler
+        if isinstance(sampler, GrowingGaussianProcess):
+            return sampler.first_design(rng)
+        return super()._first_positions(rng)
+
     def step(self, point: Point) -> Draw:
         """Next draw, with what is known about the surrogate that it comes from."""
         drawn, [stats] = super().step(point)
@@ -280,10 +342,13 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             f"{name} {mean:.2g} and {sd:.2g}"
             for name, mean, sd in zip(names[:TOLD], means, sds, strict=False)
         )
+        verdict = str(self.learned.verification or "not verified")
+        if isinstance(self.learned, GrowingState):
+            verdict = self.learned.verdict
         more = f" (the first {TOLD} of {len(names)} coordinates)" if len(names) > TOLD else ""
         logger.info(
             f"{self._progress.label}surrogate errors of mean and sd, in posterior sd: "
-            f"{errors}{more}; {self.learned.verification or 'not verified'}."
+            f"{errors}{more}; {verdict}."
         )
 
 
@@ -299,7 +364,12 @@ def surrogate_stats(learned: LearningState | None, dimension: int) -> Stats:
     error = None if learned is None else learned.surrogate_error
     verification = None if learned is None else learned.verification
     means, sds = np.full((2, dimension), np.nan) if error is None else error
-    return {"surrogate_error": means, "surrogate_error_sd": sds} | {
+    certificate = learned.certificate if isinstance(learned, GrowingState) else None
+    return {
+        "surrogate_error": means,
+        "surrogate_error_sd": sds,
+        "certificate": np.nan if certificate is None else certificate.limit,
+    } | {
         f"verification_{name}": np.nan if verification is None else getattr(verification, name)
         for name in ("mean", "sd", "noise", "outliers")
     }

@@ -73,7 +73,7 @@ class RunningStep(BoundStep):
         driver = replace(self._driver, account=Account())
         with driver.failures_in_words(None):
             if bound.initial is None:
-                U = bound.problem.sample_prior(bound.sampler.start_size, rng)
+                U = self._first_positions(rng)
                 if isinstance(bound.problem, InverseProblem):
                     bound.problem.check_prior(U)
                 state = bound.sampler.start(U, redraw=True, **options)
@@ -89,6 +89,11 @@ class RunningStep(BoundStep):
                 seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
         with driver.failures_in_words(state):
             return Outcome(outcome_of(state), driver.account, iterations, seen)
+
+    def _first_positions(self, rng: np.random.Generator) -> np.ndarray:
+        """Draws of the prior at which a stage common to all chains begins."""
+        size: int = self._bound.sampler.start_size
+        return self._bound.problem.sample_prior(size, rng)
 
     def _take_over(self, outcome: Outcome, own: bool) -> None:
         """Take note of a stage that served all chains, and was computed for this one or not."""

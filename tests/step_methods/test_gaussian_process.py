@@ -164,6 +164,48 @@ def test_stats_tell_how_good_the_surrogate_is(cores):
         assert np.array_equal(stats["surrogate_error"][-1, -1], step.learned.surrogate_error[0])
 
 
+def test_growth_to_a_certificate():
+    """Four chains share some ten evaluations, and what was certified is said."""
+    model = linear_model()
+    idata = sample(model, pe.EnsembleGaussianProcessSampler(tolerance=0.1), chains=4, draws=500)
+    u = idata.posterior["u"].values.reshape(-1, 2)
+    sd = np.sqrt(np.diag(COVARIANCE))
+    assert (np.abs(u.mean(0) - MEAN) < 0.15 * sd).all()
+    assert (np.abs(u.std(0) / sd - 1) < 0.12).all()
+    assert model.forward.n_evaluations <= 60
+    stats = idata.sample_stats
+    assert int(stats["n_evals"].values.max(1).sum()) == model.forward.n_evaluations
+    assert stats["converged"].all()
+    assert (stats["certificate"] <= 0.1).all()
+    assert pe.diagnose(idata).verdict == "trustworthy"
+    assert pe.report(idata, model).facts.options["certificate"] <= 0.1
+
+
+def test_without_a_certificate_a_run_is_doubtful():
+    model = linear_model()
+    step = pe.EnsembleGaussianProcessSampler(tolerance=1e-12, max_evaluations=40)
+    with pytest.warns(UserWarning, match="not certified"):
+        idata = sample(model, step)
+    assert model.forward.n_evaluations <= 40
+    assert not idata.sample_stats["converged"].any()
+    found = pe.diagnose(idata)
+    assert found.verdict == "doubtful"
+    assert "was not certified" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 20}, "batch=20 needs a tolerance"),
+        ({"max_evaluations": 200}, "needs a tolerance"),
+        ({"scheme": "paper", "tolerance": 0.1}, "no option of scheme"),
+    ],
+)
+def test_options_of_growth_need_a_tolerance(options, message):
+    with pytest.raises(ValueError, match=message):
+        pe.EnsembleGaussianProcessSampler(**options)
+
+
 def test_evaluations_of_an_earlier_run_are_learned_from():
     model = linear_model()
     step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, model=model)

@@ -1,0 +1,190 @@
+"""Ensemble Gaussian process sampler that begins with few evaluations and grows until certified."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.options import require_counts, require_positive
+from pymc_ensemble.samplers.phases import PhaseState, default_ensemble_size
+from pymc_ensemble.samplers.start import Start, StartState
+
+from .basis import squared_distances
+from .growth import Budget, GrowingState, Growth
+from .posterior import Whitening
+from .proof import REPEATED
+from .sampler import DEFAULT_EPOCHS, EnsembleGaussianProcess
+
+TOLERANCE = 0.1  # of means, in posterior sd
+SMALLEST_BATCH = 10  # from fewer log weights an upper limit of their sd tells hardly anything
+ENSEMBLES = 13  # evaluations of the learning at most, in ensembles of the default size
+CANDIDATES = 20  # draws of the prior from which a point of the first design is chosen
+
+
+@dataclass(frozen=True)
+class GrowingGaussianProcess(EnsembleGaussianProcess):
+    """Ensemble Gaussian process sampler for a Bayesian inverse problem, from few evaluations.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+        Dimension, loss and prior; its forward map is never called from here.
+    ensemble_size : int, optional
+        Number of particles J that move on the surrogate, and become draws; by default
+        ``max(100, 4 (d + 2))``. They cost no evaluation.
+    target, archive
+        As in `EnsembleGaussianProcess`.
+    tolerance : float, default 0.1
+        Largest upper limit of the sd of log weights with which a surrogate is certified.
+    batch : int, optional
+        Evaluations of a round, by default and at least ``max(10, d + 2)``. Later rounds are larger,
+        up to J: a quarter of all evaluations before. A proof has three more.
+    max_evaluations : int, optional
+        Evaluations of the learning at most, by default ``13 max(100, 4 (d + 2))``.
+
+    Raises
+    ------
+    ValueError
+        If the options contradict one another or the ensemble is too small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc_ensemble as pe
+    >>> from pymc_ensemble.samplers.gaussian_process.growing import GrowingGaussianProcess
+    >>> problem = pe.InverseProblem(
+    ...     lambda u: [u[0] + 0.2 * u[1] ** 2, u[1]],
+    ...     prior=(np.zeros(2), np.eye(2)),
+    ...     data=[1.0, 0.5],
+    ...     noise=0.3,
+    ... )
+    >>> sampler, rng = GrowingGaussianProcess(problem), np.random.default_rng(1)
+    >>> state = sampler.start(sampler.first_design(rng), redraw=True)
+    >>> while not state.burned_in:
+    ...     points, pending = sampler.ask(state, rng)
+    ...     state, info = sampler.tell(state, pending, problem.evaluate(points))
+    >>> state.converged
+    True
+    """
+
+    tolerance: float = TOLERANCE
+    batch: int | None = None
+    max_evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse contradicting options."""
+        super().__post_init__()
+        require_positive(tolerance=self.tolerance)
+        require_counts(1, batch=self.batch, max_evaluations=self.max_evaluations)
+        if self.adjust:
+            raise ValueError(
+                "adjust=True makes draws exact, so that there is nothing to certify. Leave out "
+                "tolerance, or adjust."
+            )
+        if self.epochs != DEFAULT_EPOCHS:
+            raise ValueError(
+                f"epochs={self.epochs} has no meaning with a tolerance: a surrogate grows until it "
+                "is certified. Use max_evaluations."
+            )
+        least = smallest_batch(self.problem.dimension)
+        if self.batch is not None and self.batch < least:
+            raise ValueError(
+                f"batch={self.batch} is too small for {self.problem.dimension} parameters: a round "
+                f"is to prove a surrogate. Use at least {least}, or leave it out."
+            )
+        fewest = 2 * self.start_size + REPEATED
+        if self.max_evaluations is not None and self.max_evaluations < fewest:
+            raise ValueError(
+                f"max_evaluations={self.max_evaluations} leaves no room for a proof: the first "
+                f"round has {self.start_size} evaluations, and the last {REPEATED} more. Use at "
+                f"least {fewest}, better five times as many."
+            )
+
+    # -- phases ---------------------------------------------------------------------------------
+
+    @cached_property
+    def burn_in(self) -> Growth:  # type: ignore[override]
+        """Learning of the outputs or the loss."""
+        return Growth(self.problem, super().burn_in.forward)
+
+    def begin_burn_in(self, state: PhaseState) -> GrowingState:
+        """State of the learning for the first evaluations, and what was known before."""
+        start = state.inner
+        assert isinstance(start, StartState)
+        rng = np.random.default_rng([start.seed, 1])
+        if start.redraw:
+            particles = self.problem.sample_prior(self.size, rng)
+        else:  # those that have failed start from others
+            ok = state.evaluated.ok
+            particles = start.U[rng.choice(np.flatnonzero(ok), self.size)]
+            n = min(len(start.U), self.size)
+            particles[:n] = np.where(ok[:n, None], start.U[:n], particles[:n])
+        rounds = None if state.rounds is None else state.rounds + 1
+        budget = Budget(self.start_size, self.tolerance, self._most_evaluations, rounds)
+        return self.burn_in.begin(
+            state.evaluated, particles, start.seed, budget, start.n_evaluations, self._known()
+        )
+
+    @property
+    def _most_evaluations(self) -> int:
+        if self.max_evaluations is not None:
+            return self.max_evaluations
+        return ENSEMBLES * default_ensemble_size(self.problem.dimension)
+
+    @property
+    def start_size(self) -> int:
+        """Number of initial positions, and evaluations of a round."""
+        return smallest_batch(self.problem.dimension) if self.batch is None else self.batch
+
+    @property
+    def most_failures(self) -> int:
+        """Forward evaluations that may fail in a row: a small round may do so by chance."""
+        return self.size
+
+    @cached_property
+    def _start(self) -> Start:
+        return Start(self.problem, self.min_members, self.seeds, self._most_evaluations)
+
+    def first_design(self, rng: np.random.Generator) -> Array:
+        """Points that cover the prior, shape (batch, d): draws of it that keep their distance."""
+        n = self.start_size
+        return spread(self.problem.sample_prior(CANDIDATES * n, rng), n)
+
+
+def smallest_batch(dimension: int) -> int:
+    """Evaluations of a round at least: a sd can be told, and a linear trend seen."""
+    return max(SMALLEST_BATCH, dimension + 2)
+
+
+def spread(candidates: Array, size: int) -> Array:
+    """Points that stand for many draws of a law, by greedy choice.
+
+    Each lies where draws are far from the points before it, and not far from one another: the next
+    point minimizes the energy distance between points and draws [1]_.
+
+    Parameters
+    ----------
+    candidates : ndarray of shape (m, d)
+        Draws.
+    size : int
+
+    Returns
+    -------
+    ndarray of shape (size, d)
+
+    References
+    ----------
+    .. [1] Mak, S. and Joseph, V. R. (2018). Support points. Annals of Statistics, 46, 2562-2592.
+       https://doi.org/10.1214/17-AOS1629
+    """
+    z = Whitening.of(candidates).coordinates(candidates)
+    distances = np.sqrt(squared_distances(z, z))
+    attraction, repulsion = distances.mean(1), np.zeros(len(z))
+    chosen: list[int] = []
+    for n in range(size):
+        score = attraction - repulsion / (n + 1)
+        score[chosen] = np.inf
+        chosen.append(int(score.argmin()))
+        repulsion += distances[chosen[-1]]
+    return candidates[chosen]

@@ -1,0 +1,187 @@
+"""Rounds of evaluations that prove a surrogate, or show what is wrong with it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_ensemble.samplers.certificate import Certificate, disagreement
+from pymc_ensemble.samplers.ensemble import Array, Ensemble
+from pymc_ensemble.samplers.weights import normalized_weights
+
+from .chains import Chains, Ladder
+from .posterior import SurrogatePosterior
+from .regression import Function
+from .verification import ERROR_DRAWS
+
+WIDER = 1  # temperature of the wider law among those of the ladder
+WIDE_SHARE = 6  # one point in so many is of the wider law
+OUTERMOST = 1  # points at the outermost particles
+REPEATED = 3  # points that are evaluated a second time
+SAME = 1e-3  # share of a loss by which a second one may differ: far out, it is very sensitive
+NUDGE = 1e-9  # in posterior sd, by which they are moved: no memory has an answer for them
+UNKNOWN = 2.0  # below the mean, of the lowest of twenty functions: an sd of the loss of about one
+
+
+def unexplored(
+    posterior: SurrogatePosterior, ladder: Ladder, fluctuation: float, rng: np.random.Generator
+) -> Array:
+    """Which particles are where the posterior may be as high as usual, for all that is known.
+
+    Parameters
+    ----------
+    posterior : SurrogatePosterior
+    ladder : Ladder
+    fluctuation : float
+        Standard deviation of the log density by roughness or noise.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of bool, shape (L, J)
+        Some function that the data allow is as low there as at particles of the posterior, and well
+        below the mean function.
+    """
+    L, J, d = ladder.particles.shape
+    x = posterior.whitening.coordinates(ladder.particles).reshape(L * J, d)
+    potential, lowest = posterior.potential(x)[0], np.full(L * J, np.inf)
+    prior = posterior.prior(x)[0]
+    functions = posterior.process.draw(ERROR_DRAWS, rng)
+    for kernel, basis in zip(functions.kernel, functions.basis, strict=True):
+        np.minimum(lowest, posterior.loss(x, Function(kernel, basis)) + prior, out=lowest)
+    usual = np.quantile(potential[:J], 0.95)
+    unknown = potential - lowest > UNKNOWN * max(1.0, fluctuation)
+    return (unknown & (lowest < usual)).reshape(L, J)  # eq. (G14)
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Earlier evaluations that are made again, to see if the forward map repeats itself.
+
+    Attributes
+    ----------
+    loss : ndarray of shape (n,)
+        What was found before.
+    points : ndarray of shape (n, d)
+    """
+
+    loss: Array
+    points: Array
+
+    @classmethod
+    def of(cls, archive: Ensemble, likely: Array, posterior: SurrogatePosterior) -> "Repeats":
+        """The first evaluation, and the first ones of the posterior, hardly moved.
+
+        Parameters
+        ----------
+        archive : Ensemble
+            In the order of evaluation: the oldest have had most time to become wrong.
+        likely : ndarray of int
+            Which of them the surrogate takes for draws of the posterior, in the same order.
+        posterior : SurrogatePosterior
+            Its standard deviations are the measure.
+        """
+        chosen = archive[np.concatenate([[0], likely[likely > 0][: REPEATED - 1]])]
+        shift = NUDGE * posterior.whitening.root.sum(1)
+        return cls(chosen.loss, chosen.U + shift)
+
+    def contradicted(self, evaluated: Ensemble, tolerance: float) -> bool:
+        """Whether losses differ by more than a tolerance, or some evaluation has failed now."""
+        with np.errstate(invalid="ignore"):
+            # eq. (G15)
+            same = np.abs(evaluated.loss - self.loss) <= tolerance + SAME * np.abs(self.loss)
+        return not same.all()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Points whose evaluations are compared with what a surrogate says there.
+
+    Attributes
+    ----------
+    particles : ndarray of shape (J, d)
+        Draws of the surrogate's posterior.
+    wide, outer, own : ndarray of shape (m, d)
+        Points that are evaluated: draws of the wider law, the outermost particles, and others.
+    reach : ndarray of shape (m,)
+        Density of the posterior at the wide points, relative to that of the wider law.
+    """
+
+    particles: Array
+    wide: Array
+    outer: Array
+    own: Array
+    reach: Array
+
+    @classmethod
+    def of(
+        cls, chains: Chains, ladder: Ladder, moves: int, size: int, rng: np.random.Generator
+    ) -> tuple["Proof", Ladder]:
+        """Proof with `size` points, and the ladder after some moves on the mean surrogate.
+
+        Parameters
+        ----------
+        chains : Chains
+            On the mean function; its temperatures are those of the ladder.
+        ladder : Ladder
+        moves : int
+            By which the particles become draws of the mean surrogate.
+        size : int
+        rng : numpy.random.Generator
+        """
+        ladder, _ = chains.run(ladder, moves, rng)
+        posterior, (cold, hot) = chains.posterior, ladder.particles[[0, WIDER]]
+        size = min(size, len(cold))
+        x = posterior.whitening.coordinates(cold)
+        order = np.argsort(-((x - x.mean(0)) ** 2).sum(1))
+        outer, others = order[:OUTERMOST], order[OUTERMOST:]
+        n_wide = size // WIDE_SHARE
+        own = rng.choice(others, size - n_wide - OUTERMOST, replace=False)
+        # density of the posterior by that of the wider law, whose mean over the latter is one
+        potential, _ = posterior.potential(posterior.whitening.coordinates(hot))
+        share = 1 - chains.temperatures[0] / chains.temperatures[WIDER]
+        reach, _ = normalized_weights(-share * np.nan_to_num(potential, nan=np.inf))
+        wide = rng.choice(len(hot), n_wide, replace=False)
+        proof = cls(cold, hot[wide], cold[outer], cold[own], reach[wide] * len(hot))
+        return proof, ladder
+
+    @property
+    def points(self) -> Array:
+        """All points; those that follow the posterior come last."""
+        return np.concatenate([self.wide, self.outer, self.own])
+
+    def judge(
+        self, posterior: SurrogatePosterior, evaluated: Ensemble, tolerance: float
+    ) -> Certificate:
+        """Certificate of the surrogate, from evaluations of the `points`."""
+        x = posterior.whitening.coordinates(evaluated.U)
+        with np.errstate(invalid="ignore"):
+            log_weights = posterior.loss(x) - evaluated.loss
+        n_wide, n_outer = len(self.wide), len(self.outer)
+        wide, outer, own = np.split(log_weights, [n_wide, n_wide + n_outer])
+        return Certificate.of(own, tolerance, wide, self.reach, outer)
+
+    def agrees(
+        self,
+        before: SurrogatePosterior,
+        after: SurrogatePosterior,
+        particles: Array,
+        tolerance: float,
+    ) -> bool:
+        """Whether the surrogate that was proved, and the one after, are one law.
+
+        Parameters
+        ----------
+        before, after : SurrogatePosterior
+        particles : ndarray of shape (J, d)
+            Particles of the latter.
+        tolerance : float
+        """
+
+        def change(U: Array) -> Array:
+            """Log density of the surrogate after, relative to that before."""
+            losses = [p.loss(p.whitening.coordinates(U)) for p in (before, after)]
+            return losses[0] - losses[1]
+
+        there = disagreement(self.particles, change(self.particles))
+        back = disagreement(particles, -change(particles))
+        return max(there, back) <= tolerance
