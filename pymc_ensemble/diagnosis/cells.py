@@ -69,7 +69,7 @@ class Misplaced:
             often = _visits(cell.reshape(shape)) >= VISITS * (d + 1)
             for b, draws in enumerate(cells):
                 if often[b]:
-                    log_mass[b] = values[draws].mean() + _entropy(z[draws], k)  # eq. (D10)
+                    log_mass[b] = values[draws].mean() + _entropy(z[draws], k)  # eq. (D12)
             known = np.isfinite(log_mass)
             if 2 * known.sum() >= CELLS:
                 empty = known & (log_mass < np.median(log_mass[known]) - EMPTY)
