@@ -72,6 +72,11 @@ def _free_variables(idata: xr.DataTree) -> list[str] | None:
     return [v.name for v in facts.variables if v.name in idata["posterior"].data_vars] or None
 
 
+def _is_inverted(idata: xr.DataTree) -> bool:
+    """Whether `pymc_ensemble.invert` has returned it; what is no result is left to be refused."""
+    return isinstance(idata, xr.DataTree) and "inversion" in idata.children
+
+
 def _burn_in(idata: xr.DataTree) -> tuple[xr.Dataset, xr.Dataset] | None:
     """Draws and stats of the iterations of the burn-in, if they were kept."""
     if not {"warmup_posterior", "warmup_sample_stats"} <= set(idata.children):
@@ -132,7 +137,7 @@ def path(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('log_amplitude', 'log_rate')
     """
-    inverted = "inversion" in idata.children
+    inverted = _is_inverted(idata)
     if inverted:
         group = idata["inversion"]["unconstrained"]
         columns = {
@@ -276,7 +281,7 @@ def misfit(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     >>> bool(ax.get_xlim()[0] < -3)
     True
     """
-    if "inversion" in idata.children:
+    if inverted := _is_inverted(idata):
         lp = idata["inversion"]["lp"].transpose("iteration", "particle").to_numpy()
         values = -np.where(np.isfinite(lp), lp, np.nan)[None]
     else:
@@ -289,7 +294,7 @@ def misfit(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
         if of_chain.shape[1] > 1:
             ax.fill_between(sweeps, low, high, color=f"C{c}", alpha=0.2, linewidth=0)
         ax.plot(sweeps, np.nanmean(of_chain, axis=1), color=f"C{c}", marker=".", label=f"chain {c}")
-    if "inversion" in idata.children:  # from the prior on, over many orders of magnitude
+    if inverted:  # from the prior on, over many orders of magnitude
         ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values[:, -1])), 1.0))
     if (burn_in := _burn_in(idata)) is not None:
         early = -burn_in[1]["lp"].transpose("chain", "draw").to_numpy()

@@ -8,6 +8,7 @@ import xarray as xr
 
 import pymc_ensemble as pe
 from pymc_ensemble import plots
+from pymc_ensemble.log import number
 
 J, S = 12, 5
 
@@ -193,5 +194,5 @@ def test_largest_weights_are_marked(idata, ax):
     log_q, lp = marked.get_offsets().T
     assert len(lp) == int(0.2 * 2 * J * S)
     assert (lp - log_q).min() >= np.subtract(*others.get_offsets().T[::-1]).max()
-    expected = f"k-hat {pe.diagnose(idata).statistics['khat']:.2f}"
+    expected = f"k-hat {number(pe.diagnose(idata).statistics['khat'], '.2f')}"
     assert ax.get_title().startswith(expected)
