@@ -20,8 +20,8 @@ from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditione
 from pymc_ensemble.samplers.multiscale.sampler import SMOOTH_DISTANCE
 
 from .log import logger
-from .mode import Search
 from .problem import InverseProblem, problem_of
+from .problem.mode_search import Search
 from .samplers.options import require_counts, require_positive
 
 __all__ = ["MAPEstimate", "find_MAP_ensemble"]

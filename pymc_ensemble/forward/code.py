@@ -181,5 +181,5 @@ def module_named(name: str, level: int, namespace: dict[str, Any]) -> types.Modu
         return installed(package, spec.origin)
     try:
         return import_module(name)
-    except Exception:
+    except Exception:  # of the module's own code, whatever it is: there is nothing to compare
         return "missing"

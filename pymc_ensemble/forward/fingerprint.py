@@ -238,7 +238,7 @@ class Fingerprint:
         try:
             reduce = copyreg.dispatch_table.get(cls)
             reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
-        except Exception:
+        except Exception:  # of the object's own code: its attributes tell, or it is named as untold
             attributes = getattr(value, "__dict__", None)
             if not attributes:
                 self.untold[path] = f"of type {cls.__qualname__}"

@@ -465,7 +465,7 @@ def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> O
         outputs = flat(spec, result, m)
     except (KeyboardInterrupt, Abandoned):
         raise
-    except BaseException:
+    except BaseException:  # whatever it is, each member is called alone next, and tells its own
         return None
     seconds = time.perf_counter() - begun
     outcomes = Outcomes(

@@ -115,7 +115,7 @@ def _without_unit(value: Any, unit: Any) -> Any:
         if convert is not None:
             try:
                 return unwrapped(convert(target))
-            except Exception:
+            except Exception:  # of a library of units: refused below, with the unit
                 break
     raise TypeError(
         f"the forward model returned {value!r:.100} of type {type(value).__name__}: values in "

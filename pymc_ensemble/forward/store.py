@@ -169,7 +169,7 @@ class EvaluationStore:
             raise self._unusable(error) from error
         try:
             self._prepare(connection)
-        except BaseException:
+        except BaseException:  # raised again: the file is only not left open
             connection.close()
             raise
         return connection

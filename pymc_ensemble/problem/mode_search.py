@@ -8,16 +8,16 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
-from pymc_ensemble.problem.driver import Account, AskTell, Driver, Pending, State
+from pymc_ensemble.log import ProgressLog, show_log
+from pymc_ensemble.samplers.ensemble import Ensemble, Info
 from pymc_ensemble.samplers.informed import ModeSearch
 from pymc_ensemble.samplers.informed.laplace import Laplace
 from pymc_ensemble.samplers.informed.search import SearchState
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
 
-from .log import ProgressLog, show_log
-from .problem import InverseProblem
-from .samplers.ensemble import Ensemble, Info
+from .driver import Account, AskTell, Driver, Pending, State
+from .inverse_problem import InverseProblem
 
 FloatArray = NDArray[np.float64]
 
