@@ -50,7 +50,7 @@ from .interrupts import (
     pass_on_first_interrupt,
     shield,
 )
-from .progress import Board, EnsembleColumn, bar_is_live
+from .progress import BarFields, Board, EnsembleColumn, bar_is_live
 from .running import RunningStep
 
 __all__ = ["EnsembleStep"]
@@ -210,6 +210,8 @@ class EnsembleStep(RunningStep):
         if not self._layout:
             self._layout = variable_layout(point, names_of(self.vars))
             self._first = {v.name: np.array(point[v.name]) for v in self._layout}
+            if self._board.company:
+                self._refuse_company()
             if self._chain.state is None and self._chain_number == 0:
                 self._tell_of_initial_values(self._layout, point)
         if self._handed is None:
@@ -370,7 +372,7 @@ class EnsembleStep(RunningStep):
         self, n_chains: int = 1
     ) -> tuple[list[ProgressColumn], dict[str, list]]:
         self._board.start(n_chains)
-        return [EnsembleColumn(self._board, n_chains)], {}
+        return [EnsembleColumn(self._board, n_chains)], BarFields(self._board)
 
     def _make_progressbar_update_functions(self) -> tuple:
         def update_stats(stats: Stats) -> Stats:

@@ -199,6 +199,20 @@ class BoundStep(BlockedStep):
                 f"{start}. Choose its positions with `initial_ensemble`."
             )
 
+    def _refuse_company(self) -> None:
+        """Refuse step methods beside this one if it moves all variables of the model."""
+        model, step = self._bound.model, type(self).__name__
+        if len(self._bound.vars) < len(model.value_vars):
+            return
+        names = ", ".join(f"`{rv.name}`" for rv in model.free_RVs)
+        raise ValueError(
+            f"{step} moves all variables of the model, {names}, but another step method was given "
+            "beside it: the posterior of the other particles would change behind its back, and "
+            f"stats such as `lp` would be wrong. Use it alone, `step={step}()`, or leave the other "
+            "one some variables to itself: `step=[MultiscaleSampler(vars), other]` with all the "
+            "rest in `vars`."
+        )
+
     @staticmethod
     def competence(var: Variable, has_grad: bool) -> Competence:
         """Tell PyMC never to choose this step method on its own."""

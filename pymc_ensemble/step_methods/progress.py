@@ -27,7 +27,7 @@ from rich.text import Text
 
 from pymc_ensemble.log import Progress, show_in_worker
 
-__all__ = ["Board", "EnsembleColumn", "Place", "bar_is_live"]
+__all__ = ["BarFields", "Board", "EnsembleColumn", "Place", "bar_is_live"]
 
 WORKER = "worker_chain_"  # how PyMC calls its processes, before the number of the chain
 CHAINS = 256  # that have a place; more run without a text in the bar
@@ -38,7 +38,7 @@ PLACE = 4096  # bytes for one chain: its numbers, the ends, and the lines in bet
 LINES = NUMBERS.size + ENDS.size + FOUND.size
 ROOM = PLACE - LINES
 WIDTH = 39  # more takes two lines: PyMC's columns need room, too, where there are only 80
-HEAD = struct.Struct("<2q")  # of the board: what is on the screen, and the number of chains
+HEAD = struct.Struct("<3q")  # what is on the screen, the number of chains, other step methods
 NO_BAR, BAR, COLUMN = 0, 1, 2
 
 
@@ -62,7 +62,7 @@ class Board:
         if not self._is_clear:
             self._clear()
         self._is_clear, self._begun = False, 0
-        self._note(NO_BAR, chains)
+        HEAD.pack_into(self.memory, 0, NO_BAR, chains, 0)
 
     def _clear(self) -> None:
         for chain in range(CHAINS):
@@ -79,6 +79,15 @@ class Board:
         """Number of chains of the run."""
         return HEAD.unpack_from(self.memory)[1]
 
+    @property
+    def company(self) -> bool:
+        """Whether other step methods take part in the run."""
+        return HEAD.unpack_from(self.memory)[2] > 0
+
+    def note_company(self) -> None:
+        """Note that other step methods take part in the run."""
+        HEAD.pack_into(self.memory, 0, self.screen, self.chains, 1)
+
     def note_bar(self) -> None:
         """Note that a progress bar is on the screen."""
         self._note(max(self.screen, BAR), self.chains)
@@ -88,7 +97,7 @@ class Board:
         self._note(COLUMN, self.chains)
 
     def _note(self, screen: int, chains: int) -> None:
-        HEAD.pack_into(self.memory, 0, screen, chains)
+        HEAD.pack_into(self.memory, 0, screen, chains, self.company)
 
     def begin(self) -> "Place":
         """Begin the next chain of this process."""
@@ -129,6 +138,30 @@ class Board:
             self._remove.detach()
             self._named.unlink()
             self._kept, self._named = self._named, None  # the memory is that of this object
+
+
+class BarFields(dict[str, Any]):
+    """Fields of the progress bar, none, that note where PyMC merges them with those of others.
+
+    PyMC tells a step method nothing of those beside it, but asks all of them for the fields of one
+    bar before the chains begin, shown or not.
+
+    Parameters
+    ----------
+    board : Board
+    """
+
+    def __init__(self, board: Board):
+        super().__init__()
+        self._board = board
+
+    def __or__(self, others: Any) -> Any:
+        self._board.note_company()
+        return {**self, **others}
+
+    def __ror__(self, others: Any) -> Any:
+        self._board.note_company()
+        return {**others, **self}
 
 
 def _remove(named: SharedMemory, owner: int) -> None:

@@ -14,6 +14,7 @@ import pymc as pm
 import pytest
 from pymc.exceptions import SamplingError
 from pymc.sampling.parallel import ParallelSamplingError
+from pymc.step_methods import CompoundStep
 from toys import CountCalls, ToyState, ToyStep, gaussian_model, sample
 
 import pymc_ensemble as pe
@@ -321,18 +322,40 @@ def test_options_that_are_neither_true_nor_false_are_refused(step, options):
     step(adjust=np.bool_(True))
 
 
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("cores", [1, 2])
-def test_variable_that_another_step_method_moves_is_refused(order, cores):
-    """The ensemble owns all variables, so a Metropolis step beside it makes its stats untrue."""
+@pytest.mark.parametrize(
+    ("order", "options"),
+    [
+        (1, {"cores": 1}),
+        (-1, {"cores": 1, "tune": 0}),
+        (1, {"cores": 2, "mp_ctx": "fork"}),
+        (-1, {"cores": 2, "mp_ctx": "forkserver"}),
+    ],
+)
+def test_step_method_beside_one_that_moves_all_variables_is_refused(order, options, tmp_path):
+    """Before the first evaluation, as its stats would be untrue."""
+    called = tmp_path / "called"
     with pm.Model() as model:
         rate = pm.HalfNormal("rate")
         pm.Normal("y", rate, 1.0, observed=0.5)
-        step = [ToyStep(), pm.Metropolis([rate])][::order]
+        step = [ToyStep(hook=LeaveFile(called)), pm.Metropolis([rate])][::order]
         with pytest.raises(
-            (ValueError, ParallelSamplingError), match="`rate` was moved by another step method"
+            (ValueError, ParallelSamplingError), match=r"ToyStep moves all variables.*`rate`"
         ):
-            sample(model, step, draws=50, chains=2, cores=cores, mp_ctx="fork")
+            sample(model, step, chains=2, **options)
+    assert not called.exists()
+    sample(model, CompoundStep(step[::order][:1]), chains=2, **options)
+    assert called.exists()
+
+
+class LeaveFile:
+    """Hook that leaves a file behind when it is called, in whatever process."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, U):
+        self.path.touch()
+        return U
 
 
 def test_step_without_a_model_is_refused_outside_of_it():
