@@ -11,6 +11,8 @@ from time import perf_counter
 from typing import NamedTuple, Protocol, TextIO
 
 from .forward.evaluation import Evaluations
+from .samplers.words import number as number
+from .samplers.words import percent as percent
 
 logger = logging.getLogger("pymc_ensemble")
 YEAR = 365.25 * 24 * 3600.0  # seconds
@@ -400,31 +402,3 @@ def minutes(seconds: float) -> str:
     """
     text = duration(seconds)
     return text[2:].removeprefix("0") if text.startswith("0:") else text
-
-
-def number(value: float, spec: str = ".1f") -> str:
-    """A number for a message: never longer than a word, whatever went wrong.
-
-    >>> number(0.314), number(2.5e300), number(-3.14159, "+.2f"), number(float("inf"))
-    ('0.3', '2.5e+300', '-3.14', 'infinite')
-    """
-    if math.isnan(value):
-        return "unknown"
-    if math.isinf(value):
-        return "infinite" if value > 0 else "minus infinite"
-    if abs(value) < 1000:
-        return format(value, spec)
-    return format(value, ("+" if spec.startswith("+") else "") + ".1e")
-
-
-def percent(value: float) -> str:
-    """A share or a relative error for a message.
-
-    >>> percent(0.271), percent(0.004), percent(float("inf"))
-    ('27%', '0.4%', 'more than 1000%')
-    """
-    if math.isnan(value):
-        return "an unknown part"
-    if abs(value) > 10:
-        return "more than 1000%" if value > 0 else "less than -1000%"
-    return f"{value:.1%}" if 0 < value < 0.01 else f"{value:.0%}"

@@ -293,7 +293,7 @@ class Search:
             def show(state: InversionState) -> None:
                 told = f"iteration {state.steps}, {self.account.n_evals} evaluations"
                 told += f", {self.n_failed} failed" * bool(self.n_failed)
-                told += f", misfit {state.misfit:.3g} per datum"
+                told += f", misfit {number(state.misfit, '.3g')} per datum"
                 done = float(state.time) if ends else float(state.done)
                 bar.update(task, completed=done, told=told, total=1.0 if state.done else None)
                 if ends:
@@ -310,9 +310,9 @@ def _tell(end: InversionState, target: Target) -> None:
         why = f"after {end.steps} iterations" if not stuck else "where its span fits no better"
         more = "more particles (ensemble_size)" if stuck else "more iterations (maxiter)"
         warnings.warn(
-            f"The inversion ended {why}, with a misfit of {end.misfit:.3g} per datum, where noise "
-            f"explains 1, before it had reached its target. Allow {more}, or check the model: a "
-            "forward map or noise that does not fit the data has no better fit.",
+            f"The inversion ended {why}, with a misfit of {number(end.misfit, '.3g')} per datum, "
+            f"where noise explains 1, before it had reached its target. Allow {more}, or check the "
+            "model: a forward map or noise that does not fit the data has no better fit.",
             stacklevel=3,
         )
     if target != "posterior":

@@ -17,6 +17,7 @@ from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import free_values, layout_of, points_of
 from pymc_ensemble.samplers.kalman.training import Spread, Training, TrainingState
 from pymc_ensemble.samplers.options import require_counts, require_flags
+from pymc_ensemble.samplers.words import number
 
 __all__ = ["TrainedEnsemble", "train"]
 
@@ -309,7 +310,7 @@ class Course:
                 state, _ = driver.round(self.kernel, state, self.rng)
                 losses.append(state.loss)
                 if self.progressbar:
-                    driver.tell(f"epoch {epoch + 1}, loss {state.loss:.4g}")
+                    driver.tell(f"epoch {epoch + 1}, loss {number(state.loss, '.4g')}")
             if not losses:
                 if epoch:
                     break  # an iterator that is used up

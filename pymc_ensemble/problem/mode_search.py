@@ -15,6 +15,7 @@ from pymc_ensemble.samplers.informed.laplace import Laplace
 from pymc_ensemble.samplers.informed.search import SearchState
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
+from pymc_ensemble.samplers.words import number
 
 from .driver import Account, AskTell, Driver, Pending, State
 from .inverse_problem import InverseProblem
@@ -117,8 +118,9 @@ class Search:
         search = state.inner
         assert isinstance(search, SearchState)
         doubt = (
-            f"The search ended after {search.rounds} rounds, with {search.gap:.2g} of the log "
-            f"density still to be gained, by its own account, instead of {sampler.tolerance:.2g}. "
+            f"The search ended after {search.rounds} rounds, with {number(search.gap, '.2g')} of "
+            "the log density still to be gained, by its own account, instead of "
+            f"{sampler.tolerance:.2g}. "
             'Allow more of them (maxiter), or use method="explorers" with another sigma if the '
             "forward map is not smooth."
         )
@@ -137,9 +139,10 @@ class Search:
             rows.append((*told, self.account.n_evals))
         names = ("misfit", "potential", "gradient", "step_size", "n_evals")
         doubt = (
-            f"The search ended after {state.steps} steps with a gradient of {state.slope:.2g}, in "
-            f"posterior standard deviations, instead of {descent.tolerance:.2g}. Allow more of "
-            "them (maxiter), or directions, or use another sigma if the forward map is not smooth."
+            f"The search ended after {state.steps} steps with a gradient of "
+            f"{number(state.slope, '.2g')}, in posterior standard deviations, instead of "
+            f"{descent.tolerance:.2g}. Allow more of them (maxiter), or directions, or use another "
+            "sigma if the forward map is not smooth."
         )
         return Found(state.U, state.converged, _history(names, rows), doubt)
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pymc_ensemble.samplers.words import number
+
 from .ensemble import Array, Ensemble, Evaluations, PriorAndLoss
 from .linearization import Anomalies
 from .weights import plausible
@@ -72,19 +74,19 @@ class Examination:
         if self.rough:
             return (
                 f"The forward map is noisy or rough: on scales below the posterior's the log "
-                f"density fluctuates by {self.fluctuation:.2g}. Draws follow the smooth posterior; "
-                "adjust=True samples the fluctuations as well."
+                f"density fluctuates by {number(self.fluctuation, '.2g')}. Draws follow the smooth "
+                "posterior; adjust=True samples the fluctuations as well."
             )
         if self.fluctuation > LARGEST_FLUCTUATION:
             return (
                 f"The forward map is noisy or rough: the log density fluctuates by "
-                f"{self.fluctuation:.2g}. But it is too curved for a smooth fit, so that moves "
-                "meet a Metropolis test, and the posterior comes out too wide by some percent. "
-                "EnsembleGaussianProcessSampler fits curved maps."
+                f"{number(self.fluctuation, '.2g')}. But it is too curved for a smooth fit, so "
+                "that moves meet a Metropolis test, and the posterior comes out too wide by some "
+                "percent. EnsembleGaussianProcessSampler fits curved maps."
             )
         return (
             "The forward map is smooth enough for a Metropolis test: on scales below the "
-            f"posterior's the log density fluctuates by {self.fluctuation:.1g}."
+            f"posterior's the log density fluctuates by {number(self.fluctuation, '.1g')}."
         )
 
 

@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+from pymc_ensemble.samplers.words import number
+
 from .ensemble import Array, Ensemble, EnsembleFailure, Problem, has_forward_map
 
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
@@ -264,7 +266,7 @@ def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array
         member, coordinate = bad[0]
         raise EnsembleFailure(
             f"The gradient of the log prior is not finite in the coordinate "
-            f"{_name(problem, coordinate)}, where that is {U[member, coordinate]:.4g}."
+            f"{_name(problem, coordinate)}, where that is {number(U[member, coordinate], '.4g')}."
         )
     slope = anomalies.project(gradients @ anomalies.L)  # eq. (K6)
     slope = 0.5 * (slope + slope.T)

@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from pymc_ensemble.samplers.words import number
+
 from . import proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, PriorAndLoss, Problem, Snapshot
 from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
@@ -145,7 +147,7 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
             state = self.adapt(state, pending, alpha)
         message = f"acceptance {np.nanmean(state.told['acceptance']):.2f}"
         if np.isfinite(pending.dt):
-            message += f", step size {pending.dt:.3g}"
+            message += f", step size {number(pending.dt, '.3g')}"
         snapshot = None if state.groups else self.snapshot(state, pending.dt)
         complete = snapshot is not None
         return state, Info.of(

@@ -18,6 +18,7 @@ from pymc_ensemble.samplers.ensemble import (
     Problem,
 )
 from pymc_ensemble.samplers.kernels import NothingToFreeze
+from pymc_ensemble.samplers.words import number
 
 from .law import InformedLaw
 from .reference import GaussianReference
@@ -203,8 +204,8 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         )
         state = self._judged(state, min(gain, surprise))
         message = (
-            f"potential {center.potential[0]:.6g}, {state.gap:.2g} may remain, "
-            f"{100 * state.tracker.unknown:.2g}% of the slope unknown"
+            f"potential {center.potential[0]:.6g}, {number(state.gap, '.2g')} may remain, "
+            f"{number(100 * state.tracker.unknown, '.2g')}% of the slope unknown"
         )
         return state, Info.of(evaluations, "burn-in", message)
 
@@ -261,7 +262,8 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         if again.ok[0] and change > REPEATABLE * max(1.0, abs(float(center.loss[0]))):
             raise EnsembleFailure(
                 "The forward map gave other outputs when the same point was evaluated again (the "
-                f"loss changed by {change:.2g}): differences along short steps would be noise. "
-                'Use EnsembleKalmanSampler(), or find_MAP_ensemble(method="explorers", sigma=1), '
+                f"loss changed by {number(change, '.2g')}): differences along short steps would be "
+                "noise. Use EnsembleKalmanSampler(), or "
+                'find_MAP_ensemble(method="explorers", sigma=1), '
                 "which average over noise."
             )

@@ -8,6 +8,7 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, PriorAndLoss
 from pymc_ensemble.samplers.examination import Examination, Probes
 from pymc_ensemble.samplers.tempering import BurnInState, TemperedBurnIn
+from pymc_ensemble.samplers.words import number
 
 from .inflated_design import DesignState
 
@@ -104,7 +105,7 @@ class ExaminedBurnIn:
         """State after the round, and an account of it."""
         if isinstance(pending, Probes):
             found = pending.judge(self.problem, evaluations)
-            message = f"the log density fluctuates by {found.fluctuation:.2g}"
+            message = f"the log density fluctuates by {number(found.fluctuation, '.2g')}"
             info = Info.of(evaluations, "burn-in", message, complete=True)
             return replace(state, found=found), info
         inner, info = self.burn_in.tell(state.inner, pending, evaluations)

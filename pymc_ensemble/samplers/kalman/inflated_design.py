@@ -24,6 +24,7 @@ from pymc_ensemble.samplers.linearization import (
 )
 from pymc_ensemble.samplers.rest import STANDSTILLS, STILL
 from pymc_ensemble.samplers.weights import plausible
+from pymc_ensemble.samplers.words import number
 
 FIRST_INFLATION = 3.0
 SMALLEST_INFLATION = 1.5
@@ -145,7 +146,7 @@ class InflatedDesign:
         if not state.frozen:
             state = self._adapt(state, (~ok).mean(), rng)
         phase = "sampling" if state.frozen else "burn-in"
-        message = f"design {state.inflation:.2g} posterior sd wide"
+        message = f"design {number(state.inflation, '.2g')} posterior sd wide"
         emitted = snapshot if state.frozen else None
         return state, Info(phase, True, emitted, len(ok), int((~ok).sum()), message)
 

@@ -21,6 +21,7 @@ from pymc_ensemble.samplers.ensemble import (
 )
 from pymc_ensemble.samplers.options import require_counts, require_flags, require_positive
 from pymc_ensemble.samplers.start import MAX_REDRAWS
+from pymc_ensemble.samplers.words import number
 
 from .updates import Linearization, perturbed, transformed
 
@@ -210,7 +211,7 @@ class Inversion:
                 f"{n_failed} of {len(ensemble)} members still fail after {MAX_REDRAWS} rounds in "
                 "which they were drawn anew from the others."
             )
-        message = f"time {following.time:.3g}, misfit {following.misfit:.3g} per datum"
+        message = f"time {following.time:.3g}, misfit {number(following.misfit, '.3g')} per datum"
         return following, Info("inversion", complete, None, len(values), n_failed, message)
 
     # -- what it is made of ---------------------------------------------------------------------

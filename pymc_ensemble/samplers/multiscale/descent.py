@@ -10,6 +10,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, Evaluations, Info
 from pymc_ensemble.samplers.langevin_steps import clipped
+from pymc_ensemble.samplers.words import number
 
 from .explorers import Explorers, Measurement, Preconditioner
 
@@ -120,7 +121,7 @@ class Descent:
                 state, step_size=size, steps=state.steps + 1, stuck=size < SMALLEST_STEP
             )
         state = replace(state, converged=state.slope < self.tolerance)
-        message = f"potential {state.potential:.6g}, slope {state.slope:.2g}"
+        message = f"potential {number(state.potential, '.6g')}, slope {number(state.slope, '.2g')}"
         return state, Info.of(evaluations, "sampling", message)
 
     @staticmethod

@@ -8,6 +8,7 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, curved
 from pymc_ensemble.samplers.phases import PhaseState
+from pymc_ensemble.samplers.words import number
 
 from .explorers import Explorers, Preconditioner
 from .pilot import HERDED, POSITIONS, Pilot, herd
@@ -105,7 +106,7 @@ class PilotRun:
         """State after the round, and an account of it; the last sweeps become positions."""
         if state.pilot is not None:
             pilot = self.probe.tell(state.pilot, pending, evaluations, self.walkers)
-            message = f"stiffness {pilot.stiffness:.3g}"
+            message = f"stiffness {number(pilot.stiffness, '.3g')}"
             return replace(state, pilot=pilot, burned_in=True), Info.of(
                 evaluations, "burn-in", message
             )

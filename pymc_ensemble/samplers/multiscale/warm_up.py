@@ -7,6 +7,7 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Evaluations, Info
 from pymc_ensemble.samplers.kernels import NothingToFreeze
 from pymc_ensemble.samplers.langevin_steps import ACCEPTANCE, FIRST_STEP
+from pymc_ensemble.samplers.words import number
 
 from .pilot import Pilot
 from .probe import Probe, ProbeRound
@@ -96,7 +97,7 @@ class WarmUp(NothingToFreeze[WarmUpState]):
             pilot = self.probe.tell(state.pilot, pending, evaluations, self.walkers.explorers)
             step = self._step(pilot)
             state = replace(state, pilot=pilot, step_size=step, probing=False, burned_in=True)
-            message = f"stiffness {pilot.stiffness:.3g}, step size {step:.3g}"
+            message = f"stiffness {number(pilot.stiffness, '.3g')}, step size {number(step, '.3g')}"
             return state, Info.of(evaluations, "burn-in", message)
         state, info = self.walkers.tell(state, pending, evaluations)
         if state.burned_in:
