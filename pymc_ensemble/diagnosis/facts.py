@@ -410,11 +410,14 @@ def together(facts: Iterable[Facts]) -> Facts:
     law = min(laws, key=LEAST_KNOWN.index)
     if laws == {"density", "gaussian"}:
         law = "approximate"
+    known = [one.origin.fluctuation for one in every]
+    fluctuations = [fluctuation for fluctuation in known if fluctuation is not None]
     origin = Origin(
         law,
         all(one.origin.adjusted for one in every),
         max(one.origin.evaluations for one in every),
         all(one.origin.learned for one in every),
+        max(fluctuations, default=None),
     )
     maps = [one.map for one in every if one.map is not None]
     return replace(

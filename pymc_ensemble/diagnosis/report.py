@@ -116,9 +116,9 @@ class Report:
             f"({facts.sampler} of pymc_ensemble {facts.version}, with PyMC {self.pymc}). {law} "
             f"{several} gave {self.chains * self.draws:,} draws, from {self.evaluations:,} "
             f"evaluations of the forward model in all{failed}. Standard errors of posterior "
-            f"means are at most {error:.2g} posterior standard deviations. An examination of the "
-            f"draws by the log densities that they carry found them {self.diagnosis.verdict}. "
-            f"[{keys}]"
+            f"means are at most {number(error, '.2g')} posterior standard deviations. An "
+            "examination of the draws by the log densities that they carry found them "
+            f"{self.diagnosis.verdict}. [{keys}]"
         )
 
     @property
@@ -147,8 +147,12 @@ class Report:
             ("version", f"pymc_ensemble {facts.version}, PyMC {self.pymc}"),
             ("draws", f"{self.chains} chains of {self.draws:,}, {facts.particles} particles each"),
             ("evaluations", f"{self.evaluations:,}{failed}{time}"),
-            ("verdict", self.diagnosis.headline),
         ]
+        if facts.origin.fluctuation is not None:
+            fluctuation = number(facts.origin.fluctuation, ".2g")
+            law = "log density fluctuates by {} on scales below the posterior's"
+            rows.append(("examination", law.format(fluctuation)))
+        rows.append(("verdict", self.diagnosis.headline))
         rows += [("reason", reason) for reason in self.diagnosis.reasons[1:]]
         rows += [("remedy", remedy) for remedy in self.diagnosis.remedies]
         return rows

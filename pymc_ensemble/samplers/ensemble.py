@@ -209,12 +209,16 @@ class Origin:
     learned : bool
         Whether a law that was learned beforehand proposes: particles are chains of their own then,
         and moves of infinite step size are independent of them.
+    fluctuation : float or None
+        By how much fluctuations of the forward map change the log density, as a standard deviation,
+        if the map was examined; NaN if that could not be told.
     """
 
     law: Law
     adjusted: bool = False
     evaluations: int = 1
     learned: bool = False
+    fluctuation: float | None = None
 
     @property
     def density_known(self) -> bool:

@@ -50,7 +50,7 @@ from .interrupts import (
     pass_on_first_interrupt,
     shield,
 )
-from .progress import BarFields, Board, EnsembleColumn, bar_is_live
+from .progress import BarFields, Board, EnsembleColumn, Place, bar_is_live
 from .running import RunningStep
 
 __all__ = ["EnsembleStep"]
@@ -129,6 +129,7 @@ class EnsembleStep(RunningStep):
         self._progress = ProgressLog("Chain 0")
         self.chain = Chain()
         self._board = Board()
+        self._place = Place(self._board, 0)
         super().__init__(
             vars, options, ensemble_size, initial_ensemble, compile_kwargs, model, blocked
         )
@@ -192,7 +193,8 @@ class EnsembleStep(RunningStep):
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
         self._common.set_up_chain(self._chain_number)
-        self._progress = ProgressLog(f"Chain {self._chain_number}", self._board.begin())
+        self._place = self._board.begin()
+        self._progress = ProgressLog(f"Chain {self._chain_number}", self._place)
         show_log()
         shield()
         end_with_main_process()
@@ -323,7 +325,7 @@ class EnsembleStep(RunningStep):
                 bound.vars,
                 type(self).__name__,
                 options if self.scheme is None else {**options, "scheme": self.scheme},
-                bound.sampler.origin(chain.state),
+                self._origin,
                 bound.sampler.size,
             )
         return chain.facts

@@ -1,5 +1,7 @@
 """Step method of the ensemble Kalman sampler."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,13 +13,17 @@ from xarray import DataTree
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Named, Point
+from pymc_ensemble.samplers.examination import Examination
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman, curved
 from pymc_ensemble.samplers.moves import Move
 
 from .base import EnsembleStep
 from .binding import decided, of_scheme
+from .interrupts import in_chain_process
 
 MANY = 100  # parameters beyond which another sampler takes far fewer evaluations
+LOOK_SECONDS = 0.05  # between two looks at what another chain has found
+MANY_LOOKS = 100  # after which the log says so
 PAPER_TUNE = 1000  # steps of the published scheme, which are short
 
 
@@ -85,13 +91,14 @@ class EnsembleKalmanSampler(EnsembleStep):
     that `arviz.ess` sees the correlation there is; `to_ensemble` puts them back into ensembles.
     `tune` counts iterations of the burn-in, which ends by itself; what is left of it is free.
 
-    Unless `adjust`, `rough` or `dt` is given, the sampler spends 20 evaluations, when it has come
-    to the posterior, on fourth differences of the log density along short lines through particles.
-    If fluctuations of the forward map change the log density by less than 1.2 (one standard
-    deviation), moves meet a Metropolis test; else the smooth posterior is sampled. The log says
-    which, and so do the draws, which `diagnose` and `report` read. With ``adjust=None`` and
-    ``rough=False`` there is a test in any case. An ensemble that is too small to be split,
-    with less than ``2 (d + 2)`` particles, goes without.
+    Unless `adjust`, `rough` or `dt` is given, the first chain spends 20 evaluations, when it has
+    come to the posterior, on fourth differences of the log density along short lines through
+    particles. If fluctuations of the forward map change the log density by less than 1.2 (one
+    standard deviation), moves meet a Metropolis test; else the smooth posterior is sampled. The
+    other chains wait for that, and follow it. The log says which, and so do the draws, which
+    `diagnose` and `report` read. With ``adjust=None`` and ``rough=False`` there is a test in any
+    case. An ensemble that is too small to be split, with less than ``2 (d + 2)`` particles, goes
+    without.
 
     Models without a forward map that could be used (potentials, a `pymc.CustomDist`, a black-box
     log likelihood) are sampled by values of their log density alone, always with a Metropolis test.
@@ -211,6 +218,56 @@ class EnsembleKalmanSampler(EnsembleStep):
             "times fewer evaluations."
         )
         return problem
+
+    # -- the first chain examines the forward map for all ---------------------------------------
+
+    @property
+    def _exact(self) -> EnsembleKalman | None:
+        """The sampler, if it may have to find out about the forward map."""
+        sampler = self._bound.sampler
+        return sampler if isinstance(sampler, EnsembleKalman) and sampler.finds_out else None
+
+    def _burn_in_once(self) -> None:
+        chain, sampler = self._chain, self._exact
+        if sampler is not None and chain.state is not None and sampler.examines(chain.state):
+            found = self._found_by_another()
+            if found is not None:
+                with self._driver.failures_in_words(chain.state):
+                    chain.state = sampler.informed(chain.state, found)
+                self._note_convergence()
+        if chain.state is None or not chain.state.burned_in:
+            super()._burn_in_once()
+        self._tell_others()
+
+    def _end_burn_in(self) -> None:
+        super()._end_burn_in()
+        self._tell_others()
+
+    def _tell_others(self) -> None:
+        """Hand on what was found out, or that nothing will be."""
+        chain, found = self._chain, self._found
+        if self._place.chain or self._board.finding or self._exact is None:
+            return
+        if found is not None:
+            self._board.note_finding(found.fluctuation, found.evaluations)
+        elif chain.sampling:  # tuning was cut short
+            self._board.note_finding(math.nan, 0)
+
+    def _found_by_another(self) -> Examination | None:
+        """What the first chain has found out, as soon as it has; None if this chain has to."""
+        if not self._place.follows_another:
+            return None
+        looks = 0
+        while in_chain_process() and self._board.finding is None:
+            time.sleep(LOOK_SECONDS)
+            looks += 1
+            if looks == MANY_LOOKS:
+                logger.info(
+                    f"{self._progress.label}waits for what the first chain finds out about the "
+                    "forward map."
+                )
+        finding = self._board.finding
+        return None if finding is None else Examination(*finding)
 
     @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]

@@ -7,6 +7,7 @@ another process has to say goes the same way: printed from there, it would break
 """
 
 import logging
+import math
 import mmap
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ CHAINS = 256  # that have a place; more run without a text in the bar
 NUMBERS = struct.Struct("<11d")  # of a chain: the time, and a Progress
 ENDS = struct.Struct("<2q")  # bytes of its lines for the log that were read, and written
 FOUND = struct.Struct("<q")  # whether its process has found the board
+FINDING = struct.Struct("<q2d")  # of the first chain: whether it is known, a fluctuation, its cost
 PLACE = 4096  # bytes for one chain: its numbers, the ends, and the lines in between, in a circle
 LINES = NUMBERS.size + ENDS.size + FOUND.size
 ROOM = PLACE - LINES
@@ -56,11 +58,13 @@ class Board:
         self._remove: Any = None
         self._is_clear = True
         self._begun = 0  # chains in this process
+        self.reaches_others = True
 
     def start(self, chains: int) -> None:
         """Forget the last run, unless that was done when the step method was pickled."""
         if not self._is_clear:
             self._clear()
+        FINDING.pack_into(self.memory, HEAD.size, False, math.nan, 0)
         self._is_clear, self._begun = False, 0
         HEAD.pack_into(self.memory, 0, NO_BAR, chains, 0)
 
@@ -99,6 +103,17 @@ class Board:
     def _note(self, screen: int, chains: int) -> None:
         HEAD.pack_into(self.memory, 0, screen, chains, self.company)
 
+    @property
+    def finding(self) -> tuple[float, int] | None:
+        """What the first chain has found out for all, once that is known, and evaluations of it."""
+        known, found, evaluations = FINDING.unpack_from(self.memory, HEAD.size)
+        return (found, int(evaluations)) if known else None
+
+    def note_finding(self, found: float, evaluations: int) -> None:
+        """Note what the first chain has found out for all; NaN if it could not."""
+        for known in (False, True):  # others read it as soon as it is known
+            FINDING.pack_into(self.memory, HEAD.size, known, found, evaluations)
+
     def begin(self) -> "Place":
         """Begin the next chain of this process."""
         name = multiprocessing.current_process().name
@@ -127,10 +142,11 @@ class Board:
         self.__init__()  # type: ignore[misc]
         if multiprocessing.current_process().name.startswith(WORKER):
             logging.getLogger("pymc").setLevel(state["level"])
+        self.reaches_others = False
         with suppress(OSError):  # unpickled when the run is over
             if state["name"] is not None:
                 self._found = SharedMemory(state["name"])
-                self.memory = self._found.buf
+                self.memory, self.reaches_others = self._found.buf, True
 
     def remove_name(self) -> None:
         """Remove the name, as nobody needs it any more: now a kill leaves nothing behind."""
@@ -180,8 +196,14 @@ class Place:
     """
 
     def __init__(self, board: Board, chain: int):
+        self.chain = chain
         self._board, self._start = board, (chain + 1) * PLACE
         self._exists = chain < CHAINS
+
+    @property
+    def follows_another(self) -> bool:
+        """Whether the first chain of the run, which is another one, writes on the same board."""
+        return 0 < self.chain < self._board.chains and self._board.reaches_others
 
     @property
     def watched(self) -> bool:

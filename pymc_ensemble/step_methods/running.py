@@ -13,7 +13,7 @@ from pymc_ensemble.log import ProgressLog, logger
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import split_angles
-from pymc_ensemble.samplers.ensemble import Info, Snapshot
+from pymc_ensemble.samplers.ensemble import Info, Origin, Snapshot
 from pymc_ensemble.samplers.examination import Examination
 
 from .binding import BoundStep
@@ -109,9 +109,17 @@ class RunningStep(BoundStep):
         found: Examination | None = getattr(self._chain.state, "found", None)
         return found
 
+    @property
+    def _origin(self) -> Origin:
+        """What the draws follow, and what is known of the forward map."""
+        origin, found = self._bound.sampler.origin(self._chain.state), self._found
+        if found is None:
+            return origin
+        return replace(origin, fluctuation=float(f"{found.fluctuation:.3g}"))
+
     def _burn_in_once(self) -> None:
         """Do one iteration of the burn-in."""
-        chain, initial = self._chain, self._bound.initial
+        chain = self._chain
         if chain.state is None:
             with self._driver.failures_in_words(None):
                 self._start()
@@ -119,6 +127,11 @@ class RunningStep(BoundStep):
         chain.iterations += 1
         if (ensemble := chain.state.ensemble) is not None:
             chain.seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
+        self._note_convergence()
+
+    def _note_convergence(self) -> None:
+        """Note whether the burn-in has passed its test; a continued run had its own."""
+        chain, initial = self._chain, self._bound.initial
         chain.converged = chain.state.converged
         if initial is not None and initial.burned_in:
             chain.converged = initial.converged

@@ -8,6 +8,7 @@ import pytest
 from known_runs import sample
 
 import pymc_ensemble as pe
+from pymc_ensemble.diagnosis.facts import facts_of
 
 GRID = np.linspace(-4, 6, 800)
 
@@ -111,3 +112,50 @@ def test_noisy_density_is_refused():
 
     with pytest.raises(pm.exceptions.SamplingError, match="EnsembleGaussianProcessSampler"):
         sample(model_of(lambda x: pm.Potential("y", noisy(x))), pe.EnsembleKalmanSampler())
+
+
+def rippled(ripple):
+    """A decay whose outputs carry ripples that are far shorter than the posterior is wide."""
+    t = np.arange(6.0)
+    with pm.Model() as model:
+        rate, size = pm.LogNormal("rate", 0, 0.5), pm.Normal("size", 1, 0.5)
+        decay = size * pm.math.exp(-rate * t) + ripple * pm.math.sin(400 * rate + t)
+        pm.Normal("y", decay, 0.1, observed=np.exp(-t) + 0.05 * np.cos(7 * t))
+    return model
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_all_chains_follow_what_the_first_one_has_found(seed):
+    """Fluctuations near the bound, of which five differences of one chain know a third at most."""
+    model, runs = rippled(0.08), []
+    for cores in (1, 2):
+        step = pe.EnsembleKalmanSampler(ensemble_size=40)
+        with model:
+            idata = pm.sample(
+                200,
+                step=step,
+                chains=3,
+                cores=cores,
+                random_seed=seed,
+                progressbar=False,
+                compute_convergence_checks=False,
+            )
+        stats = idata.sample_stats
+        origins = [facts_of(stats.isel(chain=[k])).origin for k in range(3)]
+        assert len(set(origins)) == 1
+        assert origins[0].fluctuation > 0
+        assert f"fluctuates by {origins[0].fluctuation:.2g}" in str(pe.report(idata))
+        runs.append(idata)
+    one, other = runs
+    np.testing.assert_array_equal(one.posterior.rate, other.posterior.rate)
+    np.testing.assert_array_equal(one.sample_stats.n_evals, other.sample_stats.n_evals)
+
+
+@pytest.mark.filterwarnings("ignore:The burn-in had not passed:UserWarning")
+def test_a_first_chain_that_is_cut_short_keeps_nobody_waiting():
+    step = pe.EnsembleKalmanSampler(ensemble_size=40)
+    idata = sample(rippled(1.0), step, draws=80, chains=2, tune=2)
+    assert facts_of(idata.sample_stats).origin.adjusted
+    fluctuation, evaluations = step._board.finding
+    assert np.isnan(fluctuation)
+    assert evaluations == 0

@@ -38,6 +38,11 @@ class ExaminedState:
         return self.found is not None and (self.found.rough or self.inner.burned_in)
 
     @property
+    def arrived(self) -> bool:
+        """Whether the ensemble has come to the posterior, where the map can be examined."""
+        return self.inner.burned_in or (self.inner.exponent == 1 and self.inner.stage is None)
+
+    @property
     def converged(self) -> bool:
         """Whether the posterior was reached."""
         return self.burned_in and (self.inner.converged or self.inner.exponent == 1)
@@ -93,8 +98,7 @@ class ExaminedBurnIn:
 
     def ask(self, state: ExaminedState, rng: np.random.Generator) -> tuple[Array, Any]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
-        arrived = state.inner.burned_in or (state.inner.exponent == 1 and state.inner.stage is None)
-        if state.found is None and arrived:
+        if state.found is None and state.arrived:
             probes = Probes.of(state.ensemble, rng)
             return probes.points, probes
         return self.burn_in.ask(state.inner, rng)

@@ -23,6 +23,7 @@ from pymc_ensemble.samplers.ensemble import (
     Snapshot,
     has_forward_map,
 )
+from pymc_ensemble.samplers.examination import Examination
 from pymc_ensemble.samplers.kernels import EnsembleKernel, KernelState
 from pymc_ensemble.samplers.moves import DEFAULT, Move, require_moves, try_out
 from pymc_ensemble.samplers.options import require_one_target, require_positive
@@ -254,6 +255,17 @@ class EnsembleKalman(KalmanSampler):
         design = self._test_or_fit.fit.start(state.evaluated, at_rest=state.skip_burn_in)
         assert isinstance(state.inner, ExaminedState)
         return ExaminedDesign.of(design, state.inner)
+
+    def examines(self, state: PhaseState) -> bool:
+        """Whether the next round examines the forward map."""
+        inner = state.inner
+        return isinstance(inner, ExaminedState) and inner.arrived and inner.found is None
+
+    def informed(self, state: PhaseState, found: Examination) -> PhaseState:
+        """State after an examination that was made for another ensemble."""
+        assert isinstance(state.inner, ExaminedState)
+        state = replace(state, inner=replace(state.inner, found=found))
+        return self._proceed(state) if state.inner.burned_in else state
 
     def _proceed(self, state: PhaseState) -> PhaseState:
         """Go on to the next phase; or back to the burn-in, if a fit to a rough map does not do."""
