@@ -1,6 +1,6 @@
 """A PyMC model, or a few plain functions, seen as an inverse problem."""
 
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
-from pymc_ensemble.problem.plain import CholeskyNoise, LowRankNoise
+from pymc_ensemble.problem.noise import CholeskyNoise, LowRankNoise
 
 __all__ = ["CholeskyNoise", "InverseProblem", "LowRankNoise", "problem_of"]

@@ -12,8 +12,9 @@ from pytensor.graph.basic import Variable
 from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch
 from pymc_ensemble.problem.batching import BatchFunction
 from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
-from pymc_ensemble.problem.compiled import CompiledPrior, gradients
+from pymc_ensemble.problem.compiled import CompiledPrior
 from pymc_ensemble.problem.extraction import extract_density
+from pymc_ensemble.problem.graphs import gradients
 
 FloatArray = NDArray[np.float64]
 

@@ -11,6 +11,8 @@ from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import toposort
 from pytensor.tensor.variable import TensorVariable
 
+from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
+
 
 def substitute(graphs: Sequence[Any], replacements: Mapping[Any, Any]) -> list[Any]:
     """Replace variables in graphs; those that do not occur are ignored."""
@@ -49,3 +51,61 @@ def is_differentiable(graph: TensorVariable, wrt: TensorVariable) -> bool:
     except (NotImplementedError, NullTypeGradError):
         return False
     return True
+
+
+def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
+    """Stabilize graphs; out of the support the log density is minus infinity, not an error."""
+    rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
+    return inlined(rewritten(inlined(graphs), rewrites))
+
+
+def gradients(
+    graph: TensorVariable,
+    wrt: Sequence[TensorVariable],
+    terms: Mapping[str, TensorVariable] | None = None,
+) -> list[TensorVariable]:
+    """Gradients of a scalar graph, simplified; zero by what it does not depend on.
+
+    Parameters
+    ----------
+    graph : TensorVariable
+        Scalar function.
+    wrt : sequence of TensorVariable
+        What it is to be differentiated by.
+    terms : dict of str to TensorVariable, optional
+        What the graph is the sum of, by what it is in words.
+
+    Raises
+    ------
+    NotImplementedError
+        If one of the terms has no gradient. It names this term.
+    """
+    try:
+        slopes = gradient(graph, wrt)
+    except (NotImplementedError, NullTypeGradError):
+        for name, term in (terms or {}).items():
+            check_differentiable(simplified([term])[0], wrt, name)
+        raise
+    return simplified(slopes)
+
+
+def check_differentiable(graph: TensorVariable, wrt: Sequence[TensorVariable], what: str) -> None:
+    """Refuse a graph without a gradient.
+
+    Parameters
+    ----------
+    graph : TensorVariable
+        Scalar function.
+    wrt : sequence of TensorVariable
+        What it is to be differentiated by.
+    what : str
+        What the graph is, for the message.
+    """
+    try:
+        gradient(graph, wrt)
+    except (NotImplementedError, NullTypeGradError) as error:
+        raise NotImplementedError(
+            f"The log density of {what} has no gradient ({error}). Only the forward map may do "
+            "without one, and it must reach the data through the parameters of a distribution with "
+            "`observed=`. Write the density in PyTensor, or give its operation a pullback."
+        ) from error

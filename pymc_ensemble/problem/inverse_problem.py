@@ -1,89 +1,30 @@
 """What is sampled: forward map, loss and prior of an inverse problem."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.basic import Variable
 
-from pymc_ensemble.forward.evaluation import Evaluations
-from pymc_ensemble.forward.rounds import looking_up
 from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
-from pymc_ensemble.problem.compiled import CompiledForward, CompiledLikelihood, CompiledPrior
+from pymc_ensemble.problem.compiled import CompiledForward, CompiledPrior
 from pymc_ensemble.problem.extraction import Extraction, extract, extract_density
+from pymc_ensemble.problem.likelihood import CompiledLikelihood
+from pymc_ensemble.problem.noise import Whitening, whitening
 from pymc_ensemble.problem.plain import (
     FunctionForward,
     FunctionLikelihood,
     GaussianLikelihood,
-    Whitening,
     as_prior,
-    whitening,
 )
-from pymc_ensemble.samplers.options import require_counts
+from pymc_ensemble.problem.target import Likelihood, Target
 
 FloatArray = NDArray[np.float64]
 
 
-class ForwardMap(Protocol):
-    """Evaluates points (n, d)."""
-
-    n_outputs: int
-
-    def __call__(
-        self, points: FloatArray, seed: np.random.SeedSequence | None = None, /
-    ) -> Evaluations:
-        """Evaluate the forward map."""
-
-    def compile(self) -> None:
-        """Compile the forward map."""
-
-
-class Likelihood(Protocol):
-    """Loss of rows of outputs (J, K)."""
-
-    quadratic: bool
-
-    def loss(self, Z: FloatArray, /) -> FloatArray:
-        """Loss, shape (J,)."""
-
-    def gradient(self, Z: FloatArray, /) -> FloatArray:
-        """Gradient, shape (J, K)."""
-
-    def curvature(self, Z: FloatArray, /) -> FloatArray:
-        """Weights, shape (J, K)."""
-
-    def misfit(self, Z: FloatArray, /) -> FloatArray:
-        """Misfit per datum, shape (J,)."""
-
-
-class Prior(Protocol):
-    """Prior of rows of coordinates (J, d)."""
-
-    @property
-    def dimension(self) -> int:
-        """Number d of coordinates."""
-
-    @property
-    def gaussian(self) -> bool:
-        """Whether the potential is quadratic."""
-
-    def sample(self, size: int, rng: np.random.Generator, /) -> FloatArray:
-        """Draws, shape (size, d)."""
-
-    def potential(self, U: FloatArray, /) -> FloatArray:
-        """Potential, shape (J,)."""
-
-    def gradient(self, U: FloatArray, /) -> FloatArray:
-        """Gradient, shape (J, d)."""
-
-    def hessian(self, u: FloatArray, /) -> FloatArray:
-        """Hessian at one point, shape (d, d)."""
-
-
-class InverseProblem:
+class InverseProblem(Target):
     """A forward map, a loss of its outputs and a prior, each for a whole ensemble at once.
 
     The target is the density proportional to exp(-loss(G(u)) - prior_potential(u)) of the
@@ -147,9 +88,6 @@ class InverseProblem:
     (20, 2)
     """
 
-    density_only = False
-    """Whether the only output is the loss itself, without the structure of a forward map."""
-
     def __init__(
         self,
         forward: Callable[[FloatArray], ArrayLike],
@@ -185,7 +123,7 @@ class InverseProblem:
                 values, log_determinant = whiten(values[None])[0], whiten.log_determinant
             likelihood = GaussianLikelihood(values, scales, log_determinant)
         forward_map = FunctionForward(forward, n_outputs, vectorized, whiten)
-        self._set_parts(forward_map, likelihood, as_prior(prior), coordinate_names)
+        super().__init__(forward_map, likelihood, as_prior(prior), coordinate_names)
 
     @classmethod
     def from_model(
@@ -311,309 +249,14 @@ class InverseProblem:
     ) -> "InverseProblem":
         check_compile_kwargs(compile_kwargs)
         problem = cls.__new__(cls)
-        problem._set_parts(
+        Target.__init__(
+            problem,
             CompiledForward(extraction, compile_kwargs),
             CompiledLikelihood(extraction.terms, extraction.constant),
             CompiledPrior(extraction),
             extraction.coordinates.names,
         )
         return problem
-
-    def _set_parts(
-        self,
-        forward: ForwardMap,
-        likelihood: Likelihood,
-        prior: Prior,
-        names: Sequence[str] | None,
-    ) -> None:
-        self._forward, self._likelihood, self._prior = forward, likelihood, prior
-        if names is None:
-            names = [f"u[{i}]" for i in range(prior.dimension)]
-        if len(names) != prior.dimension:
-            raise ValueError(f"{len(names)} coordinate names for {prior.dimension} unknowns.")
-        self.coordinate_names = tuple(names)
-
-    @property
-    def dimension(self) -> int:
-        """Number d of unknowns."""
-        return self._prior.dimension
-
-    @property
-    def n_outputs(self) -> int:
-        """Number K of forward outputs."""
-        return self._forward.n_outputs
-
-    @property
-    def quadratic_loss(self) -> bool:
-        """Whether the loss is quadratic in the outputs, with constant curvature."""
-        return self._likelihood.quadratic
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether a forward model has declared noise of its own."""
-        return bool(getattr(self._forward, "stochastic", False))
-
-    @cached_property
-    def gaussian_prior(self) -> bool:
-        """Whether the prior potential is quadratic in the unknowns."""
-        return self._prior.gaussian
-
-    def evaluate(self, U: ArrayLike, seed: np.random.SeedSequence | None = None) -> Evaluations:
-        """Evaluate the forward map, once per member; a member may fail.
-
-        Parameters
-        ----------
-        U : array_like of shape (J, d)
-            Points.
-        seed : numpy.random.SeedSequence, optional
-            Seed of this batch, for a stochastic forward model (`forward_model`): its evaluations
-            get children of it. By default they follow from the points, and from how often each
-            was evaluated in this process.
-
-        Returns
-        -------
-        Evaluations
-            Outputs of shape (J, K), and which members failed and why.
-        """
-        # a copy: what a function does to its argument is no concern of the caller
-        return self._forward(_rows(U, self.dimension).copy(), seed)
-
-    def known_outputs(self, U: ArrayLike) -> FloatArray:
-        """Forward outputs of points that the store of a forward model knows, up to rounding.
-
-        Parameters
-        ----------
-        U : array_like of shape (n, d)
-            Points.
-
-        Returns
-        -------
-        ndarray of shape (n, K)
-            Of a stochastic forward model, those of one replicate.
-        """
-        # outside of a round forward models look for what is known, and make no replicates
-        with looking_up():
-            return self._forward.all(_rows(U, self.dimension))  # type: ignore[attr-defined]
-
-    def compile(self) -> None:
-        """Compile the forward map, where there is something to compile.
-
-        Compiling takes place at the first evaluation otherwise: in every process anew, if that
-        comes after a fork.
-
-        Notes
-        -----
-        A graph of PyTensor alone is evaluated at the origin, as some modes (Numba) compile at the
-        first call. Operations from outside PyTensor are not called.
-        """
-        self._forward.compile()
-
-    def forward(self, U: ArrayLike) -> FloatArray:
-        """Evaluate the forward map, once per member, for its outputs alone.
-
-        Parameters
-        ----------
-        U : array_like of shape (J, d)
-            Points.
-
-        Returns
-        -------
-        ndarray of shape (J, K)
-            Forward outputs; NaN rows where the forward map failed.
-
-        Raises
-        ------
-        ValueError
-            If the points have not d columns.
-        """
-        return self.evaluate(U).outputs
-
-    def loss(self, Z: ArrayLike) -> FloatArray:
-        """Negative log likelihood of the outputs, all constants included.
-
-        Parameters
-        ----------
-        Z : array_like of shape (J, K)
-            Forward outputs.
-
-        Returns
-        -------
-        ndarray of shape (J,)
-            +inf for rows that are not finite and where the density is zero.
-        """
-        return _finite_rows(self._likelihood.loss, _rows(Z, self.n_outputs), np.inf)
-
-    def loss_gradient(self, Z: ArrayLike) -> FloatArray:
-        """Gradient of the loss by the outputs.
-
-        Parameters
-        ----------
-        Z : array_like of shape (J, K)
-            Forward outputs. They are clipped to the domain of the likelihood first.
-
-        Returns
-        -------
-        ndarray of shape (J, K)
-            NaN for rows that are not finite.
-        """
-        return _finite_rows(self._likelihood.gradient, _rows(Z, self.n_outputs), np.nan)
-
-    def curvature(self, Z: ArrayLike) -> FloatArray:
-        """Fisher weights: the expected second derivative of the loss by each output.
-
-        Parameters
-        ----------
-        Z : array_like of shape (J, K)
-            Forward outputs. They are clipped to the domain of the likelihood first.
-
-        Returns
-        -------
-        ndarray of shape (J, K)
-            Not negative; NaN for rows that are not finite.
-        """
-        return _finite_rows(self._likelihood.curvature, _rows(Z, self.n_outputs), np.nan)
-
-    def misfit(self, Z: ArrayLike) -> FloatArray:
-        """Misfit per datum: how much the loss exceeds what it is for data that follow the outputs.
-
-        Parameters
-        ----------
-        Z : array_like of shape (J, K)
-            Forward outputs. They are clipped to the domain of the likelihood first.
-
-        Returns
-        -------
-        ndarray of shape (J,)
-            One if the loss is what it is on average for data drawn from the likelihood with these
-            outputs; for Gaussian noise, the mean squared residual in its standard deviations. NaN
-            for rows that are not finite, and where data cannot be drawn.
-
-        Notes
-        -----
-        It is ``1 + 2 (loss - E loss) / n`` with n data; the expectation, over data that the
-        likelihood has for the outputs, is estimated from 64 simulated data sets unless it is known.
-
-        Examples
-        --------
-        >>> import pymc as pm
-        >>> from pymc_ensemble import InverseProblem
-        >>> with pm.Model():
-        ...     x = pm.Normal("x")
-        ...     _ = pm.Normal("y", x * [1.0, 2.0], 0.5, observed=[0.0, 1.0])
-        ...     problem = InverseProblem.from_model()
-        >>> problem.misfit([[0.5, 0.5]])
-        array([1.])
-        """
-        return _finite_rows(self._likelihood.misfit, _rows(Z, self.n_outputs), np.nan)
-
-    def sample_prior(self, size: int, rng: np.random.Generator) -> FloatArray:
-        """Draw an ensemble from the prior.
-
-        Parameters
-        ----------
-        size : int
-            Number of members J.
-        rng : numpy.random.Generator
-            Source of randomness.
-
-        Returns
-        -------
-        ndarray of shape (J, d)
-            In unconstrained coordinates.
-
-        Raises
-        ------
-        ValueError
-            If the prior is improper, or gives members that are not finite.
-        """
-        require_counts(1, size=size)
-        if size is None or not isinstance(rng, np.random.Generator):
-            raise TypeError(
-                "An ensemble is drawn by its size and a numpy.random.Generator, not by "
-                f"size={size!r} and rng={rng!r}."
-            )
-        return self._prior.sample(size, rng)
-
-    def check_prior(self, U: ArrayLike) -> None:
-        """Refuse a prior that gives none of the points a density, before they are evaluated.
-
-        Parameters
-        ----------
-        U : array_like of shape (n, d)
-            Points, in unconstrained coordinates.
-
-        Raises
-        ------
-        ValueError
-            If the density is zero, or no number, at all of them. It names the part of the model.
-        """
-        U = _rows(U, self.dimension)
-        if len(U) and not np.isfinite(self._prior.potential(U)).any():
-            part, value = "the prior", -np.inf
-            if isinstance(self._prior, CompiledPrior):
-                part, value = self._prior.impossible(U)
-            raise ValueError(
-                f"The log density of {part} is {value} at all {len(U)} points of the initial "
-                "ensemble: there is nothing to sample. Correct it in the model, or hand over an "
-                "`initial_ensemble=` to which it gives a density."
-            )
-
-    def prior_potential(self, U: ArrayLike) -> FloatArray:
-        """Negative log prior density in unconstrained coordinates.
-
-        Parameters
-        ----------
-        U : array_like of shape (J, d)
-            Points.
-
-        Returns
-        -------
-        ndarray of shape (J,)
-            Jacobians of the transforms and potentials of the model included; +inf where the
-            density is zero or the point not finite.
-        """
-        return _finite_rows(self._prior.potential, _rows(U, self.dimension), np.inf)
-
-    def prior_gradient(self, U: ArrayLike) -> FloatArray:
-        """Gradient of the prior potential.
-
-        Parameters
-        ----------
-        U : array_like of shape (J, d)
-            Points.
-
-        Returns
-        -------
-        ndarray of shape (J, d)
-            NaN for rows that are not finite.
-
-        Raises
-        ------
-        ValueError
-            If the points have not d columns.
-        """
-        return _finite_rows(self._prior.gradient, _rows(U, self.dimension), np.nan)
-
-    def prior_hessian(self, u: ArrayLike) -> FloatArray:
-        """Hessian of the prior potential at one point.
-
-        Parameters
-        ----------
-        u : array_like of shape (d,)
-            The point.
-
-        Returns
-        -------
-        ndarray of shape (d, d)
-            Symmetric.
-
-        Raises
-        ------
-        ValueError
-            If the point has not d entries.
-        """
-        [point] = _rows(np.atleast_2d(np.asarray(u, dtype=np.float64)), self.dimension)
-        return self._prior.hessian(point)
 
 
 def problem_of(
@@ -644,23 +287,3 @@ def problem_of(
         except NotImplementedError as error:
             reason = str(error)
     return InverseProblem.from_density(model, **options), reason
-
-
-def _rows(values: ArrayLike, columns: int) -> FloatArray:
-    array = np.ascontiguousarray(values, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != columns:
-        raise ValueError(f"Expected an array of shape (n, {columns}), got {array.shape}.")
-    return array
-
-
-def _finite_rows(
-    function: Callable[[FloatArray], FloatArray], rows: FloatArray, otherwise: float
-) -> FloatArray:
-    """Apply a function to the finite rows; the others get a constant."""
-    finite = np.isfinite(rows).all(axis=1)
-    if finite.all():
-        return function(rows)
-    inside = function(rows[finite])
-    values = np.full((len(rows), *inside.shape[1:]), otherwise)
-    values[finite] = inside
-    return values

@@ -1,9 +1,7 @@
 """Forward map, likelihood and prior from plain functions and arrays, without PyMC."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,124 +11,15 @@ from scipy.stats import multivariate_normal
 from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
 from pymc_ensemble.forward.model import ForwardModel
 from pymc_ensemble.forward.rounds import evaluating
+from pymc_ensemble.problem.differences import (
+    DIFFERENCE_STEP,
+    central_differences,
+    floored,
+    observed_curvature,
+    second_differences,
+)
 
 FloatArray = NDArray[np.float64]
-
-DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 3)
-SECOND_DIFFERENCE_STEP = np.finfo(float).eps ** (1 / 4)
-CURVATURE_FLOOR = 1e-8
-
-
-class Whitening(Protocol):
-    """A linear map that turns noise into independent standard normal noise."""
-
-    @property
-    def log_determinant(self) -> float:
-        """Log determinant of the covariance of the noise."""
-
-    def __call__(self, outputs: FloatArray, /) -> FloatArray:
-        """Apply to rows of shape (n, K)."""
-
-
-@dataclass(frozen=True)
-class CholeskyNoise:
-    """Gaussian noise with covariance L L^T.
-
-    Parameters
-    ----------
-    factor : ndarray of shape (K, K)
-        Lower triangular Cholesky factor L of the covariance.
-    """
-
-    factor: FloatArray
-
-    @cached_property
-    def log_determinant(self) -> float:
-        """Log determinant of the covariance."""
-        return 2 * float(np.log(np.diag(self.factor)).sum())
-
-    def __call__(self, outputs: FloatArray) -> FloatArray:
-        """Solve L x = output for each row."""
-        return linalg.solve_triangular(self.factor, outputs.T, lower=True, check_finite=False).T
-
-
-@dataclass(frozen=True)
-class LowRankNoise:
-    """Gaussian noise with covariance diag(variances) + F F^T, never formed.
-
-    Parameters
-    ----------
-    variances : ndarray of shape (K,)
-        Variances of the independent part.
-    factor : ndarray of shape (K, r)
-        Factor F of the part of low rank.
-
-    Notes
-    -----
-    With the thin singular value decomposition D^(-1/2) F = Q S V^T the whitening is
-    (I + Q ((1 + S^2)^(-1/2) - I) Q^T) D^(-1/2), at a cost of O(K r) per row.
-    """
-
-    variances: FloatArray
-    factor: FloatArray
-
-    @cached_property
-    def _scaled_svd(self) -> tuple[FloatArray, FloatArray]:
-        scaled = self.factor / np.sqrt(self.variances)[:, None]
-        Q, S, _ = linalg.svd(scaled, full_matrices=False)
-        return Q, S
-
-    @cached_property
-    def log_determinant(self) -> float:
-        """Log determinant of the covariance."""
-        _, S = self._scaled_svd
-        return float(np.log(self.variances).sum() + np.log1p(S**2).sum())
-
-    def __call__(self, outputs: FloatArray) -> FloatArray:
-        """Whiten rows of outputs."""
-        Q, S = self._scaled_svd
-        scaled = outputs / np.sqrt(self.variances)
-        return scaled + (scaled @ Q) * (1 / np.sqrt(1 + S**2) - 1) @ Q.T
-
-
-def whitening(noise: Any, n_outputs: int) -> tuple[Whitening | None, FloatArray]:
-    """Interpret the noise argument.
-
-    Parameters
-    ----------
-    noise : float, array_like of shape (K,) or (K, K), CholeskyNoise or LowRankNoise
-        Standard deviation(s), covariance matrix, or a structured covariance.
-    n_outputs : int
-        Number K of outputs.
-
-    Returns
-    -------
-    whitening : callable or None
-        None for independent noise, whose outputs are left as they are.
-    scales : ndarray of shape (K,)
-        Standard deviations of the (whitened) outputs.
-    """
-    if isinstance(noise, CholeskyNoise | LowRankNoise):
-        if noise.factor.shape[0] != n_outputs:
-            raise ValueError(
-                f"The factor of `noise` has shape {noise.factor.shape}, `data` has {n_outputs} "
-                "entries."
-            )
-        return noise, np.ones(n_outputs)
-    noise = np.asarray(noise, dtype=np.float64)
-    if noise.ndim < 2:
-        if noise.ndim and noise.shape != (n_outputs,):
-            raise ValueError(f"`noise` has shape {noise.shape}, `data` has {n_outputs} entries.")
-        if not np.all(noise > 0):
-            raise ValueError("`noise` must hold positive standard deviations.")
-        return None, np.broadcast_to(noise, n_outputs).copy()
-    if noise.shape != (n_outputs, n_outputs):
-        raise ValueError(f"`noise` has shape {noise.shape}, `data` has {n_outputs} entries.")
-    try:
-        factor = linalg.cholesky(noise, lower=True)
-    except ValueError as error:  # `LinAlgError` is one, and so is that of values not finite
-        raise ValueError("`noise` is not a positive definite covariance matrix.") from error
-    return CholeskyNoise(factor), np.ones(n_outputs)
 
 
 class FunctionForward:
@@ -374,81 +263,3 @@ def as_prior(prior: Any) -> GaussianPrior | DensityPrior:
     if isinstance(prior, type(multivariate_normal([0.0]))):
         return GaussianPrior(prior.mean, prior.cov)
     return DensityPrior(prior)
-
-
-def _steps(points: FloatArray, size: float) -> Iterator[tuple[int, FloatArray]]:
-    """Steps from points (n, d) along each coordinate, relative to it where it is large."""
-    for k in range(points.shape[1]):
-        step = np.zeros_like(points)
-        step[:, k] = size * np.maximum(1, np.abs(points[:, k]))
-        yield k, step
-
-
-def central_differences(
-    function: Callable[[FloatArray], FloatArray], points: FloatArray
-) -> FloatArray:
-    """Gradient of a function of rows, by central differences.
-
-    Parameters
-    ----------
-    function : callable
-        Maps rows (n, d) to values (n,).
-    points : ndarray of shape (n, d)
-
-    Returns
-    -------
-    ndarray of shape (n, d)
-    """
-    gradient = np.empty_like(points)
-    for k, step in _steps(points, DIFFERENCE_STEP):
-        gradient[:, k] = (function(points + step) - function(points - step)) / (2 * step[:, k])
-    return gradient
-
-
-def second_differences(
-    function: Callable[[FloatArray], FloatArray], points: FloatArray
-) -> FloatArray:
-    """Second derivatives of a function of rows by each entry, from 2 K + 1 calls.
-
-    Parameters
-    ----------
-    function : callable
-        Maps rows (n, K) to values (n,).
-    points : ndarray of shape (n, K)
-
-    Returns
-    -------
-    ndarray of shape (n, K)
-    """
-    second = np.empty_like(points)
-    middle = function(points)
-    for k, step in _steps(points, SECOND_DIFFERENCE_STEP):
-        ends = function(points + step) + function(points - step)
-        with np.errstate(invalid="ignore"):  # where the function is infinite
-            second[:, k] = (ends - 2 * middle) / step[:, k] ** 2
-    return second
-
-
-def observed_curvature(gradient: Callable[[FloatArray], FloatArray], Z: FloatArray) -> FloatArray:
-    """Second derivatives of the loss by each output at the observed data, never below a floor.
-
-    Parameters
-    ----------
-    gradient : callable
-        Gradient of the loss, (n, K) to (n, K).
-    Z : ndarray of shape (n, K)
-
-    Returns
-    -------
-    ndarray of shape (n, K)
-    """
-    weights = np.empty_like(Z)
-    for k, step in _steps(Z, DIFFERENCE_STEP):
-        difference = gradient(Z + step)[:, k] - gradient(Z - step)[:, k]
-        weights[:, k] = difference / (2 * step[:, k])
-    return floored(weights)
-
-
-def floored(weights: FloatArray) -> FloatArray:
-    """Curvature weights, with a floor for those that are negative or not finite."""
-    return np.maximum(np.where(np.isfinite(weights), weights, 0.0), CURVATURE_FLOOR)

@@ -22,6 +22,8 @@ from pymc_ensemble.problem.graphs import substitute
 
 logger = logging.getLogger("pymc_ensemble")
 
+SIMULATION_SEED = 20220512
+
 # what parameters out of their domain, or of a shape that a sampler cannot take, lead to
 DRAW_ERRORS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
