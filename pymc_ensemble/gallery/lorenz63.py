@@ -50,7 +50,7 @@ def lorenz63_averages(
 
     def velocity(state: Array) -> Array:
         x, y, z = state
-        return np.stack([10 * (y - x), r * x - y - x * z, x * y - b * z])
+        return np.array([10 * (y - x), r * x - y - x * z, x * y - b * z])
 
     def advance(state: Array) -> Array:
         k1 = velocity(state)
@@ -69,7 +69,7 @@ def lorenz63_averages(
                 state = advance(state)
                 x, y, z = state
                 moments = (x, y, z, x * x, y * y, z * z, x * y, y * z, x * z)
-                averages[:, k] += np.stack(moments, 1) / steps
+                averages[:, k] += np.array(moments).T / steps
     return averages
 
 

@@ -71,7 +71,7 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
         n_slopes += 1
         if n_slopes > MAX_SLOPES:
             raise _TooMuchWork
-        log_hare, log_lynx = state
+        log_hare, log_lynx = state.tolist()  # arithmetic of Python is faster
         return alpha - beta * math.exp(log_lynx), delta * math.exp(log_hare) - gamma
 
     try:
