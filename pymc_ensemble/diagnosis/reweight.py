@@ -1,31 +1,48 @@
 """Draws that are corrected by importance weights."""
 
+from collections.abc import Mapping
+
 import numpy as np
+import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from pymc_ensemble.log import number, percent
+from pymc_ensemble.log import logger, number, percent
 from pymc_ensemble.problem.checks import given_generator
+from pymc_ensemble.problem.points import free_values
+from pymc_ensemble.samplers.options import require_flags
 from pymc_ensemble.samplers.weights import systematic_resample
 
 from .findings import LARGEST_KHAT
 from .regression import MOST_PARAMETERS, Regression
 from .run import Run
-from .weights import Weights
+from .weights import FEWEST_WEIGHTS, SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
 
 LEAST_EFFICIENCY = 0.05  # share of the draws: of 4000 they leave 200, a mean's error of 0.07 sd
 
 
-def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
+def reweight(
+    idata: xr.DataTree,
+    *,
+    proposals: bool = False,
+    model: pm.Model | None = None,
+    random_seed: int = 0,
+) -> xr.DataTree:
     """Correct draws by what their log densities say, without a further forward evaluation.
 
     Parameters
     ----------
     idata : DataTree
         Result of `pymc.sample` with a step method of this package.
+    proposals : bool, default False
+        Weight the independent proposals of a run with a Metropolis test, and not its draws: those
+        that were rejected count, too, so that means and standard deviations become more precise.
+    model : pm.Model, optional
+        The model that was sampled: needed with `proposals` if a variable has a transform that is
+        not one of PyMC's own.
     random_seed : int, default 0
         Seed of the resampling.
 
@@ -35,7 +52,9 @@ def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
         The same groups with as many draws, resampled from all chains by their weights: chains, the
         order of draws and their stats mean nothing any more, so that `diagnose` refuses it. The
         attributes of its posterior tell the Pareto ``khat`` of the weights [1]_ and their
-        ``efficiency``, the effective share of the draws.
+        ``efficiency``, the effective share of the draws. With `proposals` the posterior has the
+        free variables only; `pymc.compute_deterministics` adds the others, and evaluates the
+        forward map again where these depend on it.
 
     Raises
     ------
@@ -44,6 +63,7 @@ def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
         of a surrogate or a fit, whose draws carry no density but its own; if nothing is known that
         could correct it: no law that the draws follow, and no regression that is reliable; and if
         ``khat`` is above 0.7 or ``efficiency`` below 0.05, so that weights cannot be relied upon.
+        With `proposals`, if the draws do not carry them, or are worth more than twice as much.
 
     Notes
     -----
@@ -52,11 +72,17 @@ def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
     the regression of `diagnose` is reliable, weights are tilted as little as possible such that
     means and variances are those of the regression.
 
+    With `proposals` the weights are the posterior density over the density that a point was
+    proposed from. Such averages are those of importance sampling, and know of no chain [2]_.
+
     References
     ----------
     .. [1] Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed
        importance sampling. Journal of Machine Learning Research, 25(72), 1-58.
        https://arxiv.org/abs/1507.02646
+    .. [2] Frenkel, D. (2004). Speed-up of Monte Carlo simulations by sampling of rejected states.
+       Proceedings of the National Academy of Sciences, 101, 17571-17575.
+       https://doi.org/10.1073/pnas.0407950101
 
     Examples
     --------
@@ -78,7 +104,8 @@ def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
     >>> bool(abs(left["log_amplitude"]) < abs(error["log_amplitude"]) / 3)
     True
     """
-    run = Run.of(idata)
+    require_flags(proposals=proposals)
+    run = Run.of(idata, model)
     if not run.origin.density_known:
         raise ValueError(
             f"These draws come from a {run.origin.law}, and their log density is its own, so it "
@@ -92,6 +119,8 @@ def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
     if not np.isfinite(run.log_ratio).any():
         raise ValueError("These draws cannot be corrected: they carry no log densities.")
     rng = given_generator(random_seed, "random_seed")
+    if proposals:
+        return _recycled(idata, run, model, rng)
     X = run.X
     base, khat = np.zeros(len(X)), -np.inf
     if run.origin.law == "gaussian":
@@ -112,17 +141,113 @@ def reweight(idata: xr.DataTree, *, random_seed: int = 0) -> xr.DataTree:
             + ("Draw more." if run.origin.adjusted else "Sample with adjust=True instead.")
         )
     w = np.exp(base - base.max())
-    efficiency = float(w.sum() ** 2 / (w**2).sum() / len(w))
-    left = efficiency * len(w)
+    left = float(w.sum() ** 2 / (w**2).sum())
+    efficiency = _efficiency(left, len(w), khat)
+    chosen = _picked(w, run.U, len(w), rng)
+    return _resampled(idata, run.numbers[chosen], khat, efficiency)
+
+
+def _picked(w: FloatArray, U: FloatArray, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Resample points `U`, shape (n, d), by weights: each place gets its share but for one draw."""
+    order = _neighbors(U)
+    picked = systematic_resample(w[order] / w.sum(), size, rng.random())
+    return rng.permutation(order[picked])
+
+
+def _neighbors(U: FloatArray, depth: int = 0) -> NDArray[np.int64]:
+    """Order in which neighbors follow each other: halves along one coordinate after the other."""
+    order = np.argsort(U[:, depth % U.shape[1]], kind="stable")
+    if len(U) < 3:
+        return order
+    halves = np.array_split(order, 2)
+    return np.concatenate([half[_neighbors(U[half], depth + 1)] for half in halves])
+
+
+def _efficiency(left: float, n: int, khat: float) -> float:
+    """Share of `n` draws that weights leave; an error if they cannot be relied upon."""
+    efficiency = left / n
     if khat > LARGEST_KHAT or efficiency < LEAST_EFFICIENCY:
         raise ValueError(
             f"These draws cannot be corrected: their weights are worth {number(left, '.0f')} of "
-            f"{len(w)} draws ({percent(efficiency)}; {percent(LEAST_EFFICIENCY)} are needed), with "
+            f"{n} draws ({percent(efficiency)}; {percent(LEAST_EFFICIENCY)} are needed), with "
             f"a Pareto k-hat of {number(khat, '.2f')} (at most {LARGEST_KHAT}), so that the result "
             "would be worse than they are. Sample with adjust=True instead, or draw more."
         )
-    chosen = rng.permutation(systematic_resample(w / w.sum(), len(w), rng.random()))
-    return _resampled(idata, run.numbers[chosen], khat, efficiency)
+    return efficiency
+
+
+def _recycled(
+    idata: xr.DataTree, run: Run, model: pm.Model | None, rng: np.random.Generator
+) -> xr.DataTree:
+    """Proposals of a run, accepted or not, resampled by their importance weights."""
+    if "proposal" not in run.stats:
+        raise ValueError(
+            "The draws do not carry the points that were proposed (stat `proposal`). "
+            "EnsembleKalmanSampler keeps them, unless adjust=False or rough=True: sample with it."
+        )
+    stats = run.stats
+    independent = np.flatnonzero(np.isfinite(stats["proposal_log_q"]))
+    if len(independent) < FEWEST_WEIGHTS:
+        raise ValueError(
+            f"The run has {len(independent)} independent proposals ({FEWEST_WEIGHTS} are needed), "
+            "whose weights could be told. Sample with adjust=True, or draw more."
+        )
+    log_w = (stats["proposal_lp"] - stats["proposal_log_q"])[independent]
+    weights = Weights.of(np.empty((len(log_w), 0)), log_w)
+    efficiency = _efficiency(weights.ess, len(run.U), weights.khat)
+    worth = float(SamplingError.of(run.paths).ess.min()) if run.draw.size else 0.0
+    if 2 * weights.ess < worth:  # both are estimates, and those from short paths too high
+        raise ValueError(
+            f"The proposals are worth {weights.ess:.0f} independent draws, and the draws "
+            f"themselves {worth:.0f}. Use these as they are."
+        )
+    size = idata["sample_stats"].sizes["chain"] * idata["sample_stats"].sizes["draw"]
+    w = np.exp(weights.log_weights)
+    chosen = independent[_picked(w, stats["proposal"][independent], size, rng)]
+    U = stats["proposal"][chosen]
+    found = _resampled(idata, run.numbers[chosen], weights.khat, efficiency)
+    changed = {"unconstrained": U, "lp": stats["proposal_lp"][chosen]}
+    groups = {name: group.to_dataset() for name, group in found.children.items()}
+    of_draws = {name for name, data in groups.items() if {"chain", "draw"} <= set(data.sizes)}
+    for name in of_draws - {"posterior", "sample_stats"}:
+        del groups[name]
+    groups["sample_stats"] = _with_values(groups["sample_stats"].drop_vars("log_q"), changed)
+    groups["posterior"] = _free_variables(groups["posterior"], run, model, U)
+    return xr.DataTree.from_dict(groups, name=idata.name)
+
+
+def _free_variables(
+    posterior: xr.Dataset, run: Run, model: pm.Model | None, U: FloatArray
+) -> xr.Dataset:
+    """Posterior with the values of the free variables at points `U`, and without the others."""
+    values = {} if model is None else free_values(model, U)
+    start = 0
+    for variable in run.facts.moved if model is None else ():
+        u = U[:, start : start + variable.size].reshape(-1, *variable.coordinates)
+        start += variable.size
+        if variable.backward is None:
+            raise ValueError(
+                f"The transform of `{variable.name}` is not one of PyMC's own, so that its values "
+                "are known to the model only. Give it: reweight(idata, proposals=True, "
+                "model=model)."
+            )
+        values[variable.name] = variable.backward(u)
+    if left_out := [str(name) for name in posterior if name not in values]:
+        logger.info(
+            f"reweight: the posterior has the free variables only, without {', '.join(left_out)}. "
+            "pymc.compute_deterministics computes them."
+        )
+    names = [name for name in values if name in posterior]
+    return _with_values(posterior[names], {name: values[name] for name in names})
+
+
+def _with_values(data: xr.Dataset, values: Mapping[str, FloatArray]) -> xr.Dataset:
+    """Data with other values of some variables, given as arrays (n, ...) over all chains."""
+    new = {}
+    for name, array in values.items():
+        old = data[name].transpose("chain", "draw", ...)
+        new[name] = old.copy(data=array.reshape(old.shape).astype(old.dtype, copy=False))
+    return data.assign(new)
 
 
 def _tilted(log_weights: FloatArray, X: FloatArray, regression: Regression) -> FloatArray:

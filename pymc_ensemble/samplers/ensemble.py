@@ -179,6 +179,8 @@ class Snapshot:
     proposal_lp, proposal_log_q : ndarray of shape (J,) or None
         Log posterior densities of the last proposals, accepted or not, and the log densities that
         they were drawn from; NaN for moves that depend on the particle.
+    proposal : ndarray of shape (J, d) or None
+        Their points, if the kernel keeps them.
     """
 
     U: Array
@@ -188,6 +190,7 @@ class Snapshot:
     step_size: float
     proposal_lp: Array | None = None
     proposal_log_q: Array | None = None
+    proposal: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class SweepState:
         Members still to be moved in this sweep; empty between sweeps.
     others : tuple of ndarray
         Those whose statistics are used for it.
-    told : dict of str to ndarray of shape (J,)
+    told : dict of str to ndarray of shape (J, ...)
         What a snapshot tells of the particles, collected over the sweep; NaN where it is not known.
     """
 
@@ -100,6 +100,9 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
     tested: ClassVar[bool] = False
     """Whether a Metropolis test decides on the moves."""
 
+    keeps_proposals: ClassVar[bool] = False
+    """Whether snapshots carry the points of independent proposals."""
+
     problem: PriorAndLoss
 
     @abstractmethod
@@ -117,6 +120,8 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
             return state
         groups, unknown = self.split(state.ensemble, rng), np.full(len(state.ensemble), np.nan)
         told = dict.fromkeys(("log_q", "acceptance", "proposal_lp", "proposal_log_q"), unknown)
+        if self.keeps_proposals:
+            told["proposal"] = np.full(state.ensemble.U.shape, np.nan)
         return replace(state, groups=groups, others=groups[::-1], told=told)
 
     def tell(self, state: S, pending: M, evaluations: Evaluations) -> tuple[S, Info]:
@@ -136,6 +141,9 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         if pending.log_q is not None:
             lp = np.where(np.isnan(pending.log_q), np.nan, -values.potential)
             told |= {"proposal_lp": lp, "proposal_log_q": pending.log_q}
+            if self.keeps_proposals:
+                independent = ~np.isnan(pending.log_q)[:, None]
+                told["proposal"] = np.where(independent, pending.points, np.nan)
         state = replace(
             state,
             ensemble=ensemble,

@@ -166,7 +166,12 @@ class EnsembleStep(RunningStep):
 
     def _vector_stats(self) -> Stats:
         """Stats whose shapes depend on the model, with what stands for unknown ones."""
-        return vector_stats(self._bound.problem.dimension)
+        return vector_stats(self._bound.problem.dimension, self._proposes)
+
+    @property
+    def _proposes(self) -> bool:
+        """Whether draws carry the points of independent proposals."""
+        return False
 
     def __getstate__(self) -> dict[str, Any]:
         waiting: dict[str, Any] = {"_queue": iter([]), "_layout": [], "_handed": None}
@@ -252,7 +257,7 @@ class EnsembleStep(RunningStep):
                 self._burn_in_once()
         stats = (
             NO_STATS
-            | vector_stats(self._bound.problem.dimension)
+            | vector_stats(self._bound.problem.dimension, self._proposes)
             | {
                 "n_evals": chain.n_evals,
                 "n_failed": chain.n_failed,
@@ -311,7 +316,7 @@ class EnsembleStep(RunningStep):
         }
         made_by = Fountain.of(self._facts.text()) if chain.made_by is None else chain.made_by
         chain.made_by = made_by
-        block = Block.of(snapshots, shared, made_by, self._chain_number)
+        block = Block.of(snapshots, shared, made_by, self._chain_number, self._proposes)
         return self._look_at(block) if block.n_draws >= max(FEW_DRAWS, chain.draws) else block
 
     @property
@@ -355,7 +360,8 @@ class EnsembleStep(RunningStep):
             return 1
         if to_go <= 0:  # more draws are asked for than were announced
             return SHORTEST_BLOCK
-        numbers_a_draw = self._bound.problem.dimension + len(STATS) + math.ceil(PACKET / 8)
+        coordinates = self._bound.problem.dimension * (2 if self._proposes else 1)
+        numbers_a_draw = coordinates + len(STATS) + math.ceil(PACKET / 8)
         fitting = BLOCK_BYTES // (8 * numbers_a_draw * self.ensemble_size)
         return math.ceil(to_go / max(1, to_go // max(SHORTEST_BLOCK, fitting)))
 

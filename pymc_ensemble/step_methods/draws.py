@@ -38,9 +38,11 @@ NO_STATS: Stats = {name: UNKNOWN[dtype] for name, dtype in STATS.items()}
 DRAWS_AT_ONCE = 256  # become Python objects together: many enough for speed, few enough for a cache
 
 
-def vector_stats(n_coordinates: int) -> Stats:
+def vector_stats(n_coordinates: int, proposes: bool = False) -> Stats:
     """Stats that are vectors, with what stands for an unknown one."""
-    return {"unconstrained": np.full(n_coordinates, np.nan), "made_by": EMPTY}
+    unknown = np.full(n_coordinates, np.nan)
+    stats = {"unconstrained": unknown, "made_by": EMPTY}
+    return stats | {"proposal": unknown} if proposes else stats
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,14 @@ class Block:
         Stats of the draws that are numbers.
     made_by : ndarray of uint8, shape (n, PACKET)
         How the draws were made, in packets.
+    proposals : ndarray of shape (n, d) or None
+        Points of independent proposals, if the draws are to carry them.
     """
 
     U: FloatArray
     stats: dict[str, np.ndarray]
     made_by: NDArray[np.uint8]
+    proposals: FloatArray | None = None
 
     @classmethod
     def of(
@@ -68,6 +73,7 @@ class Block:
         shared: Mapping[str, Sequence[int | float | bool]],
         facts: Fountain,
         chain: int,
+        proposes: bool = False,
     ) -> "Block":
         """Join the snapshots of S sweeps.
 
@@ -80,6 +86,8 @@ class Block:
             Of what the sampler declares.
         chain : int
             Number of the chain.
+        proposes : bool, default False
+            Whether draws are to carry the points of independent proposals.
         """
         S, J = len(snapshots), len(snapshots[0].U)
         U = np.stack([snapshot.U for snapshot in snapshots], axis=1)
@@ -91,7 +99,12 @@ class Block:
         stats |= {name: np.tile(values, J) for name, values in shared.items()}
         stats |= {"particle": np.repeat(np.arange(J), S), "tune": np.zeros(J * S, dtype=bool)}
         made_by = facts.packets(chain, stats["sweep"], stats["particle"])
-        return cls(U.reshape(J * S, -1), stats, made_by)
+        U = U.reshape(J * S, -1)
+        if not proposes:
+            return cls(U, stats, made_by)
+        unknown = np.full(snapshots[0].U.shape, np.nan)
+        points = np.stack([_told(snapshot, "proposal", unknown) for snapshot in snapshots], axis=1)
+        return cls(U, stats, made_by, points.reshape(U.shape))
 
     @property
     def n_draws(self) -> int:
@@ -141,6 +154,9 @@ class Block:
                 made_by,
             ) in zip(*columns, strict=True)
         ]
+        if self.proposals is not None:
+            for [of_draw], proposal in zip(stats, self.proposals[some], strict=True):
+                of_draw["proposal"] = proposal
         return list(zip(points_of(variables, self.U[some]), stats, strict=True))
 
 

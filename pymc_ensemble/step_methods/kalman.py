@@ -270,6 +270,13 @@ class EnsembleKalmanSampler(EnsembleStep):
         return None if finding is None else Examination(*finding)
 
     @property
+    def _proposes(self) -> bool:
+        """Whether moves meet a Metropolis test, or may do so once the map has been examined."""
+        sampler = self._bound.sampler
+        tests = isinstance(sampler, EnsembleKalman) and (sampler.adjust or sampler.finds_out)
+        return bool(tests)
+
+    @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]
         """What to do about a burn-in, or a linear fit to a rough map, that has failed its test."""
         if curved(self._chain.state):

@@ -25,6 +25,7 @@ class MixtureMetropolis(SplitSweeps):
     """
 
     tested: ClassVar[bool] = True
+    keeps_proposals: ClassVar[bool] = True
 
     moves: Mapping[Move, float] = field(default_factory=lambda: DEFAULT)
 
