@@ -1,6 +1,5 @@
 """The four steps of the page on simulators run as they stand."""
 
-import os
 import re
 import subprocess
 import sys
@@ -20,11 +19,9 @@ STEPS = [code for left_out, code in BLOCKS if not left_out]
 def run(step, folder):
     script = folder / "script.py"
     script.write_text(STEPS[step - 1])
-    flags = {"PYTENSOR_FLAGS": "mode=FAST_COMPILE"}
     process = subprocess.run(
         [sys.executable, script],
         cwd=folder,
-        env=os.environ | flags,
         capture_output=True,
         text=True,
         timeout=280,

@@ -221,8 +221,8 @@ def test_what_the_workers_do_not_have(client):
         inverse.evaluate(points([1, 2]))
 
 
-@pytest.mark.parametrize("mp_ctx", ["fork", "spawn"])
-def test_four_chains_in_four_processes(client, mp_ctx):
+@pytest.mark.parametrize(("mp_ctx", "chains"), [("fork", 4), ("spawn", 2)])
+def test_chains_in_processes_of_their_own(client, mp_ctx, chains):
     if mp_ctx == "fork" and os.name != "posix":
         pytest.skip("no fork")
 
@@ -237,7 +237,7 @@ def test_four_chains_in_four_processes(client, mp_ctx):
             idata = pm.sample(
                 40,
                 tune=20,
-                chains=4,
+                chains=chains,
                 random_seed=1,
                 progressbar=False,
                 compute_convergence_checks=False,
@@ -251,4 +251,4 @@ def test_four_chains_in_four_processes(client, mp_ctx):
 
     expected = run(None, cores=1)
     executor = client.get_executor()
-    np.testing.assert_array_equal(run(executor, cores=4, mp_ctx=mp_ctx), expected)
+    np.testing.assert_array_equal(run(executor, cores=chains, mp_ctx=mp_ctx), expected)
