@@ -17,7 +17,7 @@ from pymc_ensemble.problem.points import compiled, names_of, points_of, variable
 from pymc_ensemble.samplers.informed.laplace import Laplace
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
 from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
-from pymc_ensemble.samplers.multiscale.sampler import SMOOTH_DISTANCE
+from pymc_ensemble.samplers.multiscale.walker_sampler import SMOOTH_DISTANCE
 
 from .log import logger
 from .problem import InverseProblem, problem_of

@@ -15,7 +15,8 @@ from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
-from pymc_ensemble.samplers.multiscale.sampler import Multiscale, PublishedMultiscale, WalkerSampler
+from pymc_ensemble.samplers.multiscale.sampler import Multiscale, PublishedMultiscale
+from pymc_ensemble.samplers.multiscale.walker_sampler import WalkerSampler
 
 from .base import EnsembleStep, FloatArray
 from .binding import decided, of_scheme
