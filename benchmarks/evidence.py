@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 import pymc_ensemble as pe
-from pymc_ensemble.benchmark.samplers import Meter
+from pymc_ensemble.benchmark.traces import Meter
 from pymc_ensemble.diagnosis.bridge import Mixture, averaged
 from pymc_ensemble.problem.points import unconstrained
 

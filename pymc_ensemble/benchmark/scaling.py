@@ -13,8 +13,8 @@ import xarray as xr
 import pymc_ensemble as pe
 from pymc_ensemble import gallery
 from pymc_ensemble.benchmark.metrics import moment_errors
+from pymc_ensemble.benchmark.ours import QUIET
 from pymc_ensemble.benchmark.problems import find
-from pymc_ensemble.benchmark.samplers import QUIET
 from pymc_ensemble.benchmark.traces import Meter
 
 SWEEPS, SHORTEST = 10, 1000

@@ -1,0 +1,168 @@
+"""The samplers of this package, run for the benchmark."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+
+import pymc_ensemble as pe
+from pymc_ensemble.benchmark.metrics import Array
+from pymc_ensemble.benchmark.problems import Problem
+from pymc_ensemble.benchmark.traces import Meter, Run, Trace
+
+Runner = Callable[[Problem, int, int], Run]
+"""Takes a problem, a number of evaluations that may be spent, and a seed."""
+
+QUIET = {"progressbar": False, "compute_convergence_checks": False, "chains": 1, "cores": 1}
+
+CHAINS_FACTOR = 4
+"""The same for single chains: those of PyMC, and our multiscale sampler."""
+
+START_SIZE = 100
+"""Particles of an ensemble that starts where the paper of a problem has it start."""
+
+
+def fast_compiling() -> Any:
+    """Return a context in which models are compiled quickly."""
+    return pytensor.config.change_flags(mode="FAST_COMPILE")
+
+
+def _in_time_order(problem: Problem, idata: xr.DataTree) -> tuple[Array, np.ndarray]:
+    """Draws of an ensemble step method in the order of their sweeps, and evaluations by then."""
+    stats = idata["sample_stats"].to_dataset()
+    order = np.lexsort((stats["particle"].values[0], stats["sweep"].values[0]))
+    draws = problem.draws(idata["posterior"].to_dataset())[order]
+    return draws, stats["n_evals"].values[0][order]
+
+
+def sampled(
+    problem: Problem, step: Callable[..., Any], draws: int, seed: int, native: bool = False,
+    **options: Any,
+) -> tuple[Run, xr.DataTree, list[int]]:  # fmt: skip
+    """Run `pymc.sample` with one of our step methods."""
+    started = perf_counter()
+    make = problem.native if native else problem.model
+    assert make is not None
+    model = make()
+    price = gradient_price(model) if native else 1.0
+    with model, fast_compiling():
+        meter = None if native else Meter(model.forward)
+        initial = None
+        if problem.start is not None:
+            size = options.get("ensemble_size", START_SIZE)
+            initial = problem.start(size, np.random.default_rng([seed, 1]))
+        idata = pm.sample(
+            draws=draws,
+            step=step(initial_ensemble=initial, **options),
+            random_seed=seed,
+            **QUIET,
+        )
+    values, evaluations = _in_time_order(problem, idata)
+    batches = [] if meter is None else meter.batches
+    if meter is None:  # all particles at once
+        rounds = evaluations / (1 + idata["sample_stats"].to_dataset()["particle"].values.max())
+    else:
+        rounds = meter.rounds(evaluations)
+    converged = bool(idata["sample_stats"]["converged"].all())
+    run = Run(
+        [Trace(values, evaluations * price, rounds)],
+        seconds=perf_counter() - started,
+        forward_seconds=0.0 if meter is None else meter.seconds,
+        attributes={"converged": int(converged), "gradient_price": price},
+    )
+    return run, idata, batches
+
+
+def ensemble(
+    step: Callable[..., Any], native: bool = False, roughness: bool = False, **options: Any
+) -> Runner:
+    """Step methods of which each draw is an evaluation.
+
+    Parameters
+    ----------
+    step : callable
+    native : bool, default False
+        Whether it needs gradients.
+    roughness : bool, default False
+        Whether to tell the sampler of roughness where there is any.
+    **options
+        Of the step method.
+    """
+
+    def run(problem: Problem, budget: int, seed: int) -> Run:
+        told = {"rough": problem.rough} if roughness else {}
+        result, _, batches = sampled(problem, step, budget, seed, native=native, **options, **told)
+        result.attributes["batches"] = batches[:20_000]
+        return result
+
+    return run
+
+
+def multiscale(**options: Any) -> Runner:
+    """Walkers of the multiscale sampler: a draw costs one evaluation more than directions."""
+
+    def run(problem: Problem, budget: int, seed: int) -> Run:
+        draws = max(50, CHAINS_FACTOR * budget // (len(problem.moments[0]) + 1))
+        told = {} if options.get("adjust") else {"adjust": False, "rough": problem.rough}
+        return sampled(problem, pe.MultiscaleSampler, draws, seed, **options, **told)[0]
+
+    return run
+
+
+def gaussian_process(sizes: tuple[int, ...] = (50, 100, 200), **options: Any) -> Runner:
+    """Ensemble Gaussian process samplers of several sizes, as draws are free after learning."""
+
+    def run(problem: Problem, budget: int, seed: int) -> Run:
+        total = Run([], attributes={"converged": 1})
+        for size in sizes:
+            if size < 4 * (len(problem.moments[0]) + 2):
+                continue
+            part, _, _ = sampled(
+                problem,
+                pe.EnsembleGaussianProcessSampler,
+                20 * size,
+                seed,
+                ensemble_size=size,
+                **options,
+            )
+            (trace,) = part.traces
+            total.traces = [*total.traces, Trace(*columns(trace), growing=False)]
+            total.seconds += part.seconds
+            total.forward_seconds += part.forward_seconds
+            total.attributes["converged"] &= part.attributes["converged"]
+        if not total.traces:
+            raise ValueError("The ensembles are too small for so many parameters.")
+        return total
+
+    return run
+
+
+def columns(trace: Trace) -> tuple[Array, np.ndarray, np.ndarray]:
+    """Draws, evaluations and rounds of a trace."""
+    return trace.draws, trace.evaluations, trace.rounds
+
+
+def gradient_price(model: pm.Model) -> float:
+    """Cost of a log density with its gradient, as a multiple of the log density alone.
+
+    Both are compiled as PyMC does it, and timed alternately at the initial point.
+    """
+    logp = model.compile_logp()
+    logp_dlogp = model.logp_dlogp_function(ravel_inputs=True)
+    logp_dlogp.set_extra_values({})
+    point = model.initial_point()
+    raveled = pm.blocking.DictToArrayBijection.map(point)
+    logp(point), logp_dlogp(raveled)
+    times: list[list[float]] = [[], []]
+    for _ in range(7):
+        for k, call in enumerate((lambda: logp(point), lambda: logp_dlogp(raveled))):
+            repeats, started = 0, perf_counter()
+            while perf_counter() - started < 0.05:
+                call()
+                repeats += 1
+            times[k].append((perf_counter() - started) / repeats)
+    return max(1.0, min(times[1]) / min(times[0]))
