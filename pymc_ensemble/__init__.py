@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
     from pymc_ensemble.step_methods.langevin import EnsembleLangevinSampler
     from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
+    from pymc_ensemble.step_methods.suggestion import suggest
 
 __all__ = [
     "EnsembleGaussianProcessSampler",
@@ -46,6 +47,7 @@ __all__ = [
     "plots",
     "report",
     "reweight",
+    "suggest",
     "to_ensemble",
     "train",
 ]
@@ -70,6 +72,7 @@ _HOMES = {
     "open_store": "forward",
     "report": "diagnosis.report",
     "reweight": "diagnosis.reweight",
+    "suggest": "step_methods.suggestion",
     "to_ensemble": "diagnosis.ensembles",
     "train": "inversion.training",
 }
