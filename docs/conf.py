@@ -58,7 +58,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 8,
     "logo": {
         "image_light": "_static/logo.svg",
         "image_dark": "_static/logo.svg",
