@@ -1,0 +1,1 @@
+"""Two models: a cheap one that is sampled, and a fine one that corrects it."""

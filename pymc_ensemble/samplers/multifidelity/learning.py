@@ -1,0 +1,283 @@
+"""Learning what a cheap model lacks, in rounds of a few evaluations of the fine one.
+
+In turn, the posterior of the corrected cheap model is sampled, which costs cheap evaluations, and
+the fine model is evaluated at some of its draws. These are what the next correction is learned
+from; before that, they tell how good the present one is.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from pymc_ensemble.samplers.certificate import Certificate
+from pymc_ensemble.samplers.ensemble import (
+    Array,
+    Ensemble,
+    EnsembleFailure,
+    Evaluations,
+    Info,
+    Problem,
+)
+from pymc_ensemble.samplers.gaussian_process.basis import farthest_points
+from pymc_ensemble.samplers.gaussian_process.posterior import Whitening
+
+from .correction import Correction, Outputs, corrected
+from .exploration import Exploration, Explorer
+
+Stage = Literal["cheap", "known", "fine"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Points at which both models were evaluated.
+
+    Attributes
+    ----------
+    fine : Ensemble
+    cheap : ndarray of shape (n, K)
+        Outputs of the cheap model.
+    """
+
+    fine: Ensemble
+    cheap: Array
+
+    def __len__(self) -> int:
+        return len(self.fine)
+
+    def and_also(self, fine: Ensemble, cheap: Array) -> "Known":
+        """These and more points, as far as both models have not failed there."""
+        good = fine.ok & np.isfinite(cheap).all(1)
+        return Known(
+            Ensemble.joined(self.fine, fine[good]), np.concatenate([self.cheap, cheap[good]])
+        )
+
+
+@dataclass(frozen=True)
+class LearningState:
+    """State of the learning.
+
+    Attributes
+    ----------
+    stage : {"cheap", "known", "fine"}
+        What is evaluated next: the cheap model, that at points where the fine one is known, or the
+        fine one.
+    prior : Ensemble
+        Draws of the prior with outputs of the cheap model: each exploration begins there.
+    exploration : Exploration
+        Of the corrected cheap model.
+    correction : Correction or None
+        What is added to the outputs of the cheap model.
+    known : Known
+        Points at which both models are known.
+    batch : Ensemble or None
+        Points at which the fine model is evaluated next, as the corrected model has them.
+    independent : bool
+        Whether they are independent draws of a posterior that was sampled to the end.
+    certificate : Certificate or None
+        Of the last batch of that kind.
+    used, cheap : int
+        Evaluations of the fine and of the cheap model.
+    rounds : int
+        Batches of the fine model.
+    failed : int
+        Evaluations of the fine model that have failed.
+    most_rounds : int or None
+        Batches after which the learning ends in any case.
+    burned_in : bool
+        Whether the learning is over.
+    """
+
+    stage: Stage
+    prior: Ensemble
+    exploration: Exploration
+    correction: Correction | None
+    known: Known
+    batch: Ensemble | None = None
+    independent: bool = False
+    certificate: Certificate | None = None
+    used: int = 0
+    cheap: int = 0
+    rounds: int = 0
+    failed: int = 0
+    most_rounds: int | None = None
+    burned_in: bool = False
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """Particles of the exploration."""
+        return self.exploration.ensemble
+
+    @property
+    def converged(self) -> bool:
+        """Whether the correction was certified."""
+        return self.certificate is not None and self.certificate.certified
+
+
+@dataclass(frozen=True)
+class Round:
+    """A pending round: its points, what the explorer needs, and a seed."""
+
+    points: Array
+    inner: Any
+    seed: int
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Learn a correction of a cheap model until fresh evaluations of the fine one certify it.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    explorer : Explorer
+    batch : int
+        Evaluations of the fine model in a round.
+    tolerance : float
+        Of the certificate.
+    max_evaluations : int
+        Evaluations of the fine model at most.
+    """
+
+    problem: Problem
+    explorer: Explorer
+    batch: int
+    tolerance: float
+    max_evaluations: int
+
+    def start(
+        self,
+        prior: Ensemble,
+        archive: Ensemble | None = None,
+        cheap: int = 0,
+        most_rounds: int | None = None,
+    ) -> LearningState:
+        """State for draws of the prior that the cheap model was evaluated at.
+
+        Parameters
+        ----------
+        prior : Ensemble
+        archive : Ensemble or None
+            Earlier evaluations of the fine model.
+        cheap : int
+            Evaluations of the cheap model so far.
+        most_rounds : int, optional
+            Batches of the fine model at most.
+        """
+        nothing = Known(prior[:0], prior.Z[:0])
+        exploration = self.explorer.start(prior)
+        state = LearningState(
+            "cheap", prior, exploration, None, nothing, cheap=cheap, most_rounds=most_rounds
+        )
+        if archive is None or len(archive) == 0:
+            return state
+        return replace(state, stage="known", batch=archive)
+
+    def ask(self, state: LearningState, rng: np.random.Generator) -> tuple[Array, Round]:
+        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        seed = int(rng.integers(2**63))
+        if state.stage == "cheap":
+            points, inner = self.explorer.ask(state.exploration, rng)
+            return points, Round(points, inner, seed)
+        assert state.batch is not None
+        return state.batch.U.copy(), Round(state.batch.U, None, seed)
+
+    def tell(
+        self, state: LearningState, pending: Round, evaluations: Evaluations
+    ) -> tuple[LearningState, Info]:
+        """State after the round, and an account of it."""
+        rng, n = np.random.default_rng(pending.seed), len(pending.points)
+        if state.stage == "cheap":
+            state = replace(self._explored(state, pending, evaluations, rng), cheap=state.cheap + n)
+            message = "sampling the corrected cheap model"
+            return state, Info.of(evaluations, "burn-in", message, complete=False)
+        if state.stage == "known":
+            assert state.batch is not None
+            known = state.known.and_also(state.batch, evaluations.outputs)
+            state = replace(state, known=known, cheap=state.cheap + n, batch=None)
+            if len(known):
+                state = self._corrected(state, state.prior.U, rng)
+            state = replace(state, stage="cheap")
+            message = "the cheap model at earlier evaluations"
+            return state, Info.of(evaluations, "burn-in", message, complete=False)
+        state = self._judged(state, evaluations)
+        if not state.burned_in:
+            state = self._corrected(state, state.ensemble.U, rng)
+        return state, Info.of(evaluations, "burn-in", account(state))
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _explored(
+        self,
+        state: LearningState,
+        pending: Round,
+        evaluations: Evaluations,
+        rng: np.random.Generator,
+    ) -> LearningState:
+        """State after a round of the cheap model; at its end, points for the fine one."""
+        values = corrected(state.correction, pending.points, evaluations)
+        exploration = self.explorer.tell(state.exploration, pending.inner, values)
+        state = replace(state, exploration=exploration)
+        if state.correction is None:  # only where to look is asked for
+            if not exploration.arrived:
+                return state
+            good = exploration.ensemble[exploration.ensemble.ok]
+            x = Whitening.of(good.U).coordinates(good.U)
+            index = farthest_points(x, min(self.batch, len(good)))
+            return replace(state, stage="fine", batch=good[index], independent=False)
+        if not exploration.over:
+            return state
+        good = exploration.ensemble[exploration.ensemble.ok]
+        index = rng.choice(len(good), min(self.batch, len(good)), replace=False)
+        return replace(state, stage="fine", batch=good[index], independent=exploration.mixed)
+
+    def _judged(self, state: LearningState, evaluations: Evaluations) -> LearningState:
+        """State that knows the batch, and what it says about the correction."""
+        batch = state.batch
+        assert batch is not None
+        fine = Ensemble.evaluated(self.problem, batch.U, evaluations)
+        failed = int((~fine.ok).sum())
+        if failed > len(fine) / 2:
+            raise EnsembleFailure(
+                f"{failed} of {len(fine)} evaluations of the fine model have failed, at draws of "
+                f"the corrected cheap model from {batch.U.min(0)} to {batch.U.max(0)}, in "
+                "unconstrained coordinates."
+            )
+        cheap = batch.Z
+        if state.correction is not None:
+            cheap = cheap - state.correction(batch.U)
+            with np.errstate(invalid="ignore"):
+                log_weights = batch.loss - fine.loss  # eq. (C1)
+            if not state.independent:
+                log_weights = np.full(len(log_weights), np.nan)
+            certificate = Certificate.of(log_weights, self.tolerance)
+            state = replace(state, certificate=certificate)
+        state = replace(
+            state,
+            known=state.known.and_also(fine, cheap),
+            batch=None,
+            used=state.used + len(fine),
+            failed=state.failed + failed,
+            rounds=state.rounds + 1,
+        )
+        over = state.converged or state.used + self.batch > self.max_evaluations
+        over |= state.most_rounds is not None and state.rounds >= state.most_rounds
+        return replace(state, burned_in=over)
+
+    def _corrected(
+        self, state: LearningState, particles: Array, rng: np.random.Generator
+    ) -> LearningState:
+        """State with a new correction, whose posterior is explored from the prior on."""
+        known, prior = state.known, state.prior
+        correction = Correction.of(self.problem, known.fine, known.cheap, particles, rng)
+        cheap = Outputs(prior.Z, ~np.isfinite(prior.Z).all(1))
+        values = corrected(correction, prior.U, cheap)
+        ensemble = Ensemble.evaluated(self.problem, prior.U, values)
+        exploration = self.explorer.start(ensemble)
+        return replace(state, stage="cheap", correction=correction, exploration=exploration)
+
+
+def account(state: LearningState) -> str:
+    """One line on the state of the learning."""
+    told = f"round {state.rounds} of the fine model, {state.cheap} cheap evaluations"
+    return told if state.certificate is None else f"{told}, {state.certificate}"
