@@ -31,6 +31,7 @@ from pymc_ensemble.gallery.lorenz96 import FLUCTUATIONS, OBSERVED, PRIOR, WINDOW
 from pymc_ensemble.gallery.lorenz96 import TRUTH as TRUTH_96
 from pymc_ensemble.gallery.lorenz96 import random_start as random_start_96
 from pymc_ensemble.gallery.model import N_DRAWS, Reference, resample
+from pymc_ensemble.gallery.two_models import BURGERS_CELLS, log_new_cases, log_populations, shock
 
 DATA = Path(gallery.__file__).parent / "data"
 REFERENCES = DATA / "references.json"
@@ -337,7 +338,124 @@ def lorenz96(rounds=((128, 100.0, 2), (128, 500.0, 3), (256, 500.0, 3)), inflati
     return Reference(moments, dict(zip(TRUTH_96, draws.T, strict=True)), source)
 
 
+def fitted(potential, start, n_draws, transform, chunk=5000):
+    """Importance sampling about the best of many draws of the prior.
+
+    Parameters
+    ----------
+    potential : callable
+        Points (n, d) in unconstrained coordinates to minus log posterior (n,).
+    start : ndarray of shape (d,)
+    n_draws : int
+    transform : callable
+        Points (n, d) to a dict of variables, with their logarithms where they are positive.
+    """
+    options = {"maxiter": 2000, "xatol": 1e-6, "fatol": 1e-8}
+    fit = minimize(
+        lambda u: float(potential(u[None])[0]), start, method="Nelder-Mead", options=options
+    )
+    mode, d = fit.x, len(fit.x)
+    # curvature by differences over a tenth of what raises the potential by a half
+    steps = np.full(d, 1e-4)
+    for _ in range(3):
+        ends = [potential(mode + np.outer([-1, 0, 1], steps * e)) for e in np.eye(d)]
+        steps /= np.sqrt([max(low + high - 2 * mid, 1e-12) for low, mid, high in ends]) / 0.1
+    a, b = steps * np.eye(d)[:, None], steps * np.eye(d)[None]
+    signs = [(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]
+    hessian = sum(
+        c * potential((mode + i * a + j * b).reshape(-1, d)).reshape(d, d) for i, j, c in signs
+    ) / (4 * np.outer(steps, steps))
+
+    def in_chunks(u):
+        return np.concatenate([potential(part) for part in np.array_split(u, len(u) // chunk + 1)])
+
+    columns = []
+
+    def flat(u):
+        values = transform(u)
+        columns.extend(
+            (name, v.reshape(len(u), -1).shape[1], v.shape[1:]) for name, v in values.items()
+        )
+        return np.concatenate([v.reshape(len(u), -1) for v in values.values()], axis=1)
+
+    moments, draws, source = importance_sampling(
+        mode,
+        hessian,
+        in_chunks,
+        n_draws,
+        np.random.default_rng(20),
+        transform=flat,
+    )
+    ends = np.cumsum([size for _, size, _ in columns])
+    parts = {
+        name: (slice(end - size, end), shape)
+        for (name, size, shape), end in zip(columns, ends, strict=True)
+    }
+    return Reference(
+        {
+            name: {k: v[part].reshape(shape) for k, v in moments.items()}
+            for name, (part, shape) in parts.items()
+        },
+        {name: draws[:, part].reshape(len(draws), *shape) for name, (part, shape) in parts.items()},
+        source,
+    )
+
+
+def predators_and_prey():
+    """Four rates, eighteen counts."""
+    model = gallery.predators_and_prey()
+    y, mean = model.rvs_to_values[model["y"]].data, np.array([-0.125, -3, -0.125, -3])
+
+    def potential(u):
+        loss = 0.5 * (((log_populations(np.exp(u), 0.035) - y) / 0.1) ** 2).sum(1)
+        return loss + 0.5 * (((u - mean) / 0.5) ** 2).sum(1)
+
+    truth = np.log(model.truth["rates"])
+    return fitted(potential, truth, 50_000, lambda u: {"rates": np.exp(u), "rates_log__": u})
+
+
+def burgers():
+    """Three parameters of a shock, 24 velocities."""
+    model = gallery.burgers()
+    y = model.rvs_to_values[model["y"]].data
+    mean, sd = np.array([np.log(0.05), 1.0, 0.0]), np.array([0.5, 0.3, 0.2])
+
+    def potential(u):
+        loss = 0.5 * (((shock(u, BURGERS_CELLS) - y) / 0.05) ** 2).sum(1)
+        return loss + 0.5 * (((u - mean) / sd) ** 2).sum(1)
+
+    names = list(model.truth)
+    return fitted(
+        potential,
+        np.array(list(model.truth.values())),
+        20_000,
+        lambda u: dict(zip(names, u.T, strict=True)),
+    )
+
+
+def outbreak():
+    """Two rates and a dispersion, thirty counts."""
+    model = gallery.outbreak()
+    y = model.rvs_to_values[model["cases"]].data
+    mean, sd = np.log([0.5, 0.3, 10.0]), np.array([0.5, 0.5, 1.0])
+
+    def potential(u):
+        mu, alpha = np.exp(log_new_cases(np.exp(u[:, :2]), 0.02)), np.exp(u[:, 2:])
+        loss = -nbinom.logpmf(y, alpha, alpha / (alpha + mu)).sum(1)
+        return loss + 0.5 * (((u - mean) / sd) ** 2).sum(1)
+
+    def transform(u):
+        names = list(model.truth)
+        logs = {f"{name}_log__": v for name, v in zip(names, u.T, strict=True)}
+        return {name: np.exp(logs[f"{name}_log__"]) for name in names} | logs
+
+    return fitted(potential, np.log(list(model.truth.values())), 100_000, transform)
+
+
 PROBLEMS = {
+    "predators_and_prey": predators_and_prey,
+    "burgers": burgers,
+    "outbreak": outbreak,
     "poisson_regression": poisson_regression,
     "lynx_hare": lynx_hare,
     "influenza": influenza,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pymc_ensemble.step_methods.informed import LikelihoodInformedSampler
     from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
     from pymc_ensemble.step_methods.langevin import EnsembleLangevinSampler
+    from pymc_ensemble.step_methods.multifidelity import MultifidelitySampler
     from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
     from pymc_ensemble.step_methods.suggestion import suggest
 
@@ -32,6 +33,7 @@ __all__ = [
     "EnsembleLangevinSampler",
     "InverseProblem",
     "LikelihoodInformedSampler",
+    "MultifidelitySampler",
     "MultiscaleSampler",
     "approximate",
     "coverage",
@@ -60,6 +62,7 @@ _HOMES = {
     "EnsembleLangevinSampler": "step_methods.langevin",
     "InverseProblem": "problem",
     "LikelihoodInformedSampler": "step_methods.informed",
+    "MultifidelitySampler": "step_methods.multifidelity",
     "MultiscaleSampler": "step_methods.multiscale",
     "approximate": "approximation",
     "coverage": "diagnosis.coverage",

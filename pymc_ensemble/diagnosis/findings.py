@@ -27,6 +27,7 @@ FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a res
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 FAR = 0.25  # acceptance of independent proposals below which a learned law is far off
 LOW_WOULD_BE = 0.6  # of moves that met none
+HELPS = 0.5  # error of means by a cheap model beyond which it is of no help
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
 UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
 WIDE_OPEN = 20.0  # the same of a regression, where chains agree: in tails that count for little
@@ -410,6 +411,9 @@ def _surrogate(evidence: Evidence) -> Iterator[Finding]:
     run = evidence.run
     if evidence.law != "surrogate":
         return
+    if "cheap" in run.facts.options:
+        yield from _not_corrected(run)
+        return
     if (tolerance := run.facts.options.get("tolerance")) is not None:
         if not run.converged:
             yield Finding(
@@ -430,6 +434,28 @@ def _surrogate(evidence: Evidence) -> Iterator[Finding]:
             f"deviations, and standard deviations by {percent(sd)}.",
             remedy,
         )
+
+
+def _not_corrected(run: Run) -> Iterator[Finding]:
+    """A cheap model whose correction was not certified."""
+    limit, tolerance = (float(run.facts.options[name]) for name in ("certificate", "tolerance"))
+    if limit <= tolerance and run.converged:
+        return
+    told = f"that the correction of the cheap model is right to {tolerance:g} posterior standard "
+    if limit <= HELPS:
+        yield Finding(
+            "doubtful",
+            f"it was not certified {told}deviations: means may be off by {number(limit)} of them.",
+            "Give it more: max_evaluations.",
+        )
+        return
+    yield Finding(
+        "wrong",
+        f"the cheap model does not help: it was not certified {told}deviations, and means may be "
+        f"off by {'any number' if np.isinf(limit) else number(limit)} of them.",
+        "Use a better cheap model, or EnsembleGaussianProcessSampler with the store of the fine "
+        "one as its archive.",
+    )
 
 
 def _cut_off(evidence: Evidence) -> Iterator[Finding]:

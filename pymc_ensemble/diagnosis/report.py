@@ -27,6 +27,7 @@ CITED = {
     "MultiscaleSampler": ("pavliotis2022multiscale", "leimkuhler2013rational"),
     "EnsembleGaussianProcessSampler": ("dunbar2022ensemble",),
     "EnsembleLangevinSampler": ("garbuno2020affine",),
+    "MultifidelitySampler": ("peherstorfer2018survey",),
     "invert": ("iglesias2013ensemble", "iglesias2021adaptive"),
     "LikelihoodInformedSampler": ("cui2016dimension", "rudolf2018generalization"),
 }
@@ -42,6 +43,9 @@ SAMPLERS = {
         "evaluations"
     ),
     "EnsembleLangevinSampler": "affine-invariant interacting Langevin dynamics",
+    "MultifidelitySampler": (
+        "a cheap model, to whose outputs a Gaussian process added the difference to the fine one"
+    ),
     "invert": "ensemble Kalman inversion, which needs no gradient",
     "LikelihoodInformedSampler": (
         "a likelihood-informed sampler, which learned the slope of the forward outputs"

@@ -246,7 +246,7 @@ class ForwardModel(Evaluator):
         # of data whose length may change, so may that of the outputs
         fixed = [inputs[i].type.shape for i in signature.fixed]
         flexible = self.outputs is None and any(None in shape for shape in fixed)
-        signature = self._with_known_outputs(signature, inputs)
+        signature = self.with_known_outputs(signature, inputs)
         varying = [inputs[i] for i in signature.varying]
         rounding = rounding_of(varying, signature.sizes)
         op = ForwardOp(self, signature, rounding, frozenset().union(*unknowns), flexible)
@@ -272,7 +272,7 @@ class ForwardModel(Evaluator):
             )
         return result
 
-    def _with_known_outputs(self, signature: Signature, inputs: Sequence[Variable]) -> Signature:
+    def with_known_outputs(self, signature: Signature, inputs: Sequence[Variable]) -> Signature:
         """Signature with the outputs: as described, as stored, or as found by a call."""
         store = self.store
         if store is not None:

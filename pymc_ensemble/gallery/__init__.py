@@ -6,6 +6,7 @@ Each function returns a ready `pymc.Model`, a `GalleryModel`, that also knows
 - ``model.reference_draws``: two thousand draws of it,
 - ``model.forward``: its forward map, a plain function that counts its evaluations; None if the
   model was asked for as ``native``, with gradients,
+- ``model.cheap``: a cheap forward map of the same outputs, where there is one,
 - ``model.truth``: the parameters behind synthetic data,
 - ``model.description``: what it teaches, in one sentence.
 """
@@ -21,10 +22,19 @@ from pymc_ensemble.gallery.lynx_hare import lynx_hare
 from pymc_ensemble.gallery.model import GalleryModel
 from pymc_ensemble.gallery.multimodal import bimodal, four_modes
 from pymc_ensemble.gallery.regression import poisson_regression, smooth_nonlinear
+from pymc_ensemble.gallery.two_models import (
+    burgers,
+    coarse_darcy,
+    lorenz63_modes,
+    outbreak,
+    predators_and_prey,
+)
 
 __all__ = [
     "GalleryModel",
     "bimodal",
+    "burgers",
+    "coarse_darcy",
     "cox_process",
     "darcy",
     "decay",
@@ -35,8 +45,11 @@ __all__ = [
     "linear_gaussian",
     "linear_multiscale",
     "lorenz63",
+    "lorenz63_modes",
     "lorenz96",
     "lynx_hare",
+    "outbreak",
     "poisson_regression",
+    "predators_and_prey",
     "smooth_nonlinear",
 ]

@@ -41,32 +41,34 @@ CHUNK = 64
 
 
 @cache
-def _log_conductivity_basis(d: int) -> Array:
-    """Karhunen-Loeve modes sqrt(lambda_k) phi_k at the nodes, shape (d, 33 * 33)."""
+def _log_conductivity_basis(d: int, cells: int = CELLS) -> Array:
+    """Karhunen-Loeve modes sqrt(lambda_k) phi_k at the nodes, shape (d, (cells + 1)^2)."""
     n = round(np.sqrt(d))
     modes = sorted(
         ((i, j) for i in range(n) for j in range(n)), key=lambda k: (k[0] ** 2 + k[1] ** 2, k)
     )
-    nodes = np.arange(CELLS + 1) / CELLS
+    nodes = np.arange(cells + 1) / cells
     cosines = np.array([np.cos(np.pi * i * nodes) * (np.sqrt(2) if i else 1) for i in range(n)])
     fields = [np.outer(cosines[i], cosines[j]) / (np.pi**2 * (i**2 + j**2) + 9) for i, j in modes]
     return np.reshape(fields, (d, -1))
 
 
-def log_conductivity(u: Array) -> Array:
+def log_conductivity(u: Array, cells: int = CELLS) -> Array:
     """Log conductivity at the nodes, ``sum_k u_k sqrt(lambda_k) phi_k``.
 
     Parameters
     ----------
     u : ndarray, shape (..., d)
         Coefficients; d is a square.
+    cells : int, default 32
+        Cells per side.
 
     Returns
     -------
-    ndarray, shape (..., 33, 33)
+    ndarray, shape (..., cells + 1, cells + 1)
     """
-    fields = u @ _log_conductivity_basis(u.shape[-1])
-    return fields.reshape(*u.shape[:-1], CELLS + 1, CELLS + 1)
+    fields = u @ _log_conductivity_basis(u.shape[-1], cells)
+    return fields.reshape(*u.shape[:-1], cells + 1, cells + 1)
 
 
 def _stiffness(a: Array) -> Array:
@@ -86,27 +88,43 @@ def _stiffness(a: Array) -> Array:
 
 def _solve(diagonal: Array, along_y: Array, along_x: Array) -> tuple[Array, Array]:
     """Cholesky factor (32, 961) and temperatures (31, 31) for one matrix of `_stiffness`."""
-    bands = np.zeros((INNER + 1, INNER**2), order="F")
+    inner = len(diagonal)
+    bands = np.zeros((inner + 1, inner**2), order="F")
     bands[0] = diagonal.ravel()
-    bands[1].reshape(INNER, INNER)[:, :-1] = -along_y[:, :-1]
-    bands[INNER, :-INNER] = -along_x[:-1].ravel()
-    load = np.full(INNER**2, SOURCE / CELLS**2)
+    bands[1].reshape(inner, inner)[:, :-1] = -along_y[:, :-1]
+    bands[inner, :-inner] = -along_x[:-1].ravel()
+    load = np.full(inner**2, SOURCE / (inner + 1) ** 2)
     factor, T, failure = dpbsv(bands, load, lower=1, overwrite_ab=1, overwrite_b=1)
     if failure:  # conductivities so wild that rounding makes the matrix indefinite
-        T = np.full(INNER**2, np.nan)
-    return factor, T.reshape(INNER, INNER)
+        T = np.full(inner**2, np.nan)
+    return factor, T.reshape(inner, inner)
 
 
-def temperatures(u: Array) -> Array:
+def _observed(T: Array) -> Array:
+    """Temperatures (n, inner, inner) where they are observed, (n, 10, 10); between nodes linear."""
+    cells = T.shape[1] + 1
+    if cells == CELLS:
+        return T[:, *OBSERVED_NODES]
+    place = OBSERVED / CELLS * cells
+    left = np.minimum(place.astype(int), cells - 1)
+    share = place - left
+    T = np.pad(T, ((0, 0), (1, 1), (1, 1)))
+    rows = (1 - share)[:, None] * T[:, left] + share[:, None] * T[:, left + 1]
+    return (1 - share) * rows[:, :, left] + share * rows[:, :, left + 1]
+
+
+def temperatures(u: Array, cells: int = CELLS) -> Array:
     """Solve -div(a grad T) = 50 on the unit square with T = 0 on its boundary.
 
-    Five-point flux scheme on 32 x 32 cells, with the `log_conductivity` log a, for any number of
-    members at once.
+    Five-point flux scheme on cells x cells cells, with the `log_conductivity` log a, for any number
+    of members at once.
 
     Parameters
     ----------
     u : ndarray, shape (..., d)
         Coefficients of the log conductivity; d is a square.
+    cells : int, default 32
+        Cells per side; where there are fewer than 32, temperatures between nodes are interpolated.
 
     Returns
     -------
@@ -118,9 +136,9 @@ def temperatures(u: Array) -> Array:
     outputs = np.empty((len(rows), len(OBSERVED) ** 2))
     for start in range(0, len(rows), CHUNK):
         chunk = slice(start, start + CHUNK)
-        matrices = _stiffness(np.exp(log_conductivity(rows[chunk])))
+        matrices = _stiffness(np.exp(log_conductivity(rows[chunk], cells)))
         solutions = np.array([_solve(*matrix)[1] for matrix in matrices.swapaxes(0, 1)])
-        outputs[chunk] = solutions[:, *OBSERVED_NODES].reshape(-1, len(OBSERVED) ** 2)
+        outputs[chunk] = _observed(solutions).reshape(-1, len(OBSERVED) ** 2)
     return outputs.reshape(*u.shape[:-1], -1)
 
 

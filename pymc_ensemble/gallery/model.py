@@ -52,6 +52,8 @@ class GalleryModel(pm.Model):
         The parameters behind the data, where the data are synthetic.
     coords : mapping, optional
         Coordinates as in `pymc.Model`.
+    cheap : ForwardModel, optional
+        A cheaper and less accurate black box with the same outputs.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class GalleryModel(pm.Model):
         reference: Callable[[], Reference],
         truth: Mapping[str, ArrayLike] | None = None,
         coords: Mapping[str, Sequence | NDArray | range] | None = None,
+        cheap: ForwardModel | None = None,
     ):
         super().__init__(coords=coords)
         self.description = description
         self.forward = forward
+        self.cheap = cheap
         self.truth = truth
         self._find_reference = reference
 

@@ -5,6 +5,7 @@ from .gaussian_process import EnsembleGaussianProcessSampler
 from .informed import LikelihoodInformedSampler
 from .kalman import EnsembleKalmanSampler
 from .langevin import EnsembleLangevinSampler
+from .multifidelity import MultifidelitySampler
 from .multiscale import MultiscaleSampler
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "EnsembleLangevinSampler",
     "EnsembleStep",
     "LikelihoodInformedSampler",
+    "MultifidelitySampler",
     "MultiscaleSampler",
 ]

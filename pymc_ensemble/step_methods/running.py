@@ -82,7 +82,7 @@ class RunningStep(BoundStep):
                 state = bound.sampler.start(bound.initial.U[0], skip_burn_in=skip, **options)
         iterations, seen = 0, []
         while goes_on(state) and iterations < (self._chain.tune or self.default_tune_steps):
-            state, info = driver.round(bound.sampler, state, rng)
+            state, info = self._evaluator(driver, state).round(bound.sampler, state, rng)
             self._tell(driver, f"burn-in iteration {iterations + 1}", info, iterations)
             iterations += info.complete
             if info.complete and (ensemble := state.ensemble) is not None:
@@ -197,13 +197,17 @@ class RunningStep(BoundStep):
         """Evaluate rounds until an iteration of the sampler is complete."""
         chain, begun, complete = self._chain, self._chain.n_evals, False
         while not complete:
-            chain.state, info = self._driver.round(
+            chain.state, info = self._evaluator(self._driver, chain.state).round(
                 self._bound.sampler, chain.state, self.rng, chain.n_evals - chain.n_shared
             )
             complete = info.complete
             spent = 0 if complete or sweeps_to_go is None else chain.n_evals - begun
             self._tell(self._driver, what, info, chain.iterations, sweeps_to_go, spent)
         return info
+
+    def _evaluator(self, driver: Driver, state: Any) -> Driver:
+        """What evaluates the next points: the driver, unless a sampler has several models."""
+        return driver
 
     def _tell(
         self,

@@ -99,7 +99,7 @@ class Correction:
 def corrected(
     correction: Correction | None, points: Array, evaluations: Evaluations
 ) -> Evaluations:
-    """Evaluations of the cheap model at points (n, d), with the correction as far as it is known."""
+    """Evaluations of the cheap model at points (n, d), corrected as far as that is known."""
     if correction is None:
         return evaluations
     return Outputs(evaluations.outputs + correction(points), evaluations.failed)
