@@ -31,7 +31,13 @@ from pymc_ensemble.gallery.lorenz96 import FLUCTUATIONS, OBSERVED, PRIOR, WINDOW
 from pymc_ensemble.gallery.lorenz96 import TRUTH as TRUTH_96
 from pymc_ensemble.gallery.lorenz96 import random_start as random_start_96
 from pymc_ensemble.gallery.model import N_DRAWS, Reference, resample
-from pymc_ensemble.gallery.two_models import BURGERS_CELLS, log_new_cases, log_populations, shock
+from pymc_ensemble.gallery.two_models import (
+    BURGERS_CELLS,
+    COUNT_NOISE,
+    log_new_cases,
+    log_populations,
+    shock,
+)
 
 DATA = Path(gallery.__file__).parent / "data"
 REFERENCES = DATA / "references.json"
@@ -407,7 +413,7 @@ def predators_and_prey():
     y, mean = model.rvs_to_values[model["y"]].data, np.array([-0.125, -3, -0.125, -3])
 
     def potential(u):
-        loss = 0.5 * (((log_populations(np.exp(u), 0.035) - y) / 0.1) ** 2).sum(1)
+        loss = 0.5 * (((log_populations(np.exp(u), 0.035) - y) / COUNT_NOISE) ** 2).sum(1)
         return loss + 0.5 * (((u - mean) / 0.5) ** 2).sum(1)
 
     truth = np.log(model.truth["rates"])

@@ -49,6 +49,7 @@ def runge_kutta(velocity: Velocity, state: Array, time: float, step: float) -> A
 FIRST_COUNTS = np.log([30.0, 1.0])
 SPACING, COUNTS = 2.1, 9  # time between counts, and how many there are after the first
 RATES = np.array([0.7, 0.045, 0.9, 0.06])
+COUNT_NOISE = 0.025  # of their logarithms
 FEWEST_LOG, MOST_LOG = -23.0, 9.2  # logarithms of populations that are gone, and that blow up
 
 
@@ -81,15 +82,15 @@ def log_populations(rates: Array, step: float) -> Array:
     return np.concatenate(outputs).T
 
 
-def predators_and_prey(step: float = 0.7) -> GalleryModel:
+def predators_and_prey(step: float = 1.05) -> GalleryModel:
     """Rates of predators and prey from eighteen counts, with a coarse and a fine time step.
 
     The fine simulator makes steps of 0.035, the cheap one of `step`. With the default its posterior
-    is about one standard deviation off, and with 2.1, one step from count to count, it is garbage.
+    is five standard deviations off, and with 2.1, one step from count to count, it is garbage.
 
     Parameters
     ----------
-    step : float, default 0.7
+    step : float, default 1.05
         Time step of the cheap simulator.
 
     Returns
@@ -110,7 +111,7 @@ def predators_and_prey(step: float = 0.7) -> GalleryModel:
     array([0.69, 0.05, 0.94, 0.06])
     """
     require_positive(step=step)
-    noise = 0.1 * np.random.default_rng(3).standard_normal(2 * COUNTS + 2)[2:]
+    noise = COUNT_NOISE * np.random.default_rng(3).standard_normal(2 * COUNTS)
     observed = log_populations(RATES[None], 0.035)[0] + noise
 
     def simulator(step: float) -> ForwardModel:
@@ -129,7 +130,7 @@ def predators_and_prey(step: float = 0.7) -> GalleryModel:
         coords={"rate": ["birth", "predation", "death", "growth"]},
     ) as model:
         rates = pm.LogNormal("rates", np.array([-0.125, -3, -0.125, -3]), 0.5, dims="rate")
-        pm.Normal("y", simulate(rates), 0.1, observed=observed)
+        pm.Normal("y", simulate(rates), COUNT_NOISE, observed=observed)
     return model
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.traversal import ancestors
+from pytensor.graph.traversal import toposort
 
 from pymc_ensemble.forward import Evaluations, ForwardModel, forward_model
 from pymc_ensemble.forward.op import ForwardOp
@@ -93,8 +93,8 @@ def stand_ins(model: pm.Model, cheap: Cheap) -> dict[str, ForwardModel]:
     ops = {node.op.forward: node.op for node in nodes_of(model.basic_RVs + model.potentials)}
     own = {forward.name: op for forward, op in ops.items()}
     if len(own) < len(ops):
-        names = [forward.name for forward in ops]
-        twice = next(name for name in names if names.count(name) > 1)
+        every = [forward.name for forward in ops]
+        twice = next(name for name in every if every.count(name) > 1)
         raise ValueError(
             f"Two forward models of the model have the name {twice!r}, so that it cannot be told "
             "which cheap one belongs to which. Give their functions different names."
@@ -138,9 +138,8 @@ def stand_ins(model: pm.Model, cheap: Cheap) -> dict[str, ForwardModel]:
 
 
 def nodes_of(graphs: Sequence[Variable]) -> list[Apply]:
-    """Applications of forward models in graphs."""
-    nodes = {v.owner: None for v in ancestors(list(graphs)) if v.owner is not None}
-    return [node for node in nodes if isinstance(node.op, ForwardOp)]
+    """Applications of forward models in graphs, each after those that it depends on."""
+    return [node for node in toposort(list(graphs)) if isinstance(node.op, ForwardOp)]
 
 
 def _in_place_of(op: ForwardOp, cheap: ForwardModel, inputs: Sequence[Variable]) -> ForwardOp:

@@ -27,6 +27,8 @@ from .exploration import Exploration, Explorer
 
 Stage = Literal["cheap", "known", "fine"]
 
+USUAL = 0.95  # quantile of the potential of draws: what is lower is a likely place
+
 
 @dataclass(frozen=True)
 class Known:
@@ -45,12 +47,25 @@ class Known:
     def __len__(self) -> int:
         return len(self.fine)
 
-    def and_also(self, fine: Ensemble, cheap: Array) -> "Known":
-        """These and more points, as far as both models have not failed there."""
-        good = fine.ok & np.isfinite(cheap).all(1)
+    def __getitem__(self, index: Array) -> "Known":
+        return Known(self.fine[index], self.cheap[index])
+
+    def joined(self, other: "Known") -> "Known":
+        """These and other points."""
         return Known(
-            Ensemble.joined(self.fine, fine[good]), np.concatenate([self.cheap, cheap[good]])
+            Ensemble.joined(self.fine, other.fine), np.concatenate([self.cheap, other.cheap])
         )
+
+    @property
+    def ok(self) -> Array:
+        """Where both models have not failed, shape (n,)."""
+        return self.fine.ok & np.isfinite(self.cheap).all(1)
+
+    def predicted(self, problem: Problem, correction: Correction | None) -> Ensemble:
+        """The same points as the corrected cheap model has them."""
+        failed = ~np.isfinite(self.cheap).all(1)
+        values = corrected(correction, self.fine.U, Outputs(self.cheap, failed))
+        return Ensemble.evaluated(problem, self.fine.U, values)
 
 
 @dataclass(frozen=True)
@@ -68,8 +83,9 @@ class LearningState:
         Of the corrected cheap model.
     correction : Correction or None
         What is added to the outputs of the cheap model.
-    known : Known
-        Points at which both models are known.
+    known, lost : Known
+        Points at which both models are known, and those of a batch at which the fine one has
+        failed.
     batch : Ensemble or None
         Points at which the fine model is evaluated next, as the corrected model has them.
     independent : bool
@@ -80,8 +96,6 @@ class LearningState:
         Evaluations of the fine and of the cheap model.
     rounds : int
         Batches of the fine model.
-    failed : int
-        Evaluations of the fine model that have failed.
     most_rounds : int or None
         Batches after which the learning ends in any case.
     burned_in : bool
@@ -93,13 +107,13 @@ class LearningState:
     exploration: Exploration
     correction: Correction | None
     known: Known
+    lost: Known
     batch: Ensemble | None = None
     independent: bool = False
     certificate: Certificate | None = None
     used: int = 0
     cheap: int = 0
     rounds: int = 0
-    failed: int = 0
     most_rounds: int | None = None
     burned_in: bool = False
 
@@ -167,7 +181,14 @@ class Learning:
         nothing = Known(prior[:0], prior.Z[:0])
         exploration = self.explorer.start(prior)
         state = LearningState(
-            "cheap", prior, exploration, None, nothing, cheap=cheap, most_rounds=most_rounds
+            "cheap",
+            prior,
+            exploration,
+            None,
+            nothing,
+            nothing,
+            cheap=cheap,
+            most_rounds=most_rounds,
         )
         if archive is None or len(archive) == 0:
             return state
@@ -193,7 +214,8 @@ class Learning:
             return state, Info.of(evaluations, "burn-in", message, complete=False)
         if state.stage == "known":
             assert state.batch is not None
-            known = state.known.and_also(state.batch, evaluations.outputs)
+            known = Known(state.batch, np.array(evaluations.outputs))
+            known = known[known.ok]
             state = replace(state, known=known, cheap=state.cheap + n, batch=None)
             if len(known):
                 state = self._corrected(state, state.prior.U, rng)
@@ -248,21 +270,31 @@ class Learning:
             cheap = cheap - state.correction(batch.U)
             with np.errstate(invalid="ignore"):
                 log_weights = batch.loss - fine.loss  # eq. (C1)
-            if not state.independent:
+            if not state.independent or self._is_cut_off(state):
                 log_weights = np.full(len(log_weights), np.nan)
             certificate = Certificate.of(log_weights, self.tolerance)
             state = replace(state, certificate=certificate)
+        both = Known(fine, cheap)
         state = replace(
             state,
-            known=state.known.and_also(fine, cheap),
+            known=state.known.joined(both[both.ok]),
+            lost=state.lost.joined(both[~fine.ok]),
             batch=None,
             used=state.used + len(fine),
-            failed=state.failed + failed,
             rounds=state.rounds + 1,
         )
         over = state.converged or state.used + self.batch > self.max_evaluations
         over |= state.most_rounds is not None and state.rounds >= state.most_rounds
         return replace(state, burned_in=over)
+
+    def _is_cut_off(self, state: LearningState) -> bool:
+        """Whether the fine model has failed before where the corrected one has its draws.
+
+        Some draws may all be where it works, by chance.
+        """
+        usual = np.quantile(state.ensemble.potential, USUAL)
+        lost = state.lost.predicted(self.problem, state.correction)
+        return bool((lost.potential < usual).any())
 
     def _corrected(
         self, state: LearningState, particles: Array, rng: np.random.Generator
@@ -270,9 +302,7 @@ class Learning:
         """State with a new correction, whose posterior is explored from the prior on."""
         known, prior = state.known, state.prior
         correction = Correction.of(self.problem, known.fine, known.cheap, particles, rng)
-        cheap = Outputs(prior.Z, ~np.isfinite(prior.Z).all(1))
-        values = corrected(correction, prior.U, cheap)
-        ensemble = Ensemble.evaluated(self.problem, prior.U, values)
+        ensemble = Known(prior, prior.Z).predicted(self.problem, correction)
         exploration = self.explorer.start(ensemble)
         return replace(state, stage="cheap", correction=correction, exploration=exploration)
 

@@ -156,7 +156,7 @@ class Multifidelity(EnsembleSampler):
         return Explorer.of(self.problem, self.size)
 
     @cached_property
-    def burn_in(self) -> Learning:  # type: ignore[override]
+    def burn_in(self) -> Learning:
         """Learning of the correction."""
         return Learning(
             self.problem,
