@@ -78,6 +78,7 @@ class Correction:
         curvature = np.median(problem.curvature(known.Z[best]), axis=0)
         scale = np.sqrt(np.maximum(curvature, SMALLEST_CURVATURE * curvature.max()))
         center = difference.mean(0)
+        # eq. (B1)
         left, size, right = np.linalg.svd((difference - center) * scale, full_matrices=False)
         least = max(SMALLEST_COMPONENT * np.sqrt(len(known)), ROUNDING * size.max(initial=0.0))
         k = min(MOST_COMPONENTS, int((size > least).sum()))

@@ -171,7 +171,7 @@ class TestedDraws(CorrectedDraws):
             return state, Info.of(evaluations, "sampling", "the fine model at the first draws")
         old = state.tested
         assert state.cheap_loss is not None
-        # both laws have the same prior, so that the losses decide: eq. (M3)
+        # both laws have the same prior, so that the losses decide: eq. (B3)
         alpha = proposals.acceptance(
             old.loss - state.cheap_loss, fine.loss - pending.cheap_loss, np.zeros(len(fine))
         )

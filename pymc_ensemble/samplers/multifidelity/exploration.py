@@ -116,4 +116,5 @@ def path_times(paths: Array) -> float:
     whole = paths.reshape(-1, paths.shape[2]).var(0)
     between = paths.mean(0).var(0)
     with np.errstate(invalid="ignore", divide="ignore"):
+        # eq. (B2)
         return float(np.min(np.where(between > 0, whole / between, np.inf)))
