@@ -17,7 +17,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from pymc_ensemble.forward.workers.backend import Recipe, backend
+from pymc_ensemble.forward.workers.backend import Recipe, backend, number_of_workers
 from pymc_ensemble.forward.workers.chunks import Backend, ExecutorLike, Serial
 
 from .batch import Batch, as_bytes
@@ -121,6 +121,11 @@ class Evaluator:
     def n_evaluations(self) -> int:
         """Evaluations that this process has asked for, those that were already known left out."""
         return self._runtime.n_evaluations
+
+    @property
+    def workers(self) -> int:
+        """Evaluations that are made at the same time."""
+        return number_of_workers(self._runtime.executor)
 
     @property
     def store(self) -> EvaluationStore | None:

@@ -29,6 +29,10 @@ class Evaluates(Protocol):
     def name(self) -> str:
         """Name of the function."""
 
+    @property
+    def workers(self) -> int:
+        """Evaluations that are made at the same time."""
+
     def resized(self, signature: Signature, inputs: Sequence[np.ndarray]) -> Signature:
         """Signature for inputs of other shapes."""
 

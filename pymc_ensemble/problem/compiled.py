@@ -55,6 +55,11 @@ class CompiledForward:
         root = extraction.coordinates.root
         self._function = BatchFunction([root], outputs, compile_kwargs=compile_kwargs)
 
+    @property
+    def workers(self) -> int:
+        """Evaluations that are made at the same time."""
+        return max((op.forward.workers for op in self.models), default=1)
+
     def __call__(
         self, points: FloatArray, seed: np.random.SeedSequence | None = None
     ) -> Evaluations:

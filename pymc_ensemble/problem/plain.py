@@ -48,6 +48,11 @@ class FunctionForward:
         self.vectorized, self.transform = vectorized, transform
         self.stochastic = isinstance(function, ForwardModel) and function.random
 
+    @property
+    def workers(self) -> int:
+        """Evaluations that are made at the same time."""
+        return self.function.workers if isinstance(self.function, ForwardModel) else 1
+
     def compile(self) -> None:
         """Do nothing: a plain function is not compiled."""
 

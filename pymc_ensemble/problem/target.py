@@ -111,6 +111,11 @@ class Target:
         """Whether a forward model has declared noise of its own."""
         return bool(getattr(self._forward, "stochastic", False))
 
+    @property
+    def workers(self) -> int:
+        """Evaluations that are made at the same time."""
+        return int(getattr(self._forward, "workers", 1))
+
     @cached_property
     def gaussian_prior(self) -> bool:
         """Whether the prior potential is quadratic in the unknowns."""

@@ -43,8 +43,9 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     """Ensemble Gaussian process sampler: learns a surrogate, sees through roughness, finds modes.
 
     A Gaussian process learns the forward outputs, or the loss, from all forward evaluations that
-    are made; particles move on it by Langevin dynamics, and show where to evaluate next. When the
-    surrogate predicts the forward map at the particles, draws come from it, without evaluations.
+    are made; particles move on it by Langevin dynamics, and show where to evaluate next. The
+    sampler starts with a few evaluations, and goes on until fresh ones certify the surrogate. Then
+    draws come from it, without evaluations.
 
     Parameters
     ----------
@@ -52,8 +53,10 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         Variables to sample. An ensemble owns all continuous variables of the model, so this can
         only repeat what is the default.
     ensemble_size : int, optional
-        Number of particles J, and of forward evaluations in an epoch; by default
-        ``max(100, 4 (d + 2))`` for d unconstrained parameters. For rough maps take 200.
+        Number of particles J, by default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
+        They cost no evaluation as long as the surrogate grows. If it is given, without one of the
+        options of the growth, the surrogate is learned in epochs of J evaluations. For maps that
+        are known to be rough take 200.
     target : {"forward", "potential"}, optional
         What the surrogate predicts: the forward outputs, or the loss alone. By default the outputs,
         which is more accurate; the loss, where there are no outputs or more than 2000.
@@ -62,18 +65,20 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         surrogate explores, and the law of the draws is exact for deterministic forward maps.
     scheme : {"archive", "paper"}, default "archive"
         Learn from all evaluations, or the published algorithm [1]_.
-    epochs : int, default 7
-        Epochs of J evaluations before the verification, the initial ensemble included. A surrogate
-        that is precise earlier is verified earlier.
-    tolerance : float, optional
-        If given, say 0.1, the sampler starts with a few evaluations, and goes on until fresh ones
-        certify the surrogate: how far means may be off, in posterior standard deviations. By
-        default it makes `epochs` of J evaluations. Not together with `adjust` or `epochs`.
+    epochs : int, optional
+        If given, the surrogate does not grow: it is learned in so many epochs of J evaluations, the
+        initial ensemble included, and then verified; 7 if `ensemble_size` or `initial_ensemble` is
+        given alone. A surrogate that is precise earlier is verified earlier. Not together with the
+        options of the growth.
+    tolerance : float, default 0.1
+        Of the growth: how far means may be off, in posterior standard deviations, for a surrogate
+        to be certified.
     batch : int, optional
-        Forward evaluations of a round at least, with a `tolerance`; by default ``max(10, d + 2)``.
-        Later rounds are larger, up to J: a quarter of all evaluations before.
+        Of the growth: forward evaluations of a round at least; by default ``max(10, d + 2)``,
+        rounded up to a multiple of the forward model's workers. Later rounds are larger, up to J: a
+        quarter of all evaluations before.
     max_evaluations : int, optional
-        Forward evaluations of the learning at most, for all chains together, with a `tolerance`; by
+        Of the growth: forward evaluations of the learning at most, for all chains together; by
         default ``13 max(100, 4 (d + 2))``. What is not certified by then says so.
     archive : (points, outputs), DataTree, Dataset or path, optional
         Evaluations that were made before: points of shape (n, d) in unconstrained coordinates, or a
@@ -89,7 +94,8 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     initial_ensemble : array_like, mapping or DataTree, optional
         Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
         of variable names to values of shape (J, ...); or the result of an earlier run. They are
-        drawn from the prior by default.
+        drawn from the prior by default. All of them are evaluated, so that the surrogate is learned
+        in epochs, unless an option of the growth is given.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
     model : pm.Model, optional
@@ -116,19 +122,21 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
     its evaluations are counted there. Chains differ in what they draw; that they agree says nothing
     about the surrogate.
 
-    `tune` counts epochs: J forward evaluations each. The last is the verification, in which
-    evaluations at the particles are compared with what the surrogate had predicted. If it fails, up
-    to five more epochs follow, for which the default of `tune` leaves room; if it has not passed by
-    then, a warning is given and the draws carry ``converged=False``. Tuning calls after it has
-    passed evaluate nothing. With a smaller `tune` there are fewer epochs.
+    Rounds of the growth have few evaluations. Once the surrogate may be good enough, draws of its
+    posterior that it has not seen are evaluated. For every function of the parameters the error of
+    its mean, in its standard deviations, is at most the standard deviation of their weights. The
+    upper 95% limit of that, for the log weights, is the stat ``certificate``. Three earlier
+    evaluations are repeated. There is no certificate where evaluations fail, or where the surrogate
+    does not know if there is another mode.
 
-    With a `tolerance` there are particles as before, but rounds of few evaluations. Once the
-    surrogate may be good enough, draws of its posterior that it has not seen are evaluated. For
-    every function of the parameters the error of its mean, in its standard deviations, is at most
-    the standard deviation of their weights. The upper 95% limit of that, for the log weights, is
-    the stat ``certificate``. Three earlier evaluations are repeated. There is no certificate where
-    evaluations fail, where the surrogate does not know if there is another mode, or if the forward
-    map does not repeat itself: a warning is given, and the draws carry ``converged=False``.
+    Where no certificate can be expected, the learning goes on in epochs, from what was evaluated:
+    if the map is noisy or rough, if failures cut the posterior off, or if many evaluations were not
+    enough. The last epoch is the verification, in which evaluations at the particles are compared
+    with what the surrogate had predicted, and with the noise that it has found. Then
+    ``certificate`` is the upper 95% limit of the surrogate error alone. If the verification fails,
+    more epochs follow; if it has not passed when evaluations or tuning end, a warning is given and
+    the draws carry ``converged=False``. `tune` counts rounds; calls after the learning evaluate
+    nothing.
 
     Without `adjust` draws cost no evaluation, and `lp` is the log density of the surrogate. For
     rough and noisy forward maps that is the point: the draws follow the smooth posterior.
@@ -177,7 +185,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         target: Literal["forward", "potential"] | None = None,
         adjust: bool = False,
         scheme: Literal["archive", "paper"] = "archive",
-        epochs: int = DEFAULT_EPOCHS,
+        epochs: int | None = None,
         tolerance: float | None = None,
         batch: int | None = None,
         max_evaluations: int | None = None,
@@ -195,13 +203,14 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         self.scheme = scheme
         growth = {"tolerance": tolerance, "batch": batch, "max_evaluations": max_evaluations}
         given = {name: value for name, value in growth.items() if value is not None}
-        if given and tolerance is None:
+        if given and epochs is not None:
             [name, value] = next(iter(given.items()))
             raise ValueError(
-                f"{name}={value!r} needs a tolerance, up to which the surrogate is certified. Use "
-                "tolerance=0.1, or leave it out."
+                f"epochs={epochs!r} and {name}={value!r} contradict one another: a surrogate is "
+                "learned in epochs, or grows until it is certified. Leave out one of them."
             )
-        grows = tolerance is not None
+        told = (epochs, ensemble_size, initial_ensemble)
+        grows = bool(given) or all(value is None for value in told)
         self.sampler_class, options = of_scheme(
             scheme,
             {
@@ -211,7 +220,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             {
                 "target": target,
                 "adjust": adjust,
-                "epochs": epochs,
+                "epochs": DEFAULT_EPOCHS if epochs is None else epochs,
                 "archive": archive,
                 "dt": dt,
                 **given,
@@ -248,7 +257,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         learned = self.learned
         remedy = "Use a larger ensemble_size, more epochs, or a narrower initial_ensemble"
         if isinstance(learned, GrowingState):
-            remedy = "Allow more max_evaluations, or leave out the tolerance"
+            remedy = "Allow more max_evaluations, or give an initial_ensemble near the posterior"
             return f"The surrogate is {learned.verdict}. {remedy}"
         if learned is None or learned.verification is None:
             return remedy
@@ -265,10 +274,13 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
 
     def _make_sampler(self, problem: Any, given: int | None) -> Sampler[Any, Any]:
         sampler = super()._make_sampler(problem, given)
-        if self._archive is None:
+        options = dict(self._options)
+        if isinstance(sampler, GrowingGaussianProcess) and 1 < problem.workers <= sampler.size:
+            options["workers"] = problem.workers
+        if self._archive is None and "workers" not in options:
             return sampler
-        known = known_evaluations(self._archive, self._model_to_bind, problem)
-        options = {**self._options, "archive": known}
+        if self._archive is not None:
+            options["archive"] = known_evaluations(self._archive, self._model_to_bind, problem)
         learner: Any = self.sampler_class
         return learner(problem, ensemble_size=sampler.size, **options)
 

@@ -9,6 +9,7 @@ import pytest
 
 import pymc_ensemble as pe
 from pymc_ensemble import gallery
+from pymc_ensemble.samplers.gaussian_process.sampler import EnsembleGaussianProcess
 
 A = np.array([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]])
 Y = np.array([0.5, -0.3, 1.2])
@@ -174,9 +175,9 @@ def test_stats_tell_how_good_the_surrogate_is(cores):
 
 
 def test_growth_to_a_certificate():
-    """Four chains share some ten evaluations, and what was certified is said."""
+    """By default four chains share some ten evaluations, and what was certified is said."""
     model = linear_model()
-    idata = sample(model, pe.EnsembleGaussianProcessSampler(tolerance=0.1), chains=4, draws=500)
+    idata = sample(model, pe.EnsembleGaussianProcessSampler(), chains=4, draws=500)
     u = idata.posterior["u"].values.reshape(-1, 2)
     sd = np.sqrt(np.diag(COVARIANCE))
     assert (np.abs(u.mean(0) - MEAN) < 0.15 * sd).all()
@@ -205,14 +206,51 @@ def test_without_a_certificate_a_run_is_doubtful():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 20}, "batch=20 needs a tolerance"),
-        ({"max_evaluations": 200}, "needs a tolerance"),
+        ({"batch": 20, "epochs": 7}, "epochs=7 and batch=20 contradict one another"),
+        ({"tolerance": 0.1, "epochs": 3}, "epochs=3 and tolerance=0.1 contradict"),
         ({"scheme": "paper", "tolerance": 0.1}, "no option of scheme"),
     ],
 )
-def test_options_of_growth_need_a_tolerance(options, message):
+def test_a_surrogate_grows_or_is_learned_in_epochs(options, message):
     with pytest.raises(ValueError, match=message):
         pe.EnsembleGaussianProcessSampler(**options)
+
+
+@pytest.mark.parametrize("options", [{"ensemble_size": 40}, {"epochs": 7}])
+def test_options_of_epochs_choose_them(options):
+    model = linear_model()
+    step = pe.EnsembleGaussianProcessSampler(**options, model=model)
+    assert type(step._bound.sampler) is EnsembleGaussianProcess
+    assert step.default_tune_steps == 13
+
+
+@pytest.mark.parametrize("adjust", [False, True])
+def test_growth_with_one_core_or_two(adjust):
+    """One chain learns for all; which of them it is does not matter."""
+    runs, used = [], 0
+    for cores in (1, 2):
+        model, step = linear_model(), pe.EnsembleGaussianProcessSampler(adjust=adjust)
+        runs.append(sample(model, step, cores=cores, chains=3, draws=300))
+        used = used or model.forward.n_evaluations
+    assert np.array_equal(*(run.posterior["u"].values for run in runs))
+    for run in runs:
+        n_evals = run.sample_stats["n_evals"].values.max(1)
+        assert n_evals.sum() == used
+        own = 300 if adjust else 0  # each draw costs one evaluation
+        assert sorted(n_evals)[:2] == [own, own]
+        assert own + 23 <= max(n_evals) <= own + 60
+        assert run.sample_stats["converged"].all()
+
+
+def test_workers_have_whole_rounds():
+    forward = pe.forward_model(lambda u: A @ u, output_shape=(3,), executor=4)
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=2)
+        pm.Normal("y", forward(u), 0.5, observed=Y)
+    step = pe.EnsembleGaussianProcessSampler(model=model)
+    assert step._bound.sampler.start_size == 12
+    assert pe.EnsembleGaussianProcessSampler(model=model, batch=20)._bound.sampler.start_size == 20
+    forward.close()
 
 
 def test_evaluations_of_an_earlier_run_are_learned_from():
@@ -282,7 +320,7 @@ def test_tune_counts_epochs():
         idata = sample(model, step, tune=4, discard_tuned_samples=False)
     assert model.forward.n_evaluations - before <= 80
     assert idata.warmup_posterior.sizes["draw"] == 4
-    assert pe.EnsembleGaussianProcessSampler().default_tune_steps == 13
+    assert pe.EnsembleGaussianProcessSampler().default_tune_steps == 100
     assert pe.EnsembleGaussianProcessSampler(epochs=5).default_tune_steps == 11
 
 

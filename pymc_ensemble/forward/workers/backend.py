@@ -20,7 +20,7 @@ from .chunks import (
     refuse_in_daemon,
 )
 from .dask import DaskCluster, dask_client
-from .pool import Pool
+from .pool import Pool, size_of_pool
 from .processes import Processes
 
 FloatArray = NDArray[np.float64]
@@ -51,6 +51,20 @@ def backend(executor: ExecutorLike, task: Task, timeout: float | None) -> Backen
     if dask_client(executor) is not None:
         return DaskCluster(executor, replace(task, timeout=timeout))
     return Pool(executor, replace(task, timeout=timeout), owned=False)
+
+
+def number_of_workers(executor: ExecutorLike) -> int:
+    """Evaluations that are made at the same time, as far as that is known."""
+    if executor is None:
+        return 1
+    if isinstance(executor, int):
+        return executor
+    if isinstance(executor, str):
+        return available_cores()
+    client = dask_client(executor)
+    if client is not None:
+        return max(1, sum(client.nthreads().values()))
+    return size_of_pool(executor)
 
 
 EXECUTORS = (

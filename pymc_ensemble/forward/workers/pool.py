@@ -77,10 +77,7 @@ class Pool:
     @property
     def workers(self) -> int:
         """Calls that are made at the same time."""
-        number = getattr(self.executor, "_max_workers", None)  # Python's, loky's
-        if number is None:
-            number = getattr(self.executor, "num_workers", None)  # mpi4py's
-        return number or available_cores()
+        return size_of_pool(self.executor)
 
     def close(self) -> None:
         """Stop the executor, if it is ours."""
@@ -231,3 +228,11 @@ def _is_process_pool(executor: Executor) -> bool:
     return isinstance(executor, ProcessPoolExecutor) or (
         loky and "loky" in type(executor).__module__
     )
+
+
+def size_of_pool(executor: Any) -> int:
+    """Calls that an executor makes at the same time."""
+    number = getattr(executor, "_max_workers", None)  # Python's, loky's
+    if number is None:
+        number = getattr(executor, "num_workers", None)  # mpi4py's
+    return number or available_cores()

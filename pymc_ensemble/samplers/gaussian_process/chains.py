@@ -166,8 +166,8 @@ class Chains:
             index = np.arange(n) if index is None else index
             function = function[np.tile(index, L)]
         flat = x.reshape(L * n, d)
-        potential, gradient = self.posterior.potential(flat, function, self.exponent)
-        prior, _ = self.posterior.prior(flat)
+        at = self.posterior.potential_and_prior
+        potential, gradient, prior = at(flat, function, self.exponent)
         usable = self.region.contains(flat, prior) & ~np.isnan(potential)
         if np.isfinite(self.surest):
             usable &= self.posterior.loss_sd(flat) <= self.surest

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
@@ -63,9 +64,12 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
         posterior = learned.bound(self.problem).posterior
         assert posterior is not None
         rng = np.random.default_rng(learned.seed)
-        particles = learned.ladder.particles[0]
-        ensemble = _evaluated_particles(learned.archive, len(particles), rng)
+        particles, archive = learned.ladder.particles[0], learned.archive
         x = posterior.whitening.coordinates(particles)
+        if learned.verification is None:
+            ensemble = _nearest(archive, posterior.whitening.coordinates(archive.U), x)
+        else:
+            ensemble = _evaluated_particles(archive, len(particles), rng)
         factor = covariance_factor(x)
         state = AdjustedState(ensemble, langevin_step=FIRST_STEP, factor=factor, learned=learned)
         _, step = self._explore(state, x, x, STEP_TRIALS, rng, adapt=True)
@@ -137,6 +141,18 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
                 step = tuned(step, float(alpha[~evolve].mean()))
                 step = float(np.clip(step, SMALLEST_STEP, LARGEST_STEP))
         return x, step
+
+
+def _nearest(archive: Ensemble, points: Array, particles: Array) -> Ensemble:
+    """For each of the particles (n, d) the evaluated point that is nearest, if it is a likely one.
+
+    So each point stands for the part of the surrogate's posterior around it, and the modes have
+    their masses from the start.
+    """
+    least = archive.potential.min()
+    likely = np.flatnonzero(archive.potential < least + deep(archive.U.shape[1]))
+    _, nearest = cKDTree(points[likely]).query(particles)
+    return archive[likely[nearest]]
 
 
 def _evaluated_particles(archive: Ensemble, J: int, rng: np.random.Generator) -> Ensemble:

@@ -11,7 +11,8 @@ from pymc_ensemble.samplers.phases import PhaseState, default_ensemble_size
 from pymc_ensemble.samplers.start import Start, StartState
 
 from .basis import squared_distances
-from .growth import Budget, GrowingState, Growth
+from .growing_state import Budget, GrowingState, whole
+from .growth import Growth
 from .posterior import Whitening
 from .proof import REPEATED
 from .sampler import DEFAULT_EPOCHS, EnsembleGaussianProcess
@@ -19,6 +20,7 @@ from .sampler import DEFAULT_EPOCHS, EnsembleGaussianProcess
 TOLERANCE = 0.1  # of means, in posterior sd
 SMALLEST_BATCH = 10  # from fewer log weights an upper limit of their sd tells hardly anything
 ENSEMBLES = 13  # evaluations of the learning at most, in ensembles of the default size
+SHARE = 4  # of those ensembles, before a surrogate that is not certified goes on in epochs
 CANDIDATES = 20  # draws of the prior from which a point of the first design is chosen
 
 
@@ -42,6 +44,8 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
         up to J: a quarter of all evaluations before. A proof has three more.
     max_evaluations : int, optional
         Evaluations of the learning at most, by default ``13 max(100, 4 (d + 2))``.
+    workers : int, default 1
+        Evaluations that are made at the same time, of which a round occupies all.
 
     Raises
     ------
@@ -71,17 +75,13 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
     tolerance: float = TOLERANCE
     batch: int | None = None
     max_evaluations: int | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         """Refuse contradicting options."""
         super().__post_init__()
         require_positive(tolerance=self.tolerance)
         require_counts(1, batch=self.batch, max_evaluations=self.max_evaluations)
-        if self.adjust:
-            raise ValueError(
-                "adjust=True makes draws exact, so that there is nothing to certify. Leave out "
-                "tolerance, or adjust."
-            )
         if self.epochs != DEFAULT_EPOCHS:
             raise ValueError(
                 f"epochs={self.epochs} has no meaning with a tolerance: a surrogate grows until it "
@@ -120,8 +120,16 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
             particles = start.U[rng.choice(np.flatnonzero(ok), self.size)]
             n = min(len(start.U), self.size)
             particles[:n] = np.where(ok[:n, None], start.U[:n], particles[:n])
-        rounds = None if state.rounds is None else state.rounds + 1
-        budget = Budget(self.start_size, self.tolerance, self._most_evaluations, rounds)
+        most = self._most_evaluations
+        budget = Budget(
+            self.start_size,
+            self.tolerance,
+            most,
+            growth=most * SHARE // ENSEMBLES if most > SHARE * self.size else most,
+            epochs=DEFAULT_EPOCHS,
+            rounds=None if state.rounds is None else state.rounds + 1,
+            workers=self.workers,
+        )
         return self.burn_in.begin(
             state.evaluated, particles, start.seed, budget, start.n_evaluations, self._known()
         )
@@ -135,7 +143,8 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
     @property
     def start_size(self) -> int:
         """Number of initial positions, and evaluations of a round."""
-        return smallest_batch(self.problem.dimension) if self.batch is None else self.batch
+        batch = smallest_batch(self.problem.dimension) if self.batch is None else self.batch
+        return whole(batch, self.workers)
 
     @property
     def most_failures(self) -> int:

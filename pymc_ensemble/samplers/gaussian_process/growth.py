@@ -4,21 +4,26 @@ A round has ten points or some more. Once the surrogate may be good enough it is
 its posterior that it has not seen are evaluated, and their log weights decide. Before, points are
 chosen as in other epochs, and half of them in places where the posterior may be, for all that is
 known.
+
+Where no certificate can be expected, the learning goes on in epochs, from all that was evaluated: a
+map that is rough or noisy, a posterior that failures cut off, or many evaluations without success.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from pymc_ensemble.samplers.certificate import Certificate
+from pymc_ensemble.samplers.certificate import QUANTILE, Certificate
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info
-from pymc_ensemble.samplers.examination import Examination, Probes
+from pymc_ensemble.samplers.examination import Probes
 from pymc_ensemble.samplers.weights import deep
 
 from .basis import farthest_points
 from .chains import Chains, Ladder
 from .fitting import Fitting
+from .growing_state import BLANK, REFUSALS, SETTLED, Budget, GrowingState
 from .learning import (
     MOVES,
     WIDTHS,
@@ -31,139 +36,18 @@ from .learning import (
 from .proof import Proof, Repeats, unexplored
 
 READY = 0.25  # surrogate error in posterior sd from which on rounds are proofs
-REFUSALS = 4  # proofs in a row after which the forward map is examined
 NOISY = 1.0  # noise of the loss with which the same is done
-SETTLED = 8  # rounds after which noise is no longer taken for what a new fit has missed
-BEYOND = 0.03  # share of particles beyond all points of the fit up to which a surrogate is proved
-BLANK = 0.02  # share of unexplored particles of a temperature up to which the same is done
-OVERSTATED = 2.0  # by so much the surrogate error of a rough map exceeds the real one
-SHARE_OF_ROUND = 4  # a round has no less than one point for so many evaluations before
 CLOSE = 0.2  # scale of the potentials of points that a fit of a smooth map sees
 USUAL = 0.95  # quantile of the potential of particles: what is lower is a likely place
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What the learning may cost, and how good it has to be.
+class Epochs(Learning):
+    """Learning in epochs, from what a growth has left: the loss is tempered from there on."""
 
-    Attributes
-    ----------
-    batch : int
-        Evaluations of a round at least.
-    tolerance : float
-        Of the certificate.
-    evaluations : int
-        Evaluations at most, the first ones included.
-    rounds : int or None
-        Rounds at most, the first one included; None for no limit.
-    """
-
-    batch: int
-    tolerance: float
-    evaluations: int
-    rounds: int | None = None
-
-    def size(self, used: int, most: int) -> int:
-        """Evaluations of the next round: at most so many, and none if they are used up."""
-        return max(0, min(max(self.batch, used // SHARE_OF_ROUND), most, self.evaluations - used))
-
-    def spent(self, used: int, rounds: int) -> bool:
-        """Whether there is nothing left for another round."""
-        return used >= self.evaluations or (self.rounds is not None and rounds >= self.rounds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrowingState(LearningState):
-    """State of the learning; `epochs` counts its rounds, the first evaluations included.
-
-    Attributes
-    ----------
-    budget : Budget
-    used : int
-        Evaluations so far.
-    blank : ndarray of bool, shape (L, J), or None
-        Particles in unexplored places.
-    lost : int
-        Evaluations that have failed where the surrogate says that the posterior is.
-    points : ndarray of shape (n, d) or None
-        What is evaluated next.
-    proof : Proof or None
-        The same, if it is a proof.
-    repeats : Repeats or None
-        What is evaluated again beside it, before the other points.
-    probes : Probes or None
-        What is evaluated next, if the forward map is examined.
-    certificate : Certificate or None
-        Of the last proof.
-    refused : int
-        Proofs in a row that have failed.
-    changed : bool
-        Whether the forward map gave other outputs at a second call.
-    found : Examination or None
-        What was found out about the forward map, if it was examined.
-    """
-
-    budget: Budget
-    used: int
-    blank: Array | None = None
-    lost: int = 0
-    points: Array | None = None
-    proof: Proof | None = None
-    repeats: Repeats | None = None
-    probes: Probes | None = None
-    certificate: Certificate | None = None
-    refused: int = 0
-    changed: bool = False
-    found: Examination | None = None
-
-    @property
-    def unexplored(self) -> float:
-        """Largest share of particles in unexplored places among those of a temperature."""
-        return 1.0 if self.blank is None else float(self.blank.mean(1).max())
-
-    @property
-    def known(self) -> bool:
-        """Whether no place may hide a part of the posterior, as far as the surrogate can tell."""
-        return self.unexplored <= BLANK and self.beyond <= BEYOND
-
-    @property
-    def fluctuation(self) -> float:
-        """Standard deviation of the log density by roughness, 0 if none is known."""
-        return 0.0 if self.found is None else float(np.nan_to_num(self.found.fluctuation))
-
-    @property
-    def rough(self) -> bool:
-        """Whether fluctuations hide what a proof would tell of a smooth map."""
-        return self.fluctuation > self.budget.tolerance
-
-    @property
-    def tolerance(self) -> float:
-        """Of the certificate."""
-        return self.budget.tolerance * (OVERSTATED if self.rough else 1.0)
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether no certificate will be given, whatever is evaluated."""
-        return self.changed or (self.lost > 0 and self.refused >= REFUSALS)
-
-    @property
-    def verdict(self) -> str:
-        """What is known about the surrogate, in words."""
-        if self.changed:
-            return (
-                "not certified: the forward map gave other outputs when it was called again, so "
-                "that earlier evaluations say nothing"
-            )
-        if self.lost:
-            return (
-                f"not certified: {self.lost} evaluations have failed where the posterior would be, "
-                "so that it may be cut off"
-            )
-        if self.certificate is None:
-            return "not certified: it came to no proof"
-        if self.certificate.certified and self.burned_in and not self.converged:
-            return "not certified: the next surrogate differs from the one that was proved"
-        return str(self.certificate)
+    def _late(self, state: LearningState) -> bool:
+        assert isinstance(state, GrowingState)
+        return state.epochs - state.first_epoch > (state.last_epoch - state.first_epoch) / 2
 
 
 @dataclass(frozen=True)
@@ -178,6 +62,11 @@ class Growth(Learning):
     """
 
     sure: ClassVar[float] = 10.0
+
+    @cached_property
+    def in_epochs(self) -> Learning:
+        """Learning that goes on where no certificate can be expected."""
+        return Epochs(self.problem, self.forward)
 
     def begin(
         self,
@@ -219,11 +108,14 @@ class Growth(Learning):
             epochs=1,
             budget=budget,
             used=used,
+            noisy=bool(getattr(self.problem, "stochastic", False)),
         )
         return self._learn(state, rng)
 
     def ask(self, state: Any, rng: np.random.Generator) -> tuple[Array, Epoch]:
         """Points of the next round, shape (n, d), and what `tell` needs."""
+        if state.ended:
+            return self.in_epochs.ask(state, rng)
         return state.points.copy(), Epoch(state.points, int(rng.integers(2**63)), state)
 
     def tell(
@@ -231,6 +123,8 @@ class Growth(Learning):
     ) -> tuple[LearningState, Info]:
         """State after the round, and an account of it."""
         assert isinstance(pending.origin, GrowingState)
+        if pending.origin.ended:
+            return self._tell_epoch(pending, evaluations)
         before = pending.origin.bound(self.problem)
         new = Ensemble.evaluated(self.problem, pending.points, evaluations)
         judged = self._judged(before, new, evaluations)
@@ -242,12 +136,13 @@ class Growth(Learning):
             failed=np.concatenate([judged.failed, new.U[~new.ok]]),
             epochs=judged.epochs + 1,
         )
-        learned = self._learn(judged, np.random.default_rng(pending.seed))
+        rng = np.random.default_rng(pending.seed)
+        learned = self._looked(self._fitted(judged, rng), rng)
         if self._certified(learned, before):
             # draws come from the surrogate that was proved; the next one has only agreed
             learned = replace(
                 learned,
-                posterior=before.bound(None).posterior,
+                posterior=before.posterior,
                 region=before.region,
                 radius=before.radius,
                 ladder=before.ladder,
@@ -256,25 +151,62 @@ class Growth(Learning):
                 burned_in=True,
                 converged=True,
             )
-        return learned, Info.of(evaluations, "burn-in", self.account(learned))
+        else:
+            learned = self._planned(learned, rng)
+        return learned.bound(None), Info.of(evaluations, "burn-in", self.account(learned))
 
     # -- parts ----------------------------------------------------------------------------------
+
+    def _tell_epoch(self, pending: Epoch, evaluations: Evaluations) -> tuple[GrowingState, Info]:
+        """State after an epoch, if no certificate could be expected."""
+        before = pending.origin
+        assert isinstance(before, GrowingState)
+        learned, info = self.in_epochs.tell(before, pending, evaluations)
+        assert isinstance(learned, GrowingState)
+        learned = replace(learned, used=before.used + len(pending.points))
+        if before.verifying:
+            learned = replace(learned, certificate=self._under_noise(before, learned, evaluations))
+        budget, J = before.budget, len(before.particles)
+        over = budget.spent(learned.used + J - 1, learned.epochs)
+        return replace(learned, burned_in=learned.burned_in or over), info
+
+    def _under_noise(
+        self, before: GrowingState, learned: GrowingState, evaluations: Evaluations
+    ) -> Certificate | None:
+        """What a verification says: the error that the surrogate knows, if noise explains the rest.
+
+        Particles of a verification follow functions of the process, so that their weights are no
+        proof of its mean.
+        """
+        verification, posterior = learned.verification, before.bound(self.problem).posterior
+        if verification is None or posterior is None:
+            return None
+        new = Ensemble.evaluated(self.problem, before.particles, evaluations)
+        good = new[new.ok]
+        log_weights = posterior.loss(posterior.whitening.coordinates(good.U)) - good.loss
+        certificate = Certificate.of(log_weights, before.budget.tolerance)
+        error = QUANTILE * before.largest_error
+        return certificate.under_noise(verification.noise, error, max(1, len(good) - 1))
 
     def _judged(self, state: GrowingState, new: Ensemble, evaluations: Evaluations) -> GrowingState:
         """State that knows what the evaluations say about the surrogate before them."""
         if state.probes is not None:
             return replace(state, found=state.probes.judge(self.problem, evaluations))
-        if state.proof is None or state.repeats is None:
+        if state.repeats is None:
             return state
-        n = len(state.repeats.points)
+        tolerance, n = state.budget.tolerance, len(state.repeats.points)
         again, fresh = new[np.arange(n)], new[np.arange(n, len(new))]
-        certificate = state.proof.judge(state.fit.posterior, fresh, state.tolerance)
-        if state.rough:
-            certificate = certificate.under_noise(state.fluctuation, state.largest_error)
+        other = state.repeats.contradicted(again, tolerance)
+        if state.proof is None:
+            return replace(state, noisy=other, changed=not other)
+        # what fails now and did not before is chance
+        certificate = state.proof.judge(state.fit.posterior, fresh, tolerance)
         return replace(
             state,
             certificate=certificate,
-            changed=state.changed or state.repeats.contradicted(again, state.budget.tolerance),
+            doubted=other,
+            noisy=bool(not again.ok.all()),
+            repeats=state.repeats.renewed(again) if other else None,
             refused=0 if certificate.certified and not state.lost else state.refused + 1,
         )
 
@@ -283,29 +215,41 @@ class Growth(Learning):
         certificate = learned.certificate
         if before.proof is None or certificate is None or not certificate.certified:
             return False
-        sure = learned.largest_error <= max(READY, before.tolerance)
-        if learned.changed or learned.lost or before.lost or not (sure and learned.known):
+        sure = learned.largest_error <= max(READY, before.budget.tolerance)
+        if learned.doubted or learned.lost or before.lost or not (sure and learned.known):
             return False
         after = learned.bound(self.problem).fit.posterior
         # two laws, each within the tolerance of the posterior
-        tolerance = 2 * before.tolerance
+        tolerance = 2 * before.budget.tolerance
         return before.proof.agrees(before.fit.posterior, after, learned.particles, tolerance)
+
+    def _learn(self, state: Any, rng: np.random.Generator) -> Any:
+        """Fit the surrogate, move the particles on it, and choose where to evaluate next."""
+        return self._planned(self._looked(self._fitted(state, rng), rng), rng).bound(None)
+
+    def _looked(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
+        """State that knows where the posterior may be hidden, or cut off."""
+        blank = unexplored(state.fit.posterior, state.ladder, state.fluctuation, rng)
+        return replace(state, blank=blank, lost=self._lost(state))
 
     def _planned(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
         """Choose the points of the next round: to be proved, to be examined, or to learn."""
-        posterior = state.fit.posterior
-        blank = unexplored(posterior, state.ladder, state.fluctuation, rng)
-        state = replace(state, blank=blank, lost=self._lost(state))
+        again = state.repeats if state.doubted and not (state.noisy or state.changed) else None
         state = replace(state, points=None, proof=None, repeats=None, probes=None)
-        size = state.budget.size(state.used, len(state.particles))
-        if state.budget.spent(state.used, state.epochs) or state.hopeless:
+        left, most = self._left(state), len(state.particles)
+        if state.budget.spent(state.used, state.epochs) or state.changed:
             return replace(state, burned_in=True)
+        if again is not None and len(again.points) <= left:
+            return replace(state, repeats=again, points=again.points)
         if self._examines(state):
             probes = Probes.of(state.archive[self._likely(state)], rng)
-            return replace(state, probes=probes, points=probes.points[: self._left(state)])
-        ready = state.tolerance if state.rough else max(READY, state.tolerance)
+            return replace(state, probes=probes, points=probes.points)
+        if state.hopeless:
+            return self._going_on(state, rng)
+        posterior, ready = state.fit.posterior, max(READY, state.budget.tolerance)
         repeats = Repeats.of(state.archive, self._likely(state), posterior)
-        room = size + len(repeats.points) <= self._left(state)
+        size = state.budget.size(state.used, most, len(repeats.points))
+        room = size + len(repeats.points) <= left
         if state.largest_error <= ready and state.known and room:
             assert state.region is not None
             chains = Chains(posterior, WIDTHS**2, state.region)
@@ -314,22 +258,51 @@ class Growth(Learning):
             return replace(
                 state, proof=proof, repeats=repeats, ladder=ladder, points=points, level=0
             )
+        size = state.budget.size(state.used, most)
         level = self._best_level(state, size)
         chosen = rng.choice(len(state.particles), size, replace=False)
         points = state.ladder.particles[level][chosen]
-        places = state.ladder.particles[blank]
+        places = state.ladder.particles[state.blank]
         if state.exponent == 1 and len(places):  # half of the round goes there
             x = posterior.whitening.coordinates(places)
             half = places[farthest_points(x, min(size // 2, len(places)))]
             points = np.concatenate([half, points[len(half) :]])
         return replace(state, level=level, points=points)
 
+    def _going_on(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
+        """State that goes on in epochs, if an epoch and a verification are left to it.
+
+        What was evaluated counts as epochs. The surrogate is fitted anew, and the loss tempered
+        again: what the growth has made of it need not be right.
+        """
+        budget, J = state.budget, len(state.particles)
+        epochs, left = -(-state.used // J), self._left(state) // J
+        if budget.rounds is not None:
+            left = min(left, budget.rounds - state.epochs)
+            budget = replace(budget, rounds=budget.rounds - state.epochs + epochs)
+        if left < 2:
+            return replace(state, burned_in=True)
+        state = replace(
+            state,
+            ended=state.hopeless,
+            budget=budget,
+            last_epoch=min(budget.epochs, epochs + left - 1),
+            epochs=epochs,
+            first_epoch=epochs,
+            posterior=None,
+            exponent=0.0,
+            crowded=0,
+            level=0,
+            refused=0,
+        )
+        return self.in_epochs._learn(state, rng)
+
     def _left(self, state: GrowingState) -> int:
         return state.budget.evaluations - state.used
 
     def _examines(self, state: GrowingState) -> bool:
         """Whether it is time to find out if the forward map fluctuates."""
-        if state.found is not None or state.exponent < 1 or state.epochs < SETTLED:
+        if state.found is not None or state.exponent < 1 or state.epochs < SETTLED or state.noisy:
             return False
         enough = len(Probes.of(state.archive[self._likely(state)], np.random.default_rng(0)).points)
         noisy = state.refused >= REFUSALS or state.fit.noise() > NOISY
@@ -353,7 +326,7 @@ class Growth(Learning):
 
     def _fitting(self, state: LearningState) -> Fitting:
         assert isinstance(state, GrowingState)
-        return Fitting(self.problem, self.forward, 1.0 if state.rough else CLOSE)
+        return Fitting(self.problem, self.forward, CLOSE)
 
     def _late(self, state: LearningState) -> bool:
         assert isinstance(state, GrowingState)

@@ -14,6 +14,7 @@ PROJECTED_AWAY = 1e-6  # share of the variance of the outputs that a projection 
 LARGEST_LOG = 50.0  # of what a bend may undo
 LARGEST_BASE = 8  # doublings of the base of the noise of losses
 OUTLIER = 5.0  # residuals, in their median, that count no more than this
+FLAT = 1e-12  # variance that a direction without spread gets: sd may differ by a million
 SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without information get no weight
 
 
@@ -39,7 +40,7 @@ class Whitening:
         fallback = np.maximum(1e-8 * np.abs(mean), np.finfo(float).tiny ** 0.5)
         scale = np.where(scale > fallback, scale, fallback)
         correlation = np.cov(((U - mean) / scale).T, bias=True).reshape(len(mean), len(mean))
-        correlation[np.diag_indices(len(mean))] += 1e-8
+        correlation[np.diag_indices(len(mean))] += FLAT
         factor = np.linalg.cholesky(correlation)
         return cls(mean, scale[:, None] * factor, np.linalg.inv(factor) / scale)
 
@@ -334,11 +335,18 @@ class SurrogatePosterior:
         self, x: Array, function: Function | None = None, exponent: float = 1.0
     ) -> tuple[Array, Array]:
         """Potential ``exponent * loss + prior``, shape (n,), and its gradient, shape (n, d)."""
+        potential, gradient, _ = self.potential_and_prior(x, function, exponent)
+        return potential, gradient
+
+    def potential_and_prior(
+        self, x: Array, function: Function | None = None, exponent: float = 1.0
+    ) -> tuple[Array, Array, Array]:
+        """The same, and the prior potential in it, shape (n,)."""
         values, pull_back = self.process.evaluate(x, function)
         loss, weights = self.target.loss(values)
         prior, gradient = self.prior(x)
         with np.errstate(invalid="ignore", over="ignore"):
-            return exponent * loss + prior, exponent * pull_back(weights) + gradient
+            return exponent * loss + prior, exponent * pull_back(weights) + gradient, prior
 
     def relative_noise(self, loss: Array) -> Array | None:
         """Variances of the noise of losses relative to one another; None if they are equal."""

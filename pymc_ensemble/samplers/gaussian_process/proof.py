@@ -62,10 +62,13 @@ class Repeats:
     loss : ndarray of shape (n,)
         What was found before.
     points : ndarray of shape (n, d)
+    shift : ndarray of shape (d,)
+        By which they differ from where that was.
     """
 
     loss: Array
     points: Array
+    shift: Array
 
     @classmethod
     def of(cls, archive: Ensemble, likely: Array, posterior: SurrogatePosterior) -> "Repeats":
@@ -82,7 +85,11 @@ class Repeats:
         """
         chosen = archive[np.concatenate([[0], likely[likely > 0][: REPEATED - 1]])]
         shift = NUDGE * posterior.whitening.root.sum(1)
-        return cls(chosen.loss, chosen.U + shift)
+        return cls(chosen.loss, chosen.U + shift, shift)
+
+    def renewed(self, evaluated: Ensemble) -> "Repeats":
+        """The same points once more, moved as far again, to be compared with the second values."""
+        return Repeats(evaluated.loss, self.points + self.shift, self.shift)
 
     def contradicted(self, evaluated: Ensemble, tolerance: float) -> bool:
         """Whether losses differ by more than a tolerance, or some evaluation has failed now."""

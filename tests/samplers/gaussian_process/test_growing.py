@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from array_problems import bimodal, decay, errors, random_linear, step
+from scipy.stats import norm
 
 from pymc_ensemble.samplers.gaussian_process.growing import GrowingGaussianProcess, spread
-from pymc_ensemble.samplers.gaussian_process.growth import Budget, GrowingState
+from pymc_ensemble.samplers.gaussian_process.growing_state import Budget, GrowingState
 from pymc_ensemble.samplers.gaussian_process.proof import Repeats
 from pymc_ensemble.samplers.gaussian_process.sampler import learned
 
@@ -112,6 +113,11 @@ def test_repeats_are_the_oldest_points_hardly_moved():
     _, _, known = grow(problem, 0)
     archive, posterior = known.archive, known.bound(problem).posterior
     repeats = Repeats.of(archive, np.array([0, 4, 7, 8]), posterior)
+    once_more = repeats.renewed(archive[np.array([1, 2, 3])])
+    np.testing.assert_array_equal(once_more.loss, archive.loss[1:4])
+    np.testing.assert_allclose(
+        once_more.points - archive.U[[0, 4, 7]], 2 * (repeats.points - archive.U[[0, 4, 7]])
+    )
     same = archive[np.array([0, 4, 7])]
     assert (repeats.points != same.U).any(1).all()
     np.testing.assert_allclose(repeats.points, same.U, rtol=0, atol=1e-7)
@@ -130,11 +136,105 @@ def test_evaluations_are_limited():
 
 
 def test_rounds_grow_with_what_is_known():
-    budget = Budget(10, 0.1, 130)
+    budget = Budget(10, 0.1, 130, growth=40, epochs=7)
     assert [budget.size(n, 25) for n in (10, 60, 120, 125, 130)] == [10, 15, 10, 5, 0]
     assert not budget.spent(129, 5)
     assert budget.spent(130, 5)
-    assert Budget(10, 0.1, 130, rounds=5).spent(50, 5)
+    assert replace(budget, rounds=5).spent(50, 5)
+
+
+def test_rounds_occupy_all_workers():
+    budget = Budget(12, 0.1, 1000, growth=400, epochs=7, workers=4)
+    assert [budget.size(n, 100) for n in (10, 51, 53)] == [12, 12, 16]
+    assert budget.size(10, 100, beside=3) == 13
+    problem, sizes = decay(), []
+    sampler, rng = GrowingGaussianProcess(problem, workers=4), np.random.default_rng(0)
+    state = sampler.start(sampler.first_design(rng), redraw=True)
+    while not state.burned_in:
+        points, pending = sampler.ask(state, rng)
+        sizes.append(len(points))
+        state, _ = sampler.tell(state, pending, problem.evaluate(points))
+    assert state.converged
+    assert [size % 4 for size in sizes] == [0] * len(sizes)
+
+
+def noisy():
+    """Linear outputs with noise of their own, half as large as that of the data."""
+    problem, rng = random_linear(2), np.random.default_rng(5)
+    before = problem.forward_map
+    problem.forward_map = lambda U: before(U) + 0.5 * rng.standard_normal((len(U), 4))
+    return problem
+
+
+def declared_noisy():
+    problem = noisy()
+    problem.stochastic = True
+    return problem
+
+
+def crashing():
+    """One evaluation in ten fails, wherever it is."""
+    rng = np.random.default_rng(6)
+    return random_linear(2).failing(lambda U: rng.random(len(U)) < 0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (noisy, "other outputs at each call"),
+        (declared_noisy, "other outputs at each call"),
+        (crashing, "other outputs at each call"),
+        (lambda: decay(roughness=1.0), "the log density fluctuates"),
+    ],
+)
+def test_where_no_certificate_can_be_expected_epochs_follow(make, reason):
+    """They cost no more than epochs alone, eight times J, and are as accurate."""
+    problem = make()
+    sampler, state, known = grow(problem, 0)
+    assert reason in known.verdict
+    assert known.converged
+    assert known.verification.passed
+    assert known.used <= 8 * sampler.size
+    mean, sd = errors(problem, draws(sampler, problem, state))
+    assert mean < 0.2
+    assert sd < 0.15
+
+
+def test_epochs_follow_where_failures_cut_the_posterior_off():
+    problem = random_linear(2)
+    cut = problem.mean[0] + 0.5 * problem.sd[0]
+    problem.failing(lambda U: U[:, 0] > cut)
+    sampler, state, known = grow(problem, 0)
+    assert "have failed where the posterior would be" in known.verdict
+    assert known.converged
+    # moments of the normal law below half a standard deviation
+    x = draws(sampler, problem, state)[:, 0]
+    a = norm.pdf(0.5) / norm.cdf(0.5)
+    assert (x.mean() - problem.mean[0]) / problem.sd[0] == pytest.approx(-a, abs=0.15)
+    assert x.std() / problem.sd[0] == pytest.approx(np.sqrt(1 - 0.5 * a - a**2), abs=0.1)
+
+
+def test_epochs_have_a_certificate_of_their_own():
+    """Noise explains the residuals; what the surrogate does not know is left."""
+    _, _, known = grow(noisy(), 0)
+    certificate = known.certificate
+    assert certificate.noise == known.verification.noise
+    assert 0.03 < certificate.limit < 0.3
+
+
+@pytest.mark.parametrize("make", [decay, bimodal])
+def test_adjusted_draws_begin_where_the_surrogate_was_learned(make):
+    """A handful of points stands for the posterior; the test makes the draws exact."""
+    problem = make()
+    sampler, state, known = grow(problem, 0, adjust=True)
+    assert known.converged
+    learned_with = problem.n_evaluations
+    assert learned_with < 100
+    U = draws(sampler, problem, state, 12)
+    assert problem.n_evaluations - learned_with == 12 * sampler.size
+    mean, sd = errors(problem, U[2 * sampler.size :])
+    assert mean < 0.15
+    assert sd < 0.15
 
 
 def test_first_design_covers_the_prior():
@@ -149,7 +249,6 @@ def test_first_design_covers_the_prior():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"adjust": True}, "nothing to certify"),
         ({"epochs": 3}, "epochs=3 has no meaning"),
         ({"batch": 9}, "at least 10"),
         ({"max_evaluations": 22}, "at least 23"),
