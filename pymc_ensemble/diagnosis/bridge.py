@@ -13,7 +13,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
 from scipy.stats import multivariate_t
 
-from pymc_ensemble.log import ProgressLog
+from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver, one_blas_thread, seed_of_round
 from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.problem.points import unconstrained
@@ -30,6 +30,7 @@ FEWEST_EVALUATIONS = 2 * FEWEST_WEIGHTS
 COMPONENTS = (1, 2, 4, 8)  # among which held-out draws choose
 WIDE = 0.1  # weight of a component around all draws, as the draws may lack tails
 WIDTH = 2.0  # its scale, in their standard deviations
+DISAGREEMENT = 3.0  # standard errors between two values: by chance in one of 700 runs
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def bridge(
     draws, lp = _other_draws(idata, model, evaluations) if run is None else _draws_of(run, idata)
     half, d = draws.shape[1] // 2, draws.shape[-1]
     mixture = Mixture.of(draws[:, :half].reshape(-1, d), rng)
-    exact, kept = run is None or run.origin.adjusted, draws[:, half:].reshape(-1, d)
+    exact = run is None or (run.origin.adjusted and run.converged)
+    kept = draws[:, half:].reshape(-1, d)
     n_new = evaluations - (len(kept) if lp is None else 0)
     points = mixture.draw(n_new, rng)
     wanted = np.concatenate([points, kept]) if lp is None else points
@@ -167,7 +169,25 @@ def bridge(
             return (*averaged(log_ratio, one_chain), weights.ess), weights, False
         of_kept = log_p[n_new:] if lp is None else lp[:, half:].ravel()
         log_ratio_kept = (of_kept - mixture.log_density(kept)).reshape(len(draws), -1)
-        return bridged(log_ratio, log_ratio_kept), weights, True
+        found = bridged(log_ratio, log_ratio_kept)
+        _require_agreement(found, averaged(log_ratio, np.zeros(n_new, dtype=int)))
+        return found, weights, True
+
+
+def _require_agreement(found: tuple[float, float, float], alone: tuple[float, float]) -> None:
+    """Refuse draws that are not those of the density, as evaluations without them tell.
+
+    These alone give values that are right on average, and too low most of the time if their weights
+    have a heavy tail, so one that is higher speaks against the draws.
+    """
+    if alone[0] - found[0] > DISAGREEMENT * np.hypot(found[1], alone[1]):
+        raise ValueError(
+            f"The draws do not follow the posterior: bridged with them, the log evidence is "
+            f"{number(found[0], '.2f')} (standard error {number(found[1], '.2g')}), and from "
+            f"evaluations at other points alone {number(alone[0], '.2f')} "
+            f"({number(alone[1], '.2g')}). Draw again, with a longer burn-in and more draws; "
+            "diagnose(idata) may tell more."
+        )
 
 
 def chains_of(run: Run, idata: xr.DataTree) -> NDArray[np.int64]:

@@ -105,7 +105,8 @@ def log_evidence(
     TypeError
         If `evaluations` are asked for without a model.
     ValueError
-        If the run has no independence proposals, or too few; if the forward map is stochastic or
+        If the run has no independence proposals, or too few; if draws contradict the evaluations
+        that are made, as those of a run that had not arrived; if the forward map is stochastic or
         was taken as rough, so that the likelihood is not known; if the prior is improper; if other
         step methods have moved variables; if a mode was lost; and if k-hat is above 0.7, so that
         the value cannot be relied upon.
@@ -118,8 +119,8 @@ def log_evidence(
 
     With `evaluations` a mixture of Student-t laws is fitted to half of the draws. Draws of the
     mixture are evaluated, and are bridged with those of the other half [1]_, if these are exact: if
-    they have met a Metropolis test, or come from another step method, such as NUTS. Those of other
-    samplers do not enter.
+    they have met a Metropolis test after a burn-in that has passed its own, or come from another
+    step method, such as NUTS. Those of other samplers do not enter.
 
     Parts of a model count as they are written: the evidence is that of ``exp(logp)``, and contains
     a `pymc.Potential` as a factor of the likelihood. Where evaluations fail, the density counts as

@@ -129,6 +129,30 @@ def test_two_modes_by_a_bridge():
         assert 200 < size <= 500
 
 
+def test_draws_of_another_law_are_not_bridged(adjusted):
+    """Draws that are too wide, as of an ensemble that has not arrived; those that are right pass.
+
+    Evaluations at points of a mixture tell the evidence without the draws.
+    """
+    model = model_with_bounds()
+    posterior = adjusted["posterior"].dataset
+    for seed in range(5):
+        right = xr.DataTree.from_dict({"posterior": posterior})
+        assert pe.log_evidence(right, model=model, evaluations=600, random_seed=seed)
+    wide = posterior.assign(s=posterior["s"] * 1.8, x=posterior["x"] * 0.2)
+    wrong = xr.DataTree.from_dict({"posterior": wide})
+    with pytest.raises(ValueError, match=r"do not follow the posterior: bridged .* longer burn-in"):
+        pe.log_evidence(wrong, model=model, evaluations=600)
+
+
+def test_draws_that_had_not_arrived_do_not_enter(adjusted):
+    early = adjusted.copy(deep=True)
+    stats = early["sample_stats"].dataset
+    early["sample_stats"] = xr.DataTree(stats.assign(converged=stats["converged"] & False))
+    found = pe.log_evidence(early, model=model_with_bounds(), evaluations=600)
+    assert found.method == "importance"
+
+
 def test_scales_of_a_mixture_do_not_matter():
     """Units of 1e-12 and of 1e15, and a correlation of 0.999."""
     root = np.diag([1e-12, 1e15]) @ np.linalg.cholesky([[1, 0.999], [0.999, 1]])
