@@ -66,6 +66,8 @@ class DaskCluster:
         workers = max(1, sum(self.client.nthreads().values()))
         first, rest = plan(chunk, workers, seconds, self.task.vectorized)
         sent = self._submit(first)
+        suspects: list[Chunk] = []  # members whose workers have died: Dask blames all in a worker
+        alone = False  # with nothing beside it, a suspect is being evaluated
         finished = as_completed(list(sent), loop=self.client.loop)
         try:
             while sent:
@@ -96,15 +98,24 @@ class DaskCluster:
                     part, error = sent.pop(future), future.exception()
                     if type(error).__name__ != "KilledWorker":
                         raise unusable(self.executor, error) from error
-                    if len(part) == 1:
+                    if len(part) > 1:
+                        again += part.pieces(1)
+                    elif alone or len(chunk) == 1:
                         yield part, died(self.task, f"KilledWorker: {error}")
                     else:
-                        again += part.pieces(1)
+                        suspects.append(part)
                 if again:
+                    alone = False
                     new = self._submit(again)
                     sent |= new
                     finished.update(new)
-                if len(rest) and not sent:
+                if sent:
+                    continue
+                alone = len(suspects) > 0
+                if alone:
+                    sent = self._submit([suspects.pop()])
+                    finished.update(sent)
+                elif len(rest):
                     size = chunk_size(len(rest), workers, seconds, False)
                     sent, rest = self._submit(rest.pieces(size)), rest.part(0, 0)
                     finished.update(sent)
