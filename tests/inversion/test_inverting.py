@@ -146,18 +146,17 @@ def test_diagnose_knows_what_it_is():
     assert "initial_ensemble=result" in diagnosis.remedies[0]
 
 
-def test_log_densities_tell_errors_of_moments_and_correct_them():
+@pytest.mark.parametrize("seed", [1, 2])
+def test_log_densities_tell_errors_of_moments(seed):
     """Each particle was evaluated: in few dimensions that is known after all."""
     with pe.gallery.decay() as model:
-        result = quiet(ensemble_size=200)
+        result = quiet(ensemble_size=200, random_seed=seed)
     diagnosis = pe.diagnose(result)
     sd = result["posterior"].dataset.std(("chain", "draw"))
     exact = model.reference.sel(statistic="sd")
     for name in ("log_amplitude", "log_rate"):
         told = float(diagnosis.parameters["sd_ratio"].sel(parameter=name))
         assert told == pytest.approx(float(sd[name] / exact[name]), rel=0.1)
-    corrected = pe.reweight(result)["posterior"].dataset.std(("chain", "draw"))
-    np.testing.assert_allclose(corrected["log_rate"], exact["log_rate"], rtol=0.15)
 
 
 def test_a_sampler_that_starts_there_burns_in():
