@@ -16,6 +16,7 @@ from pymc_ensemble.diagnosis.weights import Weights
 from pymc_ensemble.inversion.results import labelled
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.driver import Account, Driver, seed_of_round
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.ensemble import Ensemble, Origin
 from pymc_ensemble.samplers.informed import LikelihoodInformed
 from pymc_ensemble.samplers.informed.walk import WalkState
@@ -114,7 +115,7 @@ def approximate(
     require_flags(weigh=weigh, progressbar=progressbar)
     require_counts(2, draws=draws)
     require_counts(1, maxiter=maxiter)
-    model = given_model(model)
+    model = without_leaves(given_model(model))
     rng = given_generator(random_seed, "random_seed")
     problem = InverseProblem.from_model(model, compile_kwargs=compile_kwargs)
     if problem.stochastic:

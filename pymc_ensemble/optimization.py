@@ -13,6 +13,7 @@ from pytensor.graph.basic import Variable
 
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.problem.points import compiled, names_of, points_of, variable_layout, vector_of
 from pymc_ensemble.samplers.informed.laplace import Laplace
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
@@ -202,7 +203,7 @@ def find_MAP_ensemble(
         )
     require_counts(1, directions=directions, maxiter=maxiter)
     require_positive(sigma=sigma, tol=tol)
-    model = given_model(model)
+    model = without_leaves(given_model(model))
     rng = given_generator(random_seed, "random_seed")
     known = {*model.named_vars, *(value.name for value in model.value_vars)}
     if initvals is not None and not isinstance(initvals, Mapping):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model
+from pymc_ensemble.problem.leaves import without_leaves
 
 from .findings import CHANCE_LIMIT, LARGEST_KHAT, judge
 from .known import Evidence, Verdict, by_severity
@@ -193,7 +194,7 @@ def diagnose(
     'trustworthy'
     """
     if model is not None:
-        given_model(model)
+        model = without_leaves(given_model(model))
     for option, value in {"repeats": repeats, "probe": probe}.items():
         if not isinstance(value, int | np.integer):
             raise TypeError(f"`{option}` is {value!r}; it must be an integer.")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import number
 from pymc_ensemble.problem.checks import given_generator, given_model
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.options import require_counts
 
 from .bridge import FEWEST_EVALUATIONS, averaged, bridge, chains_of
@@ -160,7 +161,7 @@ def log_evidence(
     if evaluations is None:
         run = _known_run(idata)
         return _of_proposals(run, chains_of(run, idata))
-    model = given_model(model)
+    model = without_leaves(given_model(model))
     if is_stochastic(model):
         raise ValueError(STOCHASTIC)
     known = _known_run(idata, model) if _is_ours(idata) else None

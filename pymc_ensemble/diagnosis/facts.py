@@ -24,6 +24,7 @@ from pytensor.tensor.random.op import RandomVariable
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.problem._pymc import ChainedTransform, Transform
 from pymc_ensemble.problem.extraction import flat_variables
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.ensemble import Law, Origin
 from pymc_ensemble.version import __version__
 
@@ -271,6 +272,7 @@ def entries(name: str, shape: Sequence[int]) -> list[str]:
 
 def variables_of(model: pm.Model) -> dict[str, FreeVariable]:
     """Free variables of a model by their names."""
+    model = without_leaves(model)
     shapes: Any = model.eval_rv_shapes()
     every = [FreeVariable.of(model, value, shapes, True) for value in model.value_vars]
     return {variable.name: variable for variable in every}

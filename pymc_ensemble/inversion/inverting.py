@@ -17,6 +17,7 @@ from pymc_ensemble.log import ProgressLog, logger, number, percent, show_log
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.ensemble import Ensemble, Info
 from pymc_ensemble.samplers.kalman.inversion import (
     NOTHING_TO_GAIN,
@@ -167,7 +168,7 @@ def invert(
     require_counts(1, maxiter=maxiter)
     if localization is not None and not callable(localization):
         localization = np.asarray(localization, dtype=float)
-    model = given_model(model)
+    model = without_leaves(given_model(model))
     rng = given_generator(random_seed, "random_seed")
     problem = InverseProblem.from_model(model, compile_kwargs=compile_kwargs)
     moved = problem

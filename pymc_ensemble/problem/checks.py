@@ -167,6 +167,12 @@ def without_missing(model: Model) -> str:
         name = str(rv.name).removesuffix("_unobserved")
         if name == rv.name or f"{name}_observed" not in observed or name not in model.named_vars:
             return ""
+        others = [
+            o for o in model.basic_RVs if o is not rv and o is not observed[f"{name}_observed"]
+        ]
+        joint = getattr(rv.owner.op, "ndim_supp", 0) > 0
+        if joint or rv in ancestors([*others, *model.potentials]):
+            return ""  # without them the posterior would be another one
         missing[name] = rv
     [name, *_] = missing
     return (

@@ -15,6 +15,7 @@ from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
 from pymc_ensemble.problem.compiled import CompiledPrior
 from pymc_ensemble.problem.extraction import extract_density
 from pymc_ensemble.problem.graphs import gradients
+from pymc_ensemble.problem.leaves import without_leaves
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +47,7 @@ class DifferentiableProblem:
             If the log density has no gradient.
         """
         check_compile_kwargs(compile_kwargs)
-        extraction = extract_density(given_model(model), vars)
+        extraction = extract_density(without_leaves(given_model(model)), vars)
         root = extraction.coordinates.root
         [loss] = extraction.terms[0].outputs
         try:

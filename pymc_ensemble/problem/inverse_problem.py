@@ -11,6 +11,7 @@ from pytensor.graph.basic import Variable
 from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
 from pymc_ensemble.problem.compiled import CompiledForward, CompiledPrior
 from pymc_ensemble.problem.extraction import Extraction, extract, extract_density
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.problem.likelihood import CompiledLikelihood
 from pymc_ensemble.problem.noise import Whitening, whitening
 from pymc_ensemble.problem.plain import (
@@ -194,7 +195,7 @@ class InverseProblem(Target):
         >>> problem.n_outputs
         4
         """
-        extraction = extract(given_model(model), vars, given, jacobian)
+        extraction = extract(without_leaves(given_model(model)), vars, given, jacobian)
         return cls._of_extraction(extraction, compile_kwargs)
 
     @classmethod
@@ -238,7 +239,7 @@ class InverseProblem(Target):
         >>> problem.n_outputs
         1
         """
-        extraction = extract_density(given_model(model), vars, jacobian)
+        extraction = extract_density(without_leaves(given_model(model)), vars, jacobian)
         problem = cls._of_extraction(extraction, compile_kwargs)
         problem.density_only = True
         return problem

@@ -208,15 +208,16 @@ class EnsembleStep(RunningStep):
         """Next draw: a particle of the ensemble, at one of its sweeps."""
         if point is not self._handed:
             self._look_at_point(point)
-        draw = next(self._queue, None) or self._next_draw(point)
-        self._handed = draw[0]
-        return draw
+        moved, stats = next(self._queue, None) or self._next_draw(point)
+        self._handed = self._with_leaves(point, moved)
+        return self._handed, stats
 
     def _look_at_point(self, point: Point) -> None:
         """Refuse a point that another step method has moved; tell of initial values."""
         if not self._layout:
-            self._layout = variable_layout(point, names_of(self.vars))
+            self._layout = variable_layout(point, names_of(self._bound.vars))
             self._first = {v.name: np.array(point[v.name]) for v in self._layout}
+            self._bound.leaves.seed(self.rng)
             if self._board.company:
                 self._refuse_company()
             if self._chain.state is None and self._chain_number == 0:

@@ -14,6 +14,7 @@ from xarray import DataTree
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import given_model, without_missing
 from pymc_ensemble.problem.inverse_problem import InverseProblem
+from pymc_ensemble.problem.leaves import Leaves, without_leaves
 from pymc_ensemble.problem.points import LayoutVariable, Named, Point, names_of
 from pymc_ensemble.samplers.kernels import Sampler
 from pymc_ensemble.samplers.options import require_flags
@@ -27,9 +28,15 @@ SamplerClass = Callable[..., Sampler[Any, Any]]
 
 @dataclass(frozen=True)
 class Binding:
-    """The model of a step method, and all that was made from it."""
+    """The model of a step method, and all that was made from it.
 
+    The model is the one that is sampled, `whole`, without discrete variables on which nothing else
+    depends. These are drawn beside the others.
+    """
+
+    whole: pm.Model
     model: pm.Model
+    leaves: Leaves
     variables: tuple[Any, ...]
     vars: list[Variable]
     problem: Any
@@ -53,6 +60,7 @@ class BoundStep(BlockedStep):
     needs_spread: ClassVar[bool] = True
     scheme: str | None = None
     default_blocked = True
+    tune: bool
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Create a step without looking for a model: it is found when sampling starts."""
@@ -98,9 +106,9 @@ class BoundStep(BlockedStep):
         model = pm.Model.get_context(error_if_none=False)
         if model is not None:
             bound = self._binding
-            if bound is None or bound.model is not model or bound.variables != _variables(model):
+            if bound is None or bound.whole is not model or bound.variables != _variables(model):
                 self._bind(model)
-        return self._bound.vars
+        return [*self._bound.vars, *self._bound.leaves.values]
 
     @property
     def _bound(self) -> Binding:
@@ -111,7 +119,8 @@ class BoundStep(BlockedStep):
             )
         return self._binding
 
-    def _bind(self, model: pm.Model) -> None:
+    def _bind(self, whole: pm.Model) -> None:
+        model = self._without_leaves(whole)
         vars = self._owned_variables(model)
         problem = self._make_problem(model, vars)
         initial = None
@@ -122,7 +131,14 @@ class BoundStep(BlockedStep):
         sampler = self._make_sampler(problem, None if initial is None else initial.U.shape[1])
         if initial is not None and self.needs_spread and not self._options.get("allow_subspace"):
             require_spread(initial.U, problem.coordinate_names)
-        self._binding = Binding(model, _variables(model), vars, problem, sampler, initial)
+        leaves = Leaves(whole, model)
+        self._binding = Binding(
+            whole, model, leaves, _variables(whole), vars, problem, sampler, initial
+        )
+
+    def _without_leaves(self, model: pm.Model) -> pm.Model:
+        """The model without discrete variables that are drawn beside the others."""
+        return without_leaves(model)
 
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
         return self.problem_class.from_model(model, vars, compile_kwargs=self._compile_kwargs)
@@ -198,6 +214,14 @@ class BoundStep(BlockedStep):
                 f"The initial values of {', '.join(ignored)} are not used: an ensemble starts "
                 f"{start}. Choose its positions with `initial_ensemble`."
             )
+
+    def _with_leaves(self, point: Point, moved: Point) -> Point:
+        """A draw with the discrete variables that are drawn beside the others."""
+        leaves = self._bound.leaves
+        if not leaves.values:
+            return moved
+        moved = {**point, **moved}
+        return moved if self.tune else moved | leaves.draw(moved)
 
     def _refuse_company(self) -> None:
         """Refuse step methods beside this one if it moves all variables of the model."""

@@ -285,7 +285,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         return learner(problem, ensemble_size=sampler.size, **options)
 
     def _bind(self, model: pm.Model) -> None:
-        self._model_to_bind = model
+        self._model_to_bind = self._without_leaves(model)
         super()._bind(model)
 
     def _vector_stats(self) -> Stats:

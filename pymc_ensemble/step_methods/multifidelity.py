@@ -220,7 +220,7 @@ class MultifidelitySampler(EnsembleStep):
         return replace(cast(Multifidelity, sampler), archive=(points, outputs))
 
     def _bind(self, model: pm.Model) -> None:
-        self._model_to_bind = model
+        self._model_to_bind = self._without_leaves(model)
         super()._bind(model)
 
     def _vector_stats(self) -> Stats:

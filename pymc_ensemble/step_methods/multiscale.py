@@ -197,6 +197,10 @@ class MultiscaleSampler(EnsembleStep):
 
     # -- binding to a model ---------------------------------------------------------------------
 
+    def _without_leaves(self, model: pm.Model) -> pm.Model:
+        """The model without them, unless all that is moved here was chosen."""
+        return model if self._names is not None else super()._without_leaves(model)
+
     def _owned_variables(self, model: pm.Model) -> list[Variable]:
         """All continuous variables of the model, or those that were chosen."""
         return continuous_variables(model, self._names, type(self).__name__)

@@ -11,6 +11,7 @@ from pymc_ensemble.problem.checks import given_model, quoted
 from pymc_ensemble.problem.frontier import core_op
 from pymc_ensemble.problem.graphs import is_differentiable
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.options import require_positive
 
 from .gaussian_process import EnsembleGaussianProcessSampler
@@ -116,7 +117,7 @@ def suggest(model: pm.Model | None = None, seconds_per_run: float | None = None)
     >>> print(pe.suggest(model, seconds_per_run=60).code)
     pm.sample(step=pe.EnsembleGaussianProcessSampler())
     """
-    model = given_model(model)
+    model = without_leaves(given_model(model))
     if seconds_per_run is not None:
         require_positive(seconds_per_run=seconds_per_run)
     found = _of_another_kind(model) or _of_ensembles(*problem_of(model), seconds_per_run, model)
