@@ -114,7 +114,8 @@ def test_a_worker_that_is_killed(client, tmp_path):
             time.sleep(0.01)
         os.kill(next(iter(processes)), getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    processes = pids(client)
+    client.wait_for_workers(1, timeout=PATIENCE)  # Dask may have given up one in another test
+    processes = set(client.run(os.getpid).values())
     inverse, _ = problem(slow, executor=client.get_executor())
     killer = threading.Thread(target=kill)
     killer.start()
