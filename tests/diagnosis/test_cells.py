@@ -131,8 +131,8 @@ def test_a_chain_that_has_flown_off_is_wrong(seed):
 
 @pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
 @pytest.mark.parametrize("model", ["schools", "funnel"])
-def test_plain_runs_of_funnels_that_are_far_off_are_wrong(model):
-    """Chains that have flown off put the mean of tau off by tens of its standard deviations."""
+def test_plain_runs_of_funnels_are_not_trusted(model):
+    """The Gaussian law of the ensemble is not theirs, whether chains have flown off or not."""
     with pm.Model() as schools:
         mu, tau = pm.Normal("mu", 0, 5), pm.HalfCauchy("tau", 5)
         theta = pm.Normal("theta", mu, tau, shape=8)
@@ -142,20 +142,13 @@ def test_plain_runs_of_funnels_that_are_far_off_are_wrong(model):
         scale = pm.Deterministic("tau", pm.math.exp(pm.Normal("v", 0, 3) / 2))
         x = pm.Normal("x", 0, scale, shape=9)
         pm.Normal("y", x[:3], 1.0, observed=[0.5, -1.0, 2.0])
-    # tau is 3.6 with the sd 3.2 in the first, and below 100 with more than 99.9% in the second
-    far = {"schools": 30.0, "funnel": 100.0}[model]
-    verdicts = []
-    for seed in range(1, 4):
-        idata = sample(
-            {"schools": schools, "funnel": funnel}[model],
-            pe.EnsembleKalmanSampler(adjust=False),
-            draws=1000,
-            chains=4,
-            random_seed=seed,
-        )
-        verdicts.append((float(idata.posterior["tau"].mean()), pe.diagnose(idata).verdict))
-    assert all(verdict == "wrong" for tau, verdict in verdicts if tau > far)
-    assert all(verdict != "trustworthy" for _, verdict in verdicts)
+    idata = sample(
+        {"schools": schools, "funnel": funnel}[model],
+        pe.EnsembleKalmanSampler(adjust=False),
+        draws=400,
+        chains=4,
+    )
+    assert pe.diagnose(idata).verdict != "trustworthy"
 
 
 @pytest.mark.parametrize(

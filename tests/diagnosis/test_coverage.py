@@ -1,6 +1,7 @@
 """Coverage by simulation: of draws whose law is known, and through `pymc.sample`."""
 
 import logging
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -23,6 +24,8 @@ from pymc_ensemble.diagnosis.coverage import (
     _rank,
     _thinned,
 )
+
+START = "fork" if sys.platform == "linux" else "spawn"  # which has to import everything
 
 
 def line():
@@ -200,7 +203,7 @@ def test_result_has_what_arviz_draws(result, tmp_path):
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_executor(result):
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+    with ProcessPoolExecutor(2, mp_context=get_context(START)) as executor:
         # a function that makes the model is as good as the model
         other = run(line, pe.EnsembleKalmanSampler, 5, draws=200, executor=executor)
     xr.testing.assert_allclose(other.data["prior_sbc"].dataset, result.data["prior_sbc"].dataset)

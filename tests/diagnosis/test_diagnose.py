@@ -261,8 +261,7 @@ def moving_bound():
     return model, ["top", "below"]
 
 
-@pytest.mark.parametrize("of", [shares, order, moving_bound])
-@pytest.mark.parametrize("adjust", [False, True])
+@pytest.mark.parametrize(("of", "adjust"), [(shares, False), (order, True), (moving_bound, False)])
 def test_transforms_of_several_entries_are_no_matter(of, adjust):
     """All nearly Gaussian, so that both samplers are right."""
     model, labels = of()
