@@ -123,7 +123,7 @@ def approximate(
             "The forward model is stochastic: differences along short steps would be noise. "
             "pm.sample(step=EnsembleKalmanSampler()) averages over it."
         )
-    sampler = LikelihoodInformed(problem, draws, round_size, maxiter)
+    sampler = LikelihoodInformed(problem, round_size, maxiter, draws)
     log = ProgressLog("approximate")
     driver = Driver(problem, model, Account(), log)
     if progressbar:

@@ -18,8 +18,8 @@ REFERENCE_SEED = 20101  # of the draws that tell a prior that is not Gaussian
 
 
 @dataclass(frozen=True)
-class ModeSearch(PhasedSampler):
-    """Gauss-Newton search with a slope that is learned on the way.
+class SlopeLearning(PhasedSampler):
+    """What learns the slope of the forward map from rounds of evaluations.
 
     Parameters
     ----------
@@ -28,26 +28,15 @@ class ModeSearch(PhasedSampler):
     round_size : int, default 50
         Evaluations of a round.
     max_rounds : int, default 100
-        Rounds after which the search ends in any case.
-    tolerance : float, default 1e-4
-        Fall of the potential that may remain at the end.
-    from_first : bool, default False
-        Whether the search begins at the first of the positions, instead of the best.
+        Rounds after which learning ends in any case.
     """
 
     problem: Problem
     round_size: int = 50
     max_rounds: int = 100
-    tolerance: float = 1e-4
-    from_first: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what is no size."""
-        require_counts(SMALLEST_ROUND, ensemble_size=self.round_size)
-        require_counts(1, maxiter=self.max_rounds)
 
     @property
-    def size(self) -> int:
+    def start_size(self) -> int:
         """Number of initial positions."""
         return self.round_size
 
@@ -66,16 +55,44 @@ class ModeSearch(PhasedSampler):
         """Gaussian reference of the prior."""
         return reference_of(self.problem, np.random.default_rng(REFERENCE_SEED))
 
+    def search(self, tolerance: float, unresolved: float = np.inf) -> TrackedSearch:
+        """Search for the mode that learns the slope."""
+        return TrackedSearch(
+            self.problem, self.reference, self.round_size, tolerance, unresolved, self.max_rounds
+        )
+
+
+@dataclass(frozen=True)
+class ModeSearch(SlopeLearning):
+    """Gauss-Newton search with a slope that is learned on the way.
+
+    Parameters
+    ----------
+    problem, round_size, max_rounds
+        As of `SlopeLearning`.
+    tolerance : float, default 1e-4
+        Fall of the potential that may remain at the end.
+    from_first : bool, default False
+        Whether the search begins at the first of the positions, instead of the best.
+    """
+
+    tolerance: float = 1e-4
+    from_first: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size."""
+        require_counts(SMALLEST_ROUND, ensemble_size=self.round_size)
+        require_counts(1, maxiter=self.max_rounds)
+
+    @property
+    def size(self) -> int:
+        """Number of initial positions."""
+        return self.round_size
+
     @cached_property
     def kernel(self) -> TrackedSearch:
         """The search."""
-        return TrackedSearch(
-            self.problem,
-            self.reference,
-            self.round_size,
-            self.tolerance,
-            max_rounds=self.max_rounds,
-        )
+        return self.search(self.tolerance)
 
     def begin(self, state: PhaseState) -> SearchState:
         """State of the search."""

@@ -3,48 +3,37 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from pymc_ensemble.samplers.ensemble import (
     EnsembleFailure,
     Origin,
-    Problem,
     has_forward_map,
 )
 from pymc_ensemble.samplers.options import require_counts
-from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
+from pymc_ensemble.samplers.phases import PhaseState
 
 from .linearized import LinearizedPosterior
-from .mode import LEAST_MEMBERS, REFERENCE_SEED, SMALLEST_ROUND
-from .reference import GaussianReference, reference_of
+from .mode import SMALLEST_ROUND, SlopeLearning
 from .search import SearchState, TrackedSearch
 from .walk import InformedWalk, WalkState
 
 
 @dataclass(frozen=True)
-class LikelihoodInformed(PhasedSampler):
+class LikelihoodInformed(SlopeLearning):
     """Sampler of problems with many parameters, a Gaussian prior or nearly so, and any loss.
 
     Parameters
     ----------
-    problem : InverseProblem
-        Its forward map is deterministic.
+    problem, round_size, max_rounds
+        As of `SlopeLearning`.
     walkers : int, default 50
         Walkers M, which are moved together.
-    round_size : int, default 50
-        Evaluations of a round while the law is learned.
-    max_rounds : int, default 100
-        Rounds after which learning ends in any case.
     tolerance : float, default 0.05
         Fall of the potential that may remain when the walkers set out.
     unresolved : float, default 0.1
         Information along draws of the law that may be unknown then.
     """
 
-    problem: Problem
     walkers: int = 50
-    round_size: int = 50
-    max_rounds: int = 100
     tolerance: float = 0.05
     unresolved: float = 0.1
 
@@ -61,37 +50,10 @@ class LikelihoodInformed(PhasedSampler):
         """Number of walkers."""
         return self.walkers
 
-    @property
-    def start_size(self) -> int:
-        """Number of initial positions."""
-        return self.round_size
-
-    @property
-    def min_members(self) -> int:
-        """Members without which there is no first slope."""
-        return LEAST_MEMBERS
-
-    @property
-    def has_to_span(self) -> bool:
-        """An ensemble that is smaller than the dimension will do."""
-        return False
-
-    @cached_property
-    def reference(self) -> GaussianReference:
-        """Gaussian reference of the prior."""
-        return reference_of(self.problem, np.random.default_rng(REFERENCE_SEED))
-
     @cached_property
     def burn_in(self) -> TrackedSearch:
         """Search for the mode, on which the law is learned."""
-        return TrackedSearch(
-            self.problem,
-            self.reference,
-            self.round_size,
-            self.tolerance,
-            self.unresolved,
-            self.max_rounds,
-        )
+        return self.search(self.tolerance, self.unresolved)
 
     @cached_property
     def kernel(self) -> InformedWalk:

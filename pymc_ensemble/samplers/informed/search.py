@@ -113,8 +113,8 @@ class TrackedSearch(NothingToFreeze[SearchState]):
     reference: GaussianReference
     round_size: int
     tolerance: float
-    unresolved: float = np.inf
-    max_rounds: int = 100
+    unresolved: float
+    max_rounds: int
 
     def start(self, ensemble: Ensemble, center: int | None = None) -> SearchState:
         """State for an evaluated ensemble, from its best member on, or from number `center`."""
