@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.forward.workers.chunks import Chunk
 
-from .members import Outcomes, Seed, Signature
 from .store import Key
+from .tasks import Outcomes, Seed, Signature
 
 FloatArray = NDArray[np.float64]
 

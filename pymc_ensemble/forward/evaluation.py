@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .members import finite_rows, short_traceback
+from .calls import short_traceback
+from .members import finite_rows
 from .numbers import unwrapped
 
 FloatArray = NDArray[np.float64]

@@ -22,13 +22,13 @@ from pymc_ensemble.forward.workers.chunks import Backend, ExecutorLike, Serial
 
 from .batch import Batch, as_bytes
 from .evaluation import ForwardModelError
-from .members import Outcomes, Seed, Signature, Task
 from .memory import Spill
 from .programs import ExternalProgram
 from .rounding import Rounding
 from .rounds import Round
 from .runtime import Runtime, Site, _forget, _in_chain_process, _runtimes
 from .store import EvaluationStore, Key
+from .tasks import Outcomes, Seed, Signature, Task
 from .umbridge import UMBridgeModel
 from .versions import Watch
 

@@ -4,308 +4,23 @@ Workers of foreign executors get this module by value, so it needs NumPy and the
 alone, and they need not have the package.
 """
 
-import inspect
 import os
 import socket
 import struct
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import repeat
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .containers import Form, build
+from .calls import Abandoned, TimedOut, is_undisturbed, short_traceback
 from .numbers import FLOAT, numbers
+from .tasks import Outcomes, Outputs, Seed, Task, wrong_shape
 
 FloatArray = NDArray[np.float64]
-Shape = tuple[int, ...]
-Seed = tuple[int, tuple[int, ...]]
-"""Entropy and spawn key of a `numpy.random.SeedSequence`."""
-
 STATUSES = ("ok", "failed", "timeout", "died")
-
-
-ABANDONED = "abandoned forward model"  # name of threads whose call was given up
-
-
-class ProgramFailed(RuntimeError):
-    """An external program failed; its message says all that is to be said."""
-
-
-class TimedOut(Exception):
-    """A call took longer than it may."""
-
-
-class Abandoned(TimedOut):
-    """A call that took longer than it may, and goes on in a thread of this process."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a function returns: one array, a tuple of arrays, or a dict of arrays."""
-
-    kind: Literal["array", "tuple", "dict"]
-    names: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Number of entries of each array."""
-        return [int(np.prod(shape)) for shape in self.shapes]
-
-    @classmethod
-    def of(cls, result: Any, batch: int | None = None) -> "Outputs":
-        """Describe a result; of a whole batch of members, if their number is given."""
-        parts: Sequence[Any]
-        if isinstance(result, dict):
-            kind, names, parts = "dict", tuple(map(str, result)), list(result.values())
-        elif isinstance(result, tuple):
-            kind, parts = "tuple", result
-            names = tuple(f"output_{i}" for i in range(len(result)))
-        else:
-            kind, names, parts = "array", ("output",), [result]
-        shapes = [numbers(part).shape for part in parts]
-        if batch is not None:
-            if any(shape[:1] != (batch,) for shape in shapes):
-                raise ValueError(
-                    f"the forward model returned outputs of shape {shapes[0]} for a batch of "
-                    f"{batch} members, expected ({batch}, ...)"
-                )
-            shapes = [shape[1:] for shape in shapes]
-        return cls(kind, names, tuple(shapes))  # type: ignore[arg-type]
-
-    def parts(self, result: Any) -> Sequence[Any]:
-        """Arrays in a result, in order."""
-        if self.kind == "array":
-            return (result,)
-        if self.kind == "dict":
-            if not isinstance(result, dict) or set(result) != set(self.names):
-                found = list(result) if isinstance(result, dict) else type(result).__name__
-                raise ValueError(
-                    f"the forward model returned {found}, expected a dict with the keys "
-                    f"{list(self.names)}"
-                )
-            return [result[name] for name in self.names]
-        if not isinstance(result, tuple | list) or len(result) != len(self.shapes):
-            raise ValueError(
-                f"the forward model returned {type(result).__name__}, expected a tuple of "
-                f"{len(self.shapes)} arrays"
-            )
-        return result
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Inputs and outputs of a function, and how they lie in flat vectors.
-
-    Attributes
-    ----------
-    names, shapes, dtypes : tuple
-        The inputs.
-    n_positional : int
-        How many of them are passed by position.
-    outputs : Outputs or None
-        The outputs; None as long as they are not known.
-    fixed : tuple of int
-        Inputs that are the same for all points, and no part of them.
-    forms : tuple of Form, optional
-        How the arguments are made of the inputs, if they are not the inputs themselves;
-        `names_of_arguments` are those of the arguments then.
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-    dtypes: tuple[str, ...]
-    n_positional: int
-    outputs: Outputs | None
-    fixed: tuple[int, ...] = ()
-    forms: tuple[Form, ...] | None = None
-    names_of_arguments: tuple[str, ...] = ()
-
-    @property
-    def varying(self) -> list[int]:
-        """Inputs of which the points consist."""
-        return [i for i in range(len(self.names)) if i not in self.fixed]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Number of entries of each input that varies."""
-        return [int(np.prod(self.shapes[i])) for i in self.varying]
-
-    @property
-    def n_outputs(self) -> int:
-        """Number of entries of all outputs together."""
-        return 0 if self.outputs is None else sum(self.outputs.sizes)
-
-    def split(self, points: FloatArray) -> list[np.ndarray]:
-        """Inputs that vary, of shape (m, ...), from points of shape (m, d)."""
-        varying = self.varying
-        if len(varying) == 1 and self.shapes[varying[0]] and self.dtypes[varying[0]] == "float64":
-            return [points.reshape(len(points), *self.shapes[varying[0]])]
-        if not varying:
-            return []
-        pieces = np.split(points, np.cumsum(self.sizes)[:-1], axis=1)
-        return [
-            np.ascontiguousarray(piece.reshape(len(points), *self.shapes[i]), dtype=self.dtypes[i])
-            for piece, i in zip(pieces, varying, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A function with everything that a worker has to know to call it.
-
-    Attributes
-    ----------
-    function : callable
-        The user's function.
-    signature : Signature
-    vectorized : bool
-        Whether the function takes many members at once.
-    stochastic : {"", "seed", "rng"}
-        Name of the argument for a seed or a generator.
-    timeout : float or None
-        Seconds after which a call is abandoned; None where someone else watches over it.
-    record : callable or None
-        Saves the outcome of members: called with their rows and an `Outcomes`, which it returns.
-    fixed : tuple of ndarray
-        Values of the inputs that are the same for all points.
-    """
-
-    function: Callable[..., Any]
-    signature: Signature
-    vectorized: bool = False
-    stochastic: str = ""
-    timeout: float | None = None
-    record: Callable[[Sequence[Any], "Outcomes"], "Outcomes"] | None = None
-    fixed: tuple[np.ndarray, ...] = ()
-
-    def caller(self) -> Callable[..., Any]:
-        """Function of positional arguments alone, which is given up after the time-out."""
-        function, timeout = self.function, self.timeout
-        n, names, forms = self.signature.n_positional, self.signature.names, self.signature.forms
-        if forms is not None:
-            names = self.signature.names_of_arguments
-        names = (*names[n:], self.stochastic) if self.stochastic else names[n:]
-        if names:
-
-            def call(*arguments: Any) -> Any:
-                keywords = dict(zip(names, arguments[n:], strict=True))
-                return self.function(*arguments[:n], **keywords)
-
-            function = call
-        if forms is not None:
-            of_arguments, n_inputs = function, len(self.signature.names)
-
-            def of_inputs(*inputs: Any) -> Any:
-                arguments = [build(form, inputs) for form in forms]
-                return of_arguments(*arguments, *inputs[n_inputs:])
-
-            function = of_inputs
-        if timeout is None:
-            return function
-        return lambda *arguments: within(timeout, lambda: function(*arguments))
-
-    def arguments(self, points: FloatArray, random: Sequence[Any] | None) -> Iterator[Any]:
-        """Inputs at each of the points (m, d); batches of one if vectorized."""
-        if self.vectorized:
-            batch = self.batch(points, random)
-            rows = range(len(points))
-            return zip(*([values[i : i + 1] for i in rows] for values in batch), strict=True)
-        columns: list[Any] = [*self.signature.split(points)]
-        for i, value in zip(self.signature.fixed, self.fixed, strict=True):
-            # each its own copy: the function may write into its arguments
-            columns.insert(i, map(np.copy, repeat(value, len(points))))
-        if random is not None:
-            columns.append(random)
-        return zip(*columns, strict=True)
-
-    def batch(self, points: FloatArray, random: Sequence[Any] | None) -> list[Any]:
-        """Inputs at all of the points (m, d), each with a leading dimension."""
-        columns: list[Any] = [*self.signature.split(points)]
-        for i, value in zip(self.signature.fixed, self.fixed, strict=True):
-            columns.insert(i, np.repeat(value[None], len(points), axis=0))
-        return columns if random is None else [*columns, random]
-
-    def random(self, seed: Seed) -> Any:
-        """What a stochastic function gets: a generator, or an integer."""
-        sequence = np.random.SeedSequence(seed[0], spawn_key=seed[1])
-        if self.stochastic == "rng":
-            return np.random.default_rng(sequence)
-        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
-
-
-@dataclass
-class Outcomes:
-    """What became of some members.
-
-    Attributes
-    ----------
-    outputs : ndarray of shape (m, K)
-        NaN in rows that failed.
-    statuses : list of str
-    reasons : dict of int to str
-        Why rows failed.
-    started : ndarray of shape (m,)
-        Seconds since the epoch.
-    seconds : ndarray of shape (m,)
-    worker : str
-    found : Outputs or None
-        Description of the outputs, if it was not known before.
-    """
-
-    outputs: FloatArray
-    statuses: list[str]
-    reasons: dict[int, str] = field(default_factory=dict)
-    started: FloatArray = field(default_factory=lambda: np.empty(0))
-    seconds: FloatArray = field(default_factory=lambda: np.empty(0))
-    worker: str = ""
-    found: Outputs | None = None
-
-    def __len__(self) -> int:
-        return len(self.statuses)
-
-    @property
-    def complete(self) -> bool:
-        """Whether no worker was lost."""
-        return not self.reasons or not {"timeout", "died"} & set(self.statuses)
-
-    def fail(self, row: int, status: str, reason: str) -> None:
-        """Mark a row as failed."""
-        self.outputs[row] = np.nan
-        self.statuses[row] = status
-        self.reasons[row] = reason
-
-    def rows(self, start: int, stop: int) -> "Outcomes":
-        """Some of the members."""
-        reasons = {i - start: text for i, text in self.reasons.items() if start <= i < stop}
-        some = slice(start, stop)
-        return Outcomes(
-            self.outputs[some],
-            self.statuses[some],
-            reasons,
-            self.started[some],
-            self.seconds[some],
-            self.worker,
-            self.found,
-        )
-
-    @classmethod
-    def failure(cls, n_outputs: int, status: str, reason: str, seconds: float) -> "Outcomes":
-        """A single member that failed without a word of its own."""
-        return cls(
-            np.full((1, n_outputs), np.nan),
-            [status],
-            {0: reason},
-            np.array([time.time() - seconds]),
-            np.array([seconds]),
-            "",
-        )
 
 
 def evaluate(
@@ -342,7 +57,7 @@ def evaluate(
         on in this process. Nothing is called beside that: if it has not ended after another
         time-out, the answer is of no member.
     """
-    if task.timeout is not None and not _is_undisturbed(task.timeout):
+    if task.timeout is not None and not is_undisturbed(task.timeout):
         return _of_nobody(task)
     points = np.array(points)  # a copy: the function may write into its arguments
     random = None if seeds is None else [task.random(seed) for seed in seeds]
@@ -510,11 +225,6 @@ def finite_rows(outputs: FloatArray) -> NDArray[np.bool_]:
     return np.concatenate(parts) if parts else np.ones(0, dtype=bool)
 
 
-def wrong_shape(found: Shape, expected: Any) -> str:
-    """Message for outputs of the wrong shape."""
-    return f"the forward model returned outputs of shape {found}, expected {expected}"
-
-
 def flat(spec: Outputs, result: Any, batch: int | None) -> FloatArray:
     """Outputs of shape (batch, K) in a result, whose shapes are checked."""
     lead = () if batch is None else (batch,)
@@ -525,42 +235,6 @@ def flat(spec: Outputs, result: Any, batch: int | None) -> FloatArray:
             raise ValueError(wrong_shape(array.shape, lead + shape))
         rows.append(array.reshape(batch or 1, -1))
     return np.concatenate(rows, axis=1) if len(rows) != 1 else np.array(rows[0])
-
-
-def within(seconds: float, function: Callable[[], Any]) -> Any:
-    """Call a function in a thread, which is left to itself if it takes too long."""
-    done: list[tuple[bool, Any]] = []
-
-    def target() -> None:
-        try:
-            done.append((True, function()))
-        except BaseException as error:
-            done.append((False, error))
-
-    thread = threading.Thread(target=target, daemon=True, name="forward model")
-    thread.start()
-    thread.join(seconds)
-    if not done:
-        thread.name = ABANDONED
-        raise Abandoned(
-            f"It took more than timeout={seconds:g} s. It counts as lost, but it cannot be killed "
-            "there and may go on; our own processes can be (executor='processes')."
-        )
-    good, value = done[0]
-    if good:
-        return value
-    raise value
-
-
-def _is_undisturbed(seconds: float) -> bool:
-    """Whether no call that was given up goes on in this process; wait for it, but no longer."""
-    deadline = time.monotonic() + seconds
-    for thread in threading.enumerate():
-        if thread.name == ABANDONED:
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                return False
-    return True
 
 
 HEADER = "<BddII"  # of an entry: status, start, duration, lengths of what follows
@@ -603,40 +277,3 @@ def worker_name() -> str:
     thread = threading.current_thread()
     suffix = "" if thread is threading.main_thread() else f":{thread.name}"
     return f"{socket.gethostname()}:{os.getpid()}{suffix}"
-
-
-def random_argument(function: Callable[..., Any]) -> str:
-    """Name of the argument by which a stochastic function takes its randomness."""
-    names = inspect.signature(function).parameters
-    for name in ("rng", "seed"):
-        if name in names:
-            return name
-    raise TypeError(
-        "A stochastic forward model takes its randomness as an argument: `rng`, a NumPy Generator, "
-        "or `seed`, an integer. Add one of them to the function."
-    )
-
-
-def short_traceback(error: BaseException, frames: int = 3) -> str:
-    """Format the innermost frames of an exception, its causes left out.
-
-    Of a program that failed, the message is enough: the frames are those of this package.
-
-    Parameters
-    ----------
-    error : BaseException
-        The exception.
-    frames : int, default 3
-        How many frames to keep, counted from where the exception was raised.
-
-    Returns
-    -------
-    str
-    """
-    if isinstance(error, ProgramFailed):
-        text = str(error)
-    else:
-        stack = traceback.extract_tb(error.__traceback__)[-frames:]
-        lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
-        text = "".join([*lines, *traceback.format_exception_only(error)]).strip()
-    return text.encode(errors="backslashreplace").decode()  # a store takes no lone surrogates

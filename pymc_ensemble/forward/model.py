@@ -18,12 +18,12 @@ from pymc_ensemble.samplers.options import require_flags
 from .arguments import Arguments, check_arguments, is_symbolic, parameter_names
 from .batch import as_bytes
 from .evaluator import UNSEEDED, Evaluator, watches_its_clock
-from .members import Outcomes, Outputs, Seed, Signature, Task, random_argument
 from .op import ForwardOp
 from .rounding import names_of_unknowns, rounding_of
 from .rounds import Round
 from .shapes import at_prior, described
 from .store import Key
+from .tasks import Outcomes, Outputs, Seed, Signature, Task, random_argument
 from .versions import fingerprint
 
 FloatArray = NDArray[np.float64]

@@ -12,10 +12,10 @@ from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
 from pytensor.graph.replace import _vectorize_node
 
-from .members import Signature
 from .numba import run_as_python
 from .rounding import Rounding, asks_one_by_one
 from .rounds import Round, current_round, looks_up
+from .tasks import Signature
 
 
 class Evaluates(Protocol):

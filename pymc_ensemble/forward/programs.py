@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .calls import ProgramFailed, TimedOut
 from .folders import own_folder, remove_folder
-from .members import ProgramFailed, TimedOut
 
 GRACE_SECONDS = 2.0
 OUTPUT = ".output"  # what a program prints, in its scratch folder

@@ -14,9 +14,9 @@ from pymc_ensemble.forward.workers.chunks import Backend, ExecutorLike
 from .batch import as_bytes
 from .containers import values_in
 from .folders import remove_folder
-from .members import Signature
 from .memory import Memory
 from .store import EvaluationStore
+from .tasks import Signature
 from .versions import Watch
 
 MANY_SITES = 16  # that are remembered: a loop over data sets makes one for each

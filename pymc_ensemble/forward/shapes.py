@@ -7,7 +7,7 @@ import numpy as np
 import pymc as pm
 from pytensor.graph.basic import Variable
 
-from .members import Outputs
+from .tasks import Outputs
 
 SEED = 0x5EED  # of the points of the prior
 

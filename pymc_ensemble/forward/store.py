@@ -22,7 +22,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from .evaluation import ForwardModelError
-from .members import Outcomes, Outputs, Signature
+from .tasks import Outcomes, Outputs, Signature
 from .wal import damage
 
 FloatArray = NDArray[np.float64]

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .members import TimedOut
+from .calls import TimedOut
 from .workers.chunks import check_timeout
 
 MAX_BYTES = 2**26  # of an answer: three million numbers, as text; parsed, it takes 2 GB at most

@@ -19,7 +19,7 @@ from misbehaving import misbehave, points, problem
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import EvaluationStore, StoreError
-from pymc_ensemble.forward.members import Outcomes
+from pymc_ensemble.forward.tasks import Outcomes
 
 U = points(np.arange(10, 20))
 

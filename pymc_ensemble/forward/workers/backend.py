@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pymc_ensemble.forward.members import Task
+from pymc_ensemble.forward.tasks import Task
 
 from .chunks import (
     Backend,

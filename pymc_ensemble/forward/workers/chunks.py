@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymc_ensemble.forward.evaluation import ForwardModelError
-from pymc_ensemble.forward.members import Outcomes, Outputs, Seed, Task, evaluate
+from pymc_ensemble.forward.members import evaluate
+from pymc_ensemble.forward.tasks import Outcomes, Outputs, Seed, Task
 
 FloatArray = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import cloudpickle
 import numpy as np
 
 from pymc_ensemble.forward import members
-from pymc_ensemble.forward.members import Outcomes, Task
+from pymc_ensemble.forward.tasks import Outcomes, Task
 
 from .chunks import (
     Chunk,

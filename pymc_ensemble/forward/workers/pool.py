@@ -22,7 +22,8 @@ import numpy as np
 
 from pymc_ensemble.forward import members
 from pymc_ensemble.forward.folders import new_folder, remove_folder
-from pymc_ensemble.forward.members import Outcomes, Task, evaluate, read_diary
+from pymc_ensemble.forward.members import evaluate, read_diary
+from pymc_ensemble.forward.tasks import Outcomes, Task
 
 from .chunks import (
     Chunk,

@@ -19,9 +19,11 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from pymc_ensemble.forward import containers, members, numbers, programs
+from pymc_ensemble.forward import calls, containers, members, numbers, programs, tasks
+from pymc_ensemble.forward.calls import short_traceback
 from pymc_ensemble.forward.folders import new_folder, remove_folder, use_folder
-from pymc_ensemble.forward.members import Outcomes, Task, evaluate, read_diary, short_traceback
+from pymc_ensemble.forward.members import evaluate, read_diary
+from pymc_ensemble.forward.tasks import Outcomes, Task
 
 from .chunks import PATIENCE, Chunk, ExecutorError, chunk_size, plan
 
@@ -33,7 +35,7 @@ DEAD_STARTS = 3  # workers in a row that end before they can begin: more will no
 # forked workers need nothing pickled, and scripts no `if __name__ == "__main__"`
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
-BY_VALUE = (members, containers, numbers)  # what workers need of this package
+BY_VALUE = (members, tasks, calls, containers, numbers)  # what workers need of this package
 
 
 class Pickled:

@@ -19,7 +19,8 @@ from misbehaving import misbehave, points, problem
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import ExecutorError
-from pymc_ensemble.forward.members import Outcomes, note, read_diary
+from pymc_ensemble.forward.members import note, read_diary
+from pymc_ensemble.forward.tasks import Outcomes
 from pymc_ensemble.forward.workers.backend import Recipe
 from pymc_ensemble.forward.workers.chunks import Chunk, chunk_size, plan
 
