@@ -359,10 +359,10 @@ def moments(U):
     return [moment(U).mean() for moment in MOMENTS.values()]
 
 
-def changes(kernel, problem, draw, J, n_sweeps, replicas=500, first_seed=0):
+def changes(kernel, problem, draw, J, n_sweeps, replicas=500):
     """Change of the moments from exact draws to the ensemble after some sweeps, replica-wise."""
     result = []
-    for seed in range(first_seed, first_seed + replicas):
+    for seed in range(replicas):
         rng = np.random.default_rng(seed)
         state = kernel.start(problem.ensemble(draw(J, rng)))
         before = moments(state.ensemble.U)

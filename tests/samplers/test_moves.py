@@ -53,14 +53,13 @@ MIXTURES = [
 ]
 
 
-@pytest.mark.parametrize("seed", [0, 10_000])
 @pytest.mark.parametrize("moves", MIXTURES, ids=lambda m: "+".join(f.__name__ for f in m))
-def test_moves_leave_a_bimodal_posterior_invariant(moves, seed):
+def test_moves_leave_a_bimodal_posterior_invariant(moves):
     """With the smallest ensembles, whose fits are worst: no moment changes by more than four of its
     Monte Carlo standard errors."""
     problem = bimodal()
     kernel = MixtureMetropolis(problem, 4, moves)
-    found = changes(kernel, problem, sample_bimodal, J=8, n_sweeps=3, replicas=250, first_seed=seed)
+    found = changes(kernel, problem, sample_bimodal, J=8, n_sweeps=3, replicas=250)
     assert within(found, 0.0)
 
 

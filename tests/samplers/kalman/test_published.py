@@ -68,7 +68,7 @@ def test_finite_ensemble_law(J, corrected):
     """Pooled variance (J - d - 1) / J and E[C] = (J - d - 2) / J of the posterior's without the
     correction, 1 and (J - 1) / J with it.
 
-    400 replicas over the time .4 know the change of both to 2%; the time step .02 adds at most .5%.
+    200 replicas over the time .4 know the change of both to 3%; the time step .02 adds at most .5%.
     With the law of the other option E[C] would drift by more than 20%.
     """
     problem, d, dt = random_linear(2), 2, 0.02
@@ -81,7 +81,7 @@ def test_finite_ensemble_law(J, corrected):
         return (x**2).mean(), x.var(0).mean()
 
     start, end = [], []
-    for seed in range(400):
+    for seed in range(200):
         rng = np.random.default_rng(seed)
         state = scheme.start(problem.ensemble(stationary_ensemble(problem, J, corrected, rng)))
         start.append(variances(state.ensemble.U))
@@ -90,7 +90,7 @@ def test_finite_ensemble_law(J, corrected):
         assert snapshots[-1].step_size == dt
     assert within(start, expected)
     change = np.mean(np.subtract(end, start), 0) / expected
-    np.testing.assert_allclose(change, 0, atol=0.08)
+    np.testing.assert_allclose(change, 0, atol=0.11)
     np.testing.assert_allclose(np.mean(end, 0), expected, rtol=0.12)
 
 

@@ -32,19 +32,19 @@ from pymc_ensemble.samplers.linearization import fit_law
 def test_split_halves_are_free_of_bias(J, dt):
     """For a linear problem the posterior is invariant at every step size and ensemble size.
 
-    Forty runs of forty sweeps, each from exact draws of the posterior: Monte Carlo sd of the
-    pooled sd below .25%.
+    Twenty runs of forty sweeps, each from exact draws of the posterior: Monte Carlo sd of the
+    pooled sd below .35%.
     """
     problem = random_linear(10)
     kernel, variances = Relaxation(problem, 12, dt), []
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         state = kernel.start(problem.ensemble(problem.sample_posterior(J, rng)))
         _, snapshots = sweeps(kernel, problem, state, 40, rng)
         x = problem.standardized(np.concatenate([s.U for s in snapshots]))
         variances.append((x**2).mean())
     assert within(variances, 1.0)
-    assert abs(np.sqrt(np.mean(variances)) - 1) < 0.01
+    assert abs(np.sqrt(np.mean(variances)) - 1) < 0.014
 
 
 @pytest.mark.parametrize("dt", [0.3, 2.0, np.inf])
