@@ -7,6 +7,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pymc_ensemble import gallery, moves, plots
+    from pymc_ensemble.amortized.simulations import simulations
     from pymc_ensemble.approximation import approximate
     from pymc_ensemble.diagnosis.coverage import coverage
     from pymc_ensemble.diagnosis.diagnose import diagnose
@@ -49,6 +50,7 @@ __all__ = [
     "plots",
     "report",
     "reweight",
+    "simulations",
     "suggest",
     "to_ensemble",
     "train",
@@ -75,6 +77,7 @@ _HOMES = {
     "open_store": "forward",
     "report": "diagnosis.report",
     "reweight": "diagnosis.reweight",
+    "simulations": "amortized.simulations",
     "suggest": "step_methods.suggestion",
     "to_ensemble": "diagnosis.ensembles",
     "train": "inversion.training",

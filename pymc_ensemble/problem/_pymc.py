@@ -13,6 +13,7 @@ from pymc.distributions.transforms import (
     Ordered,
     Transform,
 )
+from pymc.distributions.transforms import _default_transform as default_transform
 from pymc.logprob.basic import conditional_logp
 from pymc.logprob.utils import CheckParameterValue
 from pytensor.compile.ops import FromFunctionOp
@@ -43,4 +44,5 @@ __all__ = [
     "change_dist_size",
     "compute_batch_shape",
     "conditional_logp",
+    "default_transform",
 ]

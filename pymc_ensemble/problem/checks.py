@@ -83,7 +83,10 @@ def check_compile_kwargs(compile_kwargs: Any) -> None:
 
 
 def check_model(
-    model: Model, vars: Sequence[Variable | str] | None, needs_likelihood: bool = True
+    model: Model,
+    vars: Sequence[Variable | str] | None,
+    needs_likelihood: bool = True,
+    needs_density: bool = True,
 ) -> None:
     """Refuse what cannot be sampled, naming the variable and the remedy.
 
@@ -94,6 +97,8 @@ def check_model(
         The variables to sample, or their names, by default all.
     needs_likelihood : bool, default True
         Whether there has to be an observed variable.
+    needs_density : bool, default True
+        Whether observed variables have to have a density, which that of a `pymc.Simulator` is not.
 
     Raises
     ------
@@ -122,12 +127,13 @@ def check_model(
         )
     if not model.free_RVs:
         raise ValueError("The model has no free variable, hence nothing to sample.")
-    for rv in model.basic_RVs:
+    for rv in model.basic_RVs if needs_density else ():
         if isinstance(core_op(rv), pm.Simulator.rv_type):
             raise NotImplementedError(
                 f"`{rv.name}` is a pm.Simulator, whose likelihood is itself random. Make its "
                 "simulator the forward map of an ordinary likelihood, such as pm.Normal or "
-                "pm.MvNormal (see pytensor.wrap_py)."
+                "pm.MvNormal (see pytensor.wrap_py); or learn from simulations, without a "
+                "likelihood: pymc_ensemble.amortize."
             )
     for rv in (*model.observed_RVs, *model.potentials):
         graphs = [rv, model.rvs_to_values[rv]] if rv in model.rvs_to_values else [rv]

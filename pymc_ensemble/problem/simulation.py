@@ -47,14 +47,14 @@ class Draws:
     def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable] = ()):
         n = pt.lscalar("n")
         self._inputs = list(inputs)
-        self._single = _Seeded(graph, inputs)
-        self._batch: _Seeded | None = None
+        self._single = Seeded(graph, inputs)
+        self._batch: Seeded | None = None
         self._settled = False
         if any(v.owner and is_foreign(v.owner) for v in ancestors(graph)):
             return
         # some distributions cannot be replicated; they are drawn one by one
         try:
-            self._batch = _Seeded(replicated(graph, n), [n, *inputs])
+            self._batch = Seeded(replicated(graph, n), [n, *inputs])
         except Exception as error:
             logger.debug("Draws cannot be made together: %r", error)
 
@@ -99,7 +99,7 @@ class Draws:
 
 
 def _together(
-    function: "_Seeded", size: int, rng: np.random.Generator, *arguments: np.ndarray
+    function: "Seeded", size: int, rng: np.random.Generator, *arguments: np.ndarray
 ) -> list[np.ndarray]:
     draws = function(rng, np.asarray(size), *arguments)
     if any(len(draw) != size for draw in draws):
@@ -107,17 +107,18 @@ def _together(
     return draws
 
 
-class _Seeded:
+class Seeded:
     """A random graph as a function of seeds instead of generators shared with the model."""
 
     def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable]):
         shared = [v for v in ancestors(graph) if v.owner is None and isinstance(v.type, RandomType)]
         self._generators = {v: random_generator_type() for v in dict.fromkeys(shared)}
-        outputs = substitute(graph, self._generators)
-        self._function = LazyFunction([*self._generators.values(), *inputs], outputs)
+        self.outputs = substitute(graph, self._generators)
+        self._function = LazyFunction([*self._generators.values(), *inputs], self.outputs)
         self._n_generators = len(self._generators)
 
     def __call__(self, rng: np.random.Generator, *arguments: np.ndarray) -> list[np.ndarray]:
+        """Draw once, given the inputs."""
         seeds = rng.integers(2**63, size=self._n_generators)
         return self._function(*map(np.random.default_rng, seeds), *arguments)
 
