@@ -7,6 +7,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pymc_ensemble import gallery, moves, plots
+    from pymc_ensemble.amortized.amortizing import amortize, load_amortized
     from pymc_ensemble.amortized.simulations import simulations
     from pymc_ensemble.approximation import approximate
     from pymc_ensemble.diagnosis.coverage import coverage
@@ -36,6 +37,7 @@ __all__ = [
     "LikelihoodInformedSampler",
     "MultifidelitySampler",
     "MultiscaleSampler",
+    "amortize",
     "approximate",
     "coverage",
     "diagnose",
@@ -44,6 +46,7 @@ __all__ = [
     "forward_model",
     "gallery",
     "invert",
+    "load_amortized",
     "log_evidence",
     "moves",
     "open_store",
@@ -66,6 +69,7 @@ _HOMES = {
     "LikelihoodInformedSampler": "step_methods.informed",
     "MultifidelitySampler": "step_methods.multifidelity",
     "MultiscaleSampler": "step_methods.multiscale",
+    "amortize": "amortized.amortizing",
     "approximate": "approximation",
     "coverage": "diagnosis.coverage",
     "diagnose": "diagnosis.diagnose",
@@ -73,6 +77,7 @@ _HOMES = {
     "find_MAP_ensemble": "optimization",
     "forward_model": "forward",
     "invert": "inversion.inverting",
+    "load_amortized": "amortized.amortizing",
     "log_evidence": "diagnosis.evidence",
     "open_store": "forward",
     "report": "diagnosis.report",

@@ -1,5 +1,6 @@
 """Settings that must stand before NumPy and PyTensor are imported, and shared fixtures."""
 
+import importlib.util
 import os
 import signal
 import sys
@@ -34,6 +35,24 @@ def pytest_configure(config):
     config.pluginmanager.register(ProcessorTime())
     if shift := config.getoption("--seed-shift"):
         shift_seeds(shift)
+
+
+def pytest_collection_modifyitems(items):
+    """What loads JAX comes last, as processes are spawned from then on; without it, it is left out.
+
+    Its threads do not survive a fork, and spawning takes seconds.
+    """
+    items.sort(key=needs_jax)
+    if importlib.util.find_spec("jax") is None:
+        reason = "needs the extra `amortized`: pip install jax equinox flowjax optax"
+        for item in filter(needs_jax, items):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def needs_jax(item):
+    return item.get_closest_marker("amortized") is not None or (
+        isinstance(item, pytest.DoctestItem) and "amortizing" in item.name
+    )
 
 
 def shift_seeds(shift):

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import cloudpickle
 import numpy as np
@@ -34,6 +34,23 @@ Verdict = Literal["calibrated", "overconfident", "conservative"]
 type ModelSource = pm.Model | Callable[[], pm.Model]
 
 type StepFactory = Callable[[], Any]
+
+
+@runtime_checkable
+class Testable(Protocol):
+    """What tests itself, as an amortized posterior does."""
+
+    def coverage(
+        self,
+        simulations: int | xr.Dataset = 200,
+        *,
+        model: pm.Model | None = None,
+        draws: int = 1000,
+        random_seed: Any = None,
+        probability: float = 0.95,
+    ) -> "Coverage":
+        """Test on simulations of a model whether regions hold the truth."""
+
 
 HIGHEST_DENSITY = "highest density"
 BAND_SIMULATIONS = 4000
@@ -102,7 +119,7 @@ class Coverage:
 
 def coverage(
     model: ModelSource,
-    step: StepFactory,
+    step: "StepFactory | Testable",
     *,
     simulations: int = 200,
     executor: Executor | None = None,
@@ -126,7 +143,8 @@ def coverage(
         workers. Its data matter only by their shape.
     step : callable
         Makes a new step method for each simulation, such as
-        ``lambda: pe.EnsembleKalmanSampler(adjust=True)``.
+        ``lambda: pe.EnsembleKalmanSampler(adjust=True)``. Or what `amortize` has learned: that is
+        tested in this process, on simulations of `model`.
     simulations : int, default 200
         Number of data sets.
     executor : concurrent.futures.Executor, optional
@@ -195,6 +213,14 @@ def coverage(
     >>> result.finished, result.verdict
     (10, 'calibrated')
     """
+    if isinstance(step, Testable):
+        return step.coverage(
+            simulations,
+            model=_made(model),
+            draws=draws,
+            random_seed=random_seed,
+            probability=probability,
+        )
     if isinstance(step, BlockedStep | CompoundStep) or not callable(step):
         raise TypeError(
             "`step` has to be a function that makes a step method, as each simulation needs its "
@@ -228,7 +254,7 @@ def coverage(
         if 2 * len(done) < simulations:
             raise RuntimeError(text + failures[first])
         logger.warning(text + failures[first])
-    return _judged(done, simulations, failures, probability)
+    return judged(done, simulations, failures, probability)
 
 
 @dataclass(frozen=True)
@@ -370,7 +396,7 @@ def _simulation(
     of_draws, of_truth, by_lp = _log_densities(conditioned, posterior, truth)
     ranks = {
         name: xr.apply_ufunc(
-            partial(_rank, rng=rng), posterior[name], truth[name], input_core_dims=[["draw"], []]
+            partial(rank, rng=rng), posterior[name], truth[name], input_core_dims=[["draw"], []]
         )
         for name in free
     }
@@ -379,7 +405,7 @@ def _simulation(
         n_evals = int(idata["sample_stats"]["n_evals"].max("draw").sum())
     return Simulation(
         xr.Dataset(ranks),
-        1 - float(_rank(of_draws, np.asarray(of_truth), rng=rng)),
+        1 - float(rank(of_draws, np.asarray(of_truth), rng=rng)),
         by_lp,
         posterior.sizes["draw"],
         n_evals,
@@ -392,7 +418,7 @@ def _flat(values: xr.DataArray, dims: list[str]) -> FloatArray:
     return array.reshape(*array.shape[: len(dims)], -1)
 
 
-def _rank(draws: FloatArray, truth: FloatArray, *, rng: np.random.Generator) -> FloatArray:
+def rank(draws: FloatArray, truth: FloatArray, *, rng: np.random.Generator) -> FloatArray:
     """Normalized rank of the truth among draws on the last axis, uniform if it is one of them.
 
     Ties are broken at random, as is the place within the gap between two draws.
@@ -471,7 +497,7 @@ def _distance(fitted: FloatArray, X: FloatArray) -> FloatArray:
     return (((X - center) / scale @ root) ** 2).sum(1)
 
 
-def _judged(
+def judged(
     done: dict[int, Simulation], simulations: int, failures: dict[int, str], probability: float
 ) -> Coverage:
     """Compare ranks and levels with the uniform law."""

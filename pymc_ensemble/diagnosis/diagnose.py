@@ -217,6 +217,12 @@ def diagnose(
             "densities of the draws are not those of the model: leave out `repeats`, `probe` and "
             "`store`."
         )
+    if run.origin.law == "amortized" and (repeats or probe or store is not None):
+        raise ValueError(
+            "The draws are those of an amortized estimate, and carry its density. Leave out "
+            "`repeats`, `probe` and `store`: AmortizedPosterior.refine(data, evaluations=200) "
+            "evaluates the forward map, and corrects them."
+        )
     rng = given_generator(random_seed, "random_seed")
     others = None if store is None else other_evaluations(store, run, model)
     evidence = Evidence.of(run, None if others is None else others.known, rng)
@@ -331,6 +337,12 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
             f"other step methods have moved {names}, so that the log densities of the draws do "
             "not tell their moments"
         )
+    elif law == "amortized":
+        if verdict := facts.options.get("coverage"):
+            notes.append(
+                f"the estimate is {verdict} on average over the prior, which says nothing of these "
+                "data in particular"
+            )
     elif evidence.regression is None and law != "surrogate":
         notes.append("there are too many parameters, or too few draws, to check the moments")
     elif evidence.regression is not None and fit is None:
@@ -368,7 +380,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
             )
     if law == "fit":
         notes.append("with rough=True the burn-in is not examined for modes that were lost in it")
-    if not probe:
+    if not probe and law != "amortized":
         notes.append(
             "modes that no particle has visited were not searched for; "
             "diagnose(idata, model=model, probe=2000) does that"

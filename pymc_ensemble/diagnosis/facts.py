@@ -47,6 +47,7 @@ NAMED: dict[str, Transform] = {
 # What the draws of several runs follow together: the first law that one of them follows
 LEAST_KNOWN: tuple[Law, ...] = (
     "inversion",
+    "amortized",
     "surrogate",
     "fit",
     "smooth",

@@ -23,6 +23,7 @@ CERTAIN = (
 )
 UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
 LARGEST_KHAT = 0.7
+FAMILIAR = 0.99  # share of the simulations that may look more like the others than the data do
 FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 FAR = 0.25  # acceptance of independent proposals below which a learned law is far off
@@ -57,6 +58,7 @@ def judge(evidence: Evidence) -> list[Finding]:
         _hardly_moved,
         _far_from_learned,
         _surrogate,
+        _amortized,
         _cut_off,
         _unchecked,
     ]
@@ -294,7 +296,7 @@ def _unchecked(evidence: Evidence) -> Iterator[Finding]:
 def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
     """A posterior that is not what the ensemble takes it to be, where its moments are not known."""
     run, weights, regression = evidence.run, evidence.weights, evidence.regression
-    if evidence.fit is not None or evidence.law == "surrogate":
+    if evidence.fit is not None or evidence.law in ("surrogate", "amortized"):
         return
     if evidence.law == "gaussian" and weights.khat > LARGEST_KHAT:
         off = (run.U.mean(0) - weights.mean(run.U)) / np.maximum(run.U.std(0), 1e-300)
@@ -456,6 +458,43 @@ def _not_corrected(run: Run) -> Iterator[Finding]:
         "Use a better cheap model, or EnsembleGaussianProcessSampler with the store of the fine "
         "one as its archive.",
     )
+
+
+def _amortized(evidence: Evidence) -> Iterator[Finding]:
+    """An estimate that was learned from simulations, and what is known of it."""
+    if evidence.law != "amortized":
+        return
+    options = evidence.run.facts.options
+    if options["surprise"] > FAMILIAR:
+        yield Finding(
+            "doubtful",
+            f"{percent(options['surprise'])} of the simulations look more like the others than "
+            "these data do: the estimate has not learned from any that are like them.",
+            "Check the model and the data. With a likelihood, sample: "
+            "pm.sample(step=EnsembleKalmanSampler()).",
+        )
+    if options["outside"] > LOST:
+        yield Finding(
+            "doubtful",
+            f"{percent(options['outside'])} of what the estimate drew lay outside of the prior, "
+            "and was rejected.",
+            "Simulate more, or correct the draws by the likelihood: "
+            "AmortizedPosterior.refine(data, evaluations=200).",
+        )
+    verdict = options.get("coverage")
+    if verdict == "overconfident":
+        yield Finding(
+            "wrong",
+            "the estimate is overconfident: its regions hold the truth less often than they claim.",
+            'Simulate more, or use method="ratio" with conservative=True.',
+        )
+    elif verdict is None:
+        yield Finding(
+            "doubtful",
+            "nothing has tested the estimate that the draws come from.",
+            "Test it, AmortizedPosterior.coverage(), and draw again; or correct the draws by the "
+            "likelihood, AmortizedPosterior.refine(data, evaluations=200).",
+        )
 
 
 def _cut_off(evidence: Evidence) -> Iterator[Finding]:

@@ -80,7 +80,7 @@ class Evidence:
     ) -> "Evidence":
         """Look at the draws, and at other points, shape (m, d), with log densities (m,)."""
         law, paths = run.origin.law, run.paths
-        of_model, known = law != "surrogate", None if law == "fit" else others
+        of_model, known = law not in ("surrogate", "amortized"), None if law == "fit" else others
         regression = None
         if run.alone and run.facts.dimension <= MOST_PARAMETERS and (of_model or known is not None):
             lp = run.stats["lp"] if of_model else np.full(len(run.U), np.nan)

@@ -64,6 +64,9 @@ LAWS = {
         "behind it."
     ),
     "surrogate": "Draws follow the posterior of the surrogate, and cost no evaluation.",
+    "amortized": (
+        "Draws follow an estimate of the posterior that was learned from simulations, for any data."
+    ),
     "inversion": "Particles approximate the posterior; no evaluation was made to test how well.",
 }
 ADJUSTED = "A Metropolis test makes draws exact for a deterministic forward map."

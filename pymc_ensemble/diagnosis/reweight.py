@@ -106,6 +106,11 @@ def reweight(
     """
     require_flags(proposals=proposals)
     run = Run.of(idata, model)
+    if run.origin.law == "amortized":
+        raise ValueError(
+            "The draws carry the density of an amortized estimate, which cannot correct them. With "
+            "a likelihood, AmortizedPosterior.refine(data, evaluations=200) can."
+        )
     if not run.origin.density_known:
         raise ValueError(
             f"These draws come from a {run.origin.law}, and their log density is its own, so it "

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Law = Literal["density", "gaussian", "approximate", "fit", "smooth", "surrogate", "inversion"]
+Law = Literal[
+    "density", "gaussian", "approximate", "fit", "smooth", "surrogate", "inversion", "amortized"
+]
 
 
 class PriorAndLoss(Protocol):
@@ -204,7 +206,8 @@ class Origin:
         test; ``"gaussian"``: the Gaussian law whose log density they carry; ``"approximate"``: the
         density nearly, by a law that is not known; ``"fit"``: a fitted model, whose density they
         carry; ``"smooth"``: the smooth density behind the one that they carry; ``"surrogate"``: a
-        surrogate, whose density they carry; ``"inversion"``: what Kalman updates have led to.
+        surrogate, whose density they carry; ``"inversion"``: what Kalman updates have led to;
+        ``"amortized"``: an estimate that was learned from simulations, whose density they carry.
     adjusted : bool
         Whether every move has met a Metropolis test for the density that they carry.
     evaluations : int
@@ -226,7 +229,7 @@ class Origin:
     @property
     def density_known(self) -> bool:
         """Whether draws carry the density of the model, and not that of a fit or a surrogate."""
-        return self.law not in ("fit", "surrogate")
+        return self.law not in ("fit", "surrogate", "amortized")
 
 
 @dataclass(frozen=True)

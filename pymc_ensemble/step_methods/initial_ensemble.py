@@ -100,7 +100,7 @@ def _of_earlier_run(
         everywhere = unconstrained(model, {name: _flat(v) for name, v in values.items()})
     U = everywhere.reshape(*sweep.shape, -1)[np.arange(len(sweep))[:, None], numbers]
     _require_finite(U.reshape(-1, U.shape[-1]), coordinate_names)
-    if facts_of(stats).origin.law == "inversion":  # of an approximation that was not tested
+    if facts_of(stats).origin.law in ("inversion", "amortized"):  # not tested
         return InitialEnsembles(U)
     return InitialEnsembles(U, burned_in=True, converged=bool(stats["converged"].all()))
 

@@ -161,7 +161,8 @@ def improper():
 
 
 def missing():
-    pm.Normal("y", pm.Normal("x"), observed=np.ma.masked_invalid([1.0, np.nan]))
+    data = np.ma.masked_invalid([1.0, np.nan])
+    pm.MvNormal("y", pm.Normal("x") + np.zeros(2), np.eye(2) + 0.5, observed=data)
 
 
 def behind():

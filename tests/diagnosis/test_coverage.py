@@ -19,10 +19,10 @@ from pymc_ensemble.diagnosis.coverage import (
     Coverage,
     Simulation,
     _distance,
-    _judged,
     _log_densities,
-    _rank,
     _thinned,
+    judged,
+    rank,
 )
 
 START = "fork" if sys.platform == "linux" else "spawn"  # which has to import everything
@@ -65,7 +65,7 @@ def test_ranks_are_uniform(n_draws):
     rng = np.random.default_rng(1)
     n = 20_000
     for values in (rng.normal(size=(n, n_draws + 1)), rng.integers(3, size=(n, n_draws + 1))):
-        ranks = _rank(values[:, 1:], values[:, 0], rng=rng)
+        ranks = rank(values[:, 1:], values[:, 0], rng=rng)
         x = np.linspace(0.05, 0.95, 19)
         ecdf = np.searchsorted(np.sort(ranks), x) / n
         assert np.abs(ecdf - x).max() < 4 * 0.5 / np.sqrt(n)
@@ -74,9 +74,9 @@ def test_ranks_are_uniform(n_draws):
 def simulation(rng, shift=0.0, scale=1.0, L=200):
     """Draws from N(shift, scale**2) where the posterior is N(0, 1), in two parameters."""
     truth, draws = rng.normal(size=2), shift + scale * rng.normal(size=(L, 2))
-    below = _rank(draws.T, truth, rng=rng)
+    below = rank(draws.T, truth, rng=rng)
     distance = _distance(draws, np.vstack([draws, truth]))
-    level = float(_rank(distance[:-1], distance[-1], rng=rng))
+    level = float(rank(distance[:-1], distance[-1], rng=rng))
     return Simulation(xr.Dataset({"u": ("k", below)}), level, False, L, 0)
 
 
@@ -91,16 +91,16 @@ def simulation(rng, shift=0.0, scale=1.0, L=200):
 )
 def test_verdicts(law, verdict, word):
     rng = np.random.default_rng(2)
-    judged = _judged({k: simulation(rng, **law) for k in range(200)}, 200, {}, 0.95)
-    assert judged.verdict == judged.data["coverage"].attrs["verdict"] == verdict
-    assert judged.calibrated is (word is None) is not judged.reasons
-    assert word is None or any(reason.startswith(word) for reason in judged.reasons)
-    assert str(judged).startswith(f"{verdict}, by 200 of 200 simulations")
+    result = judged({k: simulation(rng, **law) for k in range(200)}, 200, {}, 0.95)
+    assert result.verdict == result.data["coverage"].attrs["verdict"] == verdict
+    assert result.calibrated is (word is None) is not result.reasons
+    assert word is None or any(reason.startswith(word) for reason in result.reasons)
+    assert str(result).startswith(f"{verdict}, by 200 of 200 simulations")
     if "shift" in law:
-        assert any("draws are too high" in reason for reason in judged.reasons)
+        assert any("draws are too high" in reason for reason in result.reasons)
     if law.get("scale") == 0.7:
         # of an isotropic Gaussian in two dimensions: 1 - (1 - 0.5) ** 0.49
-        half = judged.data["coverage"]["coverage"].sel(region="highest density").interp(level=0.5)
+        half = result.data["coverage"]["coverage"].sel(region="highest density").interp(level=0.5)
         assert float(half) == pytest.approx(0.288, abs=3 * np.sqrt(0.288 * 0.712 / 200))
 
 
@@ -108,7 +108,7 @@ def test_bands_hold_the_curves_of_a_calibrated_sampler():
     """All five curves together with 95%: 8 of 40 runs leave them with a probability of 10^-3."""
     rng = np.random.default_rng(3)
     verdicts = [
-        _judged({k: simulation(rng, L=50) for k in range(30)}, 30, {}, 0.95).verdict
+        judged({k: simulation(rng, L=50) for k in range(30)}, 30, {}, 0.95).verdict
         for _ in range(40)
     ]
     assert verdicts.count("calibrated") >= 33

@@ -220,8 +220,10 @@ class Processes:
 
     def __init__(self, workers: int, task: Task, timeout: float | None):
         self.workers, self.timeout, self.task = workers, timeout, task
-        self.context: Any = multiprocessing.get_context(START_METHOD)
-        self._sent_task = task if START_METHOD == "fork" else Pickled(task, everything=False)
+        # JAX has threads, whose locks a fork may copy as they are held
+        method = "spawn" if "jax" in sys.modules else START_METHOD
+        self.context: Any = multiprocessing.get_context(method)
+        self._sent_task = task if method == "fork" else Pickled(task, everything=False)
         self._folder = new_folder("workers")
         self._idle: list[Worker] = []
         self._started: set[Worker] = set()

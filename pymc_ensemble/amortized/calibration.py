@@ -1,0 +1,93 @@
+"""How often regions of an estimate hold the truth."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pymc_ensemble.diagnosis.coverage import Coverage, Simulation, judged, rank
+
+from .estimate import Drawn
+from .generating import Generator
+from .simulations import checked, simulated
+
+if TYPE_CHECKING:
+    from .posterior import AmortizedPosterior
+
+FloatArray = NDArray[np.float64]
+
+AT_ONCE = 50  # data sets whose draws are made together: as many as fit into some 100 MB
+
+
+def test(
+    amortized: "AmortizedPosterior",
+    generator: Generator,
+    simulations: int | xr.Dataset,
+    draws: int,
+    rng: np.random.Generator,
+    probability: float,
+) -> Coverage:
+    """Compare parameters of simulations with draws given their data.
+
+    Parameters
+    ----------
+    amortized : AmortizedPosterior
+    generator : Generator
+        Of the model that makes the simulations.
+    simulations : int or Dataset
+    draws : int
+        For each data set.
+    rng : numpy.random.Generator
+    probability : float
+        Of the confidence bands.
+    """
+    if isinstance(simulations, xr.Dataset):
+        made = checked(simulations, generator)
+    else:
+        made = simulated(generator, simulations, rng)
+    failed = np.asarray(made["failed"]) if "failed" in made else np.zeros(made.sizes["simulation"])
+    numbers = np.flatnonzero(~failed.astype(bool))
+    U = made["unconstrained"].transpose("simulation", ...).to_numpy()[numbers]
+    data = {
+        name: made[name].transpose("simulation", ...).to_numpy()[numbers].astype(float)
+        for name in generator.observed
+    }
+    X = amortized.scaling(data)
+    levels = amortized.estimate.log_density(U[:, None], X)[:, 0]
+    done: dict[int, Simulation] = {}
+    for first in range(0, len(numbers), AT_ONCE):
+        rows = slice(first, first + AT_ONCE)
+        drawn = _drawn(amortized, X[rows], min(AT_ONCE, len(X)), draws, rng)
+        truths = generator.named(U[rows])
+        each = generator.named(np.concatenate([one.U[0] for one in drawn]))
+        for k, (one, level) in enumerate(zip(drawn, levels[rows], strict=True)):
+            part = slice(k * draws, (k + 1) * draws)
+            ranks = {
+                name: (
+                    [f"{name}_dim_{axis}" for axis in range(truths[name].ndim - 1)],
+                    rank(np.moveaxis(values[part], 0, -1), truths[name][k], rng=rng),
+                )
+                for name, values in each.items()
+            }
+            done[int(numbers[first + k])] = Simulation(
+                xr.Dataset(ranks),
+                1 - float(rank(one.lp[0], np.asarray(level), rng=rng)),
+                True,
+                draws,
+                0,
+            )
+    reasons = {int(k): "the simulation failed" for k in np.flatnonzero(failed)}
+    return judged(done, len(failed), reasons, probability)
+
+
+def _drawn(
+    amortized: "AmortizedPosterior",
+    X: FloatArray,
+    size: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> list[Drawn]:
+    """Draws given each row of data, filled up to `size` rows: others would be compiled anew."""
+    filled = X[np.arange(size) % len(X)]
+    return amortized.estimate.draw(filled, draws, 1, rng, strict=False)[: len(X)]

@@ -1,0 +1,176 @@
+"""Draws and densities of an ensemble of networks, in the coordinates of the model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import walking
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MOST_TRIES = 50  # rounds of draws outside of the prior, before it is given up
+FEW_TRIES = 3  # rounds for a test, in which such draws count as they are
+MOST_CANDIDATES = 10_000  # draws of the prior at which walkers may start
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws given one data set.
+
+    Attributes
+    ----------
+    U : ndarray of shape (chains, draws, d)
+        In unconstrained coordinates.
+    lp : ndarray of shape (chains, draws)
+        Log density of the estimate; up to a constant for a ratio.
+    sweep, particle : ndarray of int, shape (draws,)
+    outside : float
+        Share of what was drawn that lay outside of the prior.
+    acceptance : float
+        Mean acceptance of moves; NaN for independent draws.
+    """
+
+    U: FloatArray
+    lp: FloatArray
+    sweep: IntArray
+    particle: IntArray
+    outside: float
+    acceptance: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What networks say in unconstrained coordinates.
+
+    Attributes
+    ----------
+    sizes : Architecture
+    networks : Module
+        With a leading axis for the members.
+    center, scale : ndarray of shape (d,)
+        Mean and standard deviation of the prior, by the simulations.
+    candidates : ndarray of shape (n, d)
+        Draws of the prior.
+    floor : float
+        Least log prior density of all simulations: the estimate knows nothing of what has less.
+    log_prior : callable
+        Log prior density of points (n, d).
+    """
+
+    sizes: Any
+    networks: Any = field(repr=False)
+    center: FloatArray
+    scale: FloatArray
+    candidates: FloatArray = field(repr=False)
+    floor: float
+    log_prior: Callable[[FloatArray], FloatArray] = field(repr=False)
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether networks give the ratio of the posterior to the prior."""
+        return self.sizes.kind == "ratio"
+
+    def log_density(self, U: FloatArray, X: FloatArray) -> FloatArray:
+        """Log densities (D, n) of points (D, n, d) given standardized data (D, K).
+
+        That of a ratio is not normalized.
+        """
+        from .estimators import log_densities
+
+        theta = ((U - self.center) / self.scale).astype(np.float32)
+        values = np.asarray(log_densities(self.networks, theta, X.astype(np.float32)), dtype=float)
+        if not self.is_ratio:
+            return values - np.log(self.scale).sum()
+        return values + self.log_prior(U.reshape(-1, U.shape[-1])).reshape(values.shape)
+
+    def draw(
+        self,
+        X: FloatArray,
+        draws: int,
+        chains: int,
+        rng: np.random.Generator,
+        strict: bool = True,
+    ) -> list[Drawn]:
+        """Draws given each of standardized data, shape (D, K).
+
+        Where the estimate lies outside of the prior, that is an error if `strict`; else its draws
+        are given as they are.
+        """
+        if self.is_ratio:
+            return self._walked(X, draws, chains, rng)
+        U, lp, outside = self._independent(X, draws * chains, rng, strict)
+        shape, numbers = (chains, draws), np.arange(draws)
+        return [
+            Drawn(u.reshape(*shape, -1), one.reshape(shape), 0 * numbers, numbers, share, np.nan)
+            for u, one, share in zip(U, lp, outside, strict=True)
+        ]
+
+    def _independent(
+        self, X: FloatArray, n: int, rng: np.random.Generator, strict: bool
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Draws (D, n, d) inside of the prior, their densities, and shares that were outside."""
+        import jax
+
+        from .estimators import draws
+
+        inputs, d = X.astype(np.float32), len(self.center)
+        U, found = np.empty((len(X), n, d)), np.zeros(len(X), int)
+        tried, rejected = np.zeros(len(X)), np.zeros(len(X))
+        for _ in range(MOST_TRIES if strict else FEW_TRIES):
+            key = jax.random.key(int(rng.integers(2**31)))
+            theta = np.asarray(draws(self.networks, key, inputs, n), dtype=float)
+            new = self.center + self.scale * theta
+            inside = (self.log_prior(new.reshape(-1, d)) >= self.floor).reshape(new.shape[:2])
+            for k in np.flatnonzero(found < n):
+                good = new[k, inside[k]][: n - found[k]]
+                U[k, found[k] : found[k] + len(good)] = good
+                found[k] += len(good)
+                tried[k], rejected[k] = tried[k] + n, rejected[k] + (~inside[k]).sum()
+            if (found == n).all():
+                break
+        if not strict:
+            for k in np.flatnonzero(found < n):
+                U[k, found[k] :] = new[k, found[k] :]
+        elif (found < n).any():
+            share = float((rejected / tried).max())
+            raise RuntimeError(
+                f"{share:.1%} of what the estimate draws lies outside of the prior: it has learned "
+                "nothing of data like these. Check the model and the data, or make more "
+                "simulations."
+            )
+        return U, self.log_density(U, X), rejected / tried
+
+    def _walked(
+        self, X: FloatArray, draws: int, chains: int, rng: np.random.Generator
+    ) -> list[Drawn]:
+        """Walkers on the prior times the ratio: chains of all data sets side by side."""
+        d, D = len(self.center), len(X)
+        J = walking.walkers(d)
+        sweeps = -(-draws // J)
+        ratio = self._log_ratio(self.candidates, X)
+        start = walking.start(self.candidates, np.repeat(ratio, chains, axis=0), J, rng)
+
+        def log_density(U: FloatArray) -> FloatArray:
+            together = U.reshape(D, -1, d)
+            return self.log_density(together, X).reshape(U.shape[:-1])
+
+        walked = walking.walk(log_density, start, sweeps, rng)
+        sweep, particle = np.divmod(np.arange(sweeps * J)[:draws], J)
+        U = walked.U.reshape(D, chains, sweeps * J, d)[:, :, :draws]
+        lp = walked.lp.reshape(D, chains, sweeps * J)[:, :, :draws]
+        return [
+            Drawn(u, one, sweep, particle, 0.0, walked.acceptance)
+            for u, one in zip(U, lp, strict=True)
+        ]
+
+    def _log_ratio(self, U: FloatArray, X: FloatArray) -> FloatArray:
+        """Log ratios (D, n) at points (n, d)."""
+        from .estimators import log_densities
+
+        theta = ((U - self.center) / self.scale).astype(np.float32)
+        theta = np.broadcast_to(theta, (len(X), *theta.shape))
+        return np.asarray(log_densities(self.networks, theta, X.astype(np.float32)), dtype=float)

@@ -1,0 +1,89 @@
+"""Whether data look like those of any simulation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+FloatArray = NDArray[np.float64]
+
+MOST = 2000  # simulations on each side: a rank of .99 has an error of .002 then
+NEIGHBOURS = 5  # whose mean distance tells of holes: a single one depends too much on chance
+FLATTEST = 1e-6  # variance, of the largest one, below which a direction is rounding
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Distance of data from those of simulations, against the distances of other simulations.
+
+    There are two: that of Mahalanobis from the mean, and that to the nearest simulations, which
+    sees holes and curved sheets. As no simulation has a part in both sides, the rank of a fresh one
+    among the others is uniform.
+
+    Attributes
+    ----------
+    fitted : ndarray of shape (m, K)
+        Standardized data of simulations from which distances are measured.
+    others : ndarray of shape (k, K)
+        Those of others.
+    """
+
+    fitted: FloatArray
+    others: FloatArray
+
+    @classmethod
+    def of(cls, X: FloatArray, rng: np.random.Generator) -> "Familiarity":
+        """Of standardized data of simulations, shape (n, K)."""
+        half = min(len(X) // 2, MOST)
+        order = rng.permutation(len(X))
+        return cls(X[order[:half]], X[order[half : 2 * half]])
+
+    @cached_property
+    def _whitening(self) -> tuple[FloatArray, FloatArray]:
+        center = self.fitted.mean(0)
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(self.fitted.T)))
+        return center, vectors / np.sqrt(np.maximum(values, FLATTEST * values.max()))
+
+    def _white(self, X: FloatArray) -> FloatArray:
+        center, root = self._whitening
+        return (X - center) @ root
+
+    @cached_property
+    def _tree(self) -> KDTree:
+        return KDTree(self._white(self.fitted))
+
+    def _distances(self, X: FloatArray) -> FloatArray:
+        """Both distances of data, shape (2, n)."""
+        Z = self._white(X)
+        near, _ = self._tree.query(Z, min(NEIGHBOURS, len(self.fitted)))
+        return np.stack([(Z**2).sum(1), near.reshape(len(Z), -1).mean(1)])
+
+    @cached_property
+    def _known(self) -> tuple[FloatArray, FloatArray]:
+        """Sorted distances of the others, shape (2, k), and the larger ones of their ranks."""
+        distances = self._distances(self.others)
+        known = np.sort(distances, axis=1)
+        return known, np.sort(_ranks(known, distances).max(0))
+
+    def surprise(self, X: FloatArray) -> FloatArray:
+        """Share of simulations that are less far off than standardized data (n, K), shape (n,)."""
+        known, larger = self._known
+        return _ranks(larger[None], _ranks(known, self._distances(X)).max(0)[None])[0]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays to be saved."""
+        return {"fitted": self.fitted, "others": self.others}
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, np.ndarray]) -> "Familiarity":
+        """Take over what was saved."""
+        return cls(arrays["fitted"], arrays["others"])
+
+
+def _ranks(known: FloatArray, values: FloatArray) -> FloatArray:
+    """Share of sorted rows that is below values, row by row."""
+    below = [np.searchsorted(row, of_row) for row, of_row in zip(known, values, strict=True)]
+    return np.array(below) / known.shape[1]

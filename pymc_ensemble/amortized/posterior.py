@@ -1,0 +1,329 @@
+"""A posterior for any data, learned from simulations of the model."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from pymc_ensemble.diagnosis.coverage import Coverage
+from pymc_ensemble.diagnosis.facts import Facts, variables_of
+from pymc_ensemble.diagnosis.findings import FAMILIAR
+from pymc_ensemble.log import number, percent
+from pymc_ensemble.problem.checks import given_generator, given_model, quoted
+from pymc_ensemble.samplers.ensemble import Origin
+from pymc_ensemble.samplers.options import require_counts
+
+from . import calibration, refining, storage
+from .estimate import Estimate
+from .familiarity import Familiarity
+from .generating import Generator
+from .results import result_of
+from .scaling import Scaling
+
+__all__ = ["AmortizedPosterior"]
+
+FloatArray = NDArray[np.float64]
+Data = Mapping[str, ArrayLike]
+
+Method = Literal["posterior", "ratio"]
+
+
+@dataclass
+class AmortizedPosterior:
+    """What `amortize` has learned: the posterior for any data of the model.
+
+    Attributes
+    ----------
+    method : {"posterior", "ratio"}
+        Whether the posterior itself was learned, or its ratio to the prior.
+    conservative : bool
+        Whether the ratio was balanced, for posteriors that are wider rather than narrower.
+    members : int
+        Networks that are averaged.
+    simulations, failed : int
+        Simulations that were learned from, and others that had failed and were left out.
+    history : ndarray of shape (passes, members)
+        Loss of the simulations that each member held back, after each pass over the others.
+    tested : {"calibrated", "overconfident", "conservative"} or None
+        Verdict of the last test of `coverage`.
+    model : pymc.Model
+        The model.
+    """
+
+    method: Method
+    conservative: bool
+    members: int
+    simulations: int
+    failed: int
+    history: FloatArray = field(repr=False)
+    tested: str | None
+    generator: Generator = field(repr=False)
+    estimate: Estimate = field(repr=False)
+    scaling: Scaling = field(repr=False)
+    familiarity: Familiarity = field(repr=False)
+
+    @property
+    def model(self) -> pm.Model:
+        """The model that was simulated."""
+        return self.generator.model
+
+    def sample(
+        self,
+        data: Data | None = None,
+        draws: int = 1000,
+        chains: int = 4,
+        random_seed: Any = None,
+    ) -> xr.DataTree:
+        """Draw from the posterior given data, without a further simulation.
+
+        Parameters
+        ----------
+        data : mapping of str to array_like, optional
+            Values of the observed variables, by name; those that the model observes by default.
+        draws, chains : int, default 1000 and 4
+            Draws of each chain, and chains. Draws of ``method="posterior"`` are independent. With
+            ``method="ratio"`` a chain is an ensemble of walkers on the prior times the learned
+            ratio, each move of which meets a Metropolis test.
+        random_seed : int, Generator or None
+            Seed of the draws.
+
+        Returns
+        -------
+        DataTree
+            ``posterior``, ``observed_data``, and ``sample_stats`` with the log density ``lp`` of
+            the estimate in unconstrained coordinates (up to a constant for ``method="ratio"``).
+            The attributes of ``posterior`` tell the ``surprise`` of the data, and ``outside``, the
+            share of what the estimate drew that lay outside of the prior and was rejected.
+
+        Raises
+        ------
+        ValueError
+            If data are missing, have another shape or are not finite.
+        RuntimeError
+            If the estimate lies outside of the prior.
+
+        Warns
+        -----
+        UserWarning
+            If no simulation looks like the data.
+        """
+        require_counts(1, draws=draws, chains=chains)
+        rng = given_generator(random_seed, "random_seed")
+        given = self.given(data)
+        surprise = self._surprise(given)
+        if surprise > FAMILIAR:
+            warnings.warn(
+                f"No simulation looks like these data: {percent(surprise)} of the simulations are "
+                "nearer to the others. The estimate has not learned from any that are like them. "
+                "Check the model and the data, or sample where there is a likelihood: "
+                "pm.sample(step=pymc_ensemble.EnsembleKalmanSampler()).",
+                stacklevel=2,
+            )
+        [drawn] = self.estimate.draw(self.scaling(given), draws, chains, rng)
+        options = {"surprise": surprise, "outside": float(drawn.outside), "coverage": self.tested}
+        told = {name: value for name, value in options.items() if value is not None}
+        facts = replace(
+            self.facts, options=self.facts.options | told, particles=int(drawn.particle.max()) + 1
+        )
+        attrs = {
+            "surprise": surprise,
+            "outside": float(drawn.outside),
+            "simulations": self.simulations,
+        }
+        observed = {name: values[0] for name, values in given.items()}
+        return result_of(self.generator, facts, drawn, observed, attrs)
+
+    def surprise(self, data: Data | None = None) -> float:
+        """How unlike all simulations data are.
+
+        Parameters
+        ----------
+        data : mapping of str to array_like, optional
+            Values of the observed variables, by name; those that the model observes by default.
+
+        Returns
+        -------
+        float
+            Share of simulations that are nearer to the others, by the larger one of two ranks: of
+            the Mahalanobis distance from their mean, and of the distance to the nearest ones. It is
+            uniform for data that the model makes. Above 0.99 `sample` warns.
+        """
+        return self._surprise(self.given(data))
+
+    def coverage(
+        self,
+        simulations: int | xr.Dataset = 200,
+        *,
+        model: pm.Model | None = None,
+        draws: int = 1000,
+        random_seed: Any = None,
+        probability: float = 0.95,
+    ) -> Coverage:
+        """Test on simulations whether regions hold the truth as often as they claim to.
+
+        Parameters
+        ----------
+        simulations : int or Dataset, default 200
+            How many new simulations are made; or simulations that were not learned from, such as
+            those that were left out of the ones that `simulations` has made.
+        model : pymc.Model, optional
+            A model that makes the new simulations in place of the one that was learned from, to see
+            what another prior or simulator does to the estimate; then the verdict is not kept.
+        draws : int, default 1000
+            Draws for each.
+        random_seed : int, Generator or None
+            Seed of the simulations, and of the draws.
+        probability : float, default 0.95
+            Probability of the confidence bands.
+
+        Returns
+        -------
+        Coverage
+            As of `pymc_ensemble.coverage`. Later results carry the verdict, for `diagnose`.
+        """
+        if not isinstance(simulations, xr.Dataset):
+            require_counts(2, simulations=simulations)
+        require_counts(10, draws=draws)
+        rng = given_generator(random_seed, "random_seed")
+        other = model is not None and given_model(model) is not self.model
+        generator = Generator(model) if model is not None and other else self.generator
+        if generator.names != self.generator.names or generator.shapes != self.generator.shapes:
+            raise ValueError(
+                "`model` has other parameters or data than the model that was simulated. Both must "
+                "have the same."
+            )
+        result = calibration.test(self, generator, simulations, draws, rng, probability)
+        if not other:
+            self.tested = result.verdict
+        return result
+
+    def refine(
+        self,
+        data: Data | None = None,
+        evaluations: int = 200,
+        model: pm.Model | None = None,
+        random_seed: Any = None,
+    ) -> xr.DataTree:
+        """Correct draws by the true likelihood, with importance weights.
+
+        Parameters
+        ----------
+        data : mapping of str to array_like, optional
+            Values of the observed variables, by name; those that the model observes by default.
+        evaluations : int, default 200
+            Draws, each of which is evaluated once; at least 50.
+        model : pymc.Model, optional
+            A model with the same parameters and data, such as a finer one; by default the one that
+            was simulated.
+        random_seed : int, Generator or None
+            Seed of the draws and of the resampling.
+
+        Returns
+        -------
+        DataTree
+            As many draws, resampled by their weights. ``lp`` is the log density of the model. The
+            attributes of ``posterior`` tell the Pareto ``khat`` [1]_ of the weights and their
+            ``efficiency``, the effective share of the draws.
+
+        Raises
+        ------
+        ValueError
+            If the model has no likelihood, or if k-hat is above 0.7, so that the weights cannot be
+            relied upon.
+
+        References
+        ----------
+        .. [1] Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed
+           importance sampling. Journal of Machine Learning Research, 25(72), 1-58.
+           https://arxiv.org/abs/1507.02646
+        """
+        require_counts(50, evaluations=evaluations)
+        rng = given_generator(random_seed, "random_seed")
+        given = self.given(data)
+        fine = self.model if model is None else given_model(model)
+        if variables_of(fine) != variables_of(self.model):
+            raise ValueError(
+                "`model` has other free variables, or others of their shapes and priors' supports, "
+                "than the model that was simulated. Both must have the same."
+            )
+        [drawn] = self.estimate.draw(self.scaling(given), evaluations, 1, rng)
+        observed = {name: values[0] for name, values in given.items()}
+        return refining.refined(self, fine, drawn, observed, rng)
+
+    def save(self, path: str | PathLike) -> None:
+        """Save everything but the model, as arrays and text; `load_amortized` reads it.
+
+        Parameters
+        ----------
+        path : path-like
+            A file; ``.npz`` is the usual ending.
+        """
+        storage.save(self, path)
+
+    def given(self, data: Data | None) -> dict[str, np.ndarray]:
+        """Values of all observed variables, each of shape (1, ...); anything else is refused."""
+        shapes = self.generator.shapes
+        if data is None:
+            data = self.generator.own_data
+        if not isinstance(data, Mapping):
+            raise TypeError(
+                "`data` has to be a mapping from the names of observed variables to their values, "
+                f"such as {{{next(iter(shapes))!r}: ...}}, not {type(data).__name__}."
+            )
+        if missing := [name for name in shapes if name not in data]:
+            raise ValueError(
+                f"`data` has no {quoted(missing)}. Give values of all observed variables."
+            )
+        if unknown := [name for name in data if name not in shapes]:
+            raise ValueError(
+                f"`data` has {quoted(unknown)}, which the model does not observe. It observes "
+                f"{quoted(shapes)}."
+            )
+        values = {name: np.asarray(data[name], dtype=float) for name in shapes}
+        for name, shape in shapes.items():
+            if values[name].shape != shape:
+                raise ValueError(
+                    f"The data of `{name}` have the shape {values[name].shape}, and those of the "
+                    f"simulations {shape}. Data of another shape need simulations of their own: "
+                    "pymc_ensemble.simulations."
+                )
+            if not np.isfinite(values[name]).all():
+                raise ValueError(
+                    f"The data of `{name}` are not finite. Data with missing entries need "
+                    "simulations of a model without these entries."
+                )
+        return {name: array[None] for name, array in values.items()}
+
+    def _surprise(self, given: Mapping[str, np.ndarray]) -> float:
+        if self.scaling.impossible(given)[0]:
+            return 1.0
+        return float(self.familiarity.surprise(self.scaling(given))[0])
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What all results tell of how they were made."""
+        options = {
+            "method": self.method,
+            "conservative": self.conservative,
+            "members": self.members,
+            "simulations": self.simulations,
+            "failed": self.failed,
+        }
+        values = self.model.value_vars
+        return Facts.of(self.model, values, "amortize", options, Origin("amortized"), 1)
+
+    def __str__(self) -> str:
+        loss = number(float(self.history.min(0).mean()), ".3f")
+        tested = "not tested" if self.tested is None else self.tested
+        return (
+            f"amortized {self.method} of {len(self.generator.names)} parameters, given "
+            f"{self.scaling.size} data, from {self.simulations} simulations ({self.failed} others "
+            f"failed): {self.members} networks, loss {loss}, {tested}"
+        )

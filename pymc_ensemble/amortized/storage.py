@@ -1,0 +1,102 @@
+"""Estimates in files: arrays and text, no pickled objects."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pymc_ensemble.version import __version__
+
+if TYPE_CHECKING:
+    from .posterior import AmortizedPosterior
+
+FORMAT = 1
+PARTS = ("network", "scaling", "familiarity", "estimate", "record")
+
+
+def save(amortized: "AmortizedPosterior", path: str | PathLike) -> None:
+    """Write an estimate to a file."""
+    import equinox as eqx
+    import jax
+
+    estimate = amortized.estimate
+    leaves = jax.tree_util.tree_leaves(eqx.filter(estimate.networks, eqx.is_array))
+    arrays: dict[str, Mapping[str, np.ndarray]] = {
+        "network": {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(leaves)},
+        "scaling": amortized.scaling.arrays(),
+        "familiarity": amortized.familiarity.arrays(),
+        "estimate": {
+            name: np.asarray(getattr(estimate, name))
+            for name in ("center", "scale", "candidates", "floor")
+        },
+        "record": {"history": amortized.history},
+    }
+    text = {
+        "format": FORMAT,
+        "version": __version__,
+        "sizes": asdict(estimate.sizes),
+        "scaling": amortized.scaling.words(),
+        "facts": amortized.facts.text(),
+        "record": {
+            name: getattr(amortized, name)
+            for name in ("method", "conservative", "members", "simulations", "failed", "tested")
+        },
+    }
+    flat = {f"{part}/{name}": v for part, known in arrays.items() for name, v in known.items()}
+    with Path(path).open("wb") as file:
+        np.savez_compressed(file, text=np.array(json.dumps(text)), **flat)  # type: ignore[arg-type]
+
+
+def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Arrays by part and name, and text of a file.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file, or of another format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            text = json.loads(str(file["text"]))
+            flat = {name: file[name] for name in file.files if name != "text"}
+        number = text["format"]
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{Path(path)} is no file of an amortized posterior ({error}). AmortizedPosterior.save "
+            "writes them."
+        ) from error
+    if number != FORMAT:
+        raise ValueError(
+            f"{Path(path)} was written by version {text.get('version')} of pymc_ensemble in format "
+            f"{number}; this version reads format {FORMAT}. Install that one, or amortize again."
+        )
+    arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
+    for name, values in flat.items():
+        part, _, key = name.partition("/")
+        arrays[part][key] = values
+    return arrays, text
+
+
+def networks_of(sizes: Any, members: int, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Networks with the weights that were saved."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    empty = sizes.ensemble(jax.random.split(jax.random.key(0), members))
+    weights, rest = eqx.partition(empty, eqx.is_array)
+    leaves, structure = jax.tree_util.tree_flatten(weights)
+    saved = [arrays[key] for key in sorted(arrays)]
+    if [leaf.shape for leaf in leaves] != [array.shape for array in saved]:
+        raise ValueError(
+            "The weights in the file are not those of these networks: it was made with another "
+            "version of flowjax or equinox. Amortize again."
+        )
+    filled = [jnp.asarray(array, leaf.dtype) for array, leaf in zip(saved, leaves, strict=True)]
+    return eqx.combine(jax.tree_util.tree_unflatten(structure, filled), rest)

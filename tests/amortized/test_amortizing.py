@@ -1,0 +1,300 @@
+"""Posteriors that are learned: against exact ones, and what is refused."""
+
+import warnings
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pymc as pm
+import pytest
+
+import pymc_ensemble as pe
+
+jax = pytest.importorskip("jax", reason="needs the extra `amortized`")
+
+from pymc_ensemble.amortized import training  # noqa: E402
+from pymc_ensemble.amortized.estimators import Architecture, classification  # noqa: E402
+
+pytestmark = pytest.mark.amortized
+
+
+def linear(observed=(1.0, 0.2, 0.0), prior=1.0):
+    """Two parameters, one of them positive, three data: Gaussian in unconstrained coordinates."""
+    with pm.Model(coords={"k": ["a", "b", "c"]}) as model:
+        x, r = pm.Normal("x", 0, prior), pm.LogNormal("r")
+        mu = pm.math.stack([x, x + pm.math.log(r), pm.math.log(r)])
+        pm.Normal("y", mu, 0.5, observed=np.array(observed), dims="k")
+    return model
+
+
+def exact(y):
+    """Mean and covariance of (x, log r)."""
+    A = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    covariance = np.linalg.inv(A.T @ A / 0.25 + np.eye(2))
+    return covariance @ A.T @ np.array(y) / 0.25, covariance
+
+
+@pytest.fixture(scope="module")
+def model():
+    return linear()
+
+
+@pytest.fixture(scope="module")
+def made(model):
+    return pe.simulations(model, 800, random_seed=1)
+
+
+@pytest.fixture(scope="module")
+def posterior(model, made):
+    return pe.amortize(model, made, members=2, random_seed=1)
+
+
+@pytest.fixture(scope="module")
+def ratio(model, made):
+    return pe.amortize(model, made, method="ratio", conservative=True, members=1, random_seed=1)
+
+
+def errors(idata, y):
+    mean, covariance = exact(y)
+    sd = np.sqrt(np.diag(covariance))
+    U = idata["sample_stats"]["unconstrained"].to_numpy().reshape(-1, 2)
+    return np.abs(U.mean(0) - mean) / sd, U.std(0) / sd
+
+
+@pytest.mark.parametrize("y", [(1.0, 0.2, 0.0), (-0.5, -1.0, -0.6), (1.4, 2.2, 0.4)])
+def test_posterior_of_a_linear_model(posterior, y):
+    idata = posterior.sample({"y": y}, random_seed=1)
+    error, spread = errors(idata, y)
+    assert error.max() < 0.25
+    assert 0.8 < spread.min() <= spread.max() < 1.25
+    stats = idata["sample_stats"].dataset
+    np.testing.assert_allclose(np.log(idata.posterior["r"]), stats["unconstrained"][..., 1])
+    # the density that draws carry is normalized: E exp(f - lp) = 1 for a density f inside
+    U = stats["unconstrained"].to_numpy().reshape(-1, 2)
+    mean, covariance = exact(y)
+    z = U - mean
+    inner = covariance / 2
+    log_f = -0.5 * np.einsum("ni,ij,nj->n", z, np.linalg.inv(inner), z)
+    log_f -= np.log(2 * np.pi) + 0.5 * np.log(np.linalg.det(inner))
+    weights = np.exp(log_f - stats["lp"].to_numpy().ravel())
+    assert weights.mean() == pytest.approx(1, abs=4 * weights.std() / np.sqrt(len(U)) + 0.01)
+
+
+def test_ratio_of_a_linear_model(ratio):
+    y = (1.0, 0.2, 0.0)
+    idata = ratio.sample({"y": y}, random_seed=1)
+    error, spread = errors(idata, y)
+    assert error.max() < 0.5
+    assert 0.8 < spread.min() <= spread.max() < 1.8  # balanced: rather too wide
+    assert 0.1 < float(idata["sample_stats"]["acceptance"].mean()) < 0.7
+    assert pe.to_ensemble(idata)["posterior"].sizes["particle"] == 100
+
+
+def test_what_other_parts_make_of_results(posterior, model):
+    idata = posterior.sample(draws=300, chains=2, random_seed=1)
+    assert idata["posterior"].sizes == {"chain": 2, "draw": 300}
+    assert idata["observed_data"]["y"].dims == ("k",)
+    posterior.tested = None
+    idata = posterior.sample(random_seed=1)
+    diagnosis = pe.diagnose(idata)
+    assert diagnosis.verdict == "doubtful"
+    assert "nothing has tested" in str(diagnosis)
+    result = pe.coverage(model, posterior, simulations=50, draws=200, random_seed=2)
+    assert result.calibrated
+    assert result.finished == 50
+    assert posterior.tested == "calibrated"
+    idata = posterior.sample(random_seed=1)
+    diagnosis = pe.diagnose(idata)
+    assert "nothing has tested" not in str(diagnosis)
+    assert "calibrated on average" in diagnosis.notes[0]
+    with pytest.raises(ValueError, match="amortized estimate"):
+        pe.diagnose(idata, model=model, probe=2000)
+    with pytest.raises(ValueError, match="refine"):
+        pe.reweight(idata)
+    assert "learned from simulations" in pe.report(idata).methods
+    for plot in (pe.plots.path, pe.plots.spread, pe.plots.coverage):
+        plot(result if plot is pe.plots.coverage else idata)
+    plt.close("all")
+    with model:
+        again = pm.sample(
+            200,
+            step=pe.EnsembleKalmanSampler(initial_ensemble=idata, adjust=True),
+            chains=1,
+            cores=1,
+            random_seed=1,
+            progressbar=False,
+        )
+    assert bool(again["sample_stats"]["converged"].all())
+
+
+def test_coverage_of_another_prior_is_no_verdict_on_this_one(posterior):
+    """A prior three times as wide: what was learned knows nothing of its tails."""
+    before = posterior.tested
+    result = pe.coverage(
+        lambda: linear(prior=4.0), posterior, simulations=50, draws=200, random_seed=3
+    )
+    assert result.verdict == "overconfident"
+    assert posterior.tested == before
+
+
+def test_coverage_on_held_out_simulations(posterior, model):
+    held = pe.simulations(model, 80, random_seed=9)
+    result = posterior.coverage(held, draws=200, random_seed=1)
+    assert (result.finished, result.simulations) == (80, 80)
+
+
+def test_refined_draws_are_those_of_the_likelihood(posterior):
+    y = (1.0, 0.2, 0.0)
+    better = posterior.refine({"y": y}, evaluations=1000, random_seed=1)
+    attrs = better["posterior"].attrs
+    assert attrs["khat"] <= 0.7
+    assert attrs["n_evals"] == 1000
+    mean, covariance = exact(y)
+    U = better["sample_stats"]["unconstrained"].to_numpy()[0]
+    error = 4 / np.sqrt(1000 * attrs["efficiency"])
+    assert (np.abs(U.mean(0) - mean) / np.sqrt(np.diag(covariance))).max() < error
+    np.testing.assert_allclose(U.std(0), np.sqrt(np.diag(covariance)), rtol=error)
+    # the log density of the model, normalized or not, is quadratic with the right curvature
+    lp = better["sample_stats"]["lp"].to_numpy()[0]
+    z = U - mean
+    distance = np.einsum("ni,ij,nj->n", z, np.linalg.inv(covariance), z)
+    np.testing.assert_allclose(lp + 0.5 * distance, (lp + 0.5 * distance)[0], atol=1e-6)
+
+
+def test_refinement_is_refused_where_weights_mean_nothing(posterior):
+    narrow = replace(posterior.estimate, scale=0.3 * posterior.estimate.scale)
+    with pytest.raises(ValueError, match="k-hat"):
+        replace(posterior, estimate=narrow).refine(random_seed=1)
+    other = linear()
+    with other:
+        pm.Normal("z")
+    with pytest.raises(ValueError, match="other free variables"):
+        posterior.refine(model=other)
+
+
+@pytest.mark.parametrize("learned", ["posterior", "ratio"])
+def test_files(learned, request, model, tmp_path):
+    """What was saved draws the same; nothing is pickled; files of other models are refused."""
+    learned = request.getfixturevalue(learned)
+    learned.save(tmp_path / "learned.npz")
+    with np.load(tmp_path / "learned.npz", allow_pickle=False) as file:
+        assert {file[name].dtype.kind for name in file.files} <= set("fiU")
+    with model:
+        loaded = pe.load_amortized(tmp_path / "learned.npz")
+    draws = [one.sample(draws=50, random_seed=3)["posterior"].dataset for one in (learned, loaded)]
+    assert draws[0].equals(draws[1])
+    assert str(loaded) == str(learned)
+    other = linear()
+    with other:
+        pm.Normal("z")
+    with pytest.raises(ValueError, match="of another model"):
+        pe.load_amortized(tmp_path / "learned.npz", other)
+    (tmp_path / "other.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="no file of an amortized posterior"):
+        pe.load_amortized(tmp_path / "other.npz", model)
+
+
+def test_unfamiliar_data(posterior, model):
+    """Warned of, and diagnosed; fresh simulations are not."""
+    with pytest.warns(UserWarning, match="No simulation looks like these data"):
+        idata = posterior.sample({"y": (2.0, -2.0, 2.0)}, random_seed=1)
+    assert "look more like the others" in str(pe.diagnose(idata))
+    fresh = pe.simulations(model, 200, random_seed=5)["y"].to_numpy()
+    warned = [posterior.surprise({"y": y}) > 0.99 for y in fresh]
+    assert np.mean(warned) < 0.05
+    assert posterior.surprise() < 0.99
+
+
+def test_same_seed_same_draws(model, made, monkeypatch):
+    """Of the training and of the draws; each has a seed of its own."""
+    monkeypatch.setattr(training, "PASSES", 3)
+    learned = [pe.amortize(model, made, members=2, random_seed=seed) for seed in (1, 1, 2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, same, other = (each.sample(draws=20, random_seed=1) for each in learned)
+    assert one["posterior"].equals(same["posterior"])
+    assert not one["posterior"].equals(other["posterior"])
+
+
+def test_balance_is_what_its_paper_says():
+    """A classifier that says p for all pairs: log 2 or more, and (2 p - 1)^2 times the weight."""
+    network = Architecture.of("ratio", 1, 1).build(jax.random.key(0))
+    theta = x = np.zeros((8, 1), np.float32)
+    logit = float(network.log_density(theta[0], x[0]))
+    p = 1 / (1 + np.exp(-logit))
+    entropy = -0.5 * (np.log(p) + np.log(1 - p))
+    for balance in (0.0, 100.0):
+        loss = float(classification(network, theta, x, 3, balance=balance))
+        assert loss == pytest.approx(entropy + balance * (2 * p - 1) ** 2, rel=1e-5)
+
+
+def test_flow(monkeypatch):
+    """A flow of splines for one parameter: its density is normalized, and learns."""
+    monkeypatch.setattr(training, "PASSES", 30)
+    with pm.Model() as model:
+        x = pm.Normal("x")
+        pm.Normal("y", x, 0.5, observed=1.0)
+    made = pe.simulations(model, 400, random_seed=1)
+    learned = pe.amortize(model, made, density="flow", members=1, random_seed=1)
+    assert learned.history[-1].mean() < learned.history[0].mean() - 0.1
+    idata = learned.sample(random_seed=1)
+    x, lp = idata["posterior"]["x"].to_numpy(), idata["sample_stats"]["lp"].to_numpy()
+    assert abs(x.mean() - 0.8) < 0.3
+    f = np.exp(-0.5 * ((x - 0.8) / 0.3) ** 2) / (0.3 * np.sqrt(2 * np.pi))
+    weights = f / np.exp(lp)
+    assert weights.mean() == pytest.approx(1, abs=4 * weights.std() / np.sqrt(weights.size) + 0.02)
+
+
+def test_data_of_other_shapes(posterior):
+    refused = {
+        "`data` has no `y`": {},
+        "does not observe": {"y": (1, 2, 3), "z": 1},
+        "have the shape": {"y": (1.0, 2.0)},
+        "not finite": {"y": (1.0, np.nan, 0.0)},
+    }
+    for message, data in refused.items():
+        with pytest.raises(ValueError, match=message):
+            posterior.sample(data)
+    with pytest.raises(TypeError, match="mapping"):
+        posterior.sample([1.0, 2.0, 3.0])
+    for options in ({"draws": 0}, {"chains": 0}):
+        with pytest.raises(ValueError, match="integer"):
+            posterior.sample(**options)
+
+
+def test_refused(model, made, monkeypatch):
+    def amortize(given=made, of=model, **options):
+        return pe.amortize(of, given, **options)
+
+    for options, message in (
+        ({"method": "diffusions"}, "method"),
+        ({"density": "spline"}, "density"),
+        ({"conservative": True}, 'method="ratio"'),
+        ({"method": "ratio", "density": "flow"}, "density"),
+        ({"members": 0}, "members"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            amortize(**options)
+    with pytest.raises(TypeError, match="conservative"):
+        amortize(conservative="no")
+    with pytest.raises(ValueError, match=r"99 simulations are too few .* make 100 or more"):
+        amortize(made.isel(simulation=slice(99)))
+    with pytest.raises(TypeError, match="Dataset of simulations"):
+        amortize(1000)
+    with pytest.raises(ValueError, match="store of a run is no sample of the prior"):
+        amortize(made.assign_attrs(drawn_from="a run"))
+    with pytest.raises(ValueError, match="`simulations` has no `y`"):
+        amortize(made.drop_vars("y"))
+    with pytest.raises(ValueError, match="`y` has the shape"):
+        amortize(made.isel(k=slice(2)))
+    with pytest.raises(RuntimeError, match="have failed"):
+        amortize(made.assign(failed=("simulation", np.arange(800) > 300)))
+    with pytest.raises(ValueError, match="`y`: the same values in all simulations"):
+        amortize(made.assign(y=made["y"] * 0))
+    with pytest.raises(ValueError, match="outputs behind `y` are the same"):
+        amortize(made.assign(outputs=made["outputs"] * 0))
+    with pytest.raises(TypeError, match="There is no model"):
+        amortize(of=None)
+    monkeypatch.setattr("pymc_ensemble.amortized.amortizing.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install .*amortized"):
+        amortize()
