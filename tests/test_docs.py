@@ -128,6 +128,19 @@ def test_code_of_inversion(capsys):
     assert "doubtful" in capsys.readouterr().out
 
 
+@pytest.mark.amortized
+def test_code_of_amortized(capsys):
+    session = {}
+    for block in blocks("amortized.md"):
+        exec(compile(block, "amortized.md", "exec"), session)
+    assert session["calibration"].finished == 100
+    assert session["better"].posterior.attrs["khat"] <= 0.7
+    error = np.log([session["better"].posterior[k].mean() for k in ("amplitude", "rate")])
+    assert np.abs(error - np.log([1.3, 0.8])).max() < 0.15
+    assert session["u"].shape == (1000, 2)
+    assert "trustworthy" in capsys.readouterr().out
+
+
 def test_reference_has_everything_public():
     reference = re.findall(r"^   ([a-z_]+\.)*(\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
     listed = {prefix + name for prefix, name in reference}

@@ -40,15 +40,7 @@ type StepFactory = Callable[[], Any]
 class Testable(Protocol):
     """What tests itself, as an amortized posterior does."""
 
-    def coverage(
-        self,
-        simulations: int | xr.Dataset = 200,
-        *,
-        model: pm.Model | None = None,
-        draws: int = 1000,
-        random_seed: Any = None,
-        probability: float = 0.95,
-    ) -> "Coverage":
+    def coverage(self, simulations: Any = ..., **options: Any) -> "Coverage":
         """Test on simulations of a model whether regions hold the truth."""
 
 
