@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
-from pymc.logprob.utils import ParameterValueError
 from pymc.model import Model
 from pymc.util import get_random_generator
 from pytensor.compile.sharedvalue import SharedVariable
@@ -21,13 +20,11 @@ from pytensor.tensor.type import TensorType
 
 from pymc_ensemble.problem._pymc import (
     CUSTOM_DISTRIBUTIONS,
-    PARAMETER_CHECKS_TO_INFINITY,
     CheckParameterValue,
     MinibatchOp,
 )
 from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.frontier import core_op, is_foreign
-from pymc_ensemble.problem.graphs import rewritten, substitute
 
 
 def given_model(model: Any) -> Model:
@@ -284,51 +281,6 @@ def check_constants(model: Model) -> None:
                 f"{what.format(name).capitalize()} is {np.ravel(value)[0]}, whatever the unknowns "
                 "are: the model has no density. Correct it in the model."
             )
-
-
-class NoDensityError(ValueError):
-    """The density of the data is zero, whatever the unknowns are."""
-
-
-def check_density(name: str, density: Variable, values: Mapping[Variable, Variable]) -> None:
-    """Refuse data that have no density under a distribution with usual values of its unknowns.
-
-    Parameters
-    ----------
-    name : str
-        Name of the observed variable.
-    density : Variable
-        Log density of each entry, a function of data and outputs.
-    values : mapping of Variable to Variable
-        The data, first, and usual values of the outputs.
-
-    Raises
-    ------
-    NoDensityError
-        If the density of an entry is zero, or no number.
-    """
-    [at_values] = substitute([density], values)
-    at_values, data = rewritten(
-        [at_values, next(iter(values.values()))], ("canonicalize", PARAMETER_CHECKS_TO_INFINITY)
-    )
-    try:
-        found, data = pytensor.function([], [at_values, data], mode=CHEAP_MODE)()
-    except ParameterValueError as error:
-        raise NoDensityError(
-            f"`{name}` has a parameter for which its density is zero: PyMC asks for {error}. It "
-            "does not depend on the unknowns; correct it in the model."
-        ) from error
-    wrong = np.argwhere(~(found > -np.inf))
-    if not len(wrong):
-        return
-    index = tuple(wrong[0])
-    where = f" at index [{', '.join(map(str, index))}]" if index else ""
-    raise NoDensityError(
-        f"The density of `{name}` is zero for {len(wrong)} of its {found.size} data, such as "
-        f"{data[index]}{where}, whatever the unknowns are. They are outside of what its "
-        "distribution can be, or a parameter that is a constant makes them impossible, such as an "
-        "infinite scale. Correct the data, or choose another distribution."
-    )
 
 
 def _parts(condition: Variable) -> Iterator[Variable]:

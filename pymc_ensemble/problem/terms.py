@@ -15,7 +15,6 @@ from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem._pymc import PartialObservedRV, conditional_logp
 from pymc_ensemble.problem.batching import CHEAP_MODE
-from pymc_ensemble.problem.checks import check_density
 from pymc_ensemble.problem.covariance import (
     covariance_factor,
     is_whitenable,
@@ -27,6 +26,7 @@ from pymc_ensemble.problem.curvature import Family
 from pymc_ensemble.problem.frontier import Site, is_foreign
 from pymc_ensemble.problem.graphs import gradient, rewritten, substitute
 from pymc_ensemble.problem.links import Natural, Role, natural
+from pymc_ensemble.problem.support import check_density, check_support
 
 QUADRATIC = (pm.Normal.rv_type, pm.LogNormal.rv_type, pm.MvNormal.rv_type)
 TRANSLATIONS = (
@@ -168,7 +168,11 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         loss = -log_density(rv_given, observation, missing, name).sum()
 
     told = family is not None and Role.OTHER not in frontier.inputs.values()
-    if told and not (site.latent or masked or rv.owner.op.ndim_supp):
+    apart = not (site.latent or masked) and getattr(rv.owner.op, "ndim_supp", None) == 0
+    if apart and not told:
+        density = log_density(rv_given, observation, missing, name)
+        check_support(name, density, (observation, site.value), holes)
+    if apart and told:
         # data of translations may be far from where the location stands here
         at = pt.zeros_like(site.value) if isinstance(rv.owner.op, TRANSLATIONS) else site.value
         roles = frontier.inputs.values()
