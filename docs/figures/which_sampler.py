@@ -27,16 +27,18 @@ QUESTIONS = {
     "likelihood": ((0, 1), "Is there a\nlikelihood?"),
     "discrete": ((0, 2), "Are variables discrete,\nor left to other steps?"),
     "many": ((0, 3), "More than\n100 parameters?"),
-    "dear": ((0, 4), "Does a run take\nhalf a second or more?"),
+    "cheap": ((0, 4), "Has the simulator a cheap\nsibling, on a coarser grid say?"),
+    "dear": ((0, 5), "Does a run take\nhalf a second or more?"),
 }
 ANSWERS = {
     "gradients": "pm.sample(): NUTS",
-    "likelihood": "pm.sample_smc(), or the package sbi",
+    "likelihood": "pe.amortize(), or pm.sample_smc()",
     "discrete": "MultiscaleSampler(vars, adjust=True)",
     "many": "LikelihoodInformedSampler()",
+    "cheap": "MultifidelitySampler(cheap)",
     "dear": "EnsembleGaussianProcessSampler()\nup to 30 parameters",
 }
-YES = {"gradients": "yes", "likelihood": "no", "discrete": "yes", "many": "yes", "dear": "yes"}
+ASIDE = dict.fromkeys(QUESTIONS, "yes") | {"likelihood": "no"}
 
 
 def costs():
@@ -79,12 +81,12 @@ def draw_savings():
 
 def draw_tree():
     """Questions in one column, from the top; an answer leads to the right, the other one down."""
-    figure, ax = plt.subplots(figsize=(8, 6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(8, 6.6), layout="constrained")
     box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": GRAY}
     for key, ((x, y), text) in QUESTIONS.items():
         ax.text(x, -y, text, ha="center", va="center", bbox=box)
-        arrow(ax, (x + 0.42, -y), (x + 0.78, -y), YES[key])
-        arrow(ax, (x, -y - 0.28), (x, -y - 0.72), "yes" if YES[key] == "no" else "no")
+        arrow(ax, (x + 0.46, -y), (x + 0.78, -y), ASIDE[key])
+        arrow(ax, (x, -y - 0.28), (x, -y - 0.72), "yes" if ASIDE[key] == "no" else "no")
         result = {**box, "edgecolor": BLUE}
         ax.text(x + 0.82, -y, ANSWERS[key], ha="left", va="center", family="monospace", bbox=result)
     last = len(QUESTIONS)

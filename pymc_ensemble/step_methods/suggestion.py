@@ -98,9 +98,12 @@ def suggest(model: pm.Model | None = None, seconds_per_run: float | None = None)
 
     Notes
     -----
-    Nothing is evaluated and nothing is drawn. So it cannot know whether a forward map is noisy or
-    smooth, or whether a posterior has several modes, unless the forward model says that it is
+    Nothing is evaluated and nothing is drawn. So it cannot be known whether a forward map is noisy
+    or smooth, or whether a posterior has several modes, unless the forward model says that it is
     stochastic. `EnsembleKalmanSampler` finds out the former by itself.
+
+    Nor does a model tell whether its simulator has a cheap sibling, on a coarser grid for example.
+    If so, `MultifidelitySampler` saves most of the runs.
 
     Examples
     --------
@@ -132,9 +135,10 @@ def _of_another_kind(model: pm.Model) -> Suggestion | None:
     for rv in model.basic_RVs:
         if isinstance(core_op(rv), pm.Simulator.rv_type):
             return Suggestion(
-                "pm.sample_smc()",
-                f"`{rv.name}` is a pm.Simulator: there is no likelihood, only simulations that can "
-                "be compared with the data.",
+                "pe.amortize(model, pe.simulations(model, 5000)).sample()",
+                f"`{rv.name}` is a pm.Simulator: there is no likelihood, and networks learn the "
+                "posterior from simulations. pm.sample_smc() compares simulations with the data "
+                "instead.",
             )
     if not model.free_RVs:
         raise ValueError("The model has no free variable, hence nothing to sample.")

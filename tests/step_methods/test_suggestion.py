@@ -86,7 +86,11 @@ def test_step_is_the_one_for_the_model(model, seconds, step):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyMC, by its own Simulator
 @pytest.mark.parametrize(
-    ("model", "code"), [(with_gradients, "pm.sample()"), (simulated, "pm.sample_smc()")]
+    ("model", "code"),
+    [
+        (with_gradients, "pm.sample()"),
+        (simulated, "pe.amortize(model, pe.simulations(model, 5000)).sample()"),
+    ],
 )
 def test_another_sampler_is_named_where_it_is_the_right_one(model, code):
     suggestion = pe.suggest(model(), 10.0)
