@@ -106,12 +106,20 @@ class Measurement:
         Negative gradient of the potential in units of the preconditioner.
     heard : ndarray of bool, shape (M,)
         Whether the position and an explorer of its cloud could be evaluated. Without any explorer
-        the drift is that of the prior alone.
+        the drift is that of a guess or, without one, of the prior alone.
     """
 
     centers: Ensemble
     drift: Array
     heard: Array
+
+    def updated(self, new: "Measurement", moved: Array) -> "Measurement":
+        """These, and the `new` ones of positions where `moved`, of shape (M,), is true."""
+        return Measurement(
+            self.centers.updated(np.arange(len(moved)), new.centers, moved),
+            np.where(moved[:, None], new.drift, self.drift),
+            np.where(moved, new.heard, self.heard),
+        )
 
 
 @dataclass(frozen=True)
@@ -167,9 +175,18 @@ class Explorers:
         return (clouds[:, 1:] - clouds[:, :1]) / self.sigma
 
     def measure(
-        self, points: Array, evaluations: Evaluations, directions: Array, root: Array
+        self,
+        points: Array,
+        evaluations: Evaluations,
+        directions: Array,
+        root: Array,
+        guess: Array | None = None,
     ) -> Measurement:
-        """Drift from the evaluated clouds; an explorer that failed is left out of its average."""
+        """Drift from the evaluated clouds.
+
+        An explorer that has failed is left out of the average, unless there is a `guess`, of shape
+        (M, d): a gradient of the potential in units of the preconditioner, whose slope it then has.
+        """
         everything = Ensemble.evaluated(self.problem, points, evaluations)
         centers = everything[:: self.cloud_size]
         ok = centers.ok
@@ -187,7 +204,9 @@ class Explorers:
             prior = np.zeros(1)
         heard = np.isfinite(slopes)
         share = heard.sum(1)
-        total = np.einsum("mj,mjd->md", np.where(heard, slopes, 0.0), directions)
-        return Measurement(
-            centers, -total / np.maximum(share, 1)[:, None] - prior, ok & (share > 0)
-        )
+        known, counted = np.where(heard, slopes, 0.0), np.maximum(share, 1)
+        if guess is not None:
+            known = np.where(heard, slopes, np.einsum("mjd,md->mj", directions, guess - prior))
+            counted = np.full(len(share), self.n_directions)
+        total = np.einsum("mj,mjd->md", known, directions)
+        return Measurement(centers, -total / counted[:, None] - prior, ok & (share > 0))

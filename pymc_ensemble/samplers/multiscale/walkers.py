@@ -21,6 +21,7 @@ from pymc_ensemble.samplers.ensemble import (
 from .explorers import Explorers, Measurement, Preconditioner
 
 MAX_REJECTIONS = 100  # steps in a row in which every walker failed that end the run
+FIRST_TRIES = 10  # evaluations of a walker where it starts, before it counts as impossible
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class WalkerState:
         Directions of the explorers.
     rejected : int
         Steps in a row in which every walker failed.
+    begun : Measurement or None
+        What is known of walkers of which some have failed where they start; these are tried again.
     """
 
     U: Array
@@ -50,6 +53,7 @@ class WalkerState:
     noise: Array = field(default_factory=lambda: np.empty(0))
     directions: Array = field(default_factory=lambda: np.empty(0))
     rejected: int = 0
+    begun: Measurement | None = None
 
     @property
     def ensemble(self) -> Ensemble | None:
@@ -117,30 +121,28 @@ class Walkers:
         Raises
         ------
         EnsembleFailure
-            If a walker cannot be evaluated where it starts, or none for many steps.
+            If a walker fails every time where it starts, or all do for many steps.
         """
         old, root = state.measurement, state.preconditioner.root
-        new = self.explorers.measure(pending.points, evaluations, pending.directions, root)
+        guess = None
+        if self.adjust:  # the test makes up for all errors of a drift, this one, too
+            away = pending.points[:: self.explorers.cloud_size] - state.preconditioner.mean
+            guess = state.preconditioner.normalized(away)
+        new = self.explorers.measure(pending.points, evaluations, pending.directions, root, guess)
         if old is None:
+            if state.begun is not None:
+                new = state.begun.updated(new, new.centers.ok & ~state.begun.centers.ok)
             if not new.centers.ok.all():
-                raise EnsembleFailure(
-                    f"{(~new.centers.ok).sum()} of {len(state.U)} walkers cannot be evaluated "
-                    "where they start."
-                )
+                return self._begun(state, new, pending, evaluations)
             alpha, moved = np.ones(len(state.U)), new.centers.ok
             noise = pending.noise if state.noise.size == 0 else state.noise
-            state = replace(state, measurement=new, noise=noise)
+            state = replace(state, measurement=new, noise=noise, rejected=0, begun=None)
         else:
             # the test makes up for a drift without explorers, too; without it, rather stay
             usable = new.centers.ok if self.adjust else new.heard
             alpha = np.where(usable, self._acceptance(state, old, new), 0.0)
             moved = usable & (pending.uniforms < alpha) if self.adjust else usable
-            everyone = np.arange(len(moved))
-            merged = Measurement(
-                old.centers.updated(everyone, new.centers, moved),
-                np.where(moved[:, None], new.drift, old.drift),
-                np.where(moved, new.heard, old.heard),
-            )
+            merged = old.updated(new, moved)
             state = replace(
                 state,
                 U=merged.centers.U,
@@ -163,6 +165,19 @@ class Walkers:
         return state, Info.of(
             evaluations, "sampling", message, complete=complete, snapshot=snapshot
         )
+
+    def _begun[S: WalkerState](
+        self, state: S, known: Measurement, pending: WalkerMove, evaluations: Evaluations
+    ) -> tuple[S, Info]:
+        """State if walkers have failed where they start, as evaluations may by bad luck."""
+        tries, failed = state.rejected + 1, int((~known.centers.ok).sum())
+        if tries == FIRST_TRIES:
+            raise EnsembleFailure(
+                f"{failed} of {len(state.U)} walkers cannot be evaluated where they start, in "
+                f"{tries} tries."
+            )
+        state = replace(state, begun=known, rejected=tries, directions=pending.directions)
+        return state, Info.of(evaluations, "sampling", f"{failed} are tried again", complete=False)
 
     def _next_directions(self, state: WalkerState, rng: np.random.Generator) -> Array:
         """Directions of the next step: frozen, fresh, or an exact Ornstein-Uhlenbeck update."""

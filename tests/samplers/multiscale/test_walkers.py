@@ -20,7 +20,7 @@ from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.langevin_steps import clipped
 from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner, haar_frames
-from pymc_ensemble.samplers.multiscale.walkers import MAX_REJECTIONS, Walkers
+from pymc_ensemble.samplers.multiscale.walkers import FIRST_TRIES, MAX_REJECTIONS, Walkers
 
 PLAIN = 1e-3  # distance of explorers where their differences are all but exact
 
@@ -194,7 +194,7 @@ def silenced(problem, walkers, rng):
 
 
 def test_walker_without_any_explorer():
-    """The test judges what the prior's drift proposes; without a test the walker stays."""
+    """The test judges what the Gaussian law proposes; without a test the walker stays."""
     problem, rng = random_linear(2), np.random.default_rng(1)
     state, new, info = silenced(problem, {}, rng)
     np.testing.assert_array_equal(new.U[0], state.U[0])
@@ -202,8 +202,8 @@ def test_walker_without_any_explorer():
     state, new, info = silenced(problem, {"adjust": True}, rng)
     assert (new.U[0] != state.U[0]).all()
     assert info.snapshot.acceptance[0] > 0
-    prior = -problem.prior_gradient(new.U) @ new.preconditioner.root
-    np.testing.assert_allclose(new.measurement.drift[0], prior[0])
+    law = new.preconditioner
+    np.testing.assert_allclose(new.measurement.drift[0], -law.normalized(new.U - law.mean)[0])
     assert new.measurement.heard.tolist() == [False, True, True]
 
 
@@ -432,14 +432,48 @@ def test_walker_whose_move_fails_stays():
     assert info.n_failed == 1
 
 
+@pytest.mark.parametrize("adjust", [False, True])
+def test_an_explorer_that_fails_has_the_slope_of_the_gaussian_law(adjust):
+    """Of a linear map it is the true one. Without a test the others have to do."""
+    problem, rng = random_linear(3), np.random.default_rng(0)
+    kernel, state = walkers_at(problem, problem.sample_posterior(4, rng), 0.3, 3, adjust=adjust)
+    points, pending = kernel.ask(state, rng)
+    Z = problem.evaluate(points).outputs
+    known, _ = kernel.tell(state, pending, Evaluations.from_outputs(Z))
+    Z[1::4] = np.nan  # the first explorers of all walkers
+    new, _ = kernel.tell(state, pending, Evaluations.from_outputs(Z))
+    measured = kernel.explorers.measure(
+        points, Evaluations.from_outputs(Z), pending.directions, state.preconditioner.root
+    )
+    if adjust:
+        np.testing.assert_allclose(new.measurement.drift, known.measurement.drift, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(new.measurement.drift, measured.drift)
+        assert np.abs(measured.drift - known.measurement.drift).max() > 0.1
+
+
 def test_walker_that_fails_where_it_starts():
+    """For good it ends the run; by bad luck it is tried again, by itself."""
     problem = random_linear(2).failing(lambda U: U[:, 0] > 100)
-    kernel = Walkers(Explorers(problem, 2, PLAIN))
+    kernel, rng = Walkers(Explorers(problem, 2, PLAIN)), np.random.default_rng(0)
     state = kernel.start(np.array([[0.0, 0.0], [200.0, 0.0]]), exact(problem), 0.3)
+    for _ in range(FIRST_TRIES - 1):
+        state, info = step(kernel, problem, state, rng)
+        assert info.snapshot is None
     with pytest.raises(
-        EnsembleFailure, match="1 of 2 walkers cannot be evaluated where they start"
+        EnsembleFailure, match="1 of 2 walkers cannot be evaluated where they start, in 10 tries"
     ):
-        step(kernel, problem, state, np.random.default_rng(0))
+        step(kernel, problem, state, rng)
+    problem, U = random_linear(2), np.zeros((2, 2))
+    state = kernel.start(U, exact(problem), 0.3)
+    for unlucky in (0, 3, None):  # the first walker, then the other one, which was known already
+        points, pending = kernel.ask(state, rng)
+        Z = problem.evaluate(points).outputs
+        if unlucky is not None:
+            Z[unlucky] = np.nan
+        state, _ = kernel.tell(state, pending, Evaluations.from_outputs(Z))
+    assert state.rejected == 0
+    np.testing.assert_allclose(state.measurement.centers.U[:, 0][1], state.U[1, 0])
 
 
 def test_all_walkers_fail_for_long():
