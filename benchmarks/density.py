@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pymc_ensemble as pe
-from pymc_ensemble.forward import Evaluations
+from pymc_ensemble.benchmark.ours import Hidden
 from pymc_ensemble.problem.points import unconstrained
 from pymc_ensemble.samplers.kalman import EnsembleKalman
 
@@ -39,30 +39,6 @@ PROBLEMS: dict[str, Callable[[], pe.gallery.GalleryModel]] = {
 }
 SWEEPS = 20
 FOR_ERRORS = 4
-
-
-class Hidden:
-    """A problem whose one output is its loss."""
-
-    density_only = True
-    quadratic_loss = False
-    n_outputs = 1
-
-    def __init__(self, problem: pe.InverseProblem):
-        self._problem = problem
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_problem"], name)
-
-    def evaluate(self, U: Array) -> Evaluations:
-        """Losses, shape (n, 1)."""
-        values = self._problem.evaluate(U)
-        loss = np.where(values.failed, np.nan, self._problem.loss(values.outputs))
-        return Evaluations.from_outputs(loss[:, None])
-
-    def loss(self, Z: Array) -> Array:
-        """The output itself."""
-        return np.where(np.isfinite(Z[:, 0]), Z[:, 0], np.inf)
 
 
 def known(model: pe.gallery.GalleryModel) -> tuple[Array, Array]:

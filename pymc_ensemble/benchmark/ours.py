@@ -8,11 +8,13 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
+from pytensor.graph.basic import Variable
 
 import pymc_ensemble as pe
 from pymc_ensemble.benchmark.metrics import Array
 from pymc_ensemble.benchmark.problems import Problem
 from pymc_ensemble.benchmark.traces import Meter, Run, Trace
+from pymc_ensemble.forward import Evaluations
 
 Runner = Callable[[Problem, int, int], Run]
 """Takes a problem, a number of evaluations that may be spent, and a seed."""
@@ -24,6 +26,37 @@ CHAINS_FACTOR = 4
 
 START_SIZE = 100
 """Particles of an ensemble that starts where the paper of a problem has it start."""
+
+
+class Hidden:
+    """A problem whose forward map is hidden: its one output is its loss."""
+
+    density_only = True
+    quadratic_loss = False
+    n_outputs = 1
+
+    def __init__(self, problem: pe.InverseProblem):
+        self._problem = problem
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_problem"], name)
+
+    def evaluate(self, U: Array, *args: Any, **kwargs: Any) -> Evaluations:
+        """Losses, shape (n, 1)."""
+        values = self._problem.evaluate(U, *args, **kwargs)
+        loss = np.where(values.failed, np.nan, self._problem.loss(values.outputs))
+        return Evaluations.from_outputs(loss[:, None])
+
+    def loss(self, Z: Array) -> Array:
+        """The output itself."""
+        return np.where(np.isfinite(Z[:, 0]), Z[:, 0], np.inf)
+
+
+class DensitySampler(pe.EnsembleKalmanSampler):
+    """Ensemble Kalman sampler that sees nothing but values of the log density."""
+
+    def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
+        return Hidden(pe.InverseProblem.from_model(model, vars))
 
 
 def fast_compiling() -> Any:

@@ -11,7 +11,13 @@ from importlib.util import find_spec
 import numpy as np
 
 import pymc_ensemble as pe
-from pymc_ensemble.benchmark.ours import Runner, ensemble, gaussian_process, multiscale
+from pymc_ensemble.benchmark.ours import (
+    DensitySampler,
+    Runner,
+    ensemble,
+    gaussian_process,
+    multiscale,
+)
 from pymc_ensemble.benchmark.peers import (
     STRETCH_FACTOR,
     demetropolis_z,
@@ -66,6 +72,7 @@ SAMPLERS = {
     for sampler in (
         Sampler("EKS", _kalman(adjust=False, roughness=True)),
         Sampler("EKS adjusted", _kalman(adjust=True)),
+        Sampler("EKS density", ensemble(DensitySampler)),
         Sampler("EKS paper", _kalman(scheme="paper")),
         Sampler("multiscale", multiscale()),
         Sampler("multiscale adjusted", multiscale(adjust=True)),

@@ -95,7 +95,9 @@ def test_savings_are_bounds_where_the_peer_did_not_arrive():
     assert "| Poisson | > 200x | > 200x | > 200x | > 200x |" in text
 
 
-@pytest.mark.parametrize("name", ["EKS", "EKS adjusted", "multiscale", "emcee", "DEMetropolisZ"])
+@pytest.mark.parametrize(
+    "name", ["EKS", "EKS adjusted", "EKS density", "multiscale", "emcee", "DEMetropolisZ"]
+)
 def test_samplers_find_the_posterior_and_count_what_it_costs(name, tmp_path):
     pytest.importorskip(SAMPLERS[name].requires)
     budget = 1500
