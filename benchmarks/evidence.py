@@ -7,7 +7,7 @@ mixture that is fitted to draws of the known posterior. The columns: forward eva
 over the seeds), root mean square error in nats, the largest error, and the root mean square of the
 errors in units of the standard errors that a method tells, which is one where they are honest.
 
-`dynesty` takes part if it is installed, on problems with a Gaussian prior.
+`dynesty`, `nautilus` and `pyvbmc` take part if they are installed, where the prior is Gaussian.
 """
 
 import argparse
@@ -92,6 +92,12 @@ def importance(model: pm.Model, problem: pe.InverseProblem, hard: bool, seed: in
 def smc(model: pm.Model, problem: pe.InverseProblem, hard: bool, seed: int) -> Found:
     """`pymc.sample_smc` with four chains of 250 particles, whose standard error is theirs."""
     meter = Meter(model.forward)
+    value, error = by_smc(model, seed)
+    return value, error, sum(meter.batches)
+
+
+def by_smc(model: pm.Model, seed: int) -> tuple[float, float]:
+    """Evidence by SMC, and its standard error."""
     with model:
         idata = pm.sample_smc(
             250,
@@ -109,7 +115,7 @@ def smc(model: pm.Model, problem: pe.InverseProblem, hard: bool, seed: int) -> F
     values = np.array([chain[np.isfinite(chain)][-1] for chain in chains])
     error = np.std(np.exp(values - values.max()), ddof=1) / np.exp(values - values.max()).mean() / 2
     value = float(np.logaddexp.reduce(values) - np.log(len(values)))
-    return value, float(error), sum(meter.batches)
+    return value, float(error)
 
 
 def nested(model: pm.Model, problem: pe.InverseProblem, hard: bool, seed: int) -> Found:
@@ -133,6 +139,47 @@ def nested(model: pm.Model, problem: pe.InverseProblem, hard: bool, seed: int) -
     return float(found.logz[-1]), float(found.logzerr[-1]), int(np.sum(found.ncall))
 
 
+def networks(model: pm.Model, problem: pe.InverseProblem, hard: bool, seed: int) -> Found:
+    """`nautilus`, 500 live points, until 500 points are effective: its error is 4%."""
+    from nautilus import Sampler
+
+    mean, root = gaussian_prior(problem)
+
+    def transform(cube: Array) -> Array:
+        return mean + norm.ppf(np.clip(cube, 1e-16, 1 - 1e-16)) @ root.T
+
+    def log_likelihood(U: Array) -> Array:
+        return -problem.loss(problem.forward(np.atleast_2d(U)))
+
+    d = problem.dimension
+    sampler = Sampler(
+        transform, log_likelihood, d, n_live=500, vectorized=True, pass_dict=False, seed=seed
+    )
+    sampler.run(n_eff=500, verbose=False)
+    return float(sampler.log_z), float(sampler.n_eff**-0.5), int(sampler.n_like)
+
+
+def variational(model: pm.Model, problem: pe.InverseProblem, hard: bool, seed: int) -> Found:
+    """PyVBMC: a lower bound, from a Gaussian process that some hundred evaluations teach."""
+    from pyvbmc import VBMC
+
+    mean, root = gaussian_prior(problem)
+    sd = np.sqrt((root**2).sum(1))
+    np.random.seed(seed)  # noqa: NPY002, it takes no generator
+    unbounded = np.full((1, problem.dimension), np.inf)
+    search = VBMC(
+        lambda u: float(log_density(problem, np.atleast_2d(u))[0]),
+        mean[None],
+        -unbounded,
+        unbounded,
+        (mean - sd)[None],
+        (mean + sd)[None],
+        options={"display": "off"},
+    )
+    _, found = search.optimize()
+    return float(found["elbo"]), float(found["elbo_sd"]), int(found["func_count"])
+
+
 def gaussian_prior(problem: pe.InverseProblem) -> tuple[Array, Array]:
     """Mean of a Gaussian prior, and a factor of its covariance."""
     if not problem.gaussian_prior:
@@ -142,7 +189,14 @@ def gaussian_prior(problem: pe.InverseProblem) -> tuple[Array, Array]:
     return -np.linalg.solve(H, gradient), np.linalg.cholesky(np.linalg.inv(H))
 
 
-METHODS = {"proposals": proposals, "importance": importance, "smc": smc, "dynesty": nested}
+METHODS = {
+    "proposals": proposals,
+    "importance": importance,
+    "smc": smc,
+    "dynesty": nested,
+    "nautilus": networks,
+    "pyvbmc": variational,
+}
 
 
 def main() -> None:

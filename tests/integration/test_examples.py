@@ -122,6 +122,21 @@ def restart(session):
     assert abs(session["idata"].posterior["rate"].mean() - 0.8) < 0.1
 
 
+def bayes_factors(session):
+    # bridges with 4000 points of their own to other runs, standard errors of 0.014 and less
+    known = {
+        "SIR": -67.38,
+        "SEIR": -64.79,
+        "one compartment": -0.63,
+        "two compartments": 18.95,
+        "two compartments, vague": 17.69,
+    }
+    for name, value in known.items():
+        found = session["found"][name]
+        assert found.standard_error < 0.06
+        assert abs(found.value - value) < 4 * np.hypot(found.standard_error, 0.015)
+
+
 CHECKS = [
     quickstart,
     simulator,
@@ -132,6 +147,7 @@ CHECKS = [
     unknown_noise,
     counts,
     coverage,
+    bayes_factors,
     restart,
 ]
 
