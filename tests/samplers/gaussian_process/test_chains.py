@@ -21,10 +21,11 @@ class Gaussian:
     def prior(self, x):
         return 0.5 * (x**2).sum(1), x
 
-    def potential(self, x, function=None, exponent=1.0):
+    def potential_and_prior(self, x, function=None, exponent=1.0):
         center = 0.0 if function is None else function.basis[:, 0]
         e = x - center
-        return 0.5 * exponent * (e * (e @ H)).sum(1), exponent * e @ H
+        potential = 0.5 * exponent * (e * (e @ H)).sum(1)
+        return potential, exponent * e @ H, self.prior(x)[0]
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class TwoWells:
     def prior(self, x):
         return 0.5 * (x**2).sum(1), x
 
-    def potential(self, x, function=None, exponent=1.0):
+    def potential_and_prior(self, x, function=None, exponent=1.0):
         wells = np.stack([self.well(x, -3.0, 0.0), self.well(x, 3.0, np.log(3.0))])
         logs = np.logaddexp(*-wells)
         weights = np.exp(-wells - logs)
         pulls = np.stack([x - [-3.0, 0.0], x - [3.0, 0.0]]) / 0.25
-        return -logs, (weights[..., None] * pulls).sum(0)
+        return -logs, (weights[..., None] * pulls).sum(0), self.prior(x)[0]
 
     @staticmethod
     def well(x, center, log_weight):
