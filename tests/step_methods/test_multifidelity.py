@@ -79,7 +79,7 @@ def test_learning_is_shared_and_the_same_on_several_cores():
 @pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
 def test_verdict_on_a_cheap_model_that_does_not_help():
     def useless(rate):
-        return np.cos(40 * rate * TIMES)
+        return np.cos(400 * rate * TIMES)  # hundreds of turns within the prior
 
     with pytest.warns(UserWarning, match="The cheap model does not help"):
         idata = sample(

@@ -32,8 +32,17 @@ LONGEST_WAIT = 3600.0  # seconds; poll(2) takes no more than 24 days
 NAME = "pymc_ensemble worker"
 DEAD_STARTS = 3  # workers in a row that end before they can begin: more will not help
 
-# forked workers need nothing pickled, and scripts no `if __name__ == "__main__"`
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+
+def start_method() -> str:
+    """How workers start; forked ones need no pickling, and scripts no `if __name__ == "__main__"`.
+
+    A fork may copy locks of JAX's threads as they are held. The threads come with JAX's first
+    computation: that it is imported, as ArviZ does where it is installed, does no harm.
+    """
+    jax = sys.modules.get("jax._src.xla_bridge")
+    computes = getattr(jax, "backends_are_initialized", lambda: jax is not None)()
+    return "fork" if sys.platform == "linux" and not computes else "spawn"
+
 
 BY_VALUE = (members, tasks, calls, containers, numbers)  # what workers need of this package
 
@@ -220,8 +229,7 @@ class Processes:
 
     def __init__(self, workers: int, task: Task, timeout: float | None):
         self.workers, self.timeout, self.task = workers, timeout, task
-        # JAX has threads, whose locks a fork may copy as they are held
-        method = "spawn" if "jax" in sys.modules else START_METHOD
+        method = start_method()
         self.context: Any = multiprocessing.get_context(method)
         self._sent_task = task if method == "fork" else Pickled(task, everything=False)
         self._folder = new_folder("workers")

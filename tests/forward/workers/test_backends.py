@@ -315,7 +315,7 @@ def test_a_worker_that_dies_takes_nobody_along(run, log, cheap, monkeypatch):
 @pytest.mark.slow
 def test_workers_that_are_not_forked(run, log, monkeypatch):
     """As on macOS and Windows."""
-    monkeypatch.setattr("pymc_ensemble.forward.workers.processes.START_METHOD", "spawn")
+    monkeypatch.setattr("pymc_ensemble.forward.workers.processes.start_method", lambda: "spawn")
     note, factor = log.path, 2.0
 
     def function(x):

@@ -151,7 +151,7 @@ def test_workers_that_cannot_begin_end_the_run(monkeypatch, tmp_path):
         import pymc_ensemble as pe
         from pymc_ensemble.forward.workers import processes
 
-        processes.START_METHOD = "spawn"
+        processes.start_method = lambda: "spawn"
         forward = pe.forward_model(lambda x: x, output_shape=(1,), executor=2)
         prior = (np.zeros(1), np.eye(1))
         problem = pe.InverseProblem(forward, prior=prior, data=np.zeros(1), noise=1.0)
@@ -164,6 +164,27 @@ def test_workers_that_cannot_begin_end_the_run(monkeypatch, tmp_path):
     assert done.returncode == 1
     assert "Worker processes end, with exit code 1" in done.stderr
     assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+def test_scripts_need_no_guard_where_jax_is_imported_but_idle(tmp_path):
+    """ArviZ imports it where it is installed; workers are spawned only after a computation."""
+    pytest.importorskip("jax")
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        import jax.numpy as jnp
+        import pymc_ensemble as pe
+        from pymc_ensemble.forward.workers.processes import start_method
+
+        print(start_method())
+        jnp.zeros(2) + 1
+        print(start_method())
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    first = "fork" if sys.platform == "linux" else "spawn"
+    assert done.stdout.split() == [first, "spawn"]
 
 
 def test_what_is_no_failure_of_a_member_reaches_the_caller():
