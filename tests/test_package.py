@@ -75,6 +75,20 @@ def test_imports_go_one_way():
     assert list(graphlib.TopologicalSorter(above).static_order())  # or a CycleError names them
 
 
+def test_names_of_a_module_have_one_value():
+    """A constant that is set again further down has that value above, too, and no linter tells."""
+    twice = set()
+    for file in rooms():
+        names = []
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.append(node.name)
+            targets = node.targets if isinstance(node, ast.Assign) else ()
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+        twice |= {(str(file.relative_to(ROOT)), name) for name in names if names.count(name) > 1}
+    assert not twice
+
+
 def test_the_layout_names_each_folder():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     folders = {room for file, room in rooms().items() if file.stem != room}

@@ -26,7 +26,7 @@ LARGEST_KHAT = 0.7
 FAMILIAR = 0.99  # share of the simulations that may look more like the others than the data do
 FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
-FAR = 0.25  # acceptance of independent proposals below which a learned law is far off
+UNLIKE = 0.25  # acceptance of independent proposals below which a learned law is far off
 LOW_WOULD_BE = 0.6  # of moves that met none
 HELPS = 0.5  # error of means by a cheap model beyond which it is of no help
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
@@ -396,7 +396,7 @@ def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
 def _far_from_learned(evidence: Evidence) -> Iterator[Finding]:
     """A learned law whose independent proposals are rarely accepted."""
     run = evidence.run
-    if not run.origin.learned or not run.independent_acceptance < FAR:
+    if not run.origin.learned or not run.independent_acceptance < UNLIKE:
         return
     yield Finding(
         "doubtful",
