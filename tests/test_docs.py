@@ -165,3 +165,26 @@ def test_code_of_gaussian_process(monkeypatch):
     [block] = blocks("gaussian_process.md")
     exec(compile(block, "gaussian_process.md", "exec"), session)
     assert session["idata"].posterior["u"].shape == (1, 200, 2)
+
+
+def test_code_of_how_it_works(monkeypatch, capsys):
+    """The model of the page, rounded data included, has the posterior that the pictures show."""
+    short = {"draws": 500, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
+    monkeypatch.setattr(pm, "sample", functools.partial(pm.sample, **short))
+    session = {}
+    [block] = blocks("how_it_works.md")
+    exec(compile(block, "how_it_works.md", "exec"), session)
+    # moments by quadrature on a grid
+    u, k = np.meshgrid(np.linspace(-3, 4, 401), np.linspace(-6, 5, 401), indexing="ij")
+    x, y = (session[name][:, None, None] for name in ("substrate", "measured"))
+    loss = ((np.exp(u) * x / (np.exp(k) + x) - y) ** 2).sum(0) / 0.02 + (u**2 + k**2) / 4.5
+    weights = np.exp(loss.min() - loss)
+    weights /= weights.sum()
+    for name, grid in (("v_max", u), ("K", k)):
+        mean = (weights * grid).sum()
+        sd = np.sqrt((weights * (grid - mean) ** 2).sum())
+        draws = np.log(session["idata"].posterior[name])
+        # 1000 draws are worth 400 or more: a Monte Carlo error of .05
+        assert float(draws.mean()) == pytest.approx(mean, abs=0.2 * sd)
+        assert float(draws.std()) == pytest.approx(sd, rel=0.15)
+    assert capsys.readouterr().out.startswith("trustworthy: ")
