@@ -26,6 +26,16 @@ def test_import_has_no_side_effects():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_samplers_are_there_before_arviz_is():
+    """ArviZ, and JAX with it where that is installed, takes several times as long as PyMC."""
+    code = (
+        "import sys; from pymc_ensemble import EnsembleKalmanSampler\n"
+        "print({'arviz_stats', 'jax', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_names_are_loaded_on_first_use():
     """Each public name is what type checkers read, is listed, and comes with any kind of import."""
     source = Path(pymc_ensemble.__file__).read_text(encoding="utf-8")

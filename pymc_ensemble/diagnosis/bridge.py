@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import xarray as xr
-from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
@@ -258,6 +257,8 @@ def bridged(log_ratio: FloatArray, log_ratio_kept: FloatArray) -> tuple[float, f
     -------
     value, standard_error, effective_size : float
     """
+    from arviz_stats.base import array_stats  # takes longer to load than PyMC
+
     ess = float(array_stats.ess(log_ratio_kept, chain_axis=0, draw_axis=1, method="mean"))
     m, n = len(log_ratio), log_ratio_kept.size
     worth = min(ess, n) if np.isfinite(ess) else n

@@ -14,7 +14,6 @@ import cloudpickle
 import numpy as np
 import pymc as pm
 import xarray as xr
-from arviz_stats.ecdf_utils import ecdf_pit
 from numpy.typing import NDArray
 from pymc.step_methods.compound import BlockedStep, CompoundStep
 from scipy.stats import uniform
@@ -555,6 +554,8 @@ def judged(
 @cache
 def _band(n: int, probability: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Levels, and the simultaneous band of the ECDF of n uniform numbers at them."""
+    from arviz_stats.ecdf_utils import ecdf_pit  # takes longer to load than PyMC
+
     rng = np.random.default_rng(0)
     x, _, lower, upper = ecdf_pit(np.zeros(n), probability, BAND_SIMULATIONS, rng=rng)
     return x, lower, upper

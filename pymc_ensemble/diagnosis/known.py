@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import arviz_stats as az  # arviz itself would load its plots
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -130,6 +129,8 @@ class Evidence:
 
 def _arviz(X: FloatArray) -> tuple[FloatArray, FloatArray]:
     """R-hat and bulk effective sample size of ArviZ, each ensemble one chain."""
+    import arviz_stats as az  # takes longer to load than PyMC, and arviz itself, with plots, more
+
     C, S, J, p = X.shape
     draws = xr.Dataset({"x": (("chain", "draw", "p"), np.moveaxis(X, 2, 1).reshape(C, J * S, p))})
     if C < 2:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
 from .ensembles import path_ess
@@ -96,6 +95,8 @@ class Weights:
     @classmethod
     def of(cls, X: FloatArray, log_ratio: FloatArray) -> "Weights":
         """Weights of draws `X`, shape (n, p), by their unnormalized log weights, shape (n,)."""
+        from arviz_stats.base import array_stats  # takes longer to load than PyMC
+
         finite = np.isfinite(log_ratio)
         lowest = log_ratio[finite].min() if finite.any() else 0.0
         log_ratio = np.where(finite, log_ratio, lowest + np.log(NONE))
