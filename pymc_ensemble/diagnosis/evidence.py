@@ -106,11 +106,12 @@ def log_evidence(
     TypeError
         If `evaluations` are asked for without a model.
     ValueError
-        If the run has no independence proposals, or too few; if draws contradict the evaluations
-        that are made, as those of a run that had not arrived; if the forward map is stochastic or
-        was taken as rough, so that the likelihood is not known; if the prior is improper; if other
-        step methods have moved variables; if a mode was lost; and if k-hat is above 0.7, so that
-        the value cannot be relied upon.
+        If the run has no independence proposals, or too few; if these carry the log density of a
+        surrogate or of a corrected cheap model, and no `evaluations` are made; if draws contradict
+        the evaluations that are made, as those of a run that had not arrived; if the forward map is
+        stochastic or was taken as rough, so that the likelihood is not known; if the prior is
+        improper; if other step methods have moved variables; if a mode was lost; and if k-hat is
+        above 0.7, so that the value cannot be relied upon.
 
     Notes
     -----
@@ -230,6 +231,12 @@ def _of_proposals(run: Run, chain: NDArray[np.int64]) -> LogEvidence:
         raise ValueError(
             "The run has no stat `proposal_log_q`: it was sampled with an earlier version, or was "
             f"stripped of it. Sample again, or use {again}."
+        )
+    if not run.origin.density_known:
+        raise ValueError(
+            f"Draws and proposals of this {run.facts.sampler} carry the log density of what was "
+            "learned in place of the model, so that they tell the evidence of that. Use "
+            f"{again} of the model itself. Of a run with adjust=True the draws enter, too."
         )
     lp, log_q = run.stats["proposal_lp"], run.stats["proposal_log_q"]
     independent = np.isfinite(log_q)

@@ -101,6 +101,25 @@ def test_other_runs_need_evaluations(plain, adjusted, exact):
     assert close(found, exact, 0.05)
 
 
+def test_two_models_need_evaluations_of_the_fine_one():
+    """A normal prior and a linear map. Draws without a test carry the corrected density."""
+    slope = np.array([1.0, 2.0, -1.0])
+    simulate = pe.forward_model(lambda x: slope * x)
+    with pm.Model() as model:
+        x = pm.Normal("x")
+        pm.Normal("y", simulate(x), 0.5, observed=DATA)
+    covariance = 0.25 * np.eye(3) + np.outer(slope, slope)
+    exact = multivariate_normal(np.zeros(3), covariance).logpdf(DATA)
+    for adjust in (False, True):
+        step = pe.MultifidelitySampler(lambda x: 1.2 * slope * x, adjust=adjust, model=model)
+        idata = sample(model, step, 500, 2)
+        with pytest.raises(ValueError, match=r"evaluations=1000"):
+            pe.log_evidence(idata)
+        found = pe.log_evidence(idata, model=model, evaluations=1000)
+        assert found.method == ("bridge" if adjust else "importance")
+        assert close(found, exact, 0.05)
+
+
 def test_draws_of_other_samplers(adjusted, exact):
     """As those of NUTS, which have neither coordinates nor facts."""
     foreign = xr.DataTree.from_dict({"posterior": adjusted["posterior"].dataset})
