@@ -93,6 +93,9 @@ class Certificate:
         Largest log weight of the outermost draws above the mean one; 0 if there were none.
     noise : float
         Standard deviation of the log density by roughness or noise that was allowed for.
+    moved : float
+        By how much means have moved, in standard deviations, once the law had learned from these
+        evaluations; 0 if it has not.
 
     Examples
     --------
@@ -112,6 +115,7 @@ class Certificate:
     tolerance: float = 0.1
     outer: float = 0.0
     noise: float = 0.0
+    moved: float = 0.0
 
     @classmethod
     def of(
@@ -173,6 +177,19 @@ class Certificate:
         limit = float(error) if explained else np.inf
         return replace(self, limit=limit, noise=fluctuation, missed=0.0, outer=0.0)
 
+    def moved_by(self, moved: float) -> "Certificate":
+        """Certificate of a law that has learned from these evaluations since.
+
+        If the law that was judged is off by `limit` at most, and the present one knows better, the
+        way from one to the other is no longer than that. A longer one contradicts the certificate.
+
+        Parameters
+        ----------
+        moved : float
+            `disagreement` of both; infinite if it could not be told.
+        """
+        return replace(self, limit=max(self.limit, moved), moved=moved)
+
     @property
     def certified(self) -> bool:
         """Whether the law is as good as the tolerance asks for."""
@@ -184,6 +201,11 @@ class Certificate:
         if not np.isfinite(self.limit):
             if self.noise:
                 return f"{verdict}: the log weights scatter more than noise explains"
+            if self.moved:
+                return (
+                    f"{verdict}: the law that has learned from {self.size} proving evaluations is "
+                    "another one, or could not be sampled"
+                )
             return f"{verdict}: of {self.size} proving evaluations some have failed"
         if self.noise:
             return (
@@ -191,6 +213,8 @@ class Certificate:
                 f"{self.noise:.2g} explains; means are open by {self.limit:.2g} sd"
             )
         more = f", mass missed {self.missed:.2g}" if abs(self.missed) > self.tolerance else ""
+        if self.moved > self.tolerance:
+            more += f", and what is learned from them moves means by {self.moved:.2g} sd"
         if self.outer > HEAVIER:
             more += f", log weight of the outermost draws {self.outer:.2g} above the others'"
         return (

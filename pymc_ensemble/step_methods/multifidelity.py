@@ -100,8 +100,10 @@ class MultifidelitySampler(EnsembleStep):
     Kalman sampler, until the path of each particle has mixed. Then the fine simulator is evaluated
     at draws that the correction does not know. For every function of the parameters, the error of
     its mean in its standard deviations is at most the standard deviation of the weights [1]_. The
-    limit of that, for the log weights, is the stat ``certificate``; `diagnose` reads it. It does
-    not see a mode that the corrected model lacks altogether.
+    limit of that, for the log weights, is the stat ``certificate``; `diagnose` reads it. If it is
+    within the tolerance the correction learns from these evaluations, too, and is sampled again:
+    only if the posterior has moved no further than the tolerance is it certified. What the
+    certificate does not see is a mode that the corrected model lacks altogether.
 
     The stats ``n_evals`` and ``n_cheap_evals`` count evaluations of both simulators, ``rounds`` the
     rounds. Where the cheap simulator fails, the corrected model has no probability.

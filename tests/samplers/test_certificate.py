@@ -58,6 +58,19 @@ def test_failed_weights_refuse(bad):
     assert not Certificate.of(np.zeros(4)).certified  # too few to tell
 
 
+def test_a_law_that_moves_by_more_than_its_certificate_allows_has_none():
+    certificate = Certificate.of(0.02 * np.random.default_rng(0).standard_normal(12))
+    near, far, away = (certificate.moved_by(m) for m in (0.09, 0.2, np.inf))
+    assert near.certified
+    assert near.limit == 0.09
+    assert not far.certified
+    assert far.limit == 0.2
+    assert "moves means by 0.2 sd" in str(far)
+    assert not away.certified
+    assert "another one" in str(away)
+    assert certificate.moved_by(0.0).limit == certificate.limit
+
+
 def test_constants_do_not_matter():
     lw = 0.05 * np.random.default_rng(0).standard_normal(12)
     one = Certificate.of(lw, wide=lw[:3], reach=np.ones(3))

@@ -2,7 +2,9 @@
 
 In turn, the posterior of the corrected cheap model is sampled, which costs cheap evaluations, and
 the fine model is evaluated at some of its draws. These are what the next correction is learned
-from; before that, they tell how good the present one is.
+from; before that, they tell how good the present one is. Ten points may tell too little. So a
+correction that has passed is certified once the next one, which has learned from these points, too,
+has given the same posterior: that costs cheap evaluations alone.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pymc_ensemble.samplers.certificate import Certificate
+from pymc_ensemble.samplers.certificate import Certificate, disagreement
 from pymc_ensemble.samplers.ensemble import (
     Array,
     Ensemble,
@@ -69,6 +71,34 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Law:
+    """Posterior of a corrected cheap model.
+
+    Attributes
+    ----------
+    correction : Correction or None
+    draws : Ensemble
+        With the outputs of the corrected model, which has not failed there.
+    """
+
+    correction: Correction | None
+    draws: Ensemble
+
+    def change(self, other: "Law", problem: Problem) -> Array:
+        """Log density of another law relative to this one, at the draws of this one."""
+        cheap = self.draws.Z
+        if self.correction is not None:
+            cheap = cheap - self.correction(self.draws.U)
+        return self.draws.loss - Known(self.draws, cheap).predicted(problem, other.correction).loss
+
+    def difference(self, other: "Law", problem: Problem) -> float:
+        """By how much means differ, in standard deviations, as the draws of both laws tell."""
+        there = disagreement(self.draws.U, self.change(other, problem))
+        back = disagreement(other.draws.U, other.change(self, problem))
+        return max(there, back)
+
+
+@dataclass(frozen=True)
 class LearningState:
     """State of the learning.
 
@@ -92,6 +122,8 @@ class LearningState:
         Whether they are independent draws of a posterior that was sampled to the end.
     certificate : Certificate or None
         Of the last batch of that kind.
+    passed : Law or None
+        What the last batch has found to be right, until the next law is compared with it.
     used, cheap : int
         Evaluations of the fine and of the cheap model.
     rounds : int
@@ -111,6 +143,7 @@ class LearningState:
     batch: Ensemble | None = None
     independent: bool = False
     certificate: Certificate | None = None
+    passed: Law | None = None
     used: int = 0
     cheap: int = 0
     rounds: int = 0
@@ -124,8 +157,14 @@ class LearningState:
 
     @property
     def converged(self) -> bool:
-        """Whether the correction was certified."""
-        return self.certificate is not None and self.certificate.certified
+        """Whether the correction was certified, and the next one has agreed."""
+        certificate = self.certificate
+        return self.passed is None and certificate is not None and certificate.certified
+
+    @property
+    def law(self) -> Law:
+        """Posterior of the corrected model, as the particles have it."""
+        return Law(self.correction, self.ensemble[self.ensemble.ok])
 
 
 @dataclass(frozen=True)
@@ -211,7 +250,9 @@ class Learning:
         if state.stage == "cheap":
             state = replace(self._explored(state, pending, evaluations, rng), cheap=state.cheap + n)
             message = "sampling the corrected cheap model"
-            return state, Info.of(evaluations, "burn-in", message, complete=False)
+            if state.burned_in:
+                message = account(state)
+            return state, Info.of(evaluations, "burn-in", message, complete=state.burned_in)
         if state.stage == "known":
             assert state.batch is not None
             known = Known(state.batch, np.array(evaluations.outputs))
@@ -225,7 +266,9 @@ class Learning:
         state = self._judged(state, evaluations)
         if not state.burned_in:
             state = self._corrected(state, state.ensemble.U, rng)
-        return state, Info.of(evaluations, "burn-in", account(state))
+        # with the batch that has passed, the iteration goes on until the laws are compared
+        complete = state.passed is None
+        return state, Info.of(evaluations, "burn-in", account(state), complete=complete)
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -249,6 +292,10 @@ class Learning:
             return replace(state, stage="fine", batch=good[index], independent=False)
         if not exploration.over:
             return state
+        if state.passed is not None:
+            state = self._compared(state)
+            if state.burned_in:
+                return state
         good = exploration.ensemble[exploration.ensemble.ok]
         index = rng.choice(len(good), min(self.batch, len(good)), replace=False)
         return replace(state, stage="fine", batch=good[index], independent=exploration.mixed)
@@ -273,7 +320,8 @@ class Learning:
             if not state.independent or self._is_cut_off(state):
                 log_weights = np.full(len(log_weights), np.nan)
             certificate = Certificate.of(log_weights, self.tolerance)
-            state = replace(state, certificate=certificate)
+            passed = state.law if certificate.certified else None
+            state = replace(state, certificate=certificate, passed=passed)
         both = Known(fine, cheap)
         state = replace(
             state,
@@ -283,9 +331,24 @@ class Learning:
             used=state.used + len(fine),
             rounds=state.rounds + 1,
         )
-        over = state.converged or state.used + self.batch > self.max_evaluations
-        over |= state.most_rounds is not None and state.rounds >= state.most_rounds
-        return replace(state, burned_in=over)
+        return replace(state, burned_in=state.passed is None and self._is_spent(state))
+
+    def _compared(self, state: LearningState) -> LearningState:
+        """State that knows whether what has passed, and the law that knows more, are the same."""
+        passed, certificate = state.passed, state.certificate
+        assert passed is not None
+        assert certificate is not None
+        moved = np.inf
+        if state.exploration.mixed and not self._is_cut_off(state):
+            moved = passed.difference(state.law, self.problem)  # eq. (B4)
+        state = replace(state, passed=None, certificate=certificate.moved_by(moved))
+        return replace(state, burned_in=state.converged or self._is_spent(state))
+
+    def _is_spent(self, state: LearningState) -> bool:
+        """Whether there can be no other batch."""
+        if state.most_rounds is not None and state.rounds >= state.most_rounds:
+            return True
+        return state.used + self.batch > self.max_evaluations
 
     def _is_cut_off(self, state: LearningState) -> bool:
         """Whether the fine model has failed before where the corrected one has its draws.

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import pymc_ensemble as pe
-from pymc_ensemble.samplers.ensemble import EnsembleFailure
+from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
+from pymc_ensemble.samplers.gaussian_process.posterior import Whitening
+from pymc_ensemble.samplers.multifidelity.correction import Correction
+from pymc_ensemble.samplers.multifidelity.learning import Law
 from pymc_ensemble.samplers.multifidelity.sampler import Multifidelity, learned
 
 A = np.array([[1.0, 0.5], [0.2, -1.0], [0.7, 0.3]])
@@ -47,7 +50,7 @@ def test_a_cheap_model_that_is_the_fine_one_is_certified_to_zero():
     state, _, (fine, cheap) = run(pair(forward, forward))
     known = learned(state)
     assert state.converged
-    assert known.certificate.limit == 0.0
+    assert known.certificate.limit < 1e-12
     assert (known.rounds, known.used, known.cheap) == (2, 20, cheap)
     assert fine == 20
 
@@ -168,6 +171,54 @@ def test_draws_that_have_not_mixed_get_no_certificate():
     assert not state.converged
     assert learned(state).certificate.limit == np.inf
     assert learned(state).rounds == 10
+
+
+@pytest.mark.parametrize("shift", [0.05, 0.5])
+def test_what_has_passed_by_chance_is_not_certified(shift):
+    """The first batch that passes is said to have proved another correction than it has.
+
+    That one shifts all outputs by so many standard deviations of the noise.
+    """
+    fine, cheap = pair(bent, straight, data=(0.6, -0.8, 0.9))
+    sampler, rng = Multifidelity(fine), np.random.default_rng(1)
+    state = sampler.start(fine.sample_prior(sampler.start_size, rng), redraw=True)
+    rounds = 0
+    while state.phase in ("start", "burn-in"):
+        asks_cheap = sampler.asks_cheap(state)
+        points, pending = sampler.ask(state, rng)
+        state, _ = sampler.tell(state, pending, (cheap if asks_cheap else fine).evaluate(points))
+        if state.phase == "burn-in" and not asks_cheap and state.inner.passed is not None:
+            assert not state.inner.converged
+            if not rounds:
+                passed, rounds = state.inner.passed, state.inner.rounds
+                law = replace(passed.correction, center=passed.correction.center + 0.1 * shift)
+                draws = replace(passed.draws, Z=passed.draws.Z + 0.1 * shift)
+                draws = replace(draws, loss=fine.loss(draws.Z))
+                state = replace(state, inner=replace(state.inner, passed=Law(law, draws)))
+    known = learned(state)
+    assert state.converged
+    assert known.certificate.moved <= known.certificate.limit <= 0.1
+    if shift > 0.1:
+        assert known.rounds > rounds
+    else:
+        assert known.rounds == rounds
+        assert known.certificate.moved > 0.01
+
+
+def test_the_difference_of_two_laws():
+    """N(0, 1/2) and N(-c/2, 1/2): their means are c / sqrt(2) standard deviations apart."""
+    problem, _ = pair(lambda U: U, lambda U: U, data=(0.0,), noise=1.0, d=1)
+    U, c = np.random.default_rng(1).standard_normal((4000, 1)) / np.sqrt(2), 0.2
+    whitening = Whitening.of(U)
+    prior = problem.prior_potential
+    laws = []
+    for shift in (0.0, c):
+        at, correction = U - shift / 2, Correction(whitening, np.array([shift]), np.eye(1)[:0], ())
+        Z = at + shift
+        laws.append(Law(correction, Ensemble(at, Z, problem.loss(Z), prior(at))))
+    # weights of 4000 draws have a standard error of .2 / sqrt(2 * 4000)
+    assert laws[0].difference(laws[1], problem) == pytest.approx(c / np.sqrt(2), abs=0.01)
+    assert laws[0].difference(laws[0], problem) < 1e-9
 
 
 def test_earlier_evaluations_save_the_first_round():
