@@ -91,6 +91,24 @@ def test_verdict_on_a_cheap_model_that_does_not_help():
     assert "does not help" in str(diagnosis)
 
 
+@pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
+def test_verdict_on_a_certificate_that_is_not_good_enough():
+    step = pe.MultifidelitySampler(coarse, tolerance=0.001, max_evaluations=20)
+    idata = sample(model_of(unknown=False), step)
+    assert 0.001 < float(idata.sample_stats["certificate"].max()) < 0.5
+    diagnosis = pe.diagnose(idata)
+    assert diagnosis.verdict == "doubtful"
+    assert "Give it more: max_evaluations" in str(diagnosis)
+
+
+def test_the_last_round_of_the_tuning_may_be_the_one_that_passes():
+    """The start and two rounds; the comparison of both laws has no evaluations of the fine one."""
+    step = pe.MultifidelitySampler(coarse)
+    stats = sample(model_of(unknown=False), step, draws=100, chains=1, tune=3).sample_stats
+    assert stats["converged"].all()
+    assert int(stats["n_evals"].max()) == 20
+
+
 def test_adjusted_draws_carry_the_density_of_the_model():
     model = model_of(unknown=False)
     step = pe.MultifidelitySampler(coarse, adjust=True)
