@@ -31,13 +31,8 @@ from pymc_ensemble.gallery.lorenz96 import FLUCTUATIONS, OBSERVED, PRIOR, WINDOW
 from pymc_ensemble.gallery.lorenz96 import TRUTH as TRUTH_96
 from pymc_ensemble.gallery.lorenz96 import random_start as random_start_96
 from pymc_ensemble.gallery.model import N_DRAWS, Reference, resample
-from pymc_ensemble.gallery.two_models import (
-    BURGERS_CELLS,
-    COUNT_NOISE,
-    log_new_cases,
-    log_populations,
-    shock,
-)
+from pymc_ensemble.gallery.two_grids import BURGERS_CELLS, shock
+from pymc_ensemble.gallery.two_time_steps import COUNT_NOISE, log_new_cases, log_populations
 
 DATA = Path(gallery.__file__).parent / "data"
 REFERENCES = DATA / "references.json"

@@ -22,13 +22,8 @@ from pymc_ensemble.gallery.lynx_hare import lynx_hare
 from pymc_ensemble.gallery.model import GalleryModel
 from pymc_ensemble.gallery.multimodal import bimodal, four_modes
 from pymc_ensemble.gallery.regression import poisson_regression, smooth_nonlinear
-from pymc_ensemble.gallery.two_models import (
-    burgers,
-    coarse_darcy,
-    lorenz63_modes,
-    outbreak,
-    predators_and_prey,
-)
+from pymc_ensemble.gallery.two_grids import burgers, coarse_darcy
+from pymc_ensemble.gallery.two_time_steps import lorenz63_modes, outbreak, predators_and_prey
 
 __all__ = [
     "GalleryModel",

@@ -8,7 +8,8 @@ import pytest
 import pymc_ensemble as pe
 from pymc_ensemble import gallery
 from pymc_ensemble.gallery.darcy import temperatures
-from pymc_ensemble.gallery.two_models import log_new_cases, log_populations, lorenz_path, shock
+from pymc_ensemble.gallery.two_grids import shock
+from pymc_ensemble.gallery.two_time_steps import log_new_cases, log_populations, lorenz_path
 
 UNIMODAL = ["predators_and_prey", "burgers", "outbreak"]
 
