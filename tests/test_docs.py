@@ -188,3 +188,40 @@ def test_code_of_how_it_works(monkeypatch, capsys):
         assert float(draws.mean()) == pytest.approx(mean, abs=0.2 * sd)
         assert float(draws.std()) == pytest.approx(sd, rel=0.15)
     assert capsys.readouterr().out.startswith("trustworthy: ")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
+def test_code_of_recipes(monkeypatch):
+    """Every recipe finds what its data were made with."""
+    results = []
+
+    def short(*args, **kwargs):
+        options = {"draws": 500, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
+        results.append(sample(*args, **options, **kwargs))
+        return results[-1]
+
+    sample = pm.sample
+    monkeypatch.setattr(pm, "sample", short)
+    session = {}
+    for block in blocks("recipes.md"):
+        exec(compile(block, "recipes.md", "exec"), session)
+    decay = {"amplitude": 1.3, "rate": 0.8}
+    truths = {
+        "correlated": decay | {"rho": 0.7, "shock": 0.05},
+        "series": {"growth": 0.5, "capacity": 2.0, "sigma": 0.1},
+        "spatial": {"x": 0.4, "width": 0.2, "sigma": 0.1, "length": 0.3},
+        "censored": decay | {"sigma": 0.05},
+        "several": decay,
+        "hierarchy": {"rates": session["true_rates"]},
+        "discrepancy": decay,
+        "constrained": {"share": [0.6, 0.4], "slow": 0.3, "step": 1.7},
+        "large": {"place": 0.45, "width": 0.12},
+        "on_cluster": decay,
+    }
+    assert len(truths) == len(results)
+    for truth, idata in zip(truths.values(), results, strict=True):
+        for name, value in truth.items():
+            draws = idata.posterior[name].stack(sample=("chain", "draw"))
+            # one data set each, some 30 numbers: 4 standard deviations are never seen by chance
+            assert (np.abs(draws.mean("sample") - value) < 4 * draws.std("sample")).all(), name
