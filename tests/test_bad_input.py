@@ -449,6 +449,46 @@ COVERAGE = rows(
     ),
 )
 
+SIMULATIONS = [
+    *rows(
+        "pe.simulations({})",
+        EITHER,
+        "None | model",
+        "3 | model",
+        "'model' | model",
+        "pm.Model() | observed",
+        "MODEL, 0 | n must",
+        "MODEL, -1 | n must",
+        "MODEL, 2.5 | n must",
+        "MODEL, '10' | n must",
+        "MODEL, None | n has",
+        "MODEL, True | n must",
+        "MODEL, 10**12 | n=1000000000000",
+        "MODEL, 10, 8 | executor",
+        "MODEL, 10, 'processes' | executor",
+        "MODEL, 10, random_seed='x' | random_seed",
+        "model_with(potential=lambda a: -a), 10 | penalty",
+        "model_with(observed=np.array([])), 10 | `y` has no data",
+    ),
+    *rows(
+        "pe.amortize(MODEL, None, {})",
+        EITHER,
+        "method='posteriors' | method",
+        "method=1 | method",
+        "method=None | method",
+        "density='spline' | density",
+        "density=None | density",
+        "method='ratio', density='flow' | density",
+        "conservative='yes' | conservative",
+        "conservative=1 | conservative",
+        "conservative=True | method",
+        "members=0 | members",
+        "members=2.5 | members",
+        "members=True | members",
+        "members=10**12 | members",
+    ),
+]
+
 RESULTS = [
     *rows(
         "pe.{}",
@@ -501,7 +541,7 @@ RESULTS = [
     ),
 ]
 
-TABLE = [*GALLERY, *FORWARD, *MODELS, *STEP_METHODS, *COVERAGE, *RESULTS]
+TABLE = [*GALLERY, *FORWARD, *MODELS, *STEP_METHODS, *COVERAGE, *SIMULATIONS, *RESULTS]
 
 
 def test_table_is_long():

@@ -48,6 +48,11 @@ def test(
         made = simulated(generator, simulations, rng)
     failed = np.asarray(made["failed"]) if "failed" in made else np.zeros(made.sizes["simulation"])
     numbers = np.flatnonzero(~failed.astype(bool))
+    if len(numbers) < 2:
+        raise ValueError(
+            f"`simulations` holds {len(numbers)} that have not failed; a test needs 2 or more, and "
+            "tells little with fewer than 100."
+        )
     U = made["unconstrained"].transpose("simulation", ...).to_numpy()[numbers]
     data = {
         name: made[name].transpose("simulation", ...).to_numpy()[numbers].astype(float)

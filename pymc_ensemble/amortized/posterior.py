@@ -12,7 +12,7 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from pymc_ensemble.diagnosis.coverage import Coverage
+from pymc_ensemble.diagnosis.coverage import Coverage, require_probability
 from pymc_ensemble.diagnosis.facts import Facts, variables_of
 from pymc_ensemble.diagnosis.findings import FAMILIAR
 from pymc_ensemble.log import number, percent
@@ -191,6 +191,7 @@ class AmortizedPosterior:
         if not isinstance(simulations, xr.Dataset):
             require_counts(2, simulations=simulations)
         require_counts(10, draws=draws)
+        require_probability(probability)
         rng = given_generator(random_seed, "random_seed")
         other = model is not None and given_model(model) is not self.model
         generator = Generator(model) if model is not None and other else self.generator
@@ -286,7 +287,7 @@ class AmortizedPosterior:
                 f"`data` has {quoted(unknown)}, which the model does not observe. It observes "
                 f"{quoted(shapes)}."
             )
-        values = {name: np.asarray(data[name], dtype=float) for name in shapes}
+        values = {name: _numbers(name, data[name]) for name in shapes}
         for name, shape in shapes.items():
             if values[name].shape != shape:
                 raise ValueError(
@@ -327,3 +328,14 @@ class AmortizedPosterior:
             f"{self.scaling.size} data, from {self.simulations} simulations ({self.failed} others "
             f"failed): {self.members} networks, loss {loss}, {tested}"
         )
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """Data as an array of numbers."""
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The data of `{name}` are no array of numbers ({error}). Give what the model would "
+            "observe."
+        ) from error

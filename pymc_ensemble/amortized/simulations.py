@@ -245,6 +245,11 @@ def checked(given: Any, generator: Generator) -> xr.Dataset:
             "and stores of a run are no sample of the prior, and an estimate that learns from them "
             f"takes their density for the prior. {remedy}"
         )
+    if not given.sizes.get("simulation"):
+        raise ValueError(
+            f"`simulations` holds none: it has the dimensions {dict(given.sizes)}, and needs one "
+            f"that is called simulation. {remedy}"
+        )
     if given.attrs.get("drawn_from") != PRIOR:
         raise ValueError(
             "`simulations` does not say that its parameters are drawn from the prior. The store of "

@@ -20,6 +20,7 @@ PARTS = ("network", "scaling", "familiarity", "estimate", "record")
 
 def save(amortized: "AmortizedPosterior", path: str | PathLike) -> None:
     """Write an estimate to a file."""
+    _require_path(path)
     import equinox as eqx
     import jax
 
@@ -59,6 +60,7 @@ def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[s
     ValueError
         If it is no such file, or of another format.
     """
+    _require_path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             text = json.loads(str(file["text"]))
@@ -81,6 +83,12 @@ def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[s
         part, _, key = name.partition("/")
         arrays[part][key] = values
     return arrays, text
+
+
+def _require_path(path: Any) -> None:
+    """Refuse what names no file."""
+    if not isinstance(path, str | PathLike) or not str(path):
+        raise TypeError(f"`path` has to name a file, such as 'learned.npz', and not {path!r}.")
 
 
 def networks_of(sizes: Any, members: int, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -205,6 +205,14 @@ def coverage(
     (10, 'calibrated')
     """
     if isinstance(step, Testable):
+        given = {"executor": executor is not None, "chains": chains != 1} | dict.fromkeys(
+            sample_kwargs, True
+        )
+        if unused := [name for name, is_given in given.items() if is_given]:
+            raise ValueError(
+                f"`{unused[0]}` is for step methods: what `amortize` has learned is tested in this "
+                "process, on independent draws, and takes milliseconds. Leave it out."
+            )
         return step.coverage(
             simulations,
             model=_made(model),
@@ -218,8 +226,7 @@ def coverage(
             "own: for example `lambda: pymc_ensemble.EnsembleKalmanSampler(adjust=True)`."
         )
     require_counts(2, simulations=simulations)
-    if not isinstance(probability, float) or not 0 < probability < 1:
-        raise ValueError(f"probability={probability!r} must be between 0 and 1, such as 0.95.")
+    require_probability(probability)
     require_counts(1, draws=draws, chains=chains)
     known = set(inspect.signature(pm.sample).parameters) - OWN
     if unknown := [name for name in sample_kwargs if name not in known]:
@@ -271,6 +278,12 @@ class Simulation:
     by_lp: bool
     n_draws: int
     n_evals: int
+
+
+def require_probability(probability: Any) -> None:
+    """Refuse what is no probability of bands."""
+    if not isinstance(probability, float) or not 0 < probability < 1:
+        raise ValueError(f"probability={probability!r} must be between 0 and 1, such as 0.95.")
 
 
 def _made(model: ModelSource) -> pm.Model:

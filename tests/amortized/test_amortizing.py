@@ -192,6 +192,8 @@ def test_files(learned, request, model, tmp_path):
     (tmp_path / "other.npz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="no file of an amortized posterior"):
         pe.load_amortized(tmp_path / "other.npz", model)
+    with pytest.raises(TypeError, match="`path`"):
+        pe.load_amortized(3, model)
 
 
 def test_unfamiliar_data(posterior, model):
@@ -245,21 +247,74 @@ def test_flow(monkeypatch):
     assert weights.mean() == pytest.approx(1, abs=4 * weights.std() / np.sqrt(weights.size) + 0.02)
 
 
-def test_data_of_other_shapes(posterior):
-    refused = {
-        "`data` has no `y`": {},
-        "does not observe": {"y": (1, 2, 3), "z": 1},
-        "have the shape": {"y": (1.0, 2.0)},
-        "not finite": {"y": (1.0, np.nan, 0.0)},
-    }
-    for message, data in refused.items():
-        with pytest.raises(ValueError, match=message):
-            posterior.sample(data)
-    with pytest.raises(TypeError, match="mapping"):
-        posterior.sample([1.0, 2.0, 3.0])
-    for options in ({"draws": 0}, {"chains": 0}):
-        with pytest.raises(ValueError, match="integer"):
-            posterior.sample(**options)
+REFUSED = {
+    "sample({})": "`data` has no `y`",
+    "sample({'y': (1, 2, 3), 'z': 1})": "`z`, which the model does not observe",
+    "sample({'y': (1.0, 2.0)})": "`y` have the shape (2,), and those of the simulations (3,)",
+    "sample({'y': (1.0, np.nan, 0.0)})": "`y` are not finite",
+    "sample({'y': 'abc'})": "`y` are no array of numbers",
+    "sample({'y': [[1], [2, 3]]})": "`y` are no array of numbers",
+    "sample([1.0, 2.0, 3.0])": "`data` has to be a mapping",
+    "sample(draws=0)": "draws must be an integer",
+    "sample(draws='5')": "draws must be an integer",
+    "sample(chains=0)": "chains must be an integer",
+    "sample(random_seed='x')": "`random_seed`",
+    "surprise({'y': [1.0]})": "`y` have the shape",
+    "surprise(3)": "`data` has to be a mapping",
+    "coverage(1)": "simulations must be an integer",
+    "coverage('x')": "simulations must be an integer",
+    "coverage(20, draws=1)": "draws must be an integer",
+    "coverage(20, probability=2)": "probability=2 must be",
+    "coverage(20, model=3)": "`model` has to be",
+    "coverage(20, model=other)": "`model` has other parameters or data",
+    "coverage(made.drop_vars('y'))": "`simulations` has no `y`",
+    "coverage(made.isel(simulation=[]))": "`simulations` holds none",
+    "coverage(made.isel(simulation=[0]))": "`simulations` holds 1 that",
+    "refine(evaluations=10)": "evaluations must be an integer",
+    "refine({'y': (1, 2)})": "`y` have the shape",
+    "refine(model=3)": "`model` has to be",
+    "refine(model=other)": "`model` has other free variables",
+    "save(3)": "`path`",
+}
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_refused_by_name(posterior, made, call):
+    other = linear()
+    with other:
+        pm.Normal("z")
+    with pytest.raises((TypeError, ValueError)) as caught:
+        eval(
+            f"posterior.{call}", globals() | {"posterior": posterior, "made": made, "other": other}
+        )
+    assert REFUSED[call] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"executor": 2}, {"chains": 2}, {"tune": 10}], ids=lambda given: next(iter(given))
+)
+def test_what_coverage_of_an_estimate_does_not_take(posterior, model, given):
+    with pytest.raises(ValueError, match=f"`{next(iter(given))}` is for step methods"):
+        pe.coverage(model, posterior, simulations=20, **given)
+
+
+def test_what_a_run_has_evaluated_is_refused(model, tmp_path):
+    """Draws, and the store of the forward model."""
+    forward = pe.forward_model(lambda x: x * np.ones(3), store=tmp_path / "runs.db", version="1")
+    with pm.Model() as own:
+        pm.Normal("y", forward(pm.Normal("x")), 0.5, observed=np.zeros(3))
+        idata = pm.sample(
+            50,
+            step=pe.EnsembleKalmanSampler(ensemble_size=20, adjust=True),
+            chains=1,
+            cores=1,
+            random_seed=1,
+            progressbar=False,
+        )
+    with pytest.raises(TypeError, match="no sample of the prior"):
+        pe.amortize(own, idata)
+    with pytest.raises(ValueError, match="store of a run is no sample of the prior"):
+        pe.amortize(own, pe.open_store(tmp_path / "runs.db").rename(evaluation="simulation"))
 
 
 def test_refused(model, made, monkeypatch):
@@ -285,6 +340,8 @@ def test_refused(model, made, monkeypatch):
         amortize(made.assign_attrs(drawn_from="a run"))
     with pytest.raises(ValueError, match="`simulations` has no `y`"):
         amortize(made.drop_vars("y"))
+    with pytest.raises(ValueError, match="needs one that is called simulation"):
+        amortize(made.rename(simulation="draw"))
     with pytest.raises(ValueError, match="`y` has the shape"):
         amortize(made.isel(k=slice(2)))
     with pytest.raises(RuntimeError, match="have failed"):
