@@ -3,7 +3,6 @@
     python benchmarks/inversion.py gallery        # every problem: errors, evaluations
     python benchmarks/inversion.py darcy          # a field of 64 and 256 coefficients
     python benchmarks/inversion.py losses         # gap to the penalized maximum in the span
-    python benchmarks/inversion.py digits relu --particles 500 --epochs 10   # needs scikit-learn
 
 Each takes --seeds.
 """
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pymc as pm
-import pytensor.tensor as pt
 from scipy.optimize import minimize
 
 import pymc_ensemble as pe
@@ -138,67 +136,11 @@ def losses(seeds: int) -> None:
             )
 
 
-def digits(seeds: int, activation: str, particles: int, epochs: int, spread: float) -> None:
-    """Accuracy on held-back images of handwritten digits by epoch, a net 64-32-10."""
-    from sklearn.datasets import load_digits
-
-    X, Y = load_digits(return_X_y=True)
-    X, rng = X / 16, np.random.default_rng(0)
-    test = np.concatenate([rng.permutation(np.flatnonzero(c == Y))[:36] for c in range(10)])
-    train = np.setdiff1d(np.arange(len(Y)), test)
-    with pm.Model() as model:
-        x, labels = pm.Data("x", X[:100]), pm.Data("labels", Y[:100])
-        sizes = {"W1": (64, 32), "b1": (32,), "W2": (32, 10), "b2": (10,)}
-        sd = {"W1": (2 / 64) ** 0.5, "b1": 0.05, "W2": (1 / 32) ** 0.5, "b2": 0.05}
-        w = {name: pm.Normal(name, 0, sd[name], shape=sizes[name]) for name in sizes}
-        a = x @ w["W1"] + w["b1"]
-        hidden = pt.maximum(a, 0) if activation == "relu" else pt.cast(a > 0, "float64")
-        logits = pm.Deterministic("logits", hidden @ w["W2"] + w["b2"])
-        pm.Categorical("y", logit_p=logits, observed=labels)
-
-    def accuracy(p: dict[str, np.ndarray]) -> float:
-        a = X[test] @ p["W1"] + p["b1"]
-        hidden = np.maximum(a, 0) if activation == "relu" else a > 0
-        return float(np.mean((hidden @ p["W2"] + p["b2"]).argmax(1) == Y[test]))
-
-    class Shuffled:
-        """Batches of 100 images, in another order in each epoch."""
-
-        def __init__(self, seed: int):
-            self.rng = np.random.default_rng(seed)
-
-        def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-            order = self.rng.permutation(train)
-            for k in range(0, len(order) - 99, 100):
-                yield {"x": X[order[k : k + 100]], "labels": Y[order[k : k + 100]]}
-
-    for seed in range(seeds):
-        trained = pe.train(
-            model,
-            Shuffled(seed),
-            epochs=epochs,
-            ensemble_size=particles,
-            spread=spread,
-            validation=accuracy,
-            random_seed=seed,
-            progressbar=False,
-        )
-        history = trained.history
-        print(
-            f"seed {seed}: accuracy {np.round(history['validation'].to_numpy(), 3).tolist()}, "
-            f"{int(history['n_evals'][-1])} evaluations of a batch",
-            flush=True,
-        )
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("gallery", "darcy", "losses", "digits"))
-    parser.add_argument("names", nargs="*", help="problems, or the activation: relu or step")
+    parser.add_argument("what", choices=("gallery", "darcy", "losses"))
+    parser.add_argument("names", nargs="*", help="problems of the gallery")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--particles", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--spread", type=float, default=0.02)
     given = parser.parse_args()
     match given.what:
         case "gallery":
@@ -207,6 +149,3 @@ if __name__ == "__main__":
             darcy(given.seeds)
         case "losses":
             losses(given.seeds)
-        case "digits":
-            activation = given.names[0] if given.names else "relu"
-            digits(given.seeds, activation, given.particles, given.epochs, given.spread)
