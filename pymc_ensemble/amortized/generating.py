@@ -71,6 +71,10 @@ class Simulated:
     reason: tuple[int, str] | None = None
 
 
+class ShapeError(ValueError):
+    """Simulated data have another shape than those that are observed."""
+
+
 class Generator:
     """Draws parameters from the prior of a model, and data given these.
 
@@ -134,6 +138,17 @@ class Generator:
         values = {str(rv.name): self.model.rvs_to_values[rv] for rv in self.model.observed_RVs}
         return {name: np.asarray(unlabelled([values[name]])[0].eval()) for name in self.observed}
 
+    def _require_shapes(self, row: Sequence[np.ndarray]) -> None:
+        """Refuse simulated data of another shape than those that are observed."""
+        for name, values in zip(self.observed, row, strict=True):
+            if (found := np.shape(values)) != (shape := self.shapes[name]):
+                raise ShapeError(
+                    f"A simulation of `{name}` has the shape {found}, and its data have {shape}. "
+                    "PyMC hands scalars to the function of a pm.Simulator as arrays of shape (1,) "
+                    "where the data have a dimension: take them by `x.item()`, and return an array "
+                    f"of the shape {shape}."
+                )
+
     @cached_property
     def _named(self) -> BatchFunction:
         in_values = self.model.replace_rvs_by_values(self.model.free_RVs)
@@ -178,11 +193,12 @@ class Generator:
             try:
                 with evaluating(1, child) as this:
                     row = self._rows(rng, u)
+                self._require_shapes(row)
                 wrong = _not_finite(self.observed, row)
                 if wrong or this.failures:
                     reasons[k] = this.failures.get(0, f"`{wrong}` is not finite")
                 rows.append(None if k in reasons else row)
-            except (ForwardModelError, KeyboardInterrupt):
+            except (ForwardModelError, ShapeError, KeyboardInterrupt):
                 raise
             except Exception as error:
                 reasons[k] = short_traceback(error)

@@ -200,6 +200,18 @@ def test_models_that_cannot_be_simulated(build):
         pe.simulations(model, 10)
 
 
+def test_simulators_that_return_another_shape():
+    """PyMC hands a scalar over as an array, whose shape easily gets into the data."""
+
+    def grow(rng, rate, size=None):
+        return np.array([rate * t for t in range(3)])
+
+    with pm.Model() as model:
+        pm.Simulator("n", grow, pm.HalfNormal("rate"), observed=np.ones(3))
+    with pytest.raises(ValueError, match=r"`n` has the shape \(3, 1\), and its data have \(3,\)"):
+        pe.simulations(model, 10)
+
+
 def test_other_bad_input():
     with pytest.raises(TypeError, match="There is no model"):
         pe.simulations(n=10)

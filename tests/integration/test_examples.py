@@ -137,6 +137,35 @@ def bayes_factors(session):
         assert abs(found.value - value) < 4 * np.hypot(found.standard_error, 0.015)
 
 
+def thrown_ball(session):
+    for x, idata in session["answers"].items():
+        speed, (weights, speeds) = idata.posterior["v"], (session["exact"][x], session["speeds"])
+        mean = (weights * speeds).sum()
+        sd = np.sqrt((weights * (speeds - mean) ** 2).sum())
+        assert abs(float(speed.mean()) - mean) < 0.2 * sd
+        assert 0.8 < float(speed.std()) / sd < 1.25
+    assert session["learned"].surprise({"x": 40.0}) > 0.99
+
+
+def outbreak(session):
+    assert session["calibration"].verdict != "overconfident"
+    assert session["inside"].sum() >= 10
+    assert 3 < session["found"]["R0"].mean() < 5
+
+
+def many_data_sets(session):
+    assert session["answers"][session["wrong"]] is None
+    assert len(session["known"]) >= 93
+    assert 0.8 < session["inside"].mean() < 0.98
+    assert len(session["efficiencies"]) >= 20
+    learned, sampled = (
+        one.posterior[["fastest", "half"]].dataset
+        for one in (session["answers"][session["k"]], session["sampled"])
+    )
+    error = abs(learned.mean() - sampled.mean()) / sampled.std()
+    assert max(float(value) for value in error.values()) < 0.5
+
+
 CHECKS = [
     quickstart,
     simulator,
@@ -149,11 +178,16 @@ CHECKS = [
     coverage,
     bayes_factors,
     restart,
+    *(
+        pytest.param(check, marks=pytest.mark.amortized)
+        for check in (thrown_ball, outbreak, many_data_sets)
+    ),
 ]
 
 
 def test_notebooks_are_checked():
-    assert {path.stem for path in NOTEBOOKS} == {check.__name__ for check in CHECKS}
+    checks = [getattr(check, "values", (check,))[0] for check in CHECKS]
+    assert {path.stem for path in NOTEBOOKS} == {check.__name__ for check in checks}
 
 
 @pytest.mark.default_mode
