@@ -301,7 +301,7 @@ def delayed_acceptance(name, seed, walkers=40, moves=12):
 
 
 WAYS = {
-    "two models": two_models,
+    "two models, one chain": partial(two_models, chains=1),
     "ensemble Kalman, fine model": ensemble_kalman,
     "Gaussian process, fine model": gaussian_process,
     "importance weights": importance,

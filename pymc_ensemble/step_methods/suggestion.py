@@ -103,7 +103,7 @@ def suggest(model: pm.Model | None = None, seconds_per_run: float | None = None)
     stochastic. `EnsembleKalmanSampler` finds out the former by itself.
 
     Nor does a model tell whether its simulator has a cheap sibling, on a coarser grid for example.
-    If so, `MultifidelitySampler` saves most of the runs.
+    If that is a thousand times faster, `MultifidelitySampler` saves half of the runs, or so.
 
     Examples
     --------
