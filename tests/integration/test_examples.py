@@ -1,12 +1,15 @@
 """The examples run as they stand: notebooks cell by cell, scripts on the command line."""
 
 import linecache
+import logging
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -166,6 +169,38 @@ def many_data_sets(session):
     assert max(float(value) for value in error.values()) < 0.5
 
 
+def c_program(session):
+    idata, stats = session["idata"], session["stats"]
+    assert stats.n_failed.max("draw").sum() > 0
+    assert session["new_runs"] == 0
+    assert (session["statuses"] == ["failed", "ok"]).all()
+    for name, value in (session["TRUE"] | {"shock": 0.25, "rho": 0.8}).items():
+        draws = idata.posterior[name]
+        assert abs(draws.mean() - value) < 4 * draws.std()
+    assert float(session["inside"]) > 0.7
+    assert session["calibration"].finished == session["calibration"].simulations
+
+
+def field(session):
+    assert session["stats"].acceptance.mean() > 0.5
+    assert (session["sd"] < 0.5).sum() >= 5
+    assert (session["sd"] > 0.9).sum() > 200
+    # smooth fields: neighbors are not independent
+    truth, fields = session["truth"], session["fields"]
+    low, high = np.quantile(fields, [0.05, 0.95], axis=0)
+    assert ((low < truth) & (truth < high)).mean() > 0.6
+
+
+def two_solvers(session):
+    runs = session["runs"]
+    cost = {name: idata.sample_stats.n_evals.max("draw").sum() for name, idata in runs.items()}
+    assert cost["both"] < 0.1 * cost["fine"]
+    assert runs["both"].sample_stats.certificate.max() < 0.3
+    for name in session["TRUE"]:
+        fine, both = (runs[run].posterior[name] for run in ("fine", "both"))
+        assert abs(both.mean() - fine.mean()) < 0.3 * fine.std()
+
+
 CHECKS = [
     quickstart,
     simulator,
@@ -177,6 +212,9 @@ CHECKS = [
     counts,
     coverage,
     bayes_factors,
+    c_program,
+    field,
+    two_solvers,
     restart,
     *(
         pytest.param(check, marks=pytest.mark.amortized)
@@ -194,13 +232,17 @@ def test_notebooks_are_checked():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_notebook(check, monkeypatch, tmp_path):
+def test_notebook(check, monkeypatch, tmp_path, request):
     """Each runs from top to bottom, and finds what its text says; with fewer simulations."""
+    if check is c_program and shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
     monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("pymc_ensemble")
+    request.addfinalizer(partial(logger.setLevel, logger.level))  # some notebooks silence it
     whole = pe.coverage
 
     def fewer(*args, simulations, **options):
-        return whole(*args, simulations=simulations // 4, **options)
+        return whole(*args, simulations=max(simulations // 4, 2), **options)
 
     monkeypatch.setattr(pe, "coverage", fewer)
     check(run_notebook(check.__name__))
