@@ -133,6 +133,67 @@ class PoissonRegression(GaussianProblem):
         return np.exp(np.clip(Z, -30, 30))
 
 
+class TwoCompartments(GaussianProblem):
+    """Logarithms of concentrations after a dose, with noise of unknown size.
+
+    Parameters are logarithms of the dose, of three rates, and of the noise, which has a half-normal
+    prior with scale 1/2, and is an output, too. With the noise of the prior the curve hardly
+    counts: an ensemble that comes from there finds the small noise of the data last. The moments
+    are those of two runs of 360 000 draws, which agree to 0.006 sd.
+    """
+
+    quadratic_loss = gaussian_prior = False
+
+    def __init__(self):
+        self.hours = np.array([0.25, 0.5, 0.75, 1, 1.25, 2, 3, 4, 5, 6, 8])
+        data = np.log([1.50, 0.94, 0.78, 0.48, 0.37, 0.19, 0.12, 0.11, 0.08, 0.07, 0.05])
+        center = np.log([2.0, 1.0, 0.5, 0.5, 0.5])
+        super().__init__(self.outputs, data, center, np.diag([1.0, 1, 1, 1, 0]))
+        self.n_outputs = len(data) + 1
+        self.mean = np.array([0.80596, -0.02359, -0.37726, -1.18287, -2.53908])
+        self.sd = np.array([0.09741, 0.09238, 0.10427, 0.15755, 0.30514])
+
+    def outputs(self, U):
+        start, out, over, back = np.exp(U[:, :4, None]).swapaxes(0, 1)
+        half = 0.5 * (out + over + back)
+        fast = half + np.sqrt(half**2 - out * back)
+        slow = out * back / fast
+        share = (fast - back) / (fast - slow)
+        fall = share * np.exp(-fast * self.hours) + (1 - share) * np.exp(-slow * self.hours)
+        with np.errstate(divide="ignore"):
+            return np.column_stack([np.log(start * fall), U[:, 4]])
+
+    def sample_prior(self, size, rng):
+        U = self.prior_mean + rng.standard_normal((size, 5))
+        U[:, 4] = np.log(0.5 * np.abs(rng.standard_normal(size)))
+        return U
+
+    def pointwise_loss(self, Z):
+        return 0.5 * ((Z[:, :-1] - self.data) * np.exp(-Z[:, -1:])) ** 2 + Z[:, -1:]
+
+    def loss_gradient(self, Z):
+        weight = np.exp(-2 * Z[:, -1:])
+        residual = Z[:, :-1] - self.data
+        of_noise = (1 - weight * residual**2).sum(1, keepdims=True)
+        return np.column_stack([weight * residual, of_noise])
+
+    def curvature(self, Z):
+        n = len(self.data)
+        return np.column_stack([np.exp(-2 * Z[:, -1:]).repeat(n, 1), np.full(len(Z), 2.0 * n)])
+
+    def prior_potential(self, U):
+        with np.errstate(over="ignore"):
+            return super().prior_potential(U) + 2 * np.exp(2 * U[:, 4]) - U[:, 4]
+
+    def prior_gradient(self, U):
+        gradient = super().prior_gradient(U)
+        gradient[:, 4] += 4 * np.exp(2 * U[:, 4]) - 1
+        return gradient
+
+    def prior_hessian(self, u):
+        return self.P0 + np.diag([0, 0, 0, 0, 8 * np.exp(2 * u[4])])
+
+
 class Density:
     """A problem whose forward map is hidden: its one output is its loss."""
 

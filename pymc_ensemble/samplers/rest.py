@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import betaincc, ndtri
 
+from .ensemble import Array
 from .linearization import Anomalies
 
 STILL = 0.5  # change of the mean, in sd of each direction, and of the logarithm of the volume
 STANDSTILLS = 3  # consecutive comparisons without change that show an ensemble at rest
+CHANCE = 0.05  # of an ensemble at rest to be taken for one that drifts
 
 
 def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
@@ -16,6 +19,39 @@ def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
     shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
     growth = 2 * (anomalies.log_volume - reference.log_volume)
     return np.sqrt(shift @ shift / d) < STILL and abs(growth) < STILL * np.sqrt(d)  # eq. (T4)
+
+
+def drifts(before: Array, after: Array) -> bool:
+    """Whether the particles went in a common direction, rather than here and there.
+
+    Moves of an ensemble at rest cancel on average. Steps of particles tell a small drift from
+    chance, which the means of before and after do not.
+
+    Parameters
+    ----------
+    before, after : ndarray of shape (J, d + 1)
+        Particles and, in the last column, their potentials. Those that stayed tell nothing.
+
+    Returns
+    -------
+    bool
+        True, too, if too few have moved.
+    """
+    steps = after - before
+    steps = steps[np.isfinite(steps).all(1) & (steps != 0).any(1)]
+    if len(steps) == 0:
+        return True
+    sizes = np.sqrt((steps**2).mean(0))
+    steps = steps / np.where(sizes > 0, sizes, 1.0)
+    Q, s, _ = np.linalg.svd(steps, full_matrices=False)
+    Q = Q[:, s > 1e-10 * s[0]]
+    n, p = Q.shape
+    if n <= p:
+        return True
+    # eq. (T5): the cosine, squared, of the angle between a vector of ones and the steps
+    common = betaincc(p / 2, (n - p) / 2, min((Q.sum(0) ** 2).sum() / n, 1.0)) < CHANCE
+    of_potential = abs(steps[:, -1].sum()) / np.sqrt(n) > -ndtri(CHANCE / 2)
+    return bool(common or of_potential)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from . import moves, proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linear_guess import linear_guess
 from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
-from .rest import RESTLESS, Standstill
+from .rest import RESTLESS, STANDSTILLS, Standstill, drifts
 from .weights import (
     next_exponent,
     normalized_weights,
@@ -75,6 +75,8 @@ class BurnInState:
         Whether a linear guess has been evaluated.
     rest : Standstill
         Whether mean and covariance stand still at b = 1.
+    path : tuple of ndarray of shape (J, d + 1)
+        Particles and their potentials at b = 1, whenever they were compared with those before.
     acceptance : float
         Acceptance of the first moves of the last stage.
     burned_in, converged : bool
@@ -89,6 +91,7 @@ class BurnInState:
     stage: Stage | None = None
     guessed: bool = False
     rest: Standstill = RESTLESS
+    path: tuple[Array, ...] = ()
     acceptance: float = np.nan
     burned_in: bool = False
     converged: bool = False
@@ -207,7 +210,9 @@ class TemperedBurnIn:
         exponent, statistics, weights = self._weights(state)
         law = self._law(state, statistics, exponent)
         if state.exponent < 1 or (weights == 0).any():
-            ensemble = ensemble[systematic_resample(weights, len(ensemble), rng.random())]
+            index = systematic_resample(weights, len(ensemble), rng.random())
+            ensemble = ensemble[index]
+            state = replace(state, path=tuple(earlier[index] for earlier in state.path))
         return replace(
             state,
             ensemble=ensemble,
@@ -288,7 +293,8 @@ class TemperedBurnIn:
         complete = pending.kind == "relax" or self._stage_is_over(stage)
         state = replace(state, ensemble=ensemble, stage=stage)
         if complete:
-            return self._end_stage(state, stage, moved=bool(accepted.any())), True, message
+            time = 1.0 if pending.kind == "relax" else min(stage.renewed / MIXED, 1.0)
+            return self._end_stage(state, stage, time if accepted.any() else 0.0), True, message
         correlation = next_correlation(state.correlation, rate)
         return replace(state, correlation=correlation), False, message
 
@@ -306,8 +312,11 @@ class TemperedBurnIn:
             return values.ok
         return values.potential <= plausible_limit(ensemble.potential, ensemble.U.shape[1])
 
-    def _end_stage(self, state: BurnInState, stage: Stage, moved: bool) -> BurnInState:
-        """Decide on the next exponent's step, and, at b = 1, whether there is a next stage."""
+    def _end_stage(self, state: BurnInState, stage: Stage, time: float) -> BurnInState:
+        """Decide on the next exponent's step, and, at b = 1, whether there is a next stage.
+
+        The `time` is that of the stage; nothing has moved if it is zero.
+        """
         easy = stage.first_acceptance > 0.5 and stage.round == 1
         largest = self._largest_fraction
         state = replace(
@@ -324,10 +333,21 @@ class TemperedBurnIn:
             return replace(state, burned_in=True, converged=True)
         ensemble = state.ensemble
         anomalies = Anomalies.of(ensemble.U[plausible(ensemble.potential, ensemble.U.shape[1])])
-        rest = state.rest.after(anomalies, 1.0) if moved else Standstill(reference=anomalies)
-        stands = rest.hits > 0
-        done = rest.done or (stands and stage.first_acceptance > TRUSTED)
-        return replace(state, rest=rest, burned_in=done, converged=done)
+        rest = state.rest.after(anomalies, time) if time else Standstill(reference=anomalies)
+        path = state.path
+        if time and rest.elapsed == 0 and self.finish == "metropolis":
+            path = (*path, np.column_stack([ensemble.U, ensemble.potential]))
+        stands = rest.done or (rest.hits > 0 and stage.first_acceptance > TRUSTED)
+        done = stands and (self.finish == "relax" or not self._drifts(path, rest.hits))
+        return replace(state, rest=rest, path=path, burned_in=done, converged=done)
+
+    def _drifts(self, path: tuple[Array, ...], hits: int) -> bool:
+        """Whether the ensemble has drifted over its last comparisons, or the last half of all.
+
+        Relaxations are not asked: each of them forgets most, and there is no test that they pass.
+        """
+        back = max(min(hits, STANDSTILLS), len(path) // 2)
+        return drifts(path[max(len(path) - 1 - back, 0)], path[-1])
 
 
 def next_correlation(correlation: float, acceptance: float) -> float:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from array_problems import (
     PoissonRegression,
+    TwoCompartments,
     bimodal,
     burn_in,
     decay,
@@ -14,7 +15,7 @@ from array_problems import (
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.linear_guess import linear_guess
 from pymc_ensemble.samplers.linearization import Anomalies
-from pymc_ensemble.samplers.rest import standstill
+from pymc_ensemble.samplers.rest import drifts, standstill
 from pymc_ensemble.samplers.start import MAX_REDRAWS, Start
 from pymc_ensemble.samplers.tempering import TemperedBurnIn
 from pymc_ensemble.samplers.weights import (
@@ -88,6 +89,39 @@ def test_standstill_is_half_a_standard_deviation(shift, stretch, expected):
     assert standstill(Anomalies.of(U * scales), Anomalies.of(moved * scales)) == expected
 
 
+def test_steps_without_a_common_direction_are_no_drift():
+    """One of twenty by either of two tests, which are nearly independent in eleven dimensions."""
+    rng, found = np.random.default_rng(3), 0
+    for _ in range(400):
+        steps = rng.standard_normal((80, 11))
+        steps[rng.random(80) < 0.3] = 0.0  # moves that were rejected
+        found += drifts(np.zeros((80, 11)), steps)
+    assert abs(found / 400 - 0.0975) < 4 * np.sqrt(0.1 * 0.9 / 400)
+
+
+@pytest.mark.parametrize("coordinate", [0, 3, 5])
+def test_a_common_direction_is_a_drift(coordinate):
+    """Half of a hundred particles go one sd of their steps on average: seven standard errors."""
+    rng = np.random.default_rng(4)
+    before = rng.standard_normal((100, 6))
+    steps = rng.standard_normal((100, 6))
+    steps[:, coordinate] += 1.0
+    steps[50:] = 0.0
+    assert drifts(before, before + steps)
+    B = rng.standard_normal((6, 6)) * np.logspace(-6, 6, 6)
+    B[:, -1] = B[-1] = 0.0
+    B[-1, -1] = 1.0  # any coordinates of the particles, but the same potential
+    assert drifts(before @ B, (before + steps) @ B)
+
+
+def test_an_ensemble_that_hardly_moves_may_drift():
+    U = np.random.default_rng(5).standard_normal((50, 4))
+    assert drifts(U, U)
+    few = U.copy()
+    few[:4] = -few[:4]
+    assert drifts(U, few)
+
+
 # -- nearly linear problems -----------------------------------------------------------------------
 
 
@@ -147,6 +181,25 @@ def test_from_a_prior_a_hundred_times_wider_than_the_posterior(finish):
         assert state.converged
         right += mean < 0.5 and sd < 0.35
     assert right >= (7 if finish == "relax" else 8)
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.0])
+def test_an_ensemble_on_its_way_has_not_arrived(spread):
+    """Half of the moves are accepted, and still the noise falls slowly: mean and covariance hardly
+    change from one stage to the next, while they are up to 3 sd off.
+
+    The mean of a hundred members has a chance error of .1 sd in each of five coordinates; the
+    largest of the five is .16 in the root mean square.
+    """
+    problem, J, errors = TwoCompartments(), 100, []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        U = problem.prior_mean + spread * (problem.sample_prior(J, rng) - problem.prior_mean)
+        part = TemperedBurnIn(problem, 7, finish="metropolis")
+        state, _ = burn_in(part, problem, part.start(problem.ensemble(U)), rng)
+        assert state.converged
+        errors.append(np.abs((state.ensemble.U.mean(0) - problem.mean) / problem.sd).max())
+    assert np.sqrt(np.square(errors).mean()) < 0.4
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

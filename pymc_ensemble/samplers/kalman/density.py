@@ -114,9 +114,9 @@ class DensityBurnIn(TemperedBurnIn):
     def _stage_is_over(self, stage: Stage) -> bool:
         return stage.renewed >= 1 or stage.round >= LONGEST_STAGE
 
-    def _end_stage(self, state: BurnInState, stage: Stage, moved: bool) -> BurnInState:
+    def _end_stage(self, state: BurnInState, stage: Stage, time: float) -> BurnInState:
         """Keep steps small: a few members that are left of a bold one may be those of one mode."""
-        state = super()._end_stage(state, stage, moved)
+        state = super()._end_stage(state, stage, time)
         return replace(state, fraction=self._largest_fraction)
 
 
