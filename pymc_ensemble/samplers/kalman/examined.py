@@ -44,8 +44,10 @@ class ExaminedState:
 
     @property
     def converged(self) -> bool:
-        """Whether the posterior was reached."""
-        return self.burned_in and (self.inner.converged or self.inner.exponent == 1)
+        """Whether the posterior was reached; a fit to a rough map has to come to rest itself."""
+        if self.found is not None and self.found.rough:
+            return self.inner.exponent == 1
+        return self.burned_in and self.inner.converged
 
 
 @dataclass(frozen=True)

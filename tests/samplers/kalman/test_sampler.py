@@ -17,7 +17,10 @@ from array_problems import (
 )
 
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
+from pymc_ensemble.samplers.examination import Examination
+from pymc_ensemble.samplers.kalman.examined import ExaminedState
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, PublishedKalman
+from pymc_ensemble.samplers.tempering import BurnInState
 
 SCHEMES = {
     "plain": {},
@@ -384,3 +387,14 @@ def test_rough_map():
     sampler, rng = EnsembleKalman(problem, rough=True), np.random.default_rng(15)
     _, U = run(sampler, problem, rng, max_evaluations=4200, U=rng.random((100, 2)))
     assert np.less(errors(problem, U), (0.2, 0.04)).all()
+
+
+def test_a_burn_in_that_gave_up_has_not_converged_though_its_exponent_is_one():
+    """A fit to a rough map does without the rest of the burn-in, and a Metropolis test does not."""
+    problem, rng = decay(), np.random.default_rng(1)
+    ensemble = problem.ensemble(problem.sample_prior(20, rng))
+    given_up = BurnInState(ensemble, 0.5, exponent=1.0, stages=80, burned_in=True)
+    for fluctuation, converged in ((0.0, False), (10.0, True)):
+        state = ExaminedState(given_up, Examination(fluctuation, 20))
+        assert state.burned_in
+        assert state.converged == converged
