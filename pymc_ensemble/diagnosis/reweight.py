@@ -172,11 +172,17 @@ def _efficiency(left: float, n: int, khat: float) -> float:
     """Share of `n` draws that weights leave; an error if they cannot be relied upon."""
     efficiency = left / n
     if khat > LARGEST_KHAT or efficiency < LEAST_EFFICIENCY:
+        reason = (
+            f"So few leave means open by {number(left**-0.5, '.2g')} posterior sd."
+            if efficiency < LEAST_EFFICIENCY
+            else "The tail of the weights is so heavy that a part of the posterior may be missing, "
+            "and nothing tells the error of the result."
+        )
         raise ValueError(
             f"These draws cannot be corrected: their weights are worth {number(left, '.0f')} of "
             f"{n} draws ({percent(efficiency)}; {percent(LEAST_EFFICIENCY)} are needed), with "
-            f"a Pareto k-hat of {number(khat, '.2f')} (at most {LARGEST_KHAT}), so that the result "
-            "would be worse than they are. Sample with adjust=True instead, or draw more."
+            f"a Pareto k-hat of {number(khat, '.2f')} (at most {LARGEST_KHAT}). {reason} Sample "
+            "with adjust=True instead, or draw more."
         )
     return efficiency
 

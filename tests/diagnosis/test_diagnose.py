@@ -505,6 +505,23 @@ def test_weights_that_cannot_be_relied_upon_are_refused(shift):
     assert np.abs(left.mean()) < 4 / np.sqrt(40 * 4000 * efficiency)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda w: np.log1p(1e-3 * w), r"\(9\d%.*tail of the weights .* nothing tells the error"),
+        (lambda w: 3 * np.log1p(w), r"\(0\.\d%.*So few leave means open by [\d.]+ posterior sd"),
+    ],
+)
+def test_the_refusal_says_what_is_known(change, reason):
+    """Weights with the tail of 1 / x: nearly all of the same size, and hardly any that count."""
+    rng = np.random.default_rng(2)
+    run = standard_normal_run(rng, p=40, J=100)
+    lp = run["sample_stats"]["lp"].values
+    lp += change(rng.pareto(1.0, lp.shape))
+    with pytest.raises(ValueError, match=reason):
+        pe.reweight(run)
+
+
 def test_weights_that_cannot_be_relied_upon_estimate_no_errors():
     run = standard_normal_run(np.random.default_rng(1), S=2, J=8, p=4)
     stats = run["sample_stats"]
