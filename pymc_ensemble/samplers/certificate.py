@@ -18,6 +18,7 @@ from scipy.stats import f as f_law
 
 from .ensemble import Array
 from .weights import normalized_weights
+from .words import number
 
 QUANTILE = 1.645  # of the normal law: the limit holds with 95%
 FEWEST = 5  # log weights of which an sd can be told
@@ -209,17 +210,22 @@ class Certificate:
             return f"{verdict}: of {self.size} proving evaluations some have failed"
         if self.noise:
             return (
-                f"{verdict}: sd of {self.size} log weights {self.sd:.2g}, which noise of "
-                f"{self.noise:.2g} explains; means are open by {self.limit:.2g} sd"
+                f"{verdict}: sd of {self.size} log weights {number(self.sd, '.2g')}, which noise "
+                f"of {number(self.noise, '.2g')} explains; means are open by "
+                f"{number(self.limit, '.2g')} sd"
             )
-        more = f", mass missed {self.missed:.2g}" if abs(self.missed) > self.tolerance else ""
+        more = ""
+        if abs(self.missed) > self.tolerance:
+            more = f", mass missed {number(self.missed, '.2g')}"
         if self.moved > self.tolerance:
-            more += f", and what is learned from them moves means by {self.moved:.2g} sd"
+            moved = number(self.moved, ".2g")
+            more += f", and what is learned from them moves means by {moved} sd"
         if self.outer > HEAVIER:
-            more += f", log weight of the outermost draws {self.outer:.2g} above the others'"
+            outer = number(self.outer, ".2g")
+            more += f", log weight of the outermost draws {outer} above the others'"
         return (
-            f"{verdict}: sd of {self.size} log weights {self.sd:.2g}, at most {self.limit:.2g}"
-            f"{more}"
+            f"{verdict}: sd of {self.size} log weights {number(self.sd, '.2g')}, at most "
+            f"{number(self.limit, '.2g')}{more}"
         )
 
 

@@ -11,7 +11,7 @@ from pytensor.graph.basic import Variable
 from xarray import DataTree
 
 from pymc_ensemble.diagnosis.facts import Facts
-from pymc_ensemble.log import logger
+from pymc_ensemble.log import logger, number
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.gaussian_process.growing import GrowingGaussianProcess
@@ -351,7 +351,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         names = self._bound.problem.coordinate_names
         means, sds = self.learned.surrogate_error
         errors = ", ".join(
-            f"{name} {mean:.2g} and {sd:.2g}"
+            f"{name} {number(mean, '.2g')} and {number(sd, '.2g')}"
             for name, mean, sd in zip(names[:TOLD], means, sds, strict=False)
         )
         verdict = str(self.learned.verification or "not verified")

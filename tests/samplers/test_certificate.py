@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from pymc_ensemble.samplers.certificate import Certificate, disagreement, sd_limit
+from pymc_ensemble.samplers.gaussian_process.verification import Verification
 
 RUNS = 2000
+VERIFIED = ("mean", "sd", "outliers", "noise", "beyond")
 
 
 def shifted(x, shift):
@@ -157,3 +159,14 @@ def test_noise_that_explains_the_scatter_is_allowed_for():
     assert not certificate.under_noise(2.0, error=0.2).certified  # the law may be off by itself
     assert not Certificate.of(10 * lw).under_noise(2.0, error=0.05).certified
     assert "scatter more than noise explains" in str(Certificate.of(10 * lw).under_noise(2, 0.05))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300, 2.5e-300])
+@pytest.mark.parametrize("name", ["sd", "missed", "moved", "outer", "noise"])
+def test_no_message_has_the_names_of_floats_or_their_many_digits(name, value):
+    certificate = Certificate(**({"limit": 0.2, "sd": 0.1, "size": 10} | {name: value}))
+    verification = Verification(**(dict.fromkeys(VERIFIED, value) | {"passed": False}))
+    for told in (str(certificate), str(verification)):
+        words = told.replace(",", " ").split()
+        assert not {"inf", "-inf", "nan", "inf%", "nan%"} & set(words)
+        assert max(map(len, words)) < 20

@@ -7,6 +7,7 @@ import numpy as np
 from pymc_ensemble.samplers.certificate import Certificate
 from pymc_ensemble.samplers.ensemble import Array
 from pymc_ensemble.samplers.examination import Examination, Probes
+from pymc_ensemble.samplers.words import number
 
 from .learning import LearningState
 from .proof import Proof, Repeats
@@ -147,7 +148,7 @@ class GrowingState(LearningState):
         if self.noisy:
             return "the forward map gives other outputs at each call"
         if self.fluctuation > self.budget.tolerance:
-            return f"the log density fluctuates by {self.fluctuation:.2g}"
+            return f"the log density fluctuates by {number(self.fluctuation, '.2g')}"
         if self.lost and self.refused >= REFUSALS:
             return f"{self.lost} evaluations have failed where the posterior would be"
         if self.used >= self.budget.growth or self.astray:

@@ -19,6 +19,7 @@ from pymc_ensemble.samplers.certificate import QUANTILE, Certificate
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info
 from pymc_ensemble.samplers.examination import Probes
 from pymc_ensemble.samplers.weights import deep
+from pymc_ensemble.samplers.words import percent
 
 from .basis import farthest_points
 from .chains import Chains, Ladder
@@ -337,5 +338,5 @@ class Growth(Learning):
         assert isinstance(state, GrowingState)
         parts = [super().account(state)]
         if state.unexplored > BLANK:
-            parts.append(f"{state.unexplored:.0%} of wide particles where nothing is known")
+            parts.append(f"{percent(state.unexplored)} of wide particles where nothing is known")
         return ", ".join([*parts, state.verdict])

@@ -15,6 +15,7 @@ from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, 
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.rest import standstill
 from pymc_ensemble.samplers.weights import deep, next_exponent, normalized_weights
+from pymc_ensemble.samplers.words import number
 
 from .chains import Chains, Ladder, Region
 from .fitting import SMALL, Fit, Fitting
@@ -208,12 +209,13 @@ class Learning:
             return "first evaluations"
         theta = state.posterior.process.hyperparameters
         parts = [
-            f"loss exponent {state.exponent:.2g}",
+            f"loss exponent {number(state.exponent, '.2g')}",
             f"lengths {_range(np.exp(theta.lengths))} sd",
             f"noise {_range(state.posterior.process.noise)}",
         ]
         if state.surrogate_error is not None:
-            parts.append(f"surrogate error {state.surrogate_error.max():.2g} sd")
+            largest = float(state.surrogate_error.max())
+            parts.append(f"surrogate error {number(largest, '.2g')} sd")
         if state.rescued:
             parts.append(f"{state.rescued} particles rescued")
         if state.verification is not None:
@@ -366,5 +368,5 @@ def _beyond(x: Array, radius: float) -> float:
 
 def _range(values: Array) -> str:
     """Smallest and largest of some values."""
-    least, largest = f"{values.min():.2g}", f"{values.max():.2g}"
+    least, largest = number(float(values.min()), ".2g"), number(float(values.max()), ".2g")
     return least if least == largest else f"{least} to {largest}"

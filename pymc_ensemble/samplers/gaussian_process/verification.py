@@ -6,6 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array
 from pymc_ensemble.samplers.weights import normalized_weights
+from pymc_ensemble.samplers.words import number, percent
 
 from .posterior import SurrogatePosterior
 from .regression import Function
@@ -68,10 +69,11 @@ class Verification:
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "failed"
         return (
-            f"verification {verdict}: observed minus predicted loss {self.mean:.2g} +- "
-            f"{self.sd:.2g}, noise {self.noise:.2g}, outliers {self.outliers:.0%}"
+            f"verification {verdict}: observed minus predicted loss "
+            f"{number(self.mean, '.2g')} +- {number(self.sd, '.2g')}, noise "
+            f"{number(self.noise, '.2g')}, outliers {percent(self.outliers)}"
             + (
-                f", {self.beyond:.0%} of the particles beyond all evaluations"
+                f", {percent(self.beyond)} of the particles beyond all evaluations"
                 if self.beyond
                 else ""
             )

@@ -10,6 +10,7 @@ from pymc_ensemble.samplers.ensemble import (
 )
 from pymc_ensemble.samplers.options import require_counts
 from pymc_ensemble.samplers.phases import PhaseState
+from pymc_ensemble.samplers.words import number
 
 from .linearized import LinearizedPosterior
 from .mode import SMALLEST_ROUND, SlopeLearning
@@ -87,7 +88,7 @@ class LikelihoodInformed(SlopeLearning):
         law, d = walk.target.law, self.problem.dimension
         return (
             f"the data inform {len(law.informed)} of {d} directions more than the prior does, and "
-            f"determine {law.degrees:.3g} degrees of freedom."
+            f"determine {number(law.degrees, '.3g')} degrees of freedom."
         )
 
     def learned(self, search: SearchState) -> LinearizedPosterior:

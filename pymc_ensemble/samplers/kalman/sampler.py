@@ -35,6 +35,7 @@ from pymc_ensemble.samplers.phases import (
 )
 from pymc_ensemble.samplers.split_sweeps import SweepState
 from pymc_ensemble.samplers.tempering import BurnInState, Finish, TemperedBurnIn
+from pymc_ensemble.samplers.words import number
 
 from .density import DENSITY_MOVES, DensityBurnIn, DensityBurnInState, DensityMetropolis
 from .examined import ExaminedBurnIn, ExaminedDesign, ExaminedState
@@ -44,7 +45,7 @@ from .published import PublishedScheme
 from .relaxation import DEFAULT_STEP, SMALL_ENSEMBLE_STEP, Relaxation, WholeRelaxation
 
 NOISY = (
-    "The log density fluctuates by {:.2g} on scales below the posterior's: it is noisy or rough, "
+    "The log density fluctuates by {} on scales below the posterior's: it is noisy or rough, "
     "and a Metropolis test would sample the fluctuations. Use EnsembleGaussianProcessSampler, "
     "which averages over them; or adjust=True, if the fluctuations are meant."
 )
@@ -245,7 +246,7 @@ class EnsembleKalman(KalmanSampler):
         found = inner.found if isinstance(inner, ExaminedState) else None
         if isinstance(self._test, DensityMetropolis):
             if found is not None and found.rough:
-                raise EnsembleFailure(NOISY.format(found.fluctuation))
+                raise EnsembleFailure(NOISY.format(number(found.fluctuation, ".2g")))
             inner = inner.inner if isinstance(inner, ExaminedState) else inner
             archive = inner.archive if isinstance(inner, DensityBurnInState) else None
             at_rest = state.skip_burn_in
