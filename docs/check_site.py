@@ -1,11 +1,13 @@
 """Look at the built documentation as a reader does, in a headless browser.
 
-    python docs/check_site.py [--screenshots FOLDER]
+    python docs/check_site.py [--site FOLDER] [--screenshots FOLDER]
 
 Opens every page in Chromium, as wide as a desk and as narrow as a phone. It fails if a picture or a
-link is broken, if a script fails, if a page is wider than a phone, or if the search does not find a
-class of the package. Needs Chromium with its driver, and `pip install --group site`. Other sites
-are not asked: links to them are left out, and equations stay as they are written.
+link is broken, if a script fails, if a page is wider than a phone, if code or a table is cut off,
+or if the search does not find a class of the package. On a phone a table may scroll in its own box;
+code may not, and on a desk neither may. Needs Chromium with its driver, and
+`pip install --group site`. Other sites are not asked: links to them are left out, and equations
+stay as they are written.
 """
 
 import argparse
@@ -38,6 +40,25 @@ if (wide <= 0) return null;
 const found = [...document.querySelectorAll('main *')].find(
     e => e.getBoundingClientRect().right > window.innerWidth + 1);
 return wide + ' pixels too wide: ' + (found ? found.outerHTML.slice(0, 120) : 'outside of main')
+"""
+CUT_OFF = """
+const found = [];
+for (const e of document.querySelectorAll('.bd-article pre, .bd-article table, .bd-article code')) {
+    const phone = window.innerWidth < 500;
+    for (let box = e; box && box.tagName !== 'MAIN'; box = box.parentElement) {
+        if (getComputedStyle(box).overflowX === 'visible') continue;
+        const right = e.getBoundingClientRect().left + Math.max(e.scrollWidth, e.offsetWidth);
+        const beyond = Math.max(right - box.getBoundingClientRect().right, box === e
+            ? e.scrollWidth - e.clientWidth : 0);
+        const scrolls = box.closest('table') || box.classList.contains('table');
+        if (beyond > 1 && !(phone && scrolls)) {
+            found.push(Math.round(beyond) + ' pixels of ' + e.tagName.toLowerCase() + ' "'
+                + e.innerText.trim().slice(0, 50).replace(/\\s+/g, ' ') + '" are cut off');
+        }
+        break;
+    }
+}
+return found
 """
 
 
@@ -78,15 +99,16 @@ def resize(browser, size):
     )
 
 
-def look_at(browser, page, root, screenshots):
+def look_at(browser, name, root, screenshots):
     """Complaints about one page, its links and its anchors."""
-    name = page.relative_to(SITE).as_posix()
     complaints = []
     for size in (PHONE, DESK):
         resize(browser, size)
         browser.get(root + name)
         if size == PHONE and (wide := browser.execute_script(WIDE)):
             complaints.append(f"{name} is {wide}")
+        cut_off = browser.execute_script(CUT_OFF)
+        complaints += [f"{name}, {size[0]} pixels wide: {what}" for what in cut_off]
         if screenshots:
             picture = f"{name.replace('/', '.')}-{size[0]}.png"
             browser.save_screenshot(str(screenshots / picture))
@@ -98,7 +120,7 @@ def look_at(browser, page, root, screenshots):
     return complaints, browser.execute_script(LINKS), set(browser.execute_script(ANCHORS))
 
 
-def broken_links(links, anchors, root):
+def broken_links(links, anchors, root, site):
     """Complaints about links within the site."""
     complaints = []
     for page, targets in links.items():
@@ -107,7 +129,7 @@ def broken_links(links, anchors, root):
             if not url.startswith(root):
                 continue
             target = unquote(url.removeprefix(root).split("?")[0]) or "index.html"
-            if not (SITE / target).is_file():
+            if not (site / target).is_file():
                 complaints.append(f"{page}: {link} leads nowhere")
             elif anchor and unquote(anchor) not in anchors.get(target, {unquote(anchor)}):
                 complaints.append(f"{page}: {link} leads to no place on its page")
@@ -136,27 +158,29 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--screenshots", type=Path, help="folder for a picture of every page")
+    parser.add_argument("--site", type=Path, default=SITE, help="folder of the built site")
     options = parser.parse_args()
+    site = options.site
     if options.screenshots:
         options.screenshots.mkdir(parents=True, exist_ok=True)
-    pages = sorted(page for page in SITE.rglob("*.html") if "_static" not in page.parts)
+    pages = sorted(page for page in site.rglob("*.html") if "_static" not in page.parts)
     if not pages:
-        sys.exit(f"There is no site in {SITE}: build it first.")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
+        sys.exit(f"There is no site in {site}: build it first.")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
     Thread(target=server.serve_forever, daemon=True).start()
     root = f"http://127.0.0.1:{server.server_port}/"
     complaints, links, anchors = [], {}, {}
     browser = open_browser()
     try:
         for page in pages:
-            name = page.relative_to(SITE).as_posix()
-            new, links[name], anchors[name] = look_at(browser, page, root, options.screenshots)
+            name = page.relative_to(site).as_posix()
+            new, links[name], anchors[name] = look_at(browser, name, root, options.screenshots)
             complaints += new
         complaints += search(browser, root)
     finally:
         browser.quit()
         server.shutdown()
-    complaints += broken_links(links, anchors, root)
+    complaints += broken_links(links, anchors, root, site)
     print("\n".join(complaints))
     n_links = sum(len(targets) for targets in links.values())
     print(f"{len(pages)} pages, {n_links} links, {len(complaints)} complaints")
