@@ -98,7 +98,7 @@ class Progress(NamedTuple):
     rough : float
         Whether the sampler has found the forward map to be rough; NaN if it was not to find out.
     doubtful : float
-        Whether something speaks against the draws at first sight; NaN before that was looked at.
+        Whether the draws did not pass the quick checks; NaN before these were made.
     """
 
     sampling: float
@@ -330,12 +330,12 @@ class ProgressLog:
             )
 
     def conclude(self, doubt: str = "") -> None:
-        """Log what the draws of all chains are worth at first sight: one line for all that is well.
+        """Log whether the draws of all chains passed the quick checks: one line if all is well.
 
         Parameters
         ----------
         doubt : str, default ""
-            What speaks against those of this chain; of several chains the first is heard.
+            Why those of this chain did not; of several chains the first is told.
         """
         closer = "pymc_ensemble.diagnose(idata) looks closer."
         others = [] if self.screen is None else self.screen.all_chains() or []
@@ -348,9 +348,9 @@ class ProgressLog:
             return
         in_doubt = sum(chain.doubtful == 1 for chain in chains)
         if not in_doubt:
-            logger.info(f"At first sight nothing speaks against the draws. {closer}")
+            logger.info(f"The draws passed the quick checks. {closer}")
         elif in_doubt > 1:
-            logger.warning(f"{in_doubt} of {len(chains)} chains are in doubt at first sight.")
+            logger.warning(f"{in_doubt} of {len(chains)} chains did not pass the quick checks.")
 
     def _time_of_sweeps(self, now: float, sweeps_to_go: float) -> float:
         """Seconds for so many more sweeps, from the time of those that are complete."""

@@ -58,14 +58,14 @@ class Diagnosis:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether nothing speaks against the result."""
+        """Whether the result passed every check that could be made."""
         return self.verdict == "trustworthy"
 
     @property
     def headline(self) -> str:
         """The verdict in one line."""
         if not self.reasons:
-            return "trustworthy: nothing speaks against this posterior."
+            return "trustworthy: the draws passed every check that could be made."
         return f"{self.verdict}: {self.reasons[0]}"
 
     def _rows(self) -> tuple[list[str], list[list[str]]]:

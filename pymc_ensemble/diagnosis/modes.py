@@ -165,5 +165,5 @@ def search_modes(
     ensemble = state.evaluated[state.evaluated.ok]
     whose = f"{{}} of {len(ensemble.U)} members of an ensemble from the prior arrived there"
     note = f"other modes were searched for with {account.n_evals} forward evaluations"
-    note += f", of which {account.n_failed} failed" if account.n_failed else ""
+    note += f" ({account.n_failed} of them failed)" if account.n_failed else ""
     return missed_mode(run, ensemble.U, -ensemble.potential, whose), [note]

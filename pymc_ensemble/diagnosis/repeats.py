@@ -143,7 +143,7 @@ class Repeated:
                 )
             )
         note = f"{self.n_evaluations} forward evaluations were made again at draws"
-        note += f", of which {self.n_failed} failed" if self.n_failed else ""
+        note += f" ({self.n_failed} of them failed)" if self.n_failed else ""
         return found, [f"{note}: their log density scatters by {number(self.noise)}"]
 
 

@@ -114,7 +114,7 @@ class Report:
         several = f"{self.chains} independent {ensembles}{particles}"
         if self.chains == 1:
             several = f"One {ensembles[:-1]}{particles}"
-        failed = f", of which {self.failures:,} failed" if self.failures else ""
+        failed = f"; {self.failures:,} of them failed" if self.failures else ""
         law = ADJUSTED if facts.origin.adjusted else LAWS[facts.origin.law]
         keys = ", ".join(f"@{key}" for key in self.citations)
         error = float(self.diagnosis.parameters["mcse"].max())

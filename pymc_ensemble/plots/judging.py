@@ -1,4 +1,4 @@
-"""Draws against data, against the law that the ensemble believes in, and against truths."""
+"""Draws against data, against the law that the ensemble has fitted, and against truths."""
 
 from collections.abc import Sequence
 
@@ -99,7 +99,7 @@ def outputs(
 
 
 def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
-    """Draw the log density of the draws against that of the law that the ensemble believes in.
+    """Draw the log density of the draws against that of the law that the ensemble has fitted.
 
     Where both agree, the posterior is what the ensemble takes it to be: the dots then lie along the
     line. Above it are regions that the ensemble visits too seldom.

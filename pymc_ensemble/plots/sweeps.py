@@ -233,7 +233,7 @@ def misfit(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     ----------
     idata : DataTree
         Result of `pymc.sample` with an ensemble step method. With ``discard_tuned_samples=False``
-        it has the burn-in, of which one particle of each iteration is drawn. Or that of `invert`.
+        it has the burn-in, and one particle of each iteration is drawn. Or that of `invert`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 

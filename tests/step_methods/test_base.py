@@ -610,7 +610,7 @@ def test_good_approximation_is_not_warned_of(caplog):
     caplog.set_level(logging.INFO, "pymc_ensemble")
     with gaussian_model() as model:
         sample(model, pe.EnsembleKalmanSampler(ensemble_size=20), draws=100)
-    assert "nothing speaks against the draws" in caplog.text
+    assert "The draws passed the quick checks" in caplog.text
     assert not [r for r in caplog.records if r.name == "pymc_ensemble" and r.levelname != "INFO"]
 
 

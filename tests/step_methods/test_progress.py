@@ -146,11 +146,11 @@ def test_chains_speak_with_one_voice(caplog):
         return [record.getMessage() for record in caplog.records]
 
     closer = "pymc_ensemble.diagnose(idata) looks closer."
-    assert told("", "", "") == [f"At first sight nothing speaks against the draws. {closer}"]
+    assert told("", "", "") == [f"The draws passed the quick checks. {closer}"]
     assert told("", "doubtful: a.", "") == [f"Chain 1: doubtful: a. {closer}"]
     assert told("doubtful: a.", "", "wrong: b.") == [
         f"Chain 0: doubtful: a. {closer}",
-        "2 of 3 chains are in doubt at first sight.",
+        "2 of 3 chains did not pass the quick checks.",
     ]
 
 
