@@ -128,6 +128,21 @@ def test_code_of_inversion(capsys):
     assert "doubtful" in capsys.readouterr().out
 
 
+def test_code_of_summaries(capsys):
+    session = {}
+    for block in blocks("summaries.md"):
+        exec(compile(block, "summaries.md", "exec"), session)
+    assert 3000 <= session["simulate"].n_evaluations <= 4000
+    for name, truth in (("beta", 0.45), ("gamma", 0.11)):
+        draws = session["second"].posterior[name]
+        assert abs(float(draws.mean()) - truth) < 3 * float(draws.std())
+        assert 0.003 < float(draws.std()) < 0.007
+    # Gaussian with many infected, and skewed where nobody is
+    skewness = session["skewness"]
+    assert np.abs(skewness[1:6]).max() < 0.6 < np.abs(skewness).max()
+    assert "trustworthy" in capsys.readouterr().out
+
+
 @pytest.mark.amortized
 def test_code_of_amortized(capsys):
     session = {}
