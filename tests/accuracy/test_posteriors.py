@@ -73,7 +73,7 @@ CASES = [
     Case("poisson_regression", 4100, 0.08, 0.05, 3600),
     Case("darcy", 2100, 0.12, 0.06, 1000),
     Case("decay", 20100, 0.03, 0.03, 19000, {"noise_sd": 0.3}, {"adjust": True}),
-    Case("bimodal", 10100, 0.06, 0.03, 9400, {}, {"adjust": True}),
+    Case("bimodal", 10400, 0.06, 0.03, 9400, {}, {"adjust": True}),
 ]
 
 
