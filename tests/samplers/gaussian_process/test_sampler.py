@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from array_problems import (
 )
 
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
+from pymc_ensemble.samplers.gaussian_process.draws import SurrogateDraws
 from pymc_ensemble.samplers.gaussian_process.sampler import (
     EnsembleGaussianProcess,
     PublishedGaussianProcess,
@@ -44,6 +46,18 @@ def draws(sampler, problem, state, rng, n_sweeps=20):
         if info.snapshot is not None:
             snapshots.append(info.snapshot)
     return np.concatenate([snapshot.U for snapshot in snapshots])
+
+
+def test_a_particle_in_a_hole_does_not_open_it_to_draws():
+    problem = decay()
+    _, state, _ = learn(problem, np.random.default_rng(0), ensemble_size=60)
+    known, draws = learned(state), SurrogateDraws(problem)
+    particles = known.ladder.particles.copy()
+    particles[0, 0] = known.particles.mean(0) + 30 * known.particles.std(0)
+    strayed = replace(known, ladder=replace(known.ladder, particles=particles))
+    posterior = known.bound(problem).posterior
+    assert posterior.loss_sd(posterior.whitening.coordinates(particles[0, :1])) > 10
+    assert draws.start(strayed).surest < 1.5 * draws.start(known).surest
 
 
 @pytest.mark.parametrize("target", ["forward", "potential"])
