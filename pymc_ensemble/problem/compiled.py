@@ -167,6 +167,7 @@ class CompiledPrior:
         [self._slope] = gradients(potential, [root], named)
         self._potential = BatchFunction([root], [potential])
         self._gradient = BatchFunction([root], [self._slope])
+        self._graphs = [potential, self._slope]
         self._draws = Draws(extraction.prior_draws)
 
     @property
@@ -203,6 +204,15 @@ class CompiledPrior:
         """Gradient of the potential, shape (J, d)."""
         [gradient] = self._gradient(U)
         return gradient
+
+    @cached_property
+    def _both(self) -> BatchFunction:
+        return BatchFunction([self.root], self._graphs)
+
+    def potential_and_gradient(self, U: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Potential (J,) and its gradient (J, d) in one call, whose parts they share."""
+        potential, gradient = self._both(U)
+        return np.where(np.isnan(potential), np.inf, potential), gradient
 
     @cached_property
     def _hessian(self) -> BatchFunction:

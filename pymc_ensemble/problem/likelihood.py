@@ -40,6 +40,7 @@ class CompiledLikelihood:
         names = [f"the likelihood of `{term.name}`" for term in terms]
         slopes = gradients(total, self.holes, dict(zip(names, losses, strict=True)))
         self._gradient = BatchFunction(self.holes, slopes)
+        self._graphs = [total, *slopes]
 
     @cached_property
     def _information(self) -> list["TermInformation"]:
@@ -59,6 +60,20 @@ class CompiledLikelihood:
     def gradient(self, Z: FloatArray) -> FloatArray:
         """Gradient of the loss, shape (J, K)."""
         return _joined(self._gradient(*self._split(np.clip(Z, self.lower, self.upper))), len(Z))
+
+    @cached_property
+    def _both(self) -> BatchFunction:
+        return BatchFunction(self.holes, self._graphs)
+
+    def loss_and_gradient(self, Z: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Loss (J,) and its gradient (J, K) in one call, whose parts they share."""
+        inside = np.clip(Z, self.lower, self.upper)
+        loss, *slopes = self._both(*self._split(inside))
+        loss = np.where(np.isnan(loss), np.inf, loss)
+        outside = (inside != Z).any(axis=1)  # only the gradient is that of the nearest output
+        if outside.any():
+            loss[outside] = self.loss(Z[outside])
+        return loss, _joined(slopes, len(Z))
 
     def misfit(self, Z: FloatArray) -> FloatArray:
         """Misfit per datum, shape (J,)."""

@@ -221,6 +221,26 @@ class Target:
         """
         return _finite_rows(self._likelihood.gradient, _rows(Z, self.n_outputs), np.nan)
 
+    def loss_and_gradient(self, Z: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Loss and its gradient, for less than what two calls cost where both are compiled.
+
+        Parameters
+        ----------
+        Z : array_like of shape (J, K)
+            Forward outputs.
+
+        Returns
+        -------
+        loss : ndarray of shape (J,)
+        gradient : ndarray of shape (J, K)
+            As `loss` and `loss_gradient` give them.
+        """
+        Z = _rows(Z, self.n_outputs)
+        both = getattr(self._likelihood, "loss_and_gradient", None)
+        if both is None or not np.isfinite(Z).all():
+            return self.loss(Z), self.loss_gradient(Z)
+        return both(Z)
+
     def curvature(self, Z: ArrayLike) -> FloatArray:
         """Fisher weights: the expected second derivative of the loss by each output.
 
@@ -356,6 +376,26 @@ class Target:
             If the points have not d columns.
         """
         return _finite_rows(self._prior.gradient, _rows(U, self.dimension), np.nan)
+
+    def prior_and_gradient(self, U: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Prior potential and its gradient, for less than what two calls cost.
+
+        Parameters
+        ----------
+        U : array_like of shape (J, d)
+            Points.
+
+        Returns
+        -------
+        potential : ndarray of shape (J,)
+        gradient : ndarray of shape (J, d)
+            As `prior_potential` and `prior_gradient` give them.
+        """
+        U = _rows(U, self.dimension)
+        both = getattr(self._prior, "potential_and_gradient", None)
+        if both is None or not np.isfinite(U).all():
+            return self.prior_potential(U), self.prior_gradient(U)
+        return both(U)
 
     def prior_hessian(self, u: ArrayLike) -> FloatArray:
         """Hessian of the prior potential at one point.

@@ -65,6 +65,18 @@ def has_forward_map(problem: Problem) -> bool:
     return not getattr(problem, "density_only", False)
 
 
+def loss_and_gradient(problem: Problem, Z: Array) -> tuple[Array, Array]:
+    """Loss (J,) and its gradient (J, K), by one call of a problem that has one for both."""
+    both = getattr(problem, "loss_and_gradient", None)
+    return (problem.loss(Z), problem.loss_gradient(Z)) if both is None else both(Z)
+
+
+def prior_and_gradient(problem: PriorAndLoss, U: Array) -> tuple[Array, Array]:
+    """Prior potential (J,) and its gradient (J, d), by one call of a problem that has one."""
+    both = getattr(problem, "prior_and_gradient", None)
+    return (problem.prior_potential(U), problem.prior_gradient(U)) if both is None else both(U)
+
+
 class Evaluations(Protocol):
     """Forward outputs of one round and the members that failed."""
 

@@ -77,7 +77,27 @@ def test_agrees_with_the_model(any_model, calls):
     curvature = problem.curvature(Z)
     assert curvature.shape == Z.shape
     assert np.all(curvature >= 0)
+    for together, apart in (
+        (problem.loss_and_gradient(Z), (problem.loss(Z), problem.loss_gradient(Z))),
+        (problem.prior_and_gradient(U), (problem.prior_potential(U), problem.prior_gradient(U))),
+    ):
+        for one, other in zip(together, apart, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
     assert not calls
+
+
+def test_value_and_gradient_together_where_there_is_no_density():
+    with pm.Model():
+        rate = pm.math.exp(pm.Normal("a", shape=2)) - 1
+        pm.Exponential("y", rate, observed=[1.0, 2.0])
+        problem = InverseProblem.from_model()
+    Z = problem.forward(np.array([[-1.0, 0.5], [0.5, 0.5], [np.nan, 0.5]]))
+    for rows in (Z, Z[:2]):
+        loss, gradient = problem.loss_and_gradient(rows)
+        np.testing.assert_array_equal(loss, problem.loss(rows))
+        np.testing.assert_array_equal(gradient, problem.loss_gradient(rows))
+    assert np.isinf(loss[0])
+    assert np.isfinite(gradient).all()
 
 
 TRUNCATED = {

@@ -162,15 +162,15 @@ class Chains:
         """Potentials (L, n) and gradients of particles (L, n, d) with the numbers `index`."""
         L, n, d = x.shape
         function = self.function
-        if function is not None and function.kernel.ndim == 3:
-            index = np.arange(n) if index is None else index
-            function = function[np.tile(index, L)]
+        if function is not None and index is not None:
+            function = function[index]
         flat = x.reshape(L * n, d)
-        at = self.posterior.potential_and_prior
-        potential, gradient, prior = at(flat, function, self.exponent)
-        usable = self.region.contains(flat, prior) & ~np.isnan(potential)
-        if np.isfinite(self.surest):
-            usable &= self.posterior.loss_sd(flat) <= self.surest
+        surest = np.isfinite(self.surest)
+        surface = self.posterior.surface(flat, function, self.exponent, with_sd=surest)
+        potential, gradient = surface.potential, surface.gradient
+        usable = self.region.contains(flat, surface.prior) & ~np.isnan(potential)
+        if surface.loss_sd is not None:
+            usable &= surface.loss_sd <= self.surest
         potential = np.where(usable, potential, np.inf)
         gradient = np.where(usable[:, None] & np.isfinite(gradient), gradient, 0.0)
         return potential.reshape(L, n), gradient.reshape(L, n, d)

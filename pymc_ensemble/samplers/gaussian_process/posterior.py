@@ -5,7 +5,13 @@ from typing import Protocol
 
 import numpy as np
 
-from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.ensemble import (
+    Array,
+    Ensemble,
+    Problem,
+    loss_and_gradient,
+    prior_and_gradient,
+)
 
 from .regression import Function, GaussianProcess
 
@@ -195,8 +201,8 @@ class ForwardTarget:
             return loss, ((gradient + scaled) * slope) @ self.directions
         assert self.problem is not None
         Z = self.center + scaled / self.scale
-        weights = self.problem.loss_gradient(Z) / self.scale * slope
-        return self.problem.loss(Z), weights @ self.directions
+        loss, gradient = loss_and_gradient(self.problem, Z)
+        return loss, (gradient / self.scale * slope) @ self.directions
 
 
 @dataclass(frozen=True)
@@ -237,8 +243,8 @@ class WhitenedPrior:
         assert self.problem is not None
         U = self.whitening.particles(x)
         with np.errstate(invalid="ignore", over="ignore"):  # far out it may be infinite
-            gradient = self.problem.prior_gradient(U) @ self.whitening.root
-        return self.problem.prior_potential(U), gradient
+            potential, gradient = prior_and_gradient(self.problem, U)
+            return potential, gradient @ self.whitening.root
 
 
 @dataclass(frozen=True)
@@ -291,6 +297,26 @@ class NoiseLaw:
 
 
 @dataclass(frozen=True)
+class Surface:
+    """What a surrogate says at points.
+
+    Attributes
+    ----------
+    potential : ndarray of shape (n,)
+    gradient : ndarray of shape (n, d)
+    prior : ndarray of shape (n,)
+        Prior potential in it.
+    loss_sd : ndarray of shape (n,) or None
+        Standard deviation of the loss, if it was asked for.
+    """
+
+    potential: Array
+    gradient: Array
+    prior: Array
+    loss_sd: Array | None = None
+
+
+@dataclass(frozen=True)
 class SurrogatePosterior:
     """Negative log posterior of a surrogate.
 
@@ -335,18 +361,25 @@ class SurrogatePosterior:
         self, x: Array, function: Function | None = None, exponent: float = 1.0
     ) -> tuple[Array, Array]:
         """Potential ``exponent * loss + prior``, shape (n,), and its gradient, shape (n, d)."""
-        potential, gradient, _ = self.potential_and_prior(x, function, exponent)
-        return potential, gradient
+        surface = self.surface(x, function, exponent)
+        return surface.potential, surface.gradient
 
-    def potential_and_prior(
-        self, x: Array, function: Function | None = None, exponent: float = 1.0
-    ) -> tuple[Array, Array, Array]:
-        """The same, and the prior potential in it, shape (n,)."""
-        values, pull_back = self.process.evaluate(x, function)
-        loss, weights = self.target.loss(values)
+    def surface(
+        self,
+        x: Array,
+        function: Function | None = None,
+        exponent: float = 1.0,
+        *,
+        with_sd: bool = False,
+    ) -> Surface:
+        """The same, with the prior in it and, if it is asked for, the sd of the loss."""
+        there = self.process.at(x)
+        loss, weights = self.target.loss(there.values(function))
         prior, gradient = self.prior(x)
+        sd = self._loss_sd(weights, there.sd()) if with_sd else None
         with np.errstate(invalid="ignore", over="ignore"):
-            return exponent * loss + prior, exponent * pull_back(weights) + gradient, prior
+            gradient = exponent * there.pull_back(weights, function) + gradient
+            return Surface(exponent * loss + prior, gradient, prior, sd)
 
     def relative_noise(self, loss: Array) -> Array | None:
         """Variances of the noise of losses relative to one another; None if they are equal."""
@@ -354,9 +387,11 @@ class SurrogatePosterior:
 
     def loss_sd(self, x: Array) -> Array:
         """Standard deviation of the surrogate's loss at points, shape (n,), by its slopes."""
-        values, _ = self.process.evaluate(x)
-        _, weights = self.target.loss(values)
-        sd = self.process.sd(x)
+        there = self.process.at(x)
+        return self._loss_sd(self.target.loss(there.values())[1], there.sd())
+
+    def _loss_sd(self, weights: Array, sd: Array) -> Array:
+        """The same by the gradient of the loss and the sd of the values, both (n, k)."""
         variance = ((weights * sd) ** 2).sum(1)  # eq. (G6)
         if isinstance(self.target, ForwardTarget):
             variance = variance + 0.5 * (sd**4).sum(1)

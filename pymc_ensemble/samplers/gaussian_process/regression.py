@@ -34,9 +34,10 @@ class Function:
 
     Attributes
     ----------
-    kernel : ndarray of shape (M, k) or (n, M, k)
-        Coefficients of the kernels at the inducing points.
-    basis : ndarray of shape (q, k) or (n, q, k)
+    kernel : ndarray of shape (M, k) or (j, M, k)
+        Coefficients of the kernels at the inducing points. Of j functions each has every j-th of
+        the points at which they are evaluated.
+    basis : ndarray of shape (q, k) or (j, q, k)
         Coefficients of the mean function.
     """
 
@@ -51,17 +52,27 @@ class Function:
 
 
 def _combine(features: Array, coefficients: Array) -> Array:
-    """Contract features (n, m) with coefficients (m, k) or (n, m, k)."""
+    """Contract features (n, m) with coefficients (m, k), or (j, m, k) of j points in turn."""
     if coefficients.ndim == 2:
         return features @ coefficients
-    return (features[:, None, :] @ coefficients)[:, 0]
+    return _in_turn(_by_function(features, len(coefficients)) @ coefficients)
+
+
+def _by_function(rows: Array, j: int) -> Array:
+    """Rows (n, m), whose functions 1 to j come in turn, as (j, n / j, m)."""
+    return rows.reshape(-1, j, rows.shape[1]).swapaxes(0, 1)
+
+
+def _in_turn(parts: Array) -> Array:
+    """The same back: (j, n / j, m) to (n, m)."""
+    return parts.swapaxes(0, 1).reshape(-1, parts.shape[2])
 
 
 def _expand(weights: Array, coefficients: Array) -> Array:
-    """Contract weights (n, k) with coefficients (m, k) or (n, m, k), to (n, m)."""
+    """Contract weights (n, k) with coefficients (m, k) or (j, m, k), to (n, m)."""
     if coefficients.ndim == 2:
         return weights @ coefficients.T
-    return (coefficients @ weights[..., None])[..., 0]
+    return _in_turn(_by_function(weights, len(coefficients)) @ coefficients.swapaxes(1, 2))
 
 
 @dataclass(frozen=True)
@@ -251,7 +262,8 @@ class GaussianProcess:
         ----------
         x : ndarray of shape (n, d)
         function : Function, optional
-            By default the posterior mean; else one of `draw`, common or one for each point.
+            By default the posterior mean; else one or more of `draw`, which the points have in
+            turn.
 
         Returns
         -------
@@ -259,20 +271,13 @@ class GaussianProcess:
         pull_back : callable
             Maps weights (n, k) to the gradients (n, d) of the weighted values.
         """
-        function = self.mean if function is None else function
+        there = self.at(x)
+        return there.values(function), lambda weights: there.pull_back(weights, function)
+
+    def at(self, x: Array) -> "Place":
+        """What follows from the kernels at points (n, d), which are computed once."""
         K = _kernel(x, self.inducing, self.hyperparameters)
-        H = basis_values(x, self.basis)
-        standardized = _combine(K, function.kernel) + _combine(H, function.basis)
-
-        def pull_back(weights: Array) -> Array:
-            weights = self.scale * weights
-            T = K * _expand(weights, function.kernel)
-            gradient = (T @ self.inducing - x * T.sum(1)[:, None]) * np.exp(
-                -2 * self.hyperparameters.lengths
-            )
-            return gradient + basis_gradient(x, _expand(weights, function.basis), self.basis)
-
-        return self.center + self.scale * standardized, pull_back
+        return Place(self, x, K, basis_values(x, self.basis))
 
     def _features(self, x: Array) -> tuple[Array, Array]:
         """Features, shape (q + M, n), and the variance that they do not explain, shape (n,)."""
@@ -289,14 +294,7 @@ class GaussianProcess:
 
     def sd(self, x: Array) -> Array:
         """Posterior standard deviations of the noise-free values at points, shape (n, k)."""
-        by_basis, by_kernel = self._rotation
-        H = basis_values(x, self.basis)
-        rotated = H @ by_basis + _kernel(x, self.inducing, self.hyperparameters) @ by_kernel
-        squares = rotated**2
-        known = squares.sum(1) - BASIS_VARIANCE * (H**2).sum(1)
-        missing = np.maximum(np.exp(self.hyperparameters.amplitude) - known, 0.0)
-        variance = squares @ (1 / self.precision.eigenvalues) + missing[:, None]
-        return self.scale * np.sqrt(variance)
+        return self.at(x).sd()
 
     @cached_property
     def _rotation(self) -> tuple[Array, Array]:
@@ -338,3 +336,50 @@ class GaussianProcess:
         basis = np.sqrt(BASIS_VARIANCE) * np.moveaxis(w[:q].reshape(q, size, k), 0, 1)
         basis = basis + self.mean.basis
         return Function(kernel, basis)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Kernels and mean functions at points: values, gradients and standard deviations there.
+
+    Attributes
+    ----------
+    process : GaussianProcess
+    x : ndarray of shape (n, d)
+    kernels : ndarray of shape (n, M)
+        Covariances with the inducing points.
+    basis : ndarray of shape (n, q)
+    """
+
+    process: GaussianProcess
+    x: Array
+    kernels: Array
+    basis: Array
+
+    def values(self, function: Function | None = None) -> Array:
+        """Values of the posterior mean or of another function, shape (n, k)."""
+        process = self.process
+        function = process.mean if function is None else function
+        standardized = _combine(self.kernels, function.kernel)
+        standardized += _combine(self.basis, function.basis)
+        return process.center + process.scale * standardized
+
+    def pull_back(self, weights: Array, function: Function | None = None) -> Array:
+        """Gradients (n, d) of the values that are weighted by (n, k)."""
+        process, x = self.process, self.x
+        function = process.mean if function is None else function
+        weights = process.scale * weights
+        T = self.kernels * _expand(weights, function.kernel)
+        gradient = T @ process.inducing - x * T.sum(1)[:, None]
+        gradient *= np.exp(-2 * process.hyperparameters.lengths)
+        return gradient + basis_gradient(x, _expand(weights, function.basis), process.basis)
+
+    def sd(self) -> Array:
+        """Posterior standard deviations of the noise-free values, shape (n, k)."""
+        process = self.process
+        by_basis, by_kernel = process._rotation
+        squares = (self.basis @ by_basis + self.kernels @ by_kernel) ** 2
+        known = squares.sum(1) - BASIS_VARIANCE * (self.basis**2).sum(1)
+        missing = np.maximum(np.exp(process.hyperparameters.amplitude) - known, 0.0)
+        variance = squares @ (1 / process.precision.eigenvalues) + missing[:, None]
+        return process.scale * np.sqrt(variance)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pymc_ensemble.samplers.gaussian_process.chains import NEIGHBORS, Chains, Ladder, Region
-from pymc_ensemble.samplers.gaussian_process.posterior import Whitening
+from pymc_ensemble.samplers.gaussian_process.posterior import Surface, Whitening
 from pymc_ensemble.samplers.gaussian_process.regression import Function
 
 IDENTITY = Whitening(np.zeros(2), np.eye(2), np.eye(2))
@@ -21,11 +21,13 @@ class Gaussian:
     def prior(self, x):
         return 0.5 * (x**2).sum(1), x
 
-    def potential_and_prior(self, x, function=None, exponent=1.0):
-        center = 0.0 if function is None else function.basis[:, 0]
+    def surface(self, x, function=None, exponent=1.0, with_sd=False):
+        center = 0.0
+        if function is not None:
+            center = np.resize(function.basis[:, 0], x.shape)
         e = x - center
         potential = 0.5 * exponent * (e * (e @ H)).sum(1)
-        return potential, exponent * e @ H, self.prior(x)[0]
+        return Surface(potential, exponent * e @ H, self.prior(x)[0])
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class TwoWells:
     def prior(self, x):
         return 0.5 * (x**2).sum(1), x
 
-    def potential_and_prior(self, x, function=None, exponent=1.0):
+    def surface(self, x, function=None, exponent=1.0, with_sd=False):
         wells = np.stack([self.well(x, -3.0, 0.0), self.well(x, 3.0, np.log(3.0))])
         logs = np.logaddexp(*-wells)
         weights = np.exp(-wells - logs)
         pulls = np.stack([x - [-3.0, 0.0], x - [3.0, 0.0]]) / 0.25
-        return -logs, (weights[..., None] * pulls).sum(0), self.prior(x)[0]
+        return Surface(-logs, (weights[..., None] * pulls).sum(0), self.prior(x)[0])
 
     @staticmethod
     def well(x, center, log_weight):

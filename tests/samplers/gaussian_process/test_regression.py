@@ -242,6 +242,18 @@ def test_farthest_points_cover():
     assert len(farthest_points(x, 200)) == 101
 
 
+def test_points_have_several_functions_in_turn():
+    x, values = np.random.default_rng(3).standard_normal((2, 30, 2))
+    process = GaussianProcess.fit(x, values, "linear", np.random.default_rng(4))
+    functions = process.draw(3, np.random.default_rng(5))
+    there, weights = process.at(x), np.random.default_rng(6).standard_normal((30, 2))
+    found, pulled = there.values(functions), there.pull_back(weights, functions)
+    for i in range(3):
+        own, at = functions[np.array([i])], process.at(x[i::3])
+        np.testing.assert_allclose(found[i::3], at.values(own))
+        np.testing.assert_allclose(pulled[i::3], at.pull_back(weights[i::3], own), atol=1e-10)
+
+
 def test_common_function_serves_all_points():
     process = GaussianProcess.fit(*data()[:2], "linear", np.random.default_rng(0))
     mean = process.mean
