@@ -56,6 +56,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "pymc_ensemble"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_theme_options = {
     "show_toc_level": 2,
     "header_links_before_dropdown": 8,
