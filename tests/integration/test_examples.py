@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,6 +30,7 @@ def run_notebook(name):
     cells = re.findall(r"^```\{code-cell\}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     session = {}
     for number, cell in enumerate(cells, start=1):
+        cell = re.sub(r"^:.*\n", "", cell)  # tags of the cell
         file = f"{name}.md, cell {number}"
         linecache.cache[file] = (len(cell), None, cell.splitlines(keepends=True), file)
         exec(compile(cell, file, "exec"), session)
@@ -140,6 +142,14 @@ def bayes_factors(session):
         assert abs(found.value - value) < 4 * np.hypot(found.standard_error, 0.015)
 
 
+def networks(session):
+    with_spread, without = (
+        session[name].history["validation"].values[-1] for name in ("with_spread", "without")
+    )
+    assert with_spread > 0.8
+    assert with_spread > without + 0.02
+
+
 def thrown_ball(session):
     for x, idata in session["answers"].items():
         speed, (weights, speeds) = idata.posterior["v"], (session["exact"][x], session["speeds"])
@@ -162,7 +172,7 @@ def many_data_sets(session):
     assert 0.8 < session["inside"].mean() < 0.98
     assert len(session["efficiencies"]) >= 20
     learned, sampled = (
-        one.posterior[["fastest", "half"]].dataset
+        one.posterior.dataset[["fastest", "half"]]
         for one in (session["answers"][session["k"]], session["sampled"])
     )
     error = abs(learned.mean() - sampled.mean()) / sampled.std()
@@ -201,6 +211,10 @@ def two_solvers(session):
         assert abs(both.mean() - fine.mean()) < 0.3 * fine.std()
 
 
+OF_SIMULATORS = [  # PyMC's own, of pm.Simulator
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 CHECKS = [
     quickstart,
     simulator,
@@ -217,8 +231,12 @@ CHECKS = [
     two_solvers,
     restart,
     *(
-        pytest.param(check, marks=pytest.mark.amortized)
+        pytest.param(check, marks=[pytest.mark.amortized, *OF_SIMULATORS])
         for check in (thrown_ball, outbreak, many_data_sets)
+    ),
+    pytest.param(
+        networks,
+        marks=pytest.mark.skipif(find_spec("sklearn") is None, reason="needs scikit-learn"),
     ),
 ]
 
