@@ -219,7 +219,9 @@ CHECKS = [
     quickstart,
     simulator,
     darcy,
-    lorenz63,
+    pytest.param(
+        lorenz63, marks=pytest.mark.filterwarnings("ignore:The burn-in had not passed:UserWarning")
+    ),
     four_modes,
     bimodal,
     unknown_noise,

@@ -31,6 +31,8 @@ WATCH_SECONDS = 0.5  # a worker looks so often whether the process that it works
 LONGEST_WAIT = 3600.0  # seconds; poll(2) takes no more than 24 days
 NAME = "pymc_ensemble worker"
 DEAD_STARTS = 3  # workers in a row that end before they can begin: more will not help
+KILLED_STARTS = 30  # the same if they are killed, by somebody who may stop
+KILLED = (-9, -15)  # exit codes
 
 
 def start_method() -> str:
@@ -360,12 +362,19 @@ class Processes:
         """Let go of a worker that ended with nothing to do; see whether any can begin at all."""
         ready, code = worker.ready, self._kill(worker)
         self._dead_starts += not ready
-        if self._dead_starts >= DEAD_STARTS:
+        killed = code in KILLED
+        if self._dead_starts >= (KILLED_STARTS if killed else DEAD_STARTS):
             self._dead_starts = 0
+            what = f"Worker processes end, with exit code {code}, before they can begin. "
+            if killed:
+                raise ExecutorError(
+                    f"{what}Something kills them: the system, perhaps, as memory is short. Use "
+                    "fewer workers."
+                )
             raise ExecutorError(
-                f"Worker processes end, with exit code {code}, before they can begin. Where they "
-                'are not forked, a script needs `if __name__ == "__main__":` around what it does, '
-                "and the function and all that it refers to has to be importable there."
+                f'{what}Where they are not forked, a script needs `if __name__ == "__main__":` '
+                "around what it does, and the function and all that it refers to has to be "
+                "importable there."
             )
 
 

@@ -20,6 +20,7 @@ from misbehaving import points, problem
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import ExecutorError, ExternalProgram
+from pymc_ensemble.forward.workers import processes
 
 U = points(np.arange(10, 40))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -94,7 +95,7 @@ def test_idle_workers_that_are_killed_are_replaced():
 
 @posix
 @pytest.mark.slow
-def test_a_run_survives_workers_that_are_killed_at_random(log, caplog):
+def test_a_run_survives_workers_that_are_killed_at_random(log, request):
     """The draws are those of a run without, but for members that were on their way."""
 
     def function(x):
@@ -114,7 +115,8 @@ def test_a_run_survives_workers_that_are_killed_at_random(log, caplog):
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
+    request.addfinalizer(over.set)  # or it kills those of other tests, if this one fails
     for seed in (1, 2):  # the second run uses the same workers, or new ones
         with pm.Model():
             x = pm.Normal("x", shape=2)
@@ -164,6 +166,23 @@ def test_workers_that_cannot_begin_end_the_run(monkeypatch, tmp_path):
     assert done.returncode == 1
     assert "Worker processes end, with exit code 1" in done.stderr
     assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+@linux
+def test_workers_that_are_killed_at_their_start_end_the_run(monkeypatch):
+    """Not at once, as whoever kills them may stop."""
+    starts, Worker = [], processes.Worker
+
+    def killed(*arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(processes, "_work", killed)
+    monkeypatch.setattr(processes, "Worker", lambda *a: starts.append(a) or Worker(*a))
+    inverse, forward = problem(lambda x: x, executor=2)
+    with pytest.raises(ExecutorError, match="Something kills them"):
+        inverse.evaluate(U)
+    assert len(starts) >= processes.KILLED_STARTS
+    forward.close()
 
 
 def test_scripts_need_no_guard_where_jax_is_imported_but_idle(tmp_path):
