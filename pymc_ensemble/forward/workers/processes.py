@@ -31,8 +31,8 @@ WATCH_SECONDS = 0.5  # a worker looks so often whether the process that it works
 LONGEST_WAIT = 3600.0  # seconds; poll(2) takes no more than 24 days
 NAME = "pymc_ensemble worker"
 DEAD_STARTS = 3  # workers in a row that end before they can begin: more will not help
-KILLED_STARTS = 30  # the same if they are killed, by somebody who may stop
-KILLED = (-9, -15)  # exit codes
+KILLED_STARTS = 30  # the same if they are killed: three came by chance where starts are slow
+KILLED = (-9, -15)  # exit codes of what is killed from outside
 
 
 def start_method() -> str:
