@@ -33,7 +33,7 @@ OUTLIER = 1e9  # times the median output: what a simulator returns that has gone
 FEWEST = 10  # survivors of a round, or a quarter of the ensemble, without which it ends
 NOTHING_TO_GAIN = 0.01  # nats that the loss can still fall by within the span
 ROUNDING = 1e-12  # of times that add up to one
-KEPT = 0.9  # of the deviation of a member that is drawn anew, and less each time
+KEPT = 0.98  # of the deviation of a member that is drawn anew, and less each time
 HALVINGS = 60  # of a time step, after which it is none
 
 
@@ -171,12 +171,7 @@ class Inversion:
         ensemble = state.ensemble
         if not ensemble.ok.all():
             index = np.flatnonzero(~ensemble.ok)
-            good = ensemble.U[ensemble.ok]
-            xi = rng.standard_normal((len(index), len(good)))
-            mean, spread = good.mean(0), (good - good.mean(0)) / np.sqrt(len(good) - 1)
-            kept = KEPT ** (state.redraws + 1)
-            points = mean + kept * (ensemble.U[index] - mean)  # eq. (V12)
-            points += np.sqrt(1 - kept**2) * xi @ spread
+            points = drawn_anew(ensemble, KEPT ** (state.redraws + 1) ** 2, rng)
             return points, Round(index, points, replace(state, redraws=state.redraws + 1))
         law = Linearization.of(self.problem, ensemble, self.target == "map")
         dt = self._falling(law, ensemble, self._time_step(state, law))
@@ -306,6 +301,24 @@ class Inversion:
         stuck = self.target == "fit" and state.gain < NOTHING_TO_GAIN
         ended = arrived or stuck or state.steps >= self.max_steps
         return replace(state, done=bool(ended), converged=bool(arrived))
+
+
+def drawn_anew(ensemble: Ensemble, kept: float, rng: np.random.Generator) -> Array:
+    """Members in place of those that failed: partly where these were, partly of the others' law.
+
+    Chance that correlates the fresh part with the old one would add to the covariance of the
+    ensemble, which each update would turn into a loss of variance. It is taken out.
+    """
+    good = ensemble.U[ensemble.ok]
+    mean, spread = good.mean(0), (good - good.mean(0)) / np.sqrt(len(good) - 1)
+    old = ensemble.U[~ensemble.ok] - mean
+    n = len(old)
+    xi = rng.standard_normal((n, len(good)))
+    directions = np.column_stack([np.ones(n), old @ np.linalg.pinv(spread)])
+    taken = min(old.shape[1] + 1, n // 2)  # half of the chance has to remain, to be scaled up
+    Q = np.linalg.svd(directions, full_matrices=False)[0][:, :taken]
+    xi = np.sqrt(n / (n - taken)) * (xi - Q @ (Q.T @ xi))
+    return mean + kept * old + np.sqrt(1 - kept**2) * xi @ spread  # eq. (V12)
 
 
 def without_outliers(ensemble: Ensemble, others: Ensemble) -> Ensemble:

@@ -210,7 +210,7 @@ class Unreliable:
 def test_failed_members_are_drawn_anew_from_the_others():
     problem, _ = linear_problem()
     ratios = []
-    for seed in range(20):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         U = problem.sample_prior(100, rng)
         problem.failing(Unreliable(0.3)).n_evaluations = 0
@@ -219,7 +219,7 @@ def test_failed_members_are_drawn_anew_from_the_others():
         assert outside(end.ensemble.U, U) < 1e-10
         assert problem.n_evaluations < 1.6 * 500  # 1 / (1 - .3) on average
         ratios.append(np.mean(end.ensemble.U.var(0, ddof=1) / problem.sd**2))
-    assert abs(np.mean(ratios) - 0.93) < 0.03  # .97 without failures; the Monte Carlo error is .009
+    assert abs(np.mean(ratios) - 0.97) < 0.02  # as without failures; the Monte Carlo error is .004
 
 
 def test_outputs_gone_astray_count_as_failed():
