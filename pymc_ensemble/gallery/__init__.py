@@ -15,6 +15,7 @@ from pymc_ensemble.gallery.darcy import darcy
 from pymc_ensemble.gallery.decay import decay
 from pymc_ensemble.gallery.fields import cox_process, deconvolution, line_flow
 from pymc_ensemble.gallery.influenza import influenza
+from pymc_ensemble.gallery.initial_state import initial_state
 from pymc_ensemble.gallery.linear import linear_gaussian, linear_multiscale
 from pymc_ensemble.gallery.lorenz63 import lorenz63
 from pymc_ensemble.gallery.lorenz96 import lorenz96
@@ -36,6 +37,7 @@ __all__ = [
     "deconvolution",
     "four_modes",
     "influenza",
+    "initial_state",
     "line_flow",
     "linear_gaussian",
     "linear_multiscale",

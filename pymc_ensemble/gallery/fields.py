@@ -1,4 +1,4 @@
-"""Problems of hundreds of parameters: fields, counts in space, and an initial state."""
+"""Problems of hundreds of parameters: fields, and counts in space."""
 
 from typing import Any
 

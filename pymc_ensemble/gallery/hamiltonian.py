@@ -36,6 +36,7 @@ def hamiltonian_reference(
         Of the variable ``u``. Errors of its moments come from differences between chains.
     """
 
+    @np.errstate(over="ignore", invalid="ignore")
     def whole(x: Array) -> tuple[Array, Array]:
         value, gradient = potential(x)
         return value + 0.5 * (x**2).sum(1), gradient + x

@@ -33,6 +33,7 @@ MODELS = {
     "deconvolution_20": partial(gallery.deconvolution, 20),
     "cox_process_20": partial(gallery.cox_process, 20),
     "line_flow_12": partial(gallery.line_flow, 12),
+    "initial_state_12": partial(gallery.initial_state, 12),
     "lorenz63": gallery.lorenz63,
     "lorenz96": gallery.lorenz96,
     "lynx_hare": gallery.lynx_hare,
@@ -42,7 +43,7 @@ MODELS = {
 ODE_TOLERANCE = {"lynx_hare": 2e-3, "influenza": 2e-3}
 """Solvers that differ; all other native versions compute the same numbers."""
 
-NATIVE = [name for name in MODELS if not name.startswith("lorenz")]
+NATIVE = [name for name in MODELS if not name.startswith(("lorenz", "initial_state"))]
 
 SMOOTH_UNIMODAL = [
     "linear_gaussian",
@@ -56,6 +57,7 @@ SMOOTH_UNIMODAL = [
     "darcy_25",
     "deconvolution_20",
     "cox_process_20",
+    "initial_state_12",
     "lynx_hare",
     "influenza",
 ]
