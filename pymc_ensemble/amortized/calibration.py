@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pymc_ensemble.diagnosis.coverage import Coverage, Simulation, judged, rank
+from pymc_ensemble.diagnosis.simulation import Simulation, rank
+from pymc_ensemble.diagnosis.uniformity import Coverage, judged
 
 from .estimate import Drawn
 from .generating import Generator

@@ -12,9 +12,9 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from pymc_ensemble.diagnosis.coverage import Coverage, require_probability
 from pymc_ensemble.diagnosis.facts import Facts, variables_of
 from pymc_ensemble.diagnosis.findings import FAMILIAR
+from pymc_ensemble.diagnosis.uniformity import Coverage, require_probability
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model, quoted
 from pymc_ensemble.samplers.ensemble import Origin

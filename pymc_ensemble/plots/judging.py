@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from pymc_ensemble.diagnosis.coverage import HIGHEST_DENSITY, Coverage
 from pymc_ensemble.diagnosis.run import Run
+from pymc_ensemble.diagnosis.uniformity import HIGHEST_DENSITY, Coverage
 from pymc_ensemble.diagnosis.weights import Weights
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.plots.axes import LINES, axes_of

@@ -15,15 +15,14 @@ import xarray as xr
 from toys import ToyStep
 
 import pymc_ensemble as pe
-from pymc_ensemble.diagnosis.coverage import (
-    Coverage,
+from pymc_ensemble.diagnosis.simulation import (
     Simulation,
-    _distance,
-    _log_densities,
-    _thinned,
-    judged,
+    distance,
+    log_densities,
     rank,
+    thinned,
 )
+from pymc_ensemble.diagnosis.uniformity import Coverage, judged
 
 START = "fork" if sys.platform == "linux" else "spawn"  # which has to import everything
 
@@ -75,8 +74,8 @@ def simulation(rng, shift=0.0, scale=1.0, L=200):
     """Draws from N(shift, scale**2) where the posterior is N(0, 1), in two parameters."""
     truth, draws = rng.normal(size=2), shift + scale * rng.normal(size=(L, 2))
     below = rank(draws.T, truth, rng=rng)
-    distance = _distance(draws, np.vstack([draws, truth]))
-    level = float(rank(distance[:-1], distance[-1], rng=rng))
+    far = distance(draws, np.vstack([draws, truth]))
+    level = float(rank(far[:-1], far[-1], rng=rng))
     return Simulation(xr.Dataset({"u": ("k", below)}), level, False, L, 0)
 
 
@@ -134,16 +133,16 @@ def test_draws_are_thinned_along_the_paths_of_particles():
     x = rng.normal(size=(2, 40, 4)).repeat(5, axis=2).reshape(2, -1)
     sweep = np.tile(np.arange(20), 40) * np.ones((2, 1), dtype=int)
     particle = np.arange(40).repeat(20) * np.ones((2, 1), dtype=int)
-    thinned = _thinned(tree(x, sweep=sweep, particle=particle), rng)
+    kept = thinned(tree(x, sweep=sweep, particle=particle), rng)
     n = 2 * 40 * 4
-    assert 0.7 * n < thinned.sizes["draw"] <= n
-    assert len(np.unique(thinned["x"])) > 0.9 * thinned.sizes["draw"]
+    assert 0.7 * n < kept.sizes["draw"] <= n
+    assert len(np.unique(kept["x"])) > 0.9 * kept.sizes["draw"]
 
 
 def test_draws_of_other_samplers_are_thinned_by_their_autocorrelation():
     rng = np.random.default_rng(5)
-    thinned = _thinned(tree(rng.normal(size=(2, 100)).repeat(5, axis=1)), rng)
-    assert 140 < thinned.sizes["draw"] <= 200
+    kept = thinned(tree(rng.normal(size=(2, 100)).repeat(5, axis=1)), rng)
+    assert 140 < kept.sizes["draw"] <= 200
 
 
 def test_densities_that_draws_carry_are_used_if_they_are_those_of_the_model():
@@ -163,13 +162,13 @@ def test_densities_that_draws_carry_are_used_if_they_are_those_of_the_model():
 
     truth = draws.isel(draw=0)
     draws["lp"] = ("draw", [lp(draws.isel(draw=k)) for k in range(50)])
-    of_draws, of_truth, by_lp = _log_densities(model, draws, truth)
+    of_draws, of_truth, by_lp = log_densities(model, draws, truth)
     assert by_lp
     assert of_truth == pytest.approx(float(draws["lp"][0]))
     np.testing.assert_array_equal(of_draws, draws["lp"])
     # the density of a surrogate is not the model's, nor may there be any
     for others in (draws.assign(lp=draws["lp"] + 1), draws.drop_vars("lp")):
-        of_draws, of_truth, by_lp = _log_densities(model, others, truth)
+        of_draws, of_truth, by_lp = log_densities(model, others, truth)
         assert not by_lp
         assert len(of_draws) == 25
 
