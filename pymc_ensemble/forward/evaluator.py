@@ -2,10 +2,8 @@
 
 import logging
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import blake2b
 from os import PathLike
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from pymc_ensemble.forward.workers.backend import Recipe, backend, number_of_workers
 from pymc_ensemble.forward.workers.chunks import Backend, ExecutorLike, Serial
 
+from . import messages
 from .batch import Batch, as_bytes
 from .evaluation import ForwardModelError
 from .memory import Spill
@@ -28,7 +27,7 @@ from .rounding import Rounding
 from .rounds import Round
 from .runtime import Runtime, Site, _forget, _in_chain_process, _runtimes
 from .store import EvaluationStore, Key
-from .tasks import Outcomes, Seed, Signature, Task
+from .tasks import Seed, Signature, Task
 from .umbridge import UMBridgeModel
 from .versions import Watch
 
@@ -179,10 +178,10 @@ class Evaluator:
             changed = runtime.watch.begin()
         runtime.looked = perf_counter()
         runtime.look_seconds = runtime.looked - began
-        if runtime.watch.untold:
-            self._warn_of_untold(runtime.watch)
+        if runtime.watch.untold and self._version is None:
+            messages.warn_of_untold(self.name, runtime.watch.untold, runtime.warned)
         if changed:
-            self._tell_of_change(runtime, changed)
+            messages.tell_of_change(self.name, changed, runtime.executor)
             self.forget()
         if self._version is None and self.store_path and (changed or not runtime.version):
             runtime.version = runtime.watch.version
@@ -200,12 +199,7 @@ class Evaluator:
             watch.begin()
             runtime.version = version
             return []
-        text = (
-            f"`{changed[0]}` is not the same in this process as in the one that samples: modules "
-            "were imported anew, and are as their files say. Change such settings before the model "
-            f"is built where all processes see it, hand them to {self.name} as arguments, or use "
-            "`pm.sample(cores=1)`."
-        )
+        text = messages.of_difference(self.name, changed[0])
         if self.store_path is not None and self._version is None:
             raise ForwardModelError(text)
         logger.warning(text)
@@ -220,34 +214,6 @@ class Evaluator:
             watch = self._runtime.watch
             if looked and here and watch is not None:
                 watch.end()
-
-    def _warn_of_untold(self, watch: Watch) -> None:
-        if "untold" in self._runtime.warned or self._version is not None:
-            return
-        self._runtime.warned.add("untold")
-        path, what = next(iter(watch.untold.items()))
-        logger.warning(
-            f"Whether {self.name} changes cannot be told: it uses `{path}`, which is {what}. If "
-            f"you change it, call `{self.name}.forget()`, so that no outputs of before are used. "
-            "Give `version` to silence this."
-        )
-
-    def _tell_of_change(self, runtime: Runtime, changed: Sequence[str]) -> None:
-        first = min(changed)
-        logger.info(
-            f"{self.name} has changed (`{first}`): what was evaluated before is not used, and "
-            "workers start anew."
-        )
-        executor = runtime.executor
-        if not isinstance(executor, Executor) or isinstance(executor, ThreadPoolExecutor):
-            return
-        modules = [name for name in sys.modules if name != "__main__" and name in first]
-        if any(first.startswith(f"{name}.") for name in modules):
-            logger.warning(
-                f"`{first}` has changed since {self.name} was last used. The workers of your "
-                f"{type(executor).__name__} import modules on their own and may have it as it was: "
-                "start them anew, or hand it to the function as an argument."
-            )
 
     # -- evaluating -----------------------------------------------------------------------------
 
@@ -269,7 +235,8 @@ class Evaluator:
                 fixed=site.fixed,
             )
             if site.store is not None:
-                self._tell_of(site.store)  # and check it here, not in every worker
+                # it is checked here, not in every worker
+                messages.tell_of_store(self.name, site.store)
             site.backend = backend(self._runtime.executor, task, self._timeout)
         return site.backend
 
@@ -329,7 +296,7 @@ class Evaluator:
         for i, original in repeated.items():
             batch.fill(i, outputs[original], batch.reasons.get(original))
         if batch.reasons and this is None:
-            self._warn_once(batch)
+            messages.warn_of_failure(self.name, batch, self._runtime.warned)
         return outputs, batch.reasons
 
     def _remember(self, site: Site, batch: Batch, rows: Sequence[int], drawn: bool) -> None:
@@ -420,47 +387,9 @@ class Evaluator:
                     assert part.keys is not None
                     outcomes = site.store.put(part.keys, outcomes)
                 batch.take(part.rows, outcomes)
-                self._warn_of_lost(outcomes)
+                messages.warn_of_lost(self.name, outcomes, runtime.warned)
                 seconds, n = float(outcomes.seconds.sum()), len(part)
                 runtime.count(n, seconds)
                 if this is not None:
                     this.n_calls += n
                     this.seconds += seconds
-
-    # -- messages -------------------------------------------------------------------------------
-
-    def _tell_of(self, store: EvaluationStore) -> None:
-        ours, others = store.count()
-        if ours:
-            logger.info(f"{ours} evaluations of {self.name} are known from {store.path}.")
-        elif others:
-            logger.warning(
-                f"The {others} evaluations of {self.name} in {store.path} are of other versions of "
-                f"the model, and are not used. This is version {store.version!r}."
-            )
-
-    def _warn_of_lost(self, outcomes: Outcomes) -> None:
-        """Tell, once, of members that took too long or killed their worker."""
-        for row, reason in outcomes.reasons.items():
-            status = outcomes.statuses[row]
-            if status in ("timeout", "died") and status not in self._runtime.warned:
-                self._runtime.warned.add(status)
-                logger.warning(f"An evaluation of {self.name} was lost. {reason}")
-
-    def _warn_once(self, batch: Batch) -> None:
-        """Tell of the first failure that no sampler reports."""
-        if "failure" in self._runtime.warned:
-            return
-        self._runtime.warned.add("failure")
-        row = min(batch.reasons)
-        logger.warning(
-            f"The forward model {self.name} failed, and gives NaN, at "
-            f"{self._at(batch.signature, batch.points[row])}\n{batch.reasons[row]}\n"
-            "Later failures are not told."
-        )
-
-    def _at(self, signature: Signature, point: FloatArray) -> str:
-        """Inputs by name."""
-        with np.printoptions(precision=4, threshold=20):
-            values = zip(signature.varying, signature.split(point[None]), strict=True)
-            return ", ".join(f"{signature.names[i]}={value[0]}" for i, value in values)

@@ -18,6 +18,7 @@ from pymc_ensemble.samplers.options import require_flags
 from .arguments import Arguments, check_arguments, is_symbolic, parameter_names
 from .batch import as_bytes
 from .evaluator import UNSEEDED, Evaluator, watches_its_clock
+from .messages import inputs
 from .op import ForwardOp
 from .rounding import names_of_unknowns, rounding_of
 from .rounds import Round
@@ -311,7 +312,7 @@ class ForwardModel(Evaluator):
         fixed = tuple(values[i] for i in signature.fixed)
         [(outcomes, key)] = self._attempt(signature, point[None], fixed, number)
         if outcomes.found is None or outcomes.statuses[0] != "ok":
-            return f"{self._at(signature, point)}\n{outcomes.reasons.get(0, '')}"
+            return f"{inputs(signature, point)}\n{outcomes.reasons.get(0, '')}"
         signature = replace(signature, outputs=outcomes.found)
         site = self._runtime.site(signature, fixed)
         if (store := self._store(site.mark)) is not None:

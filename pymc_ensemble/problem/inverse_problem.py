@@ -14,13 +14,14 @@ from pymc_ensemble.problem.extraction import Extraction, extract, extract_densit
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.problem.likelihood import CompiledLikelihood
 from pymc_ensemble.problem.noise import Whitening, whitening
+from pymc_ensemble.problem.parts import Likelihood
 from pymc_ensemble.problem.plain import (
     FunctionForward,
     FunctionLikelihood,
     GaussianLikelihood,
     as_prior,
 )
-from pymc_ensemble.problem.target import Likelihood, Target
+from pymc_ensemble.problem.target import Target
 
 FloatArray = NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,65 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.forward.rounds import looking_up
 from pymc_ensemble.problem.compiled import CompiledPrior
+from pymc_ensemble.problem.parts import ForwardMap, Likelihood, Prior
 from pymc_ensemble.samplers.options import require_counts
 
 FloatArray = NDArray[np.float64]
-
-
-class ForwardMap(Protocol):
-    """Evaluates points (n, d)."""
-
-    n_outputs: int
-
-    def __call__(
-        self, points: FloatArray, seed: np.random.SeedSequence | None = None, /
-    ) -> Evaluations:
-        """Evaluate the forward map."""
-
-    def compile(self) -> None:
-        """Compile the forward map."""
-
-
-class Likelihood(Protocol):
-    """Loss of rows of outputs (J, K)."""
-
-    quadratic: bool
-
-    def loss(self, Z: FloatArray, /) -> FloatArray:
-        """Loss, shape (J,)."""
-
-    def gradient(self, Z: FloatArray, /) -> FloatArray:
-        """Gradient, shape (J, K)."""
-
-    def curvature(self, Z: FloatArray, /) -> FloatArray:
-        """Weights, shape (J, K)."""
-
-    def misfit(self, Z: FloatArray, /) -> FloatArray:
-        """Misfit per datum, shape (J,)."""
-
-
-class Prior(Protocol):
-    """Prior of rows of coordinates (J, d)."""
-
-    @property
-    def dimension(self) -> int:
-        """Number d of coordinates."""
-
-    @property
-    def gaussian(self) -> bool:
-        """Whether the potential is quadratic."""
-
-    def sample(self, size: int, rng: np.random.Generator, /) -> FloatArray:
-        """Draws, shape (size, d)."""
-
-    def potential(self, U: FloatArray, /) -> FloatArray:
-        """Potential, shape (J,)."""
-
-    def gradient(self, U: FloatArray, /) -> FloatArray:
-        """Gradient, shape (J, d)."""
-
-    def hessian(self, u: FloatArray, /) -> FloatArray:
-        """Hessian at one point, shape (d, d)."""
 
 
 class Target:
@@ -236,10 +181,8 @@ class Target:
             As `loss` and `loss_gradient` give them.
         """
         Z = _rows(Z, self.n_outputs)
-        both = getattr(self._likelihood, "loss_and_gradient", None)
-        if both is None or not np.isfinite(Z).all():
-            return self.loss(Z), self.loss_gradient(Z)
-        return both(Z)
+        both = _for_finite_rows(self._likelihood, "loss_and_gradient", Z)
+        return both(Z) if both else (self.loss(Z), self.loss_gradient(Z))
 
     def curvature(self, Z: ArrayLike) -> FloatArray:
         """Fisher weights: the expected second derivative of the loss by each output.
@@ -392,10 +335,8 @@ class Target:
             As `prior_potential` and `prior_gradient` give them.
         """
         U = _rows(U, self.dimension)
-        both = getattr(self._prior, "potential_and_gradient", None)
-        if both is None or not np.isfinite(U).all():
-            return self.prior_potential(U), self.prior_gradient(U)
-        return both(U)
+        both = _for_finite_rows(self._prior, "potential_and_gradient", U)
+        return both(U) if both else (self.prior_potential(U), self.prior_gradient(U))
 
     def prior_hessian(self, u: ArrayLike) -> FloatArray:
         """Hessian of the prior potential at one point.
@@ -424,6 +365,11 @@ def _rows(values: ArrayLike, columns: int) -> FloatArray:
     if array.ndim != 2 or array.shape[1] != columns:
         raise ValueError(f"Expected an array of shape (n, {columns}), got {array.shape}.")
     return array
+
+
+def _for_finite_rows(part: Any, method: str, rows: FloatArray) -> Callable[..., Any] | None:
+    """Return what a part has for value and gradient at once, if it has it and rows are finite."""
+    return getattr(part, method, None) if np.isfinite(rows).all() else None
 
 
 def _finite_rows(

@@ -13,17 +13,9 @@ from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 from pymc_ensemble.samplers.weights import deep
 
 from .basis import Basis, basis_size, farthest_points
-from .posterior import (
-    Bend,
-    ForwardTarget,
-    NoiseLaw,
-    PotentialTarget,
-    SurrogatePosterior,
-    Target,
-    WhitenedPrior,
-    Whitening,
-)
+from .posterior import NoiseLaw, SurrogatePosterior, WhitenedPrior, Whitening
 from .regression import GaussianProcess
+from .targets import Bend, ForwardTarget, PotentialTarget, Target
 
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
 FIRST_REACH = 1e4  # the same for prior draws, whose potentials span a wide range

@@ -5,15 +5,13 @@ import pytest
 from array_problems import GaussianProblem, PoissonRegression, decay, random_linear
 
 from pymc_ensemble.samplers.gaussian_process.posterior import (
-    Bend,
-    ForwardTarget,
     NoiseLaw,
-    PotentialTarget,
     SurrogatePosterior,
     WhitenedPrior,
     Whitening,
 )
 from pymc_ensemble.samplers.gaussian_process.regression import GaussianProcess
+from pymc_ensemble.samplers.gaussian_process.targets import Bend, ForwardTarget, PotentialTarget
 
 
 def posterior_of(problem, forward=True, n=80, seed=0, bend=None):
