@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from importlib.util import find_spec
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pymc as pm
@@ -15,6 +15,7 @@ from pymc_ensemble.problem.checks import given_generator, given_model, quoted
 from pymc_ensemble.samplers.options import require_counts, require_flags
 
 from . import storage
+from .diffusion import Archive
 from .estimate import MOST_CANDIDATES, Estimate
 from .familiarity import Familiarity
 from .generating import Generator
@@ -29,6 +30,7 @@ FloatArray = NDArray[np.float64]
 
 BALANCE = 100.0  # weight of the balance condition, as published
 FEWEST = 20  # simulations for each parameter and datum: fewer leave a Gaussian fit open by 20%
+PAIRS, FEWEST_PAIRS = 2, 4000  # labels for each simulation, and at least: half as many are rougher
 POOL = 8  # noise that cannot be drawn for all simulations at once is drawn so often, and used again
 NEEDED = ("jax", "equinox", "optax", "flowjax")  # of the extra
 
@@ -57,9 +59,10 @@ def amortize(
     simulations : Dataset
         What `simulations` has made of it. Draws or stores of a run are no sample of the prior, and
         are refused.
-    method : {"posterior", "ratio"}, default "posterior"
-        Whether the density of the posterior is learned [1]_, or its ratio to the prior, by a
-        classifier of pairs of parameters and data [2]_.
+    method : {"posterior", "ratio", "diffusion"}, default "posterior"
+        Whether the density of the posterior is learned [1]_; or its ratio to the prior, by a
+        classifier of pairs of parameters and data [2]_; or a map from noise to parameters, by
+        training-free conditional diffusion [4]_, which has no density.
     density : {"mixture", "flow"}, default "mixture"
         For ``method="posterior"``: a mixture of eight Gaussians whose weights, means and
         covariances are functions of the data, or a masked autoregressive flow of splines.
@@ -94,8 +97,10 @@ def amortize(
     drawn anew for every pass over the simulations, which is worth several times as many.
     Simulations that have failed are left out: the posterior is the one given that the simulator
     works. Each network holds a tenth of the simulations back, and ends when their loss does not
-    improve for 20 passes. Draws whose prior density is below that of all simulations are rejected,
-    and counted.
+    improve for 20 passes. With ``method="diffusion"`` noise is led to parameters of simulations
+    whose data are near, by the reverse equation of a diffusion; networks learn where it ends by
+    least squares, in 150 passes. Draws whose prior density is below that of all simulations are
+    rejected, and counted.
 
     References
     ----------
@@ -108,6 +113,8 @@ def amortize(
     .. [3] Delaunoy, A., Hermans, J., Rozet, F., Wehenkel, A. and Louppe, G. (2022). Towards
        reliable simulation-based inference with balanced neural ratio estimation. Advances in
        Neural Information Processing Systems, 35. https://arxiv.org/abs/2208.13624
+    .. [4] Tatsuoka, C., Yang, M., Xiu, D. and Zhang, G. (2025). Multi-fidelity parameter estimation
+       using conditional diffusion models. https://arxiv.org/abs/2504.01894
 
     Examples
     --------
@@ -136,15 +143,19 @@ def amortize(
     n, d = U.shape
     _check_number(n, d, scaling)
     center, scale = U.mean(0), U.std(0)
-    X = scaling(data)
+    X, theta = scaling(data), (U - center) / scale
     familiarity = Familiarity.of(X, rng)
-    kind = method if method == "ratio" else density
+    kind = density if method == "posterior" else method
     sizes = Architecture.of(kind, d, scaling.size)
-    redrawn = _with_new_noise(generator.noise, given, scaling, X, rng)
-    looks = [redrawn(-1 - k) for k in range(REPEATS)]
+    if method == "diffusion":
+        theta, inputs = _labelled(Archive(theta, X), rng)
+        redrawn, looks = (lambda number: inputs), [inputs] * REPEATS
+    else:
+        redrawn = _with_new_noise(generator.noise, given, scaling, X, rng)
+        looks = [redrawn(-1 - k) for k in range(REPEATS)]
     trained = train(
         sizes,
-        (U - center) / scale,
+        theta,
         redrawn,
         lambda k: looks[k],
         members=members,
@@ -254,8 +265,8 @@ def log_prior_of(generator: Generator) -> Callable[[FloatArray], FloatArray]:
 
 
 def _check_options(method: Any, density: Any, conservative: Any, members: Any) -> None:
-    if method not in ("posterior", "ratio"):
-        raise ValueError(f'method={method!r} is neither "posterior" nor "ratio".')
+    if method not in get_args(Method):
+        raise ValueError(f'method={method!r} is none of "posterior", "ratio" and "diffusion".')
     if density not in ("mixture", "flow"):
         raise ValueError(f'density={density!r} is neither "mixture" nor "flow".')
     require_flags(conservative=conservative)
@@ -265,7 +276,12 @@ def _check_options(method: Any, density: Any, conservative: Any, members: Any) -
             'conservative=True balances a classifier: give method="ratio". A balanced '
             'method="posterior" is as confident as one that is not.'
         )
-    if method == "ratio" and density != "mixture":
+    if conservative and method == "diffusion":
+        raise ValueError(
+            'conservative=True balances a classifier, and method="diffusion" has none: give '
+            'method="ratio".'
+        )
+    if method != "posterior" and density != "mixture":
         raise ValueError(f'density={density!r} is for method="posterior"; leave it out.')
 
 
@@ -296,6 +312,14 @@ def _check_number(n: int, d: int, scaling: Scaling) -> None:
             f"({quoted(scaling.names)}): make {least} or more, with pymc_ensemble.simulations. "
             "Summaries of the data, in a pm.Simulator, need fewer."
         )
+
+
+def _labelled(archive: Archive, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Parameters (m, d) that follow from pairs of data and latents, and these, (m, K + d)."""
+    n, d = archive.theta.shape
+    m = max(FEWEST_PAIRS, PAIRS * n)
+    X, z = archive.X[rng.integers(n, size=m)], rng.standard_normal((m, d))
+    return archive.labelled(X, z), np.concatenate([X, z], axis=1)
 
 
 def _with_new_noise(

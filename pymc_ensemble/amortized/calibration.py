@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pymc_ensemble.diagnosis.simulation import Simulation, rank
+from pymc_ensemble.diagnosis.simulation import Simulation, fitted_levels, rank
 from pymc_ensemble.diagnosis.uniformity import Coverage, judged
 
 from .estimate import Drawn
@@ -76,10 +76,13 @@ def test(
                 )
                 for name, values in each.items()
             }
+            lp, by_lp = one.lp[0], amortized.estimate.has_density
+            if not by_lp:
+                lp, level = fitted_levels(one.U[0], U[first + k])
             done[int(numbers[first + k])] = Simulation(
                 xr.Dataset(ranks),
-                1 - float(rank(one.lp[0], np.asarray(level), rng=rng)),
-                True,
+                1 - float(rank(lp, np.asarray(level), rng=rng)),
+                by_lp,
                 draws,
                 0,
             )

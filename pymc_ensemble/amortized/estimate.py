@@ -26,7 +26,7 @@ class Drawn:
     U : ndarray of shape (chains, draws, d)
         In unconstrained coordinates.
     lp : ndarray of shape (chains, draws)
-        Log density of the estimate; up to a constant for a ratio.
+        Log density of the estimate; up to a constant for a ratio; NaN if it has none.
     sweep, particle : ndarray of int, shape (draws,)
     outside : float
         Share of what was drawn that lay outside of the prior.
@@ -74,11 +74,18 @@ class Estimate:
         """Whether networks give the ratio of the posterior to the prior."""
         return self.sizes.kind == "ratio"
 
+    @property
+    def has_density(self) -> bool:
+        """Whether networks give a density: a map from noise to draws does not."""
+        return self.sizes.kind != "diffusion"
+
     def log_density(self, U: FloatArray, X: FloatArray) -> FloatArray:
         """Log densities (D, n) of points (D, n, d) given standardized data (D, K).
 
-        That of a ratio is not normalized.
+        That of a ratio is not normalized; NaN where there is none.
         """
+        if not self.has_density:
+            return np.full(U.shape[:-1], np.nan)
         from .estimators import log_densities
 
         theta = ((U - self.center) / self.scale).astype(np.float32)

@@ -31,7 +31,7 @@ class Architecture:
 
     Attributes
     ----------
-    kind : {"mixture", "flow", "ratio"}
+    kind : {"mixture", "flow", "ratio", "diffusion"}
     dimension, inputs : int
         Numbers of parameters and of data.
     width, depth : int
@@ -50,14 +50,22 @@ class Architecture:
     @classmethod
     def of(cls, kind: str, dimension: int, inputs: int) -> "Architecture":
         """Sizes that were measured on the problems of the benchmark."""
-        width, depth, components = {"mixture": (64, 2, 8), "flow": (50, 1, 5), "ratio": (64, 3, 1)}[
-            kind
-        ]
+        width, depth, components = {
+            "mixture": (64, 2, 8),
+            "flow": (50, 1, 5),
+            "ratio": (64, 3, 1),
+            "diffusion": (64, 3, 1),
+        }[kind]
         return cls(kind, dimension, inputs, width, depth, components)
 
     def build(self, key: Key) -> Any:
         """One network with random weights."""
-        build = {"mixture": MixtureDensity, "flow": Flow, "ratio": Ratio}[self.kind]
+        build = {
+            "mixture": MixtureDensity,
+            "flow": Flow,
+            "ratio": Ratio,
+            "diffusion": LatentMap,
+        }[self.kind]
         return build(self, key)
 
     def ensemble(self, keys: Any) -> Any:
@@ -156,6 +164,24 @@ class Ratio(eqx.Module):
         return self.network(jnp.concatenate([theta, x]))
 
 
+class LatentMap(eqx.Module):
+    """Parameters as a function of data and of a latent that is standard normal; without density."""
+
+    network: eqx.nn.MLP
+    dimension: int = eqx.field(static=True)
+
+    def __init__(self, sizes: Architecture, key: Key):
+        d = self.dimension = sizes.dimension
+        self.network = eqx.nn.MLP(
+            sizes.inputs + d, d, sizes.width, sizes.depth, jax.nn.silu, key=key
+        )
+
+    def draw(self, key: Key, x: Any, n: int) -> Any:
+        """Draws (n, d) given data (K,)."""
+        z = jax.random.normal(key, (n, self.dimension))
+        return jax.vmap(lambda one: self.network(jnp.concatenate([x, one])))(z)
+
+
 # --- losses of a batch ----------------------------------------------------------------------------
 
 
@@ -181,10 +207,17 @@ def classification(network: Any, theta: Any, x: Any, shift: Any, *, balance: flo
     return entropy + balance * (both - 1) ** 2
 
 
+def squared_error(network: Any, theta: Any, x: Any, shift: Any) -> Any:
+    """Mean squared distance of parameters (n, d) from where data and latents (n, K + d) lead."""
+    return ((jax.vmap(network.network)(x) - theta) ** 2).sum(1).mean()
+
+
 def loss_of(kind: str, balance: float) -> Callable[..., Any]:
     """Loss of a kind of network."""
     if kind == "ratio":
         return partial(classification, balance=balance)
+    if kind == "diffusion":
+        return squared_error
     return negative_log_density
 
 

@@ -32,7 +32,7 @@ __all__ = ["AmortizedPosterior"]
 FloatArray = NDArray[np.float64]
 Data = Mapping[str, ArrayLike]
 
-Method = Literal["posterior", "ratio"]
+Method = Literal["posterior", "ratio", "diffusion"]
 
 
 @dataclass
@@ -41,8 +41,9 @@ class AmortizedPosterior:
 
     Attributes
     ----------
-    method : {"posterior", "ratio"}
-        Whether the posterior itself was learned, or its ratio to the prior.
+    method : {"posterior", "ratio", "diffusion"}
+        Whether the posterior itself was learned, or its ratio to the prior, or a map from noise to
+        draws.
     conservative : bool
         Whether the ratio was balanced, for posteriors that are wider rather than narrower.
     members : int
@@ -88,7 +89,7 @@ class AmortizedPosterior:
         data : mapping of str to array_like, optional
             Values of the observed variables, by name; those that the model observes by default.
         draws, chains : int, default 1000 and 4
-            Draws of each chain, and chains. Draws of ``method="posterior"`` are independent. With
+            Draws of each chain, and chains. Draws are independent. With
             ``method="ratio"`` a chain is an ensemble of walkers on the prior times the learned
             ratio, each move of which meets a Metropolis test.
         random_seed : int, Generator or None
@@ -98,7 +99,8 @@ class AmortizedPosterior:
         -------
         DataTree
             ``posterior``, ``observed_data``, and ``sample_stats`` with the log density ``lp`` of
-            the estimate in unconstrained coordinates (up to a constant for ``method="ratio"``).
+            the estimate in unconstrained coordinates (up to a constant for ``method="ratio"``; NaN
+            for ``method="diffusion"``, which has no density).
             The attributes of ``posterior`` tell the ``surprise`` of the data, and ``outside``, the
             share of what the estimate drew that lay outside of the prior and was rejected.
 
@@ -186,7 +188,9 @@ class AmortizedPosterior:
         Returns
         -------
         Coverage
-            As of `pymc_ensemble.coverage`. Later results carry the verdict, for `diagnose`.
+            As of `pymc_ensemble.coverage`. Regions of highest density are those of a Gaussian fit
+            to the draws for ``method="diffusion"``, which has no density. Later results carry the
+            verdict, for `diagnose`.
         """
         if not isinstance(simulations, xr.Dataset):
             require_counts(2, simulations=simulations)

@@ -20,10 +20,12 @@ Array = NDArray[Any]
 
 BATCH = 128
 RATE = 1e-3  # of Adam
+FIRST_RATE = 3e-3  # of a regression, whose rate falls to nothing like a cosine
 CLIP = 5.0  # norm of a gradient
 HELD_BACK = 0.1  # share of the simulations by which the training is ended
 PATIENCE = 20  # passes without a better loss
 PASSES = 400  # at most
+REGRESSION_PASSES = 150  # of a regression, all of them
 REPEATS = 5  # of the held-back simulations, each with new noise or other partners
 
 
@@ -107,14 +109,15 @@ def _train(
     parameters = jnp.asarray(theta, jnp.float32)
     looks = jnp.asarray(np.stack([held_back(k) for k in range(REPEATS)]), jnp.float32)
     partners = jnp.asarray(rng.integers(1, max(2, n_held), REPEATS))
-    learner = _Learner(sizes.kind, balance)
+    passes = REGRESSION_PASSES if sizes.kind == "diffusion" else PASSES
+    learner = _Learner(sizes.kind, balance, passes * n_batches)
     state = learner.start(networks)
     best: Any
     lowest: Array
     waited: Array
     best, lowest, waited = networks, np.full(members, np.inf), np.zeros(members, int)
     history = []
-    for number in range(PASSES):
+    for number in range(passes):
         rows = rng.permuted(kept, axis=1)[:, : n_batches * batch]
         batches = jnp.asarray(rows.reshape(members, n_batches, batch))
         shifts = jnp.asarray(rng.integers(1, max(2, batch), (members, n_batches)))
@@ -127,7 +130,7 @@ def _train(
         better = loss < lowest - 1e-5
         best = _chosen(jnp.asarray(better), networks, best)
         lowest, waited = np.where(better, loss, lowest), np.where(better, 0, waited + 1)
-        if (waited >= PATIENCE).all():
+        if learner.may_end and (waited >= PATIENCE).all():
             break
     return Trained(best, np.array(history))
 
@@ -138,6 +141,12 @@ class _Learner:
 
     kind: str
     balance: float
+    steps: int
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the training may end early: not before a falling rate has fallen."""
+        return self.kind != "diffusion"
 
     @property
     def loss(self) -> Callable[..., Any]:
@@ -147,7 +156,8 @@ class _Learner:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """Adam with clipped gradients."""
-        return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(RATE))
+        rate = RATE if self.may_end else optax.cosine_decay_schedule(FIRST_RATE, self.steps)
+        return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate))
 
     def start(self, networks: Any) -> Any:
         """State of the optimizer of each member."""

@@ -343,6 +343,10 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
                 f"the estimate is {verdict} on average over the prior, which says nothing of these "
                 "data in particular"
             )
+        if not np.isfinite(run.stats["lp"]).any():
+            notes.append(
+                "the draws carry no log density: a map has made them of noise, and has none"
+            )
     elif evidence.regression is None and law != "surrogate":
         notes.append("there are too many parameters, or too few draws, to check the moments")
     elif evidence.regression is not None and fit is None:

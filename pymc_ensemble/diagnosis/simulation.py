@@ -153,10 +153,15 @@ def log_densities(
     names = list(truth)
     X = np.concatenate([_flat(draws[name], ["draw"]) for name in names], axis=1)
     point = np.concatenate([_flat(truth[name], []) for name in names])
+    return *fitted_levels(X, point), False
+
+
+def fitted_levels(X: FloatArray, point: FloatArray) -> tuple[FloatArray, float]:
+    """Levels of draws (n, p) and of a point (p,) by a Gaussian fit, in place of log densities."""
     # the draws of the fit would be nearer to it than the truth: take others for the ranks
     half = len(X) // 2
     far = distance(X[:half], np.vstack([X[half:], point]))
-    return -far[:-1], -float(far[-1]), False
+    return -far[:-1], -float(far[-1])
 
 
 def _log_density(model: pm.Model, *points: xr.Dataset) -> list[float]:

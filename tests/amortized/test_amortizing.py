@@ -54,6 +54,11 @@ def ratio(model, made):
     return pe.amortize(model, made, method="ratio", conservative=True, members=1, random_seed=1)
 
 
+@pytest.fixture(scope="module")
+def diffusion(model, made):
+    return pe.amortize(model, made, method="diffusion", members=2, random_seed=1)
+
+
 def errors(idata, y):
     mean, covariance = exact(y)
     sd = np.sqrt(np.diag(covariance))
@@ -88,6 +93,44 @@ def test_ratio_of_a_linear_model(ratio):
     assert 0.8 < spread.min() <= spread.max() < 1.8  # balanced: rather too wide
     assert 0.1 < float(idata["sample_stats"]["acceptance"].mean()) < 0.7
     assert pe.to_ensemble(idata)["posterior"].sizes["particle"] == 100
+
+
+@pytest.mark.parametrize("y", [(1.0, 0.2, 0.0), (-0.5, -1.0, -0.6)])
+def test_diffusion_of_a_linear_model(diffusion, y):
+    """Kernels about the data widen what is learned by some percent."""
+    idata = diffusion.sample({"y": y}, random_seed=1)
+    error, spread = errors(idata, y)
+    assert error.max() < 0.4
+    assert 0.8 < spread.min() <= spread.max() < 1.4
+
+
+def test_a_map_from_noise_has_no_density_and_claims_none(diffusion, model):
+    diffusion.tested = None
+    idata = diffusion.sample(draws=300, random_seed=1)
+    assert np.isnan(idata["sample_stats"]["lp"]).all()
+    assert np.isnan(idata["sample_stats"]["log_q"]).all()
+    diagnosis = pe.diagnose(idata)
+    assert diagnosis.verdict == "doubtful"
+    assert "nothing has tested" in str(diagnosis)
+    assert "carry no log density" in str(diagnosis)
+    result = pe.coverage(model, diffusion, simulations=50, draws=200, random_seed=2)
+    assert result.verdict in ("calibrated", "conservative")
+    assert diffusion.tested == result.verdict
+    idata = diffusion.sample(draws=300, random_seed=1)
+    assert pe.diagnose(idata).verdict == "trustworthy"
+    assert "learned from simulations" in pe.report(idata).methods
+    with pytest.warns(UserWarning, match="No simulation looks like these data"):
+        diffusion.sample({"y": (2.0, -2.0, 2.0)}, draws=10, random_seed=1)
+    with model:
+        again = pm.sample(
+            100,
+            step=pe.EnsembleKalmanSampler(initial_ensemble=idata, adjust=True),
+            chains=1,
+            cores=1,
+            random_seed=1,
+            progressbar=False,
+        )
+    assert bool(again["sample_stats"]["converged"].all())
 
 
 def test_what_other_parts_make_of_results(posterior, model):
@@ -172,7 +215,7 @@ def test_refinement_is_refused_where_weights_mean_nothing(posterior):
         posterior.refine(model=other)
 
 
-@pytest.mark.parametrize("learned", ["posterior", "ratio"])
+@pytest.mark.parametrize("learned", ["posterior", "ratio", "diffusion"])
 def test_files(learned, request, model, tmp_path):
     """What was saved draws the same; nothing is pickled; files of other models are refused."""
     learned = request.getfixturevalue(learned)
@@ -326,6 +369,8 @@ def test_refused(model, made, monkeypatch):
         ({"density": "spline"}, "density"),
         ({"conservative": True}, 'method="ratio"'),
         ({"method": "ratio", "density": "flow"}, "density"),
+        ({"method": "diffusion", "density": "flow"}, "density"),
+        ({"method": "diffusion", "conservative": True}, 'give method="ratio"'),
         ({"members": 0}, "members"),
     ):
         with pytest.raises(ValueError, match=message):

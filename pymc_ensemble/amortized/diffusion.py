@@ -1,0 +1,222 @@
+"""Conditional diffusion without a network: how Gaussian noise becomes a draw by an archive.
+
+An archive holds points with weights, such as parameters of simulations, weighted by how near their
+data are to those of interest. Noised more and more it becomes a normal law, with a score that is
+known in closed form; following it backwards, noise ends on points of the archive, on each with the
+probability of its weight. Arrays only; equations are those of the page *Mathematics*.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+LARGEST_NOISE = 40.0  # in sd of the archive: what it is beyond a Gaussian is below 1e-4 then
+SMALLEST_NOISE = 3e-4  # below a tenth of the narrowest of two modes that are 300 widths apart
+STEPS = 60  # half as many change ends of paths by less than the archive's points are apart
+NEIGHBOURS = 50  # of the data, whose parameters may be the answer: twice as many smooth more
+AT_ONCE = 2_000_000  # distances, so that they fit into some 20 MB
+BANDWIDTHS = np.geomspace(0.1, 30.0, 25)  # in units of the distance to the next points
+ROUNDS = 3  # in which neighbours of several modes become those of one
+
+
+# --- the reverse equation -------------------------------------------------------------------------
+
+
+def denoised(
+    x: FloatArray, noise: float, points: FloatArray, log_weights: FloatArray
+) -> FloatArray:
+    """Mean of the points that may be behind noised ones, eq. (A2).
+
+    Parameters
+    ----------
+    x : ndarray of shape (m, d)
+        Noised points.
+    noise : float
+        Standard deviation of the noise.
+    points : ndarray of shape (n, d) or (m, n, d)
+        An archive for all of them, or one for each.
+    log_weights : ndarray of shape (n,) or (m, n)
+
+    Returns
+    -------
+    ndarray of shape (m, d)
+    """
+    if points.ndim == 2:
+        products, squares = x @ points.T, (points**2).sum(1)
+    else:
+        products, squares = np.einsum("md,mnd->mn", x, points), (points**2).sum(2)
+    log_share = log_weights + (products - 0.5 * squares) / noise**2
+    share = np.exp(log_share - log_share.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    return share @ points if points.ndim == 2 else np.einsum("mn,mnd->md", share, points)
+
+
+def noise_levels(steps: int = STEPS) -> FloatArray:
+    """Standard deviations of the noise, from the largest one to the smallest."""
+    return np.geomspace(LARGEST_NOISE, SMALLEST_NOISE, steps + 1)
+
+
+def reverse(
+    z: FloatArray,
+    points: FloatArray,
+    log_weights: FloatArray,
+    levels: FloatArray | None = None,
+) -> FloatArray:
+    """Follow the probability flow from noise to points of an archive.
+
+    Parameters
+    ----------
+    z : ndarray of shape (m, d)
+        Standard normal latents.
+    points : ndarray of shape (n, d) or (m, n, d)
+        An archive for all of them, or one for each, in units of about its standard deviation.
+    log_weights : ndarray of shape (n,) or (m, n)
+    levels : ndarray, optional
+        Decreasing levels of noise, in geometric progression; by default `noise_levels`.
+
+    Returns
+    -------
+    ndarray of shape (m, d)
+        Ends of the paths: points of the archive, where the smallest noise tells them apart.
+    """
+    levels = noise_levels() if levels is None else levels
+    ends = np.empty_like(z)
+    at_once = max(1, AT_ONCE // points.shape[-2])
+    for first in range(0, len(z), at_once):
+        rows = slice(first, first + at_once)
+        own = (points, log_weights) if points.ndim == 2 else (points[rows], log_weights[rows])
+        x = flow(z[rows], *own, levels)
+        ends[rows] = denoised(x, float(levels[-1]), *own)
+    return ends
+
+
+def flow(
+    z: FloatArray, points: FloatArray, log_weights: FloatArray, levels: FloatArray
+) -> FloatArray:
+    """Noised points at the last of the levels, eq. (A3), of latents as in `reverse`."""
+    ratio = float(levels[1] / levels[0])
+    center, spread = moments(points, log_weights)
+    # at the largest noise the archive is as good as a Gaussian, whose flow is known
+    x = center + np.sqrt(levels[0] ** 2 + spread**2) * z
+    before = None
+    for noise in levels[:-1]:
+        now = denoised(x, float(noise), points, log_weights)
+        ahead = now if before is None else 1.5 * now - 0.5 * before
+        x, before = ahead + ratio * (x - ahead), now  # eq. (A4)
+    return x
+
+
+def moments(points: FloatArray, log_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Weighted mean and standard deviation of points (..., n, d), each of shape (..., d)."""
+    share = np.exp(log_weights - logsumexp(log_weights, axis=-1, keepdims=True))[..., None]
+    center = (share * points).sum(-2)
+    return center, np.sqrt((share * (points - center[..., None, :]) ** 2).sum(-2))
+
+
+# --- any data -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Parameters and data that belong together, as simulations have them.
+
+    Attributes
+    ----------
+    theta : ndarray of shape (n, d)
+        Standardized parameters.
+    X : ndarray of shape (n, K)
+        Standardized data.
+    neighbours : int
+        Of data, whose parameters have weights.
+    """
+
+    theta: FloatArray
+    X: FloatArray
+    neighbours: int = NEIGHBOURS
+
+    def given(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Parameters (m, k, d) of the nearest data and their log weights (m, k), eq. (A5)."""
+        from scipy.spatial import KDTree
+
+        k = min(self.neighbours, len(self.X))
+        distance, nearest = KDTree(self.X).query(X, k)
+        distance, nearest = distance.reshape(len(X), k), nearest.reshape(len(X), k)
+        width = np.maximum(0.5 * distance[:, -1:], 1e-12)
+        return self.theta[nearest], -0.5 * (distance / width) ** 2
+
+    def labelled(self, X: FloatArray, z: FloatArray) -> FloatArray:
+        """Parameters (m, d) to which data (m, K) and latents (m, d) lead."""
+        return reverse(z, *self.given(X))
+
+
+# --- one data set ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KernelDensity:
+    """Normal kernels about points, with the shape of their neighbourhoods and a fitted size.
+
+    Attributes
+    ----------
+    points : ndarray of shape (n, d)
+    root : ndarray of shape (d, d)
+        Lower Cholesky factor of the covariance of a kernel.
+    """
+
+    points: FloatArray
+    root: FloatArray
+
+    @classmethod
+    def of(cls, points: FloatArray) -> "KernelDensity":
+        """The size that tells each point best from the others: the likelihood of one left out."""
+        d = points.shape[1]
+        root = _root(np.atleast_2d(np.cov(points.T)))
+        for _ in range(ROUNDS):  # the covariance of all would bridge modes
+            squares = _squares_of_others(root, points)
+            nearest = np.argpartition(squares, d + 1, axis=1)[:, : d + 1]
+            apart = (points[nearest] - points[:, None]).reshape(-1, d)
+            root = _root(apart.T @ apart / len(apart))
+        squares = _squares_of_others(root, points)
+        fits = [
+            (logsumexp(-0.5 * squares / h**2, axis=1) - d * np.log(h)).mean() for h in BANDWIDTHS
+        ]
+        return cls(points, BANDWIDTHS[int(np.argmax(fits))] * root)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws (n, d)."""
+        about = self.points[rng.integers(len(self.points), size=n)]
+        return about + rng.standard_normal(about.shape) @ self.root.T
+
+    def log_density(self, U: FloatArray) -> FloatArray:
+        """Log densities of points (m, d), shape (m,)."""
+        n, d = self.points.shape
+        centers, z = (solve_triangular(self.root, x.T, lower=True).T for x in (self.points, U))
+        volume = np.log(np.diag(self.root)).sum() + 0.5 * d * np.log(2 * np.pi) + np.log(n)
+        return logsumexp(-0.5 * _squares(z, centers), axis=1) - volume
+
+
+def _root(covariance: FloatArray) -> FloatArray:
+    """Lower Cholesky factor, also if points lie in a plane up to rounding."""
+    least = 1e-10 * np.diag(np.diag(covariance)) + 1e-300 * np.eye(len(covariance))
+    return np.linalg.cholesky(covariance + least)
+
+
+def _squares_of_others(root: FloatArray, points: FloatArray) -> FloatArray:
+    """Squared distances (n, n) in a metric, infinite on the diagonal."""
+    z = solve_triangular(root, points.T, lower=True).T
+    squares = _squares(z, z)
+    np.fill_diagonal(squares, np.inf)
+    return squares
+
+
+def _squares(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Squared distances of points (m, d) and (n, d)."""
+    from scipy.spatial.distance import cdist
+
+    return cdist(a, b, "sqeuclidean")
