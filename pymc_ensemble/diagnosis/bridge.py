@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+import scipy  # parts of it are loaded when they are used first
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
-from scipy.stats import multivariate_t
 
 from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver, one_blas_thread, seed_of_round
@@ -93,7 +92,7 @@ def _components(x: FloatArray, k: int, rng: np.random.Generator) -> list[tuple[f
     n, d = x.shape
     label = np.zeros(n, dtype=int)
     if k > 1:
-        label = kmeans2(x, k, minit="++", rng=rng)[1]
+        label = scipy.cluster.vq.kmeans2(x, k, minit="++", rng=rng)[1]
     degrees, components = tail_degrees(d), []
     for one in range(k):
         members = x[label == one]
@@ -103,12 +102,10 @@ def _components(x: FloatArray, k: int, rng: np.random.Generator) -> list[tuple[f
         # shrunk towards the covariance of all by what so few draws do not know of their own
         share = (d + 2) / different
         C = (1 - share) * np.cov(members.T).reshape(d, d) + share * np.eye(d) / k
-        law = multivariate_t(members.mean(0), C, df=degrees)
+        law = scipy.stats.multivariate_t(members.mean(0), C, df=degrees)
         components.append((float(np.log((1 - WIDE) * len(members) / n)), law))
-    components.append(
-        (float(np.log(WIDE)), multivariate_t(np.zeros(d), WIDTH**2 * np.eye(d), df=degrees))
-    )
-    return components
+    wide = scipy.stats.multivariate_t(np.zeros(d), WIDTH**2 * np.eye(d), df=degrees)
+    return [*components, (float(np.log(WIDE)), wide)]
 
 
 def _log_density(components: list[tuple[float, Any]], x: FloatArray) -> FloatArray:

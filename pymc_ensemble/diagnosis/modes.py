@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
-from scipy.stats import chi2
 
 from pymc_ensemble.log import ProgressLog
 from pymc_ensemble.problem.driver import Account, Driver
@@ -60,15 +59,15 @@ def without_draws(
     if not len(told):
         return np.empty(0, dtype=int)
     lowest, usual = np.quantile(told, EXTREME), np.median(told)
-    law = chi2(draws.shape[-1])
+    law = scipy.stats.chi2(draws.shape[-1])
     expected = 0.5 * (law.isf(EXTREME) - law.median())  # eq. (D8)
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
     likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
     scale = np.maximum(draws.std((0, 1, 2)), 1e-300)
     alone = _different(_far_apart(draws)) / scale
-    horizon = 2 * np.quantile(cKDTree(alone).query(alone, k=2)[0][:, 1], 1 - EXTREME)
-    tree = cKDTree(_different(draws) / scale)
+    horizon = 2 * np.quantile(scipy.spatial.cKDTree(alone).query(alone, k=2)[0][:, 1], 1 - EXTREME)
+    tree = scipy.spatial.cKDTree(_different(draws) / scale)
     far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
     _, different = np.unique(X[likely[far]], axis=0, return_index=True)
     found = likely[far][different]

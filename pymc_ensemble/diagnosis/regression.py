@@ -4,11 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
-from scipy.spatial.distance import cdist
 from scipy.special import logsumexp, ndtr
-from scipy.stats import chi2, multivariate_normal, multivariate_t
 from threadpoolctl import threadpool_limits
 
 from pymc_ensemble.samplers.gaussian_process.basis import basis_size
@@ -227,13 +225,13 @@ def _errors_of_moments(
 
 def _nugget(x: FloatArray, residual: FloatArray, rng: np.random.Generator) -> float:
     """Scatter of residuals between close neighbors: it vanishes if a fit was merely too stiff."""
-    tree = cKDTree(x)
+    tree = scipy.spatial.cKDTree(x)
     nearest = np.median(tree.query(x, k=2)[0][:, 1])
     near = tree.query_ball_point(x, max(CLOSE, nearest))
     pairs = [(i, some[rng.integers(len(some))]) for i, some in enumerate(near)]
     first, second = np.array([(i, j) for i, j in pairs if i != j] or [(0, 0)]).T
     difference = residual[first] - residual[second]
-    return float(np.sqrt(0.5 * np.median(difference**2) / chi2.median(1)))  # eq. (D6)
+    return float(np.sqrt(0.5 * np.median(difference**2) / scipy.stats.chi2.median(1)))  # eq. (D6)
 
 
 def _adaptive_sample(
@@ -244,7 +242,7 @@ def _adaptive_sample(
     The process is believed in the neighborhood of the draws `x` only, shape (n, p).
     """
     n, p = PROPOSALS, x.shape[1]
-    tree = cKDTree(x)
+    tree = scipy.spatial.cKDTree(x)
     horizon = HORIZON * np.quantile(tree.query(x, k=2)[0][:, 1], 0.98)
 
     def weighted(points: FloatArray, log_proposal: FloatArray) -> Weights:
@@ -255,7 +253,7 @@ def _adaptive_sample(
     nu = p + 2  # degrees of freedom: its covariance is nu / p times the one that it is fitted to
     mean, covariance = np.zeros(p), np.eye(p)
     for _ in range(ROUNDS):
-        law = multivariate_t(mean, covariance, nu)
+        law = scipy.stats.multivariate_t(mean, covariance, nu)
         wide = law.rvs(n, rng).reshape(n, p)
         of_law = weighted(wide, law.logpdf(wide))
         w = np.exp(of_law.log_weights)
@@ -266,13 +264,15 @@ def _adaptive_sample(
     if of_law.efficiency > 0.5:
         return wide, of_law
     # a shape that no ellipse fits: kernels around what was found, beside the law itself
-    kernel = multivariate_normal(np.zeros(p), covariance * N_KERNELS ** (-2 / (p + 4)))
+    kernel = scipy.stats.multivariate_normal(np.zeros(p), covariance * N_KERNELS ** (-2 / (p + 4)))
     points, root = wide, np.linalg.cholesky(kernel.cov)
     for _ in range(KERNEL_ROUNDS):
         centers = points[rng.choice(n, N_KERNELS, p=w)]
         around = centers[rng.integers(N_KERNELS, size=n)] + kernel.rvs(n, rng).reshape(n, p)
         points = np.where(rng.random((n, 1)) < SHARE_OF_LAW, wide, around)
-        distances = cdist(*(np.linalg.solve(root, z.T).T for z in (points, centers)), "sqeuclidean")
+        distances = scipy.spatial.distance.cdist(
+            *(np.linalg.solve(root, z.T).T for z in (points, centers)), "sqeuclidean"
+        )
         log_kernels = logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS)
         log_kernels += kernel.logpdf(np.zeros(p))
         log_law = np.log(SHARE_OF_LAW) + law.logpdf(points)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pymc as pm
+import scipy  # parts of it are loaded when they are used first
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from pymc_ensemble.log import logger, number, percent
 from pymc_ensemble.problem.checks import given_generator
@@ -273,7 +273,7 @@ def _tilted(log_weights: FloatArray, X: FloatArray, regression: Regression) -> F
         value = float(np.log(w.sum()) + top)
         return value, T.T @ w / w.sum()
 
-    found = minimize(dual, np.zeros(T.shape[1]), jac=True, method="L-BFGS-B")
+    found = scipy.optimize.minimize(dual, np.zeros(T.shape[1]), jac=True, method="L-BFGS-B")
     return log_weights + T @ found.x
 
 

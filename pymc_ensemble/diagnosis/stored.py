@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
+import scipy  # parts of it are loaded when they are used first
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import ancestors
-from scipy.stats import rankdata
 
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.store import BOOKKEEPING, EvaluationStore, open_store
@@ -243,7 +243,7 @@ def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[st
     failed = others.failed
     if failed.sum() < FEWEST or failed.all():
         return [], []
-    ranks = rankdata(others.inputs, axis=0)
+    ranks = scipy.stats.rankdata(others.inputs, axis=0)
     n, m = len(failed), int(failed.sum())
     # difference of the mean ranks of those that failed and of those that did not: -1 to 1
     difference = (ranks[failed].mean(0) - ranks[~failed].mean(0)) / (n / 2)

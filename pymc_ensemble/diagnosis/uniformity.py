@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -87,8 +88,6 @@ def judged(
     done: dict[int, Simulation], simulations: int, failures: dict[int, str], probability: float
 ) -> Coverage:
     """Compare ranks and levels with the uniform law."""
-    from scipy.stats import uniform  # slow to import
-
     numbers = list(done)
     ranks = xr.concat([done[k].ranks for k in numbers], dim="draw")
     ranks = ranks.assign_coords(draw=numbers).expand_dims(chain=[0])
@@ -122,7 +121,7 @@ def judged(
         reason = (
             f"`{label}`: {curve[where]:.0%} of the ranks are below {x[where]:.2f} ({size:+.2f})"
         )
-        offset = (float(column.mean()) - 0.5) / uniform.std() * np.sqrt(len(column))
+        offset = (float(column.mean()) - 0.5) / scipy.stats.uniform.std() * np.sqrt(len(column))
         if abs(offset) > 2:
             reason += f", and its draws are too {'low' if offset > 0 else 'high'}"
         reasons.append(f"{reason}.")

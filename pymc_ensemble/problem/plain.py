@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
-from scipy.stats import multivariate_normal
 
 from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
 from pymc_ensemble.forward.model import ForwardModel
@@ -265,6 +265,6 @@ def as_prior(prior: Any) -> GaussianPrior | DensityPrior:
     """Interpret the prior argument: (mean, covariance), a distribution, or an object like one."""
     if isinstance(prior, tuple | list) and len(prior) == 2:
         return GaussianPrior(*prior)
-    if isinstance(prior, type(multivariate_normal([0.0]))):
+    if isinstance(prior, type(scipy.stats.multivariate_normal([0.0]))):
         return GaussianPrior(prior.mean, prior.cov)
     return DensityPrior(prior)

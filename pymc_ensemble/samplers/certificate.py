@@ -14,7 +14,7 @@ lost altogether is looked for by draws from a wider law.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import f as f_law
+from scipy.special import fdtri
 
 from .ensemble import Array
 from .weights import normalized_weights
@@ -173,7 +173,7 @@ class Certificate:
         """
         explained = np.isfinite(self.sd) and self.size > 1
         if explained:
-            largest = f_law.ppf(0.95, self.size - 1, degrees)
+            largest = fdtri(self.size - 1, degrees, 0.95)
             explained = self.sd**2 <= largest * (fluctuation**2 + self.tolerance**2)
         limit = float(error) if explained else np.inf
         return replace(self, limit=limit, noise=fluctuation, missed=0.0, outer=0.0)

@@ -8,7 +8,7 @@ particles of one temperature, and exchanges between neighboring temperatures.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
 from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, tuned
@@ -61,7 +61,7 @@ class Region:
     """
 
     wall: float
-    tree: cKDTree | None = None
+    tree: "scipy.spatial.cKDTree | None" = None
     failed: Array | None = None
     highest_prior: float = np.inf
 
@@ -79,7 +79,7 @@ class Region:
             return cls(wall, None, None, highest_prior)
         points = whitening.coordinates(np.concatenate([good, failed]))
         mask = np.arange(len(points)) >= len(good)
-        return cls(wall, cKDTree(points), mask, highest_prior)
+        return cls(wall, scipy.spatial.cKDTree(points), mask, highest_prior)
 
     def contains(self, x: Array, prior: Array) -> Array:
         """Whether whitened points (n, d) of some prior potential (n,) lie inside, shape (n,)."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
@@ -151,7 +151,7 @@ def _nearest(archive: Ensemble, points: Array, particles: Array) -> Ensemble:
     """
     least = archive.potential.min()
     likely = np.flatnonzero(archive.potential < least + deep(archive.U.shape[1]))
-    _, nearest = cKDTree(points[likely]).query(particles)
+    _, nearest = scipy.spatial.cKDTree(points[likely]).query(particles)
     return archive[likely[nearest]]
 
 

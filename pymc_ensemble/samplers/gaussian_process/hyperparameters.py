@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.lapack import dpotri
-from scipy.optimize import minimize
 
 from pymc_ensemble.samplers.ensemble import Array
 
@@ -204,7 +204,7 @@ def most_probable(
         starts = [vector, *[other for other in starts if objective(other)[0] < least]]
         iterations = WARM_ITERATIONS
     results = [
-        minimize(
+        scipy.optimize.minimize(
             objective,
             np.clip(vector, lower + 1e-6, upper - 1e-6),
             jac=True,
@@ -286,7 +286,7 @@ class Levels:
         keep = np.r_[0, 1 + len(theta.lengths) : len(lower)]
         bounds = np.column_stack([lower, upper])[keep]
         results = [
-            minimize(
+            scipy.optimize.minimize(
                 self.negative_log,
                 np.clip(np.append(start, noise), *bounds.T),
                 args=(theta.lengths,),

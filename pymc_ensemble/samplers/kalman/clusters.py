@@ -3,7 +3,7 @@
 import warnings
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
 from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, moment_law
@@ -37,7 +37,7 @@ def cluster_laws(U: Array, anomalies: Anomalies, rng: np.random.Generator) -> li
     for k in range(2, min(MOST_CLUSTERS, n // fewest) + 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an empty cluster
-            label = kmeans2(x, k, minit="++", rng=rng)[1]
+            label = scipy.cluster.vq.kmeans2(x, k, minit="++", rng=rng)[1]
         if np.bincount(label, minlength=k).min() < fewest:
             continue
         criterion = _criterion(x, label, k)

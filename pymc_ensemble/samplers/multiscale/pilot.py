@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
 from pymc_ensemble.samplers.examination import Examination
@@ -52,7 +52,7 @@ def herd(points: Array, n: int) -> Array:
     several modes, their shares come out right to one part in n.
     """
     n = min(n, len(points))
-    distances = cdist(points, points)
+    distances = scipy.spatial.distance.cdist(points, points)
     to_all, to_chosen = distances.mean(1), np.zeros(len(points))
     chosen: list[int] = []
     for k in range(n):
