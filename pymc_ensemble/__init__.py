@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pymc_ensemble.step_methods.multifidelity import MultifidelitySampler
     from pymc_ensemble.step_methods.multiscale import MultiscaleSampler
     from pymc_ensemble.step_methods.suggestion import suggest
+    from pymc_ensemble.synthetic.likelihood import synthetic_likelihood
+    from pymc_ensemble.synthetic.sampling import sample_synthetic
 
 __all__ = [
     "EnsembleGaussianProcessSampler",
@@ -53,8 +55,10 @@ __all__ = [
     "plots",
     "report",
     "reweight",
+    "sample_synthetic",
     "simulations",
     "suggest",
+    "synthetic_likelihood",
     "to_ensemble",
     "train",
 ]
@@ -82,8 +86,10 @@ _HOMES = {
     "open_store": "forward",
     "report": "diagnosis.report",
     "reweight": "diagnosis.reweight",
+    "sample_synthetic": "synthetic.sampling",
     "simulations": "amortized.simulations",
     "suggest": "step_methods.suggestion",
+    "synthetic_likelihood": "synthetic.likelihood",
     "to_ensemble": "diagnosis.ensembles",
     "train": "inversion.training",
 }

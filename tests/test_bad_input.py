@@ -53,6 +53,17 @@ def step(sampler, **options):
         return sampler(**options)
 
 
+def noisy(amplitude, rng):
+    CALLS.append(amplitude)
+    return amplitude + rng.standard_normal(5)
+
+
+def summarized(observed, argument=None, name="y", **options):
+    with pm.Model():
+        a = pm.Normal("a")
+        pe.synthetic_likelihood(noisy, **options)(name, argument or a, observed=observed)
+
+
 def find_MAP(**options):
     return pe.find_MAP_ensemble(**{"model": MODEL, "progressbar": False} | options)
 
@@ -489,6 +500,51 @@ SIMULATIONS = [
     ),
 ]
 
+SYNTHETIC = [
+    *rows(
+        "pe.synthetic_likelihood({})",
+        EITHER,
+        "3 | simulate",
+        "decay | rng",
+        "simulate | stochastic=True",
+        "noisy, summaries=3 | summaries",
+        "noisy, replicates=0 | replicates",
+        "noisy, replicates=2.5 | replicates",
+        "noisy, replicates=None | replicates",
+        "noisy, covariance='diagonal' | covariance",
+        "noisy, covariance=None | covariance",
+    ),
+    *rows(
+        "summarized({})",
+        EITHER,
+        "observed=pt.vector() | observed",
+        "observed=[] | observed",
+        "observed=[nan, 1.0] | Summary 0",
+        "observed=['a'] | observed",
+        "observed=DATA, replicates=20 | replicates=25",
+        "observed=DATA, initial_covariance=np.eye(4) | initial_covariance",
+        "observed=DATA, initial_covariance='wide' | initial_covariance",
+        "observed=DATA, initial_covariance=-np.eye(5) | initial_covariance",
+        "observed=DATA, argument=1.0 | unknown",
+        "observed=DATA, name=3 | name",
+    ),
+    *rows(
+        "pe.sample_synthetic({})",
+        EITHER,
+        " | model",
+        "model=3 | model",
+        "model=MODEL | synthetic_likelihood",
+        "0, model=MODEL | draws",
+        "None, model=MODEL | draws",
+        "10, model=MODEL, chains=0 | chains",
+        "10, model=MODEL, stages=1 | stages",
+        "10, model=MODEL, check='yes' | check",
+        "10, model=MODEL, step=3 | step",
+        "10, model=MODEL, tune=3 | tune",
+        "10, model=MODEL, random_seed='x' | random_seed",
+    ),
+]
+
 RESULTS = [
     *rows(
         "pe.{}",
@@ -541,7 +597,7 @@ RESULTS = [
     ),
 ]
 
-TABLE = [*GALLERY, *FORWARD, *MODELS, *STEP_METHODS, *COVERAGE, *SIMULATIONS, *RESULTS]
+TABLE = [*GALLERY, *FORWARD, *MODELS, *STEP_METHODS, *COVERAGE, *SIMULATIONS, *SYNTHETIC, *RESULTS]
 
 
 def test_table_is_long():

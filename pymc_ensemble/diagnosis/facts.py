@@ -6,7 +6,7 @@ text that the stat `made_by` carries (`fountain`), and whoever reads a result re
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -136,6 +136,8 @@ class Facts:
         All free variables, in the order of the coordinates in the stat `unconstrained`.
     proper : bool
         Whether the prior of each variable can be drawn from.
+    likelihoods : dict
+        What is known of likelihoods that are estimates, by the names of observed variables.
     """
 
     version: str
@@ -146,6 +148,7 @@ class Facts:
     map: Literal["stochastic", "rough"] | None
     variables: tuple[FreeVariable, ...]
     proper: bool = True
+    likelihoods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -174,6 +177,7 @@ class Facts:
                 *(FreeVariable.of(model, value, shapes, False) for value in others),
             ),
             not flat_variables(model),
+            estimated_likelihoods(model),
         )
 
     @property
@@ -206,6 +210,8 @@ class Facts:
     def text(self) -> str:
         """All of this as a text."""
         content = {"format": FORMAT, **asdict(self)}
+        if not self.likelihoods:  # which earlier versions of the package do not know
+            del content["likelihoods"]
         return json.dumps(content, separators=(",", ":"), allow_nan=True)
 
     @classmethod
@@ -290,14 +296,21 @@ def _told(option: Any) -> Any:
     return type(option).__name__ + (f"{tuple(shape)}" if isinstance(shape, tuple) else "")
 
 
+def forward_models(model: pm.Model) -> list[Any]:
+    """Forward models that a model uses."""
+    nodes = (v.owner for v in ancestors([*model.basic_RVs, *model.potentials]))
+    return [node.op.forward for node in nodes if node and isinstance(node.op, ForwardOp)]
+
+
 def is_stochastic(model: pm.Model) -> bool:
     """Whether the model has a forward model that was declared as stochastic."""
-    return any(
-        v.owner is not None
-        and isinstance(v.owner.op, ForwardOp)
-        and bool(v.owner.op.forward.random)
-        for v in ancestors([*model.basic_RVs, *model.potentials])
-    )
+    return any(forward.random for forward in forward_models(model))
+
+
+def estimated_likelihoods(model: pm.Model) -> dict[str, dict[str, Any]]:
+    """What is known of likelihoods that are estimates, by the names of observed variables."""
+    told = (forward.likelihood_facts(model) for forward in forward_models(model))
+    return dict(one for one in told if one is not None)
 
 
 def declared(transform: Transform | None, rv: Symbol) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pymc as pm
 from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
@@ -366,6 +367,10 @@ class ForwardModel(Evaluator):
             workers.close()
         self._runtime.n_evaluations += 1
         return [(outcomes, key) for _, outcomes in found]
+
+    def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]] | None:
+        """Observed variable whose likelihood is an estimate, and what is known of it."""
+        return None
 
     def evaluate_flat(self, points: FloatArray, n_outputs: int, this: Round) -> FloatArray:
         """Evaluate points of shape (n, d), each the only argument: outputs of shape (n, K)."""

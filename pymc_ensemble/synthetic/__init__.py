@@ -1,0 +1,1 @@
+"""Synthetic likelihoods: stochastic simulators by a Gaussian of their summaries."""

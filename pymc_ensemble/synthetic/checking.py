@@ -1,0 +1,122 @@
+"""Whether a synthetic likelihood is the same at other points of the posterior, and robust."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gaussian import Change, Spread, partial_log_ratio, varying_log_ratio
+from .likelihood import LARGEST_LOG, Estimate
+
+FloatArray = NDArray[np.float64]
+
+REACH = 2.0  # posterior sd from the mean where variances are compared: the ends of most draws
+RUNS, FEWEST_RUNS = 200, 20  # of all points; and of each: a log variance to .32
+COMPARED = 500  # draws that are weighted
+REDRAWN = 100  # estimates of the same size, which tell what chance alone would find
+
+
+@dataclass(frozen=True)
+class Design:
+    """Points at which replicates are made, and the coordinates in which they are compared.
+
+    Attributes
+    ----------
+    center : ndarray of shape (d,)
+        The point of the first replicates.
+    columns : sequence of int
+        Coordinates on which the simulator depends, p of them.
+    replicates : ndarray of shape (R, K)
+        Those at the center that have not failed.
+    U : ndarray of shape (n, d)
+        Particles or draws of the posterior.
+    """
+
+    center: FloatArray
+    columns: Sequence[int]
+    replicates: FloatArray
+    U: FloatArray
+
+    @cached_property
+    def root(self) -> FloatArray:
+        """Principal axes of the posterior, each as long as its standard deviation, (p, p)."""
+        part = self.U[:, list(self.columns)]
+        values, vectors = np.linalg.eigh(np.cov(part.T).reshape(part.shape[1], -1))
+        return vectors * np.sqrt(np.maximum(values, 1e-12 * values.max() + 1e-300))
+
+    def relative(self, U: FloatArray) -> FloatArray:
+        """Whitened coordinates from the center, shape (n, p)."""
+        return np.linalg.solve(self.root, (U - self.center)[:, list(self.columns)].T).T
+
+    def slopes(self, whitened: FloatArray) -> FloatArray:
+        """Slopes in unconstrained coordinates, (K, p), from those in whitened ones."""
+        return np.linalg.solve(self.root.T, whitened.T).T
+
+    @property
+    def points(self) -> FloatArray:
+        """Both ends of each axis through the mean, shape (2 p, d)."""
+        mean, p = self.U.mean(0), len(self.columns)
+        points = np.repeat(mean[None], 2 * p, axis=0)
+        points[:, list(self.columns)] += REACH * np.vstack([self.root.T, -self.root.T])
+        return points
+
+    @property
+    def n_runs(self) -> int:
+        """Runs at each of them."""
+        return max(FEWEST_RUNS, RUNS // (2 * len(self.columns)))
+
+
+def check_posterior(
+    data: FloatArray,
+    estimate: Estimate,
+    design: Design,
+    spread: Spread,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Compare the posterior with those of other likelihoods, by weights of draws.
+
+    Parameters
+    ----------
+    data : ndarray of shape (K,)
+        Observed summaries.
+    estimate : Estimate
+    design : Design
+        Of the draws.
+    spread : Spread
+        Of replicates.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    dict
+        ``checked``, the number of runs; and by how much means move at most, in posterior standard
+        deviations, and logarithms of standard deviations: ``varying`` with variances that change as
+        those of replicates do, and ``varying_by_chance`` where they do not; ``without`` the
+        summaries that are not Gaussian.
+    """
+    U = design.U[rng.choice(len(design.U), min(COMPARED, len(design.U)), replace=False)]
+    x = design.relative(U)
+    residuals, matrix = data - spread.mean(x), estimate.matrix
+    if estimate.slopes is not None:  # as if at the center, but for the determinant
+        log = x @ (estimate.slopes @ design.root).T
+        residuals = residuals * np.exp(-0.5 * np.clip(log, -LARGEST_LOG, LARGEST_LOG))
+
+    def varying(slopes: FloatArray) -> tuple[float, float]:
+        return Change.of(U, varying_log_ratio(residuals, x, matrix, slopes)).largest
+
+    chance = np.abs([varying(spread.by_chance(rng)) for _ in range(REDRAWN)])
+    told: dict[str, Any] = {
+        "checked": int(spread.counts[1:].sum()),
+        "varying": varying(spread.slopes),
+        "varying_by_chance": tuple(np.quantile(chance, 0.95, axis=0).tolist()),
+    }
+    odd = np.zeros(len(matrix), dtype=bool)
+    odd[list(estimate.facts["odd"])] = True
+    if odd.any() and not odd.all():
+        told["without"] = Change.of(U, partial_log_ratio(residuals, matrix, ~odd)).largest
+    middle = data - spread.mean(x.mean(0)[None])[0]
+    told["misfit"] = float(middle @ np.linalg.solve(matrix, middle))
+    return told

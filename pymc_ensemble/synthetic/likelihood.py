@@ -1,0 +1,531 @@
+"""A stochastic simulator as a Gaussian of its summaries inside a `pm.Model`."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from numpy.typing import ArrayLike, NDArray
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.variable import TensorVariable
+
+from pymc_ensemble.forward.arguments import is_symbolic
+from pymc_ensemble.forward.model import ForwardModel
+from pymc_ensemble.forward.op import ForwardOp
+from pymc_ensemble.forward.rounds import evaluating
+from pymc_ensemble.forward.tasks import random_argument
+from pymc_ensemble.forward.versions import fingerprint
+from pymc_ensemble.log import logger
+from pymc_ensemble.problem.checks import quoted
+from pymc_ensemble.problem.points import forward
+from pymc_ensemble.samplers.options import require_counts
+
+from .gaussian import of_pairs
+
+__all__ = ["SyntheticLikelihood", "synthetic_likelihood"]
+
+FloatArray = NDArray[np.float64]
+CovarianceOption = Literal["constant", "linear"]
+
+REPLICATES = 200
+FEWEST_FOR_EACH = 5  # replicates for each summary: with fewer, variances are a quarter too wide
+PAIRS = 50  # runs at two of a point each: a variance to a fifth
+MOST_MISSING = 0.5  # of runs that fail, beyond which nothing is estimated
+SEED = 0x5EED  # of runs when a model is built
+LARGEST_LOG = 20.0  # of a variance relative to that at the center: keeps densities finite
+
+
+def synthetic_likelihood(
+    simulate: Callable[..., Any],
+    /,
+    *,
+    summaries: Callable[[Any], ArrayLike] | None = None,
+    replicates: int = REPLICATES,
+    covariance: CovarianceOption = "constant",
+    initial_covariance: ArrayLike | None = None,
+) -> "SyntheticLikelihood":
+    """Turn a stochastic simulator into a Gaussian likelihood of summaries of its data.
+
+    Called inside a `pm.Model` with a name, the arguments of the simulator and the data, the result
+    is an observed `pymc.MvNormal`: the data go through the same summaries as the simulations. Its
+    mean is that of the simulator, which samplers for rough forward maps average over; its
+    covariance is data of the model, which `sample_synthetic` estimates.
+
+    Parameters
+    ----------
+    simulate : callable or ForwardModel
+        Takes numbers or arrays, and its randomness as an argument: ``rng``, a NumPy generator, or
+        ``seed``, an integer. For workers, time-outs or a store, a `forward_model` with
+        ``stochastic=True``.
+    summaries : callable, optional
+        From what `simulate` returns to an array of K numbers, which should be nearly Gaussian:
+        roots of counts, means, quantiles, fitted coefficients. By default the data themselves.
+    replicates : int, default 200
+        Runs at one point from which the covariance is estimated; at least five for each summary.
+    covariance : {"constant", "linear"}, default "constant"
+        Whether variances are the same for all parameters, or their logarithms are linear in the
+        unconstrained parameters. Correlations are constant.
+    initial_covariance : array_like of shape (K, K), optional
+        What the covariance is until it is estimated. By default that of the noise, on average over
+        the prior: 50 points are simulated twice when the model is built.
+
+    Returns
+    -------
+    SyntheticLikelihood
+        To be called as ``likelihood(name, *arguments, observed=data, dims=None)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what it should be, or the simulator is not stochastic.
+
+    Notes
+    -----
+    The covariance of a variable ``y`` is ``y_covariance`` in the model, a `pymc.Data`: before
+    `sample_synthetic` the initial one, afterwards the estimated one. With ``covariance="linear"``
+    there are ``y_slopes`` and ``y_center``, too.
+
+    That the summaries are Gaussian is an approximation [1]_ [2]_, and so is what is lost between
+    data and summaries. `sample_synthetic` tests the former.
+
+    References
+    ----------
+    .. [1] Wood, S. N. (2010). Statistical inference for noisy nonlinear ecological dynamic systems.
+       Nature, 466, 1102-1104. https://doi.org/10.1038/nature09319
+    .. [2] Price, L. F., Drovandi, C. C., Lee, A. and Nott, D. J. (2018). Bayesian synthetic
+       likelihood. Journal of Computational and Graphical Statistics, 27, 1-11.
+       https://doi.org/10.1080/10618600.2017.1302882
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm, pymc_ensemble as pe
+    >>> def simulate(rate, rng):
+    ...     return rng.poisson(rate, size=50)
+    >>> of_means = pe.synthetic_likelihood(simulate, summaries=lambda x: [np.sqrt(x).mean()])
+    >>> with pm.Model() as model:
+    ...     rate = pm.LogNormal("rate", 1.0, 0.5)
+    ...     _ = of_means("y", rate, observed=simulate(3.0, np.random.default_rng(1)))
+    >>> model["y_covariance"].get_value().shape
+    (1, 1)
+    """
+    return SyntheticLikelihood(simulate, summaries, replicates, covariance, initial_covariance)
+
+
+class SyntheticLikelihood:
+    """A Gaussian likelihood of summaries; see `synthetic_likelihood`."""
+
+    def __init__(
+        self,
+        simulate: Callable[..., Any],
+        summaries: Callable[[Any], ArrayLike] | None,
+        replicates: int,
+        covariance: CovarianceOption,
+        initial_covariance: ArrayLike | None,
+    ):
+        if not callable(simulate):
+            raise TypeError(f"simulate must be a function, or a forward_model, not {simulate!r}.")
+        if summaries is not None and not callable(summaries):
+            raise TypeError(
+                f"summaries must be a function of what `simulate` returns, not {summaries!r}."
+            )
+        require_counts(2, replicates=replicates)
+        if replicates is None:
+            raise ValueError(f"replicates must be a number of runs, such as {REPLICATES}.")
+        if covariance not in get_args(CovarianceOption):
+            raise ValueError(f'covariance must be "constant" or "linear", not {covariance!r}.')
+        self.forward = simulate if isinstance(simulate, ForwardModel) else None
+        if self.forward is not None and not self.forward.random:
+            raise ValueError(
+                f"simulate is the forward model {self.forward.name}, which is not declared as "
+                "stochastic: pe.forward_model(..., stochastic=True). One that is deterministic "
+                "has no synthetic likelihood; give its outputs to an ordinary one."
+            )
+        self.function = simulate if self.forward is None else self.forward.function
+        random_argument(self.function)
+        self.summaries, self.replicates = summaries, int(replicates)
+        self.covariance = covariance
+        self.initial_covariance = initial_covariance
+
+    def __repr__(self) -> str:
+        return f"<synthetic likelihood of {getattr(self.function, '__name__', self.function)}>"
+
+    def __call__(
+        self,
+        name: str,
+        *args: Any,
+        observed: Any,
+        dims: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> TensorVariable:
+        """Register the Gaussian of the summaries in the model on the context stack.
+
+        Parameters
+        ----------
+        name : str
+            Name of the observed variable.
+        *args, **kwargs
+            Arguments of the simulator, without its randomness.
+        observed : object
+            Data, as `simulate` returns them.
+        dims : str, optional
+            Name of the dimension of the summaries.
+
+        Returns
+        -------
+        TensorVariable
+            The observed `pymc.MvNormal` of shape (K,).
+        """
+        model = pm.modelcontext(None)
+        if not isinstance(name, str):
+            raise TypeError(f"The name of a synthetic likelihood must be text, not {name!r}.")
+        data = self._summaries_of(name, observed)
+        simulator = SummaryModel(self, name, len(data))
+        symbolic = any(map(is_symbolic, [*args, *kwargs.values()]))
+        mean = simulator(*args, **kwargs) if symbolic else None
+        node: Any = None if mean is None else mean.owner
+        if node is None or not node.op.unknowns:
+            raise ValueError(
+                f"`{name}` depends on no unknown: no argument of {simulator.name} is a random "
+                "variable of the model."
+            )
+        simulator.initial = self._initial(simulator, node, len(data))
+        matrix: Any = pm.Data(f"{name}_covariance", simulator.initial.matrix)
+        if self.covariance == "linear":
+            matrix = matrix * _scales(model, name, node, len(data))
+        return pm.MvNormal(name, mean, cov=matrix, observed=data, dims=dims)
+
+    def _summaries_of(self, name: str, observed: Any) -> FloatArray:
+        """Summaries of the data, shape (K,)."""
+        if isinstance(observed, Variable):
+            raise TypeError(
+                f"observed of `{name}` is symbolic, and its summaries are taken when the model is "
+                "built: hand over the data themselves."
+            )
+        try:
+            data = as_vector(observed if self.summaries is None else self.summaries(observed))
+        except Exception as error:
+            raise ValueError(f"The summaries of observed, the data of `{name}`: {error}") from error
+        if not data.size:
+            raise ValueError(f"observed of `{name}` has no summaries: the array is empty.")
+        if wrong := np.flatnonzero(~np.isfinite(data)).tolist():
+            raise ValueError(
+                f"Summary {wrong[0]} of observed, the data of `{name}`, is {data[wrong[0]]}. "
+                "Choose summaries that are finite."
+            )
+        if self.replicates < FEWEST_FOR_EACH * len(data):
+            raise ValueError(
+                f"replicates={self.replicates} are too few for the {len(data)} summaries of "
+                f"`{name}`: the error of their covariance would widen the posterior. Use "
+                f"replicates={FEWEST_FOR_EACH * len(data)} or more, or fewer summaries."
+            )
+        return data
+
+    def _initial(self, simulator: "SummaryModel", node: Apply, K: int) -> "Initial":
+        """First covariance: as given, or that of the noise on average over the prior."""
+        if self.initial_covariance is not None:
+            return Initial(_as_covariance(self.initial_covariance, K), None, 0, 0)
+        try:
+            draws = pm.draw(
+                [node.inputs[i] for i in node.op.signature.varying],
+                draws=PAIRS,
+                random_seed=SEED,
+                mode="FAST_COMPILE",
+            )
+        except Exception as error:
+            raise ValueError(
+                f"The arguments of {simulator.name} cannot be drawn from the prior, where the "
+                "first covariance is found. Give `initial_covariance`, one that is rather too "
+                f"wide, or priors that can be drawn from. ({error})"
+            ) from error
+        twice = [np.concatenate([values, values]) for values in draws]
+        made = simulator.run(node, twice, np.random.SeedSequence(SEED))
+        simulator.require(made, "draws of the prior")
+        first, second = np.split(made.outputs, 2)
+        both = np.isfinite(first).all(1) & np.isfinite(second).all(1)
+        pairs = of_pairs(first[both], second[both])
+        if pairs.raised.any():
+            constant = np.flatnonzero(pairs.raised).tolist()
+            which = ", ".join(map(str, constant))
+            raise ValueError(
+                f"Summary {which} of `{simulator.observed}` is the same whenever the simulator is "
+                "run twice: it has no noise, and no Gaussian. Leave it out, or observe it by an "
+                "ordinary likelihood with an error of its own."
+            )
+        return Initial(pairs.matrix, np.diag(pairs.matrix), len(made.outputs), made.n_failed)
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A first covariance.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (K, K)
+    variances : ndarray of shape (K,) or None
+        Of the noise, on average over the prior, if they are known.
+    n_evals, n_failed : int
+        Runs that it has cost.
+    """
+
+    matrix: FloatArray
+    variances: FloatArray | None
+    n_evals: int
+    n_failed: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A covariance that was estimated, with what is known of it.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (K, K)
+    facts : dict
+        What is told of it: numbers, flags and texts.
+    slopes : ndarray of shape (K, d) or None
+        Of the log variances.
+    """
+
+    matrix: FloatArray
+    facts: Mapping[str, Any]
+    slopes: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Summaries of some runs.
+
+    Attributes
+    ----------
+    outputs : ndarray of shape (n, K)
+        NaN where a run failed.
+    reasons : dict of int to str
+    """
+
+    outputs: FloatArray
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def n_failed(self) -> int:
+        """How many failed."""
+        return int((~np.isfinite(self.outputs).all(1)).sum())
+
+    @property
+    def good(self) -> FloatArray:
+        """Those that did not."""
+        return self.outputs[np.isfinite(self.outputs).all(1)]
+
+
+class SummaryModel(ForwardModel):
+    """Forward model of summaries, with what is known of their covariance.
+
+    Parameters
+    ----------
+    likelihood : SyntheticLikelihood
+    observed : str
+        Name of the observed variable.
+    n_summaries : int
+    """
+
+    initial: Initial
+    estimate: Estimate | None = None
+
+    def __init__(self, likelihood: SyntheticLikelihood, observed: str, n_summaries: int):
+        given = likelihood.forward
+        options: dict[str, Any] = {}
+        if given is not None:
+            version = given._version
+            if version is not None and likelihood.summaries is not None:
+                version = f"{version}, summaries {fingerprint(likelihood.summaries)}"
+            options = {
+                "vectorized": given.vectorized,
+                "executor": given.executor,
+                "timeout": given.timeout,
+                "retries": given.retries,
+                "store": given.store_path,
+                "version": version,
+                "depends_on": given._depends_on,
+            }
+        function = Summarized(likelihood.function, likelihood.summaries, options.get("vectorized"))
+        super().__init__(function, output_shape=(n_summaries,), stochastic=True, **options)
+        self.observed, self.replicates = observed, likelihood.replicates
+        self.linear = likelihood.covariance == "linear"
+
+    def run(self, node: Apply, inputs: Sequence[np.ndarray], seed: np.random.SeedSequence) -> Runs:
+        """Run the simulator at points.
+
+        Parameters
+        ----------
+        node : Apply
+            Of this model in a graph.
+        inputs : sequence of ndarray of shape (n, ...)
+            Values of the inputs that vary.
+        seed : SeedSequence
+        """
+        op: Any = node.op
+        values = dict(zip(op.signature.varying, inputs, strict=True))
+        fixed = [i for i in range(len(node.inputs)) if i not in values]
+        values |= {i: node.inputs[i].eval() for i in fixed}
+        storage: list[list[Any]] = [[None]]
+        with evaluating(len(inputs[0]), seed) as this:
+            op.perform(node, [values[i] for i in range(len(values))], storage)
+        return Runs(np.asarray(storage[0][0]), dict(this.failures))
+
+    def require(self, made: Runs, where: str, least: int = 2) -> None:
+        """Refuse runs most of which have failed, or of which too few are left.
+
+        Raises
+        ------
+        ValueError
+        """
+        n, failed = len(made.outputs), made.n_failed
+        if failed <= MOST_MISSING * n and n - failed >= least:
+            return
+        reason = next(iter(made.reasons.values()), "The summaries are not finite.")
+        raise ValueError(
+            f"{failed} of {n} runs of {self.name} for `{self.observed}` failed at {where}, so that "
+            "the covariance of its summaries is not known. Give priors that stay where it works, "
+            f"or let it return a value instead of failing. The first failure:\n{reason}"
+        )
+
+    def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]]:
+        """Name of the observed variable, and what its likelihood is known by."""
+        own: dict[str, Any] = {"summaries": len(self.initial.matrix)}
+        used = model[f"{self.observed}_covariance"].get_value()
+        if self.estimate is not None and np.array_equal(used, self.estimate.matrix):
+            own |= {"covariance": "estimated", **self.estimate.facts}
+        elif np.array_equal(used, self.initial.matrix) and self.initial.n_evals:
+            own |= {"covariance": "prior", "pilot": self.initial.n_evals}
+        else:
+            own |= {"covariance": "given"}
+        return self.observed, own
+
+
+@dataclass(frozen=True)
+class Summarized:
+    """A simulator followed by the summaries of what it gives."""
+
+    simulate: Callable[..., Any]
+    summaries: Callable[[Any], ArrayLike] | None
+    vectorized: bool | None = False
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.simulate, "__name__", type(self.simulate).__name__)
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.simulate)
+
+    def __fingerprint__(self) -> tuple[Any, ...]:
+        return (self.simulate, self.summaries, self.vectorized)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> FloatArray:
+        """Run the simulator once: summaries of shape (K,), or (n, K) if it is vectorized."""
+        outcome = self.simulate(*args, **kwargs)
+        if self.vectorized:
+            return np.array([self._summaries(row) for row in _rows(outcome)])
+        return self._summaries(outcome)
+
+    def _summaries(self, outcome: Any) -> FloatArray:
+        return as_vector(outcome if self.summaries is None else self.summaries(outcome))
+
+
+def _rows(outcome: Any) -> list[Any]:
+    """Outcomes of the members of a batch."""
+    if isinstance(outcome, Mapping):
+        columns = zip(*outcome.values(), strict=True)
+        return [dict(zip(outcome, column, strict=True)) for column in columns]
+    return list(zip(*outcome, strict=True)) if isinstance(outcome, tuple) else list(outcome)
+
+
+def as_vector(values: Any) -> FloatArray:
+    """Summaries as an array of shape (K,).
+
+    Raises
+    ------
+    TypeError
+        If they are no numbers.
+    """
+    try:
+        return np.asarray(values, dtype=float).ravel()
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "summaries must be one array of numbers, such as `np.array([x.mean(), x.std()])`; got "
+            f"{type(values).__name__}. ({error})"
+        ) from error
+
+
+def _as_covariance(given: ArrayLike, K: int) -> FloatArray:
+    """A covariance that was given, if it is one."""
+    try:
+        matrix = np.array(given, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"initial_covariance must be an array of shape ({K}, {K}), not {given!r}."
+        ) from error
+    if matrix.shape != (K, K):
+        raise ValueError(
+            f"initial_covariance has the shape {matrix.shape}; for {K} summaries, ({K}, {K}) is "
+            "expected."
+        )
+    symmetric = np.isfinite(matrix).all() and np.allclose(matrix, matrix.T)
+    if not symmetric or np.linalg.eigvalsh(matrix)[0] <= 0:
+        raise ValueError("initial_covariance is not symmetric and positive definite.")
+    return matrix
+
+
+def _scales(model: pm.Model, name: str, node: Apply, K: int) -> TensorVariable:
+    """Products of the scales of summaries, shape (K, K), which depend on the parameters."""
+    free = free_behind(model, node)
+    columns = []
+    for rv in free:
+        transform, value = model.rvs_to_transforms[rv], rv
+        if transform is not None:
+            value = forward(rv, transform, rv, rv.owner.inputs)
+        columns.append(pt.as_tensor(value).ravel())
+    u = pt.concatenate(columns)
+    d = sum(coordinate_sizes(model, free))
+    slopes: Any = pm.Data(f"{name}_slopes", np.zeros((K, d)))
+    center: Any = pm.Data(f"{name}_center", np.zeros(d))
+    log = pt.clip(slopes @ (u - center), -LARGEST_LOG, LARGEST_LOG)
+    scale = pt.specify_shape(pt.exp(0.5 * log), (K,))
+    return scale[:, None] * scale[None, :]
+
+
+def free_behind(model: pm.Model, node: Apply) -> list[Any]:
+    """Free variables that the arguments of a simulator depend on, in the order of the model."""
+    above = set(ancestors(node.inputs))
+    return [rv for rv in model.free_RVs if rv in above]
+
+
+def coordinate_sizes(model: pm.Model, free: Sequence[Any]) -> list[int]:
+    """Numbers of unconstrained coordinates of free variables."""
+    point = model.initial_point()
+    return [int(np.size(point[str(model.rvs_to_values[rv].name)])) for rv in free]
+
+
+def likelihoods_in(model: pm.Model) -> list[tuple[SummaryModel, Apply]]:
+    """Synthetic likelihoods of a model, each with its node in the graph."""
+    found: dict[str, tuple[SummaryModel, Apply]] = {}
+    for variable in ancestors(model.observed_RVs):
+        node: Any = variable.owner
+        if node is not None and isinstance(node.op, ForwardOp):
+            simulator = node.op.forward
+            if isinstance(simulator, SummaryModel):
+                found[simulator.observed] = simulator, node
+    return [found[str(rv.name)] for rv in model.observed_RVs if rv.name in found]
+
+
+def tell_of_failures(simulator: SummaryModel, made: Runs, where: str) -> None:
+    """Warn of runs that have failed."""
+    if made.n_failed:
+        logger.warning(
+            f"{made.n_failed} of {len(made.outputs)} runs of {simulator.name} failed {where}: the "
+            f"Gaussian of {quoted([simulator.observed])} is that of runs that work."
+        )

@@ -1,0 +1,431 @@
+"""Sampling with a synthetic likelihood, in stages: find, run again and again, sample."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+from pytensor.graph.basic import Apply
+
+from pymc_ensemble.diagnosis.facts import facts_of
+from pymc_ensemble.diagnosis.fountain import Fountain
+from pymc_ensemble.log import logger, show_log
+from pymc_ensemble.problem.checks import given_generator, given_model
+from pymc_ensemble.problem.points import compiled, layout_of, points_of
+from pymc_ensemble.samplers.options import require_counts, require_flags
+from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
+
+from .checking import Design, check_posterior
+from .gaussian import FLOOR, Covariance, Shape, Spread
+from .likelihood import (
+    FEWEST_FOR_EACH,
+    Estimate,
+    Runs,
+    SummaryModel,
+    coordinate_sizes,
+    free_behind,
+    likelihoods_in,
+    tell_of_failures,
+)
+
+__all__ = ["sample_synthetic"]
+
+FloatArray = NDArray[np.float64]
+
+FIND_SIZE = 50  # particles that find the posterior, if there are few parameters
+OF_STEP = (
+    "step",
+    "model",
+    "initvals",
+    "tune",
+    "random_seed",
+    "progressbar",
+    "discard_tuned_samples",
+)
+
+
+def sample_synthetic(
+    draws: int = 1000,
+    *,
+    model: pm.Model | None = None,
+    stages: int = 2,
+    check: bool = True,
+    chains: int = 1,
+    cores: int = 1,
+    ensemble_size: int | None = None,
+    random_seed: Any = None,
+    progressbar: bool = True,
+    **sample_kwargs: Any,
+) -> xr.DataTree:
+    """Sample a model with synthetic likelihoods, whose covariances are estimated on the way.
+
+    First the posterior is found with the initial covariance. There the simulator is run again and
+    again, at the mean in unconstrained coordinates, and the replicates tell the covariance. Then
+    the model is sampled with it, by `EnsembleKalmanSampler` with ``rough=True``. At last the
+    simulator is run at the ends of the posterior: is the covariance the same there?
+
+    Parameters
+    ----------
+    draws : int, default 1000
+        Draws of each chain. Each costs one simulation.
+    model : pm.Model, optional
+        By default the one on the context stack. It has at least one `synthetic_likelihood`, and may
+        have other likelihoods.
+    stages : int, default 2
+        How often the model is sampled. With more, the covariance is estimated once more at the mean
+        of the stage before.
+    check : bool, default True
+        Whether to run the simulator 200 times more, at both ends of each principal axis of the
+        posterior; of more than five parameters, 20 times at each end.
+    chains, cores : int, default 1
+        Chains of the last stage, and processes for them; each has a burn-in of its own. Workers of
+        a `forward_model` are started there.
+    ensemble_size : int, optional
+        Particles of the last stage, by default those of `EnsembleKalmanSampler`.
+    random_seed : int, Generator or None
+    progressbar : bool, default True
+        Whether progress is shown.
+    **sample_kwargs
+        Other options of `pymc.sample` for the last stage.
+
+    Returns
+    -------
+    DataTree
+        As `pymc.sample` returns it: the draws of the last stage. The stat ``n_evals`` counts all
+        simulations, those of the first chain with what came before: the initial covariance, earlier
+        stages, replicates and the check. ``constant_data`` has the covariances. The group
+        ``synthetic`` has ``y_replicates`` for a variable ``y``; its attributes tell what has been
+        simulated for what.
+
+    Raises
+    ------
+    ValueError
+        If the model has no synthetic likelihood, if an option makes no sense, or if too many
+        replicates fail.
+    SamplingError
+        If too many simulations fail.
+
+    Notes
+    -----
+    What is sampled is the posterior given a Gaussian of the summaries, with the covariance at one
+    point, or one whose log variances are linear (``covariance="linear"``): then replicates are also
+    made at the ends of the posterior of the stage before, as in the check. `diagnose` says what
+    tests have found, and `report` what was done. The model keeps the estimated covariance.
+
+    Correlations are shrunk [1]_, the covariance is enlarged for the error of its inverse [2]_, and
+    variances are raised to a twentieth of those of the prior, as a summary that hardly varies in
+    the replicates would count for too much. Mardia's skewness and kurtosis [3]_ of the replicates
+    are compared with those of Gaussian samples of the same size.
+
+    References
+    ----------
+    .. [1] Chen, Y., Wiesel, A., Eldar, Y. C. and Hero, A. O. (2010). Shrinkage algorithms for MMSE
+       covariance estimation. IEEE Transactions on Signal Processing, 58, 5016-5029.
+       https://doi.org/10.1109/TSP.2010.2053029
+    .. [2] Hartlap, J., Simon, P. and Schneider, P. (2007). Why your model parameter confidences
+       might be too optimistic. Astronomy and Astrophysics, 464, 399-404.
+       https://doi.org/10.1051/0004-6361:20066170
+    .. [3] Mardia, K. V. (1970). Measures of multivariate skewness and kurtosis with applications.
+       Biometrika, 57, 519-530. https://doi.org/10.1093/biomet/57.3.519
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm, pymc_ensemble as pe
+    >>> def simulate(rate, rng):
+    ...     return rng.poisson(rate, size=50)
+    >>> of_means = pe.synthetic_likelihood(simulate, summaries=lambda x: [np.sqrt(x).mean()])
+    >>> with pm.Model() as model:
+    ...     rate = pm.LogNormal("rate", 1.0, 0.5)
+    ...     _ = of_means("y", rate, observed=simulate(3.0, np.random.default_rng(1)))
+    ...     idata = pe.sample_synthetic(200, random_seed=1, progressbar=False)
+    >>> idata["posterior"]["rate"].shape, idata["synthetic"]["y_replicates"].shape
+    ((1, 200), (200, 1))
+    """
+    require_counts(1, draws=draws, chains=chains, cores=cores)
+    require_counts(2, stages=stages, ensemble_size=ensemble_size)
+    for name, value in {"draws": draws, "chains": chains, "cores": cores, "stages": stages}.items():
+        if value is None:
+            raise ValueError(f"{name} must be a number, not None.")
+    require_flags(check=check, progressbar=progressbar)
+    if taken := [name for name in OF_STEP if name in sample_kwargs]:
+        raise ValueError(f"{taken[0]} is no option of sample_synthetic, which sets it itself.")
+    model = given_model(model)
+    rng = given_generator(random_seed, "random_seed")
+    likelihoods = likelihoods_in(model)
+    if not likelihoods:
+        raise ValueError(
+            "The model has no synthetic likelihood. Register one, as "
+            '`pe.synthetic_likelihood(simulate, summaries=...)("y", theta, observed=data)`; or '
+            "sample with pm.sample(step=pe.EnsembleKalmanSampler())."
+        )
+    staged = Staged(model, likelihoods, rng)
+    if progressbar:
+        show_log()
+    staged.begin()
+    step = staged.step(ensemble_size)  # what it refuses is refused before anything is simulated
+    with _quiet():
+        found = staged.find()
+    for stage in range(2, stages + 1):
+        staged.estimate(found)
+        if stage < stages:
+            with _quiet():
+                found = staged.find(found)
+    step = staged.step(ensemble_size, found)
+    with model:
+        idata = pm.sample(
+            draws,
+            step=step,
+            chains=chains,
+            cores=cores,
+            random_seed=int(rng.integers(2**31)),
+            progressbar=progressbar,
+            compute_convergence_checks=sample_kwargs.pop("compute_convergence_checks", False),
+            **sample_kwargs,
+        )
+    if not isinstance(idata, xr.DataTree):
+        raise ValueError("return_inferencedata=False is not for sample_synthetic.")
+    return staged.result(idata, staged.check(idata) if check else {})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Sampling of PyMC without a word: of a stage that only has to come near."""
+    log = logging.getLogger("pymc")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The burn-in had not passed", UserWarning)
+            yield
+    finally:
+        log.setLevel(before)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Simulations, by what they were made for."""
+
+    made: dict[str, int]
+    failed: dict[str, int]
+
+    def add(self, what: str, n: int, failed: int) -> None:
+        """Count some more."""
+        self.made[what] = self.made.get(what, 0) + n
+        self.failed[what] = self.failed.get(what, 0) + failed
+
+
+class Staged:
+    """Stages of one run.
+
+    Parameters
+    ----------
+    model : pm.Model
+    likelihoods : list of (SummaryModel, Apply)
+    rng : numpy.random.Generator
+    """
+
+    def __init__(
+        self,
+        model: pm.Model,
+        likelihoods: list[tuple[SummaryModel, Apply]],
+        rng: np.random.Generator,
+    ):
+        self.model, self.likelihoods, self.rng = model, likelihoods, rng
+        self.counted = Counted({}, {})
+        self.designs: dict[str, Design] = {}
+        self.replicates: dict[str, FloatArray] = {}
+        self._inputs: dict[str, Any] = {}
+
+    def begin(self) -> None:
+        """Set the initial covariances, whatever was sampled before."""
+        for simulator, _ in self.likelihoods:
+            simulator.estimate = None
+            values = {"covariance": simulator.initial.matrix}
+            if simulator.linear:
+                slopes = self.model[f"{simulator.observed}_slopes"].get_value()
+                values |= {"slopes": np.zeros_like(slopes)}
+            self._set(simulator, values)
+            self.counted.add("initial", simulator.initial.n_evals, simulator.initial.n_failed)
+
+    def step(
+        self, size: int | None = None, found: FloatArray | None = None
+    ) -> EnsembleKalmanSampler:
+        """Step method of a stage."""
+        if found is not None and size is not None:
+            found = found[self.rng.choice(len(found), size, replace=size > len(found))]
+        return EnsembleKalmanSampler(
+            rough=True, ensemble_size=size, initial_ensemble=found, model=self.model
+        )
+
+    def find(self, found: FloatArray | None = None) -> FloatArray:
+        """Sample roughly: particles of one sweep, shape (J, d)."""
+        d = sum(v.where.stop - v.where.start for v in layout_of(self.model))
+        size = max(FIND_SIZE, 4 * (d + 2))
+        step = self.step(size, found)
+        with self.model:
+            idata = pm.sample(
+                size,
+                step=step,
+                chains=1,
+                cores=1,
+                random_seed=int(self.rng.integers(2**31)),
+                progressbar=False,
+                compute_convergence_checks=False,
+            )
+        stats = idata["sample_stats"]
+        self.counted.add("finding", *(int(stats[k].max()) for k in ("n_evals", "n_failed")))
+        return stats["unconstrained"].to_numpy()[0]
+
+    def estimate(self, found: FloatArray) -> None:
+        """Estimate covariances by replicates at the mean of particles."""
+        center = found.mean(0)
+        for simulator, node in self.likelihoods:
+            name, R = simulator.observed, simulator.replicates
+            made = self._run(simulator, node, np.repeat(center[None], R, axis=0), "replicates")
+            K = made.outputs.shape[1]
+            simulator.require(made, "the mean of the posterior", min(R, FEWEST_FOR_EACH * K))
+            least = simulator.initial.variances
+            covariance = Covariance.of(made.good, None if least is None else FLOOR * least)
+            matrix = covariance.matrix
+            if not np.diag(matrix).all():
+                constant = np.flatnonzero(np.diag(matrix) == 0).tolist()
+                raise ValueError(
+                    f"Summary {constant[0]} of `{name}` is the same in all {R} replicates: it has "
+                    "no variance there. Leave it out."
+                )
+            facts: dict[str, Any] = {
+                "replicates": R,
+                "failed": made.n_failed,
+                "correction": covariance.correction,
+                "shrinkage": covariance.shrinkage,
+                "raised": np.flatnonzero(covariance.raised).tolist(),
+            }
+            facts |= _shape_facts(made.good, self.rng)
+            self.replicates[name] = made.outputs
+            values: dict[str, FloatArray] = {"covariance": matrix}
+            slopes = None
+            columns = self._columns(simulator, node)
+            design = self.designs[name] = Design(center, columns, made.good, found)
+            if simulator.linear:
+                slopes = design.slopes(self._spread(simulator, node).slopes)
+                values |= {"slopes": slopes, "center": center[columns]}
+                facts["linear"] = True
+            simulator.estimate = Estimate(matrix, facts, slopes)
+            self._set(simulator, values)
+            tell_of_failures(simulator, made, "at the mean of the posterior")
+
+    def check(self, idata: xr.DataTree) -> dict[str, dict[str, Any]]:
+        """Compare the likelihoods with what replicates at the ends of the posterior say."""
+        U = idata["sample_stats"]["unconstrained"].to_numpy()
+        U = U.reshape(-1, U.shape[-1])
+        checked = {}
+        for simulator, node in self.likelihoods:
+            name = simulator.observed
+            design = self.designs[name] = replace(self.designs[name], U=U)
+            assert simulator.estimate is not None
+            spread = self._spread(simulator, node)
+            if simulator.estimate.slopes is not None:
+                known = spread.points @ (simulator.estimate.slopes @ design.root).T
+                spread = replace(spread, log_variances=spread.log_variances - known)
+            data = np.asarray(self.model.rvs_to_values[self.model[name]].eval())
+            checked[name] = check_posterior(data, simulator.estimate, design, spread, self.rng)
+        return checked
+
+    def _spread(self, simulator: SummaryModel, node: Apply) -> Spread:
+        """Means and variances at the ends of the posterior, and at the point of the replicates."""
+        design = self.designs[simulator.observed]
+        ends, n = design.points, design.n_runs
+        made = self._run(simulator, node, np.repeat(ends, n, axis=0), "ends")
+        groups = [Runs(part).good for part in np.split(made.outputs, len(ends))]
+        used = [k for k, group in enumerate(groups) if len(group) >= max(3, n // 2)]
+        simulator.require(made, "the ends of the posterior", (len(design.columns) + 1) * n // 2)
+        points = np.concatenate([design.center[None], ends[used]])
+        least = FLOOR * np.diag(simulator.initial.matrix)
+        replicates = [design.replicates, *(groups[k] for k in used)]
+        return Spread.of(design.relative(points), replicates, least)
+
+    def _set(self, simulator: SummaryModel, values: Mapping[str, FloatArray]) -> None:
+        for what, value in values.items():
+            self.model.set_data(f"{simulator.observed}_{what}", value)
+
+    def _columns(self, simulator: SummaryModel, node: Apply) -> list[int]:
+        """Coordinates that the simulator depends on, in the order of its free variables."""
+        layout = {v.name: v.where for v in layout_of(self.model)}
+        free = free_behind(self.model, node)
+        names = [str(self.model.rvs_to_values[rv].name) for rv in free]
+        columns = [k for n in names for k in range(layout[n].start, layout[n].stop)]
+        assert len(columns) == sum(coordinate_sizes(self.model, free))
+        return columns
+
+    def _run(self, simulator: SummaryModel, node: Any, U: FloatArray, what: str) -> Runs:
+        """Run a simulator at points in unconstrained coordinates."""
+        name = simulator.observed
+        varying = [node.inputs[i] for i in node.op.signature.varying]
+        if name not in self._inputs:
+            self._inputs[name] = compiled(self.model, self.model.replace_rvs_by_values(varying))
+        rows = [self._inputs[name](point) for point in points_of(layout_of(self.model), U)]
+        inputs = [np.array(column) for column in zip(*rows, strict=True)]
+        seed = np.random.SeedSequence(int(self.rng.integers(2**63)))
+        made = simulator.run(node, inputs, seed)
+        self.counted.add(what, len(U), made.n_failed)
+        return made
+
+    def result(self, idata: xr.DataTree, checked: Mapping[str, Mapping[str, Any]]) -> xr.DataTree:
+        """The draws, with all that was found out, and with all simulations counted."""
+        for simulator, _ in self.likelihoods:
+            assert simulator.estimate is not None
+            facts = {**simulator.estimate.facts, **checked.get(simulator.observed, {})}
+            simulator.estimate = replace(simulator.estimate, facts=facts)
+        stats = idata["sample_stats"].dataset
+        facts_of_run = facts_of(stats)
+        told = dict(simulator.likelihood_facts(self.model) for simulator, _ in self.likelihoods)
+        fountain = Fountain.of(replace(facts_of_run, likelihoods=told).text())
+        sampling = {k: int(stats[k].max("draw").sum()) for k in ("n_evals", "n_failed")}
+        packets = np.stack(
+            [
+                fountain.packets(c, *(stats[k].to_numpy()[c] for k in ("sweep", "particle")))
+                for c in range(stats.sizes["chain"])
+            ]
+        )
+        before = {
+            "n_evals": sum(self.counted.made.values()),
+            "n_failed": sum(self.counted.failed.values()),
+        }
+        self.counted.add("sampling", sampling["n_evals"], sampling["n_failed"])
+        changed = {"made_by": stats["made_by"].copy(data=packets)}
+        for name, n in before.items():
+            values = stats[name].copy(deep=True)
+            values[0] += n  # of the first chain
+            changed[name] = values
+        idata["sample_stats"] = xr.DataTree(stats.assign(changed), name="sample_stats")
+        arrays = {
+            f"{name}_replicates": ((f"{name}_replicate", f"{name}_summary"), values)
+            for name, values in self.replicates.items()
+        }
+        attrs = {f"n_evals_{k.replace(' ', '_')}": n for k, n in self.counted.made.items()}
+        attrs |= {"n_evals": sum(self.counted.made.values())}
+        attrs |= {"n_failed": sum(self.counted.failed.values())}
+        idata["synthetic"] = xr.DataTree(xr.Dataset(arrays, attrs=attrs), name="synthetic")
+        parts = ", ".join(f"{n} {what}" for what, n in self.counted.made.items() if n)
+        logger.info(f"{attrs['n_evals']} simulations: {parts}.")
+        return idata
+
+
+def _shape_facts(replicates: FloatArray, rng: np.random.Generator) -> dict[str, Any]:
+    """P-value of tests that replicates are Gaussian, and summaries that are not."""
+    vary = np.flatnonzero(replicates.std(0) > 0)
+    shape = Shape.of(replicates[:, vary], rng)
+    worst = int(np.abs(shape.skewness).argmax())
+    constant = np.setdiff1d(np.arange(replicates.shape[1]), vary)
+    return {
+        "gaussian": shape.p,
+        "odd": sorted([*vary[shape.odd].tolist(), *constant.tolist()]),
+        "skewness": float(shape.skewness[worst]),
+        "skewed": int(vary[worst]),
+    }

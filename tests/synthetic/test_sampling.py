@@ -1,0 +1,167 @@
+"""Sampling in stages, against posteriors that are known."""
+
+import numpy as np
+import pymc as pm
+import pytest
+
+import pymc_ensemble as pe
+from pymc_ensemble.diagnosis.facts import facts_of
+
+A = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0], [0.3, 0.3]])
+NOISE = np.array([0.5, 1.0, 0.7, 0.4])
+DATA = np.array([0.8, -0.5, 1.5, 0.2])
+CALLS = []
+
+
+def linear(a, b, rng):
+    CALLS.append((a, b))
+    return A @ [a, b] + NOISE * rng.standard_normal(4)
+
+
+def model_of(simulate=linear, data=DATA, **options):
+    likelihood = pe.synthetic_likelihood(simulate, **{"replicates": 100} | options)
+    with pm.Model() as model:
+        likelihood("y", pm.Normal("a"), pm.Normal("b"), observed=data)
+    return model
+
+
+def told(idata):
+    return facts_of(idata["sample_stats"].dataset).likelihoods["y"]
+
+
+@pytest.fixture(scope="module")
+def linear_run():
+    CALLS.clear()
+    model = model_of()
+    idata = pe.sample_synthetic(1000, model=model, random_seed=1, progressbar=False)
+    return model, idata, len(CALLS)
+
+
+def test_posterior_of_a_linear_simulator_is_the_exact_one(linear_run):
+    _, idata, _ = linear_run
+    precision = np.eye(2) + A.T @ (A / NOISE[:, None] ** 2)
+    exact = np.linalg.solve(precision, A.T @ (DATA / NOISE**2))
+    sd = np.sqrt(np.diag(np.linalg.inv(precision)))
+    for name, mean, spread in zip("ab", exact, sd, strict=True):
+        draws = idata["posterior"][name].to_numpy().ravel()
+        # means are known to .1 from 1000 averaged runs, spreads to .1 from 100 replicates
+        assert draws.mean() == pytest.approx(mean, abs=0.3 * spread)
+        assert draws.std() == pytest.approx(spread, rel=0.2)
+
+
+def test_every_simulation_is_counted_once(linear_run):
+    _, idata, calls = linear_run
+    attrs = idata["synthetic"].attrs
+    assert attrs["n_evals"] == calls
+    assert sum(n for name, n in attrs.items() if name.startswith("n_evals_")) == calls
+    assert int(idata["sample_stats"]["n_evals"].max()) == calls
+    assert (attrs["n_evals_initial"], attrs["n_evals_replicates"]) == (100, 100)
+    assert attrs["n_evals_ends"] == 200
+
+
+def test_estimated_covariance_is_that_of_the_noise(linear_run):
+    model, idata, _ = linear_run
+    used = model["y_covariance"].get_value()
+    # a variance of 100 replicates is known to sqrt(2 / 99)
+    np.testing.assert_allclose(np.diag(used), NOISE**2 * 99 / 94, rtol=0.45)
+    np.testing.assert_array_equal(idata["constant_data"]["y_covariance"], used)
+    assert idata["synthetic"]["y_replicates"].shape == (100, 4)
+
+
+def test_facts_of_a_good_likelihood_speak_for_it(linear_run):
+    facts = told(linear_run[1])
+    assert (facts["covariance"], facts["replicates"]) == ("estimated", 100)
+    assert facts["gaussian"] > 0.01
+    assert facts["odd"] == facts["raised"] == []
+    # what is found by chance is within twice its 95% quantile
+    assert abs(facts["varying"][0]) < 2 * facts["varying_by_chance"][0]
+
+
+def test_draws_follow_from_the_seed(linear_run):
+    model, idata, _ = linear_run
+    again = pe.sample_synthetic(1000, model=model, random_seed=1, progressbar=False)
+    np.testing.assert_array_equal(again["posterior"]["a"], idata["posterior"]["a"])
+
+
+def spread_grows(a, rng):
+    return a + np.exp(0.4 * a - 0.2) * rng.standard_normal(8)
+
+
+def exact_of_spread(y):
+    a = np.linspace(-6, 6, 6001)
+    s = np.exp(0.4 * a - 0.2)
+    lp = -0.5 * a**2 - 8 * np.log(s) - 0.5 * (((y[:, None] - a) / s) ** 2).sum(0)
+    weights = np.exp(lp - lp.max())
+    weights /= weights.sum()
+    return weights @ a, np.sqrt(weights @ (a - weights @ a) ** 2)
+
+
+def test_a_covariance_that_changes_is_noticed_and_can_be_sampled():
+    """The spread of the data tells as much as their mean, and a constant covariance none of it."""
+    y = spread_grows(0.5, np.random.default_rng(3))
+    mean, sd = exact_of_spread(y)
+    found = {}
+    for option in ("constant", "linear"):
+        with pm.Model() as model:
+            likelihood = pe.synthetic_likelihood(spread_grows, covariance=option)
+            likelihood("y", pm.Normal("a"), observed=y)
+        idata = pe.sample_synthetic(600, model=model, random_seed=3, progressbar=False)
+        draws = idata["posterior"]["a"].to_numpy()
+        shift, ratio = (draws.mean() - mean) / sd, draws.std() / sd
+        found[option] = shift, ratio, told(idata)
+    shift, ratio, facts = found["constant"]
+    assert abs(shift) > 0.6
+    assert abs(facts["varying"][0]) > 1.5 * facts["varying_by_chance"][0]
+    shift, ratio, facts = found["linear"]
+    assert abs(shift) < 0.4
+    assert ratio == pytest.approx(1, abs=0.2)
+    assert abs(facts["varying"][0]) < 2 * facts["varying_by_chance"][0]
+
+
+def test_several_chains_and_other_likelihoods_may_be_there():
+    with pm.Model():
+        a = pm.Normal("a")
+        pe.synthetic_likelihood(lambda a, rng: a + rng.standard_normal(2), replicates=20)(
+            "y", a, observed=[1.0, 1.2]
+        )
+        pe.synthetic_likelihood(lambda a, rng: 2 * a + rng.standard_normal(1), replicates=20)(
+            "z", a, observed=[2.0]
+        )
+        pm.Normal("w", a, 1.0, observed=1.0)
+        idata = pe.sample_synthetic(
+            100, chains=2, ensemble_size=20, check=False, random_seed=1, progressbar=False
+        )
+    # precision of the prior 1, of y 2, of z 4, and of w 1
+    assert idata["posterior"]["a"].shape == (2, 100)
+    assert float(idata["posterior"]["a"].mean()) == pytest.approx(7.2 / 8, abs=0.25)
+    assert set(facts_of(idata["sample_stats"].dataset).likelihoods) == {"y", "z"}
+    stats, attrs = idata["sample_stats"], idata["synthetic"].attrs
+    assert int(stats["n_evals"].max("draw").sum()) == attrs["n_evals"]
+
+
+def test_failures_are_counted_and_told():
+    def fails_at_times(a, b, rng):
+        if rng.random() < 0.1:
+            raise RuntimeError("diverged")
+        return linear(a, b, rng)
+
+    idata = pe.sample_synthetic(
+        100, model=model_of(fails_at_times), check=False, random_seed=1, progressbar=False
+    )
+    facts = told(idata)
+    # of 100 replicates 10 are expected, with a standard deviation of 3
+    assert 1 <= facts["failed"] <= 22
+    assert idata["synthetic"].attrs["n_failed"] > facts["failed"]
+    assert np.isnan(idata["synthetic"]["y_replicates"]).any(axis=1).sum() == facts["failed"]
+
+
+def test_more_stages_begin_anew_every_time():
+    model = model_of()
+    one, other = (
+        pe.sample_synthetic(
+            50, model=model, stages=3, check=False, random_seed=4, progressbar=False
+        )
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(one["posterior"]["a"], other["posterior"]["a"])
+    assert one["synthetic"].attrs["n_evals_replicates"] == 200
