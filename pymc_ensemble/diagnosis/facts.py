@@ -428,12 +428,14 @@ def together(facts: Iterable[Facts]) -> Facts:
         law = "approximate"
     known = [one.origin.fluctuation for one in every]
     fluctuations = [fluctuation for fluctuation in known if fluctuation is not None]
+    acceptances = [one.origin.law_acceptance for one in every]
     origin = Origin(
         law,
         all(one.origin.adjusted for one in every),
         max(one.origin.evaluations for one in every),
         all(one.origin.learned for one in every),
         max(fluctuations, default=None),
+        min((a for a in acceptances if a is not None), default=None),
     )
     maps = [one.map for one in every if one.map is not None]
     return replace(

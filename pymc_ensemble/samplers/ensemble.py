@@ -230,6 +230,9 @@ class Origin:
     fluctuation : float or None
         By how much fluctuations of the forward map change the log density, as a standard deviation,
         if the map was examined; NaN if that could not be told.
+    law_acceptance : float or None
+        Acceptance of proposals by a learned law, if it was so low that the sampler has learned what
+        else there is.
     """
 
     law: Law
@@ -237,6 +240,7 @@ class Origin:
     evaluations: int = 1
     learned: bool = False
     fluctuation: float | None = None
+    law_acceptance: float | None = None
 
     @property
     def density_known(self) -> bool:

@@ -1,10 +1,11 @@
 """Posterior of linearized outputs: the loss and the prior as they are, the map replaced by a line.
 
-Nothing of it costs a forward evaluation. Where the loss is quadratic and the prior Gaussian it is
-the learned law itself; otherwise it is sampled by moves that have the law for their proposal.
+Where the map is far from one, a correction is added to the line. Nothing of it costs a forward
+evaluation. Where the loss is quadratic and the prior Gaussian it is the learned law itself;
+otherwise it is sampled by moves that have the law for their proposal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,16 +13,18 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Problem
 
+from .curvature import LEAST_INFORMATION, RECENT, Curvature
 from .law import InformedLaw
 from .reference import GaussianReference
 
 INNER_STEPS = 60  # moves without evaluations that make a proposal
 INNER_SIZES = (1.0, 0.3, 0.1)  # of which each of them has one, at random
+CURVED_STEPS = 300  # the same where outputs are curved, every other one by differences
 
 
 @dataclass(frozen=True)
 class LinearizedPosterior:
-    """Density of ``exp(-loss(z + A (x - x_0)) - prior potential)``.
+    """Density of ``exp(-loss(z + A (x - x_0) + c(x)) - prior potential)``.
 
     Attributes
     ----------
@@ -35,6 +38,8 @@ class LinearizedPosterior:
     slope : ndarray of shape (K, d)
     gaussian : bool
         Whether it is the law.
+    curvature : Curvature or None
+        Correction c of the outputs.
     """
 
     reference: GaussianReference
@@ -43,6 +48,7 @@ class LinearizedPosterior:
     outputs: Array
     slope: Array
     gaussian: bool
+    curvature: Curvature | None = None
 
     @classmethod
     def of(
@@ -59,9 +65,24 @@ class LinearizedPosterior:
         centered = InformedLaw(law.center + step, law.factor)
         return cls(reference, centered, law.center, outputs, slope, gaussian)
 
+    def curved(
+        self, problem: Problem, x: Array, residuals: Array, acceptance: float
+    ) -> "LinearizedPosterior":
+        """With a correction that was learned from residuals of the outputs at points `x`.
+
+        It depends on the directions that the outputs change along, and on the coordinates whose
+        prior is not Gaussian.
+        """
+        law = self.law
+        units = np.sqrt(problem.curvature(self.outputs[None])[0])
+        basis = self._with_odd(law.directions[law.information > LEAST_INFORMATION])
+        curvature = Curvature.of(basis, self.origin, x, residuals, units, x[-RECENT:], acceptance)
+        return replace(self, gaussian=False, curvature=curvature)
+
     def predicted(self, x: Array) -> Array:
-        """Outputs at `x`, shape (n, d) to (n, K), as far as they are linear."""
-        return self.outputs + (x - self.origin) @ self.slope.T
+        """Outputs at `x`, shape (n, d) to (n, K), as far as they are known."""
+        outputs: Array = self.outputs + (x - self.origin) @ self.slope.T
+        return outputs if self.curvature is None else outputs + self.curvature(x)
 
     def log_density(self, problem: Problem, x: Array) -> Array:
         """Log density at `x`, shape (n, d) to (n,), normalized as well as the law is."""
@@ -85,14 +106,18 @@ class LinearizedPosterior:
         """
         if self.gaussian:
             return self.law.draw(len(x), rng)
-        excess = self._potential(problem, x) + self.law.log_density(x)
-        for size in rng.choice(INNER_SIZES, INNER_STEPS):
-            moved = self.crank_nicolson(x, size, rng)
-            new = self._potential(problem, moved) + self.law.log_density(moved)
-            with np.errstate(over="ignore", invalid="ignore"):
-                accepted = rng.random(len(x)) < np.exp(np.minimum(excess - new, 0.0))
+        potential, curvature = self._potential(problem, x), self.curvature
+        steps = INNER_STEPS if curvature is None else CURVED_STEPS
+        for step, size in enumerate(rng.choice(INNER_SIZES, steps)):
+            if curvature is not None and step % 2:
+                moved, log_ratio = curvature.move(x, rng)
+            else:
+                moved = self.crank_nicolson(x, size, rng)
+                log_ratio = self.law.log_density(x) - self.law.log_density(moved)
+            new = self._potential(problem, moved)
+            accepted = rng.random(len(x)) < proposals.acceptance(potential, new, log_ratio)
             x = np.where(accepted[:, None], moved, x)
-            excess = np.where(accepted, new, excess)
+            potential = np.where(accepted, new, potential)
         return x
 
     def differential(self, x: Array, partners: Array, rng: np.random.Generator) -> Array:
@@ -108,11 +133,13 @@ class LinearizedPosterior:
     @cached_property
     def subspace(self) -> Array:
         """Orthonormal rows, shape (r, d), with r of at least one."""
-        law, d = self.law, len(self.origin)
-        rows = law.directions[: max(1, len(law.informed))]
-        odd = np.eye(d)[~self.reference.gaussian] if not self.reference.gaussian.all() else None
-        if odd is None:
+        return self._with_odd(self.law.directions[: max(1, len(self.law.informed))])
+
+    def _with_odd(self, rows: Array) -> Array:
+        """Orthonormal rows, with the coordinates in whose directions the prior is not Gaussian."""
+        if self.reference.gaussian.all():
             return rows
+        odd = np.eye(len(self.origin))[~self.reference.gaussian]
         left, _ = np.linalg.qr(np.concatenate([rows, odd]).T)
         return left.T
 

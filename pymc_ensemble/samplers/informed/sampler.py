@@ -12,9 +12,10 @@ from pymc_ensemble.samplers.options import require_counts
 from pymc_ensemble.samplers.phases import PhaseState
 from pymc_ensemble.samplers.words import number
 
+from .learning import LawLearning, TrialState
 from .linearized import LinearizedPosterior
 from .mode import SMALLEST_ROUND, SlopeLearning
-from .search import SearchState, TrackedSearch
+from .search import SearchState
 from .walk import InformedWalk, WalkState
 
 
@@ -52,9 +53,10 @@ class LikelihoodInformed(SlopeLearning):
         return self.walkers
 
     @cached_property
-    def burn_in(self) -> TrackedSearch:
-        """Search for the mode, on which the law is learned."""
-        return self.search(self.tolerance, self.unresolved)
+    def burn_in(self) -> LawLearning:
+        """Search for the mode, on which the law is learned, and trials of it."""
+        search = self.search(self.tolerance, self.unresolved)
+        return LawLearning(self.problem, search, self.learned, self.round_size)
 
     @cached_property
     def kernel(self) -> InformedWalk:
@@ -71,9 +73,11 @@ class LikelihoodInformed(SlopeLearning):
 
     def begin(self, state: PhaseState) -> WalkState:
         """Walkers that set out into the law."""
-        search = state.inner
-        assert isinstance(search, SearchState)
-        return self.kernel.start(self.learned(search), self.walkers, search.found)
+        learned = state.inner
+        if isinstance(learned, TrialState):
+            return self.kernel.start(learned.target, self.walkers, learned.search.found)
+        assert isinstance(learned, SearchState)
+        return self.kernel.start(self.learned(learned), self.walkers, learned.found)
 
     def set_out(self, state: PhaseState) -> PhaseState:
         """Walkers at work with what is known so far, where learning was cut short."""
@@ -86,18 +90,28 @@ class LikelihoodInformed(SlopeLearning):
         walk = state.inner
         assert isinstance(walk, WalkState)
         law, d = walk.target.law, self.problem.dimension
-        return (
+        told = (
             f"the data inform {len(law.informed)} of {d} directions more than the prior does, and "
             f"determine {number(law.degrees, '.3g')} degrees of freedom."
         )
+        if (curvature := walk.target.curvature) is not None:
+            told += (
+                f" The posterior is far from the learned law, {curvature.law_acceptance:.0%} of "
+                "whose draws would be accepted: curvature of the outputs was learned, too, from "
+                f"{len(curvature.sites)} evaluations."
+            )
+        return told
 
     def learned(self, search: SearchState) -> LinearizedPosterior:
         """Posterior of the outputs as they are linearized where the search has ended."""
-        law = self.burn_in.law(search)
-        step = law.newton_step(self.burn_in.gradient(search), 0.0)
+        law = self.burn_in.search.law(search)
+        step = law.newton_step(self.burn_in.search.gradient(search), 0.0)
         outputs, slope = search.ensemble.Z[0], search.tracker.slope
         return LinearizedPosterior.of(self.problem, self.reference, law, outputs, slope, step)
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: the density of the model."""
-        return Origin("density", adjusted=True, learned=True)
+        acceptance, walk = None, state.inner
+        if isinstance(walk, WalkState) and walk.target.curvature is not None:
+            acceptance = float(f"{walk.target.curvature.law_acceptance:.2g}")
+        return Origin("density", adjusted=True, learned=True, law_acceptance=acceptance)

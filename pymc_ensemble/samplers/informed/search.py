@@ -42,6 +42,8 @@ class SearchState:
     ensemble : Ensemble
         The center, evaluated.
     tracker : SlopeTracker
+    drawn : Ensemble
+        Where it began.
     damping : float
         Of the best step so far.
     distance : float
@@ -58,6 +60,7 @@ class SearchState:
 
     ensemble: Ensemble
     tracker: SlopeTracker
+    drawn: Ensemble
     damping: float = 1.0
     distance: float = DISTANCE
     rising: int = 0
@@ -126,7 +129,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         best = ensemble[np.array([ensemble.potential.argmin() if center is None else center])]
         if not best.ok[0]:
             raise EnsembleFailure("The start of the search has no finite posterior density.")
-        return SearchState(best, tracker)
+        return SearchState(best, tracker, members)
 
     def law(self, state: SearchState) -> InformedLaw:
         """Law of the outputs as they are linearized at the center."""

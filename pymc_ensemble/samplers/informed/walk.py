@@ -87,10 +87,13 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         known: bool = True,
     ) -> WalkState:
         """State of walkers that have not been anywhere: their first move is always made."""
-        center = target.reference.points(target.law.center[None])
+        x = np.tile(target.law.center, (walkers, 1))
+        if target.curvature is not None:
+            x = target.curvature.last(walkers)
+        points = target.reference.points(x)
         nowhere = np.full(walkers, np.inf)
         Z = np.full((walkers, self.problem.n_outputs), np.nan)
-        ensemble = Ensemble(np.tile(center, (walkers, 1)), Z, nowhere, nowhere)
+        ensemble = Ensemble(points, Z, nowhere, nowhere)
         return WalkState(ensemble, target=target, known=known, rest=Countdown(TRIAL_SWEEPS))
 
     def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:

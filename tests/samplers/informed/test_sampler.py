@@ -141,6 +141,70 @@ def test_loss_and_prior_are_no_part_of_what_has_to_be_learned():
     np.testing.assert_allclose(U.std(0) / sd, 1, atol=0.12)
 
 
+class FlowProblem(GaussianProblem):
+    """Flow along a line, whose log conductivity has 40 parameters: the law at the mode is poor."""
+
+    def __init__(self):
+        x, modes, rng = (np.arange(64) + 0.5) / 64, np.arange(40), np.random.default_rng(16)
+        B = np.sqrt(2) * np.cos(np.pi * np.outer(modes, x)) / (1 + (modes / 3) ** 1.5)[:, None]
+        T = np.tril(np.ones((64, 64)))[7::8] / 64
+        flow = np.exp(-rng.standard_normal(40) @ B) @ T.T
+        self.noise = 0.05 * flow.max()
+        data = flow / self.noise + rng.standard_normal(8)
+        super().__init__(
+            lambda U: np.exp(-U @ B) @ T.T / self.noise, data, np.zeros(40), np.eye(40)
+        )
+
+
+def test_curvature_is_learned_where_the_law_is_poor():
+    problem = FlowProblem()
+    sampler, state, rng = learned(problem, 15)
+    curvature = state.inner.target.curvature
+    assert curvature.law_acceptance < 0.25
+    x = state.inner.target.propose(problem, curvature.last(300), rng)
+    predicted, outputs = state.inner.target.predicted(x), problem.forward_map(x)
+    along = outputs - replace(state.inner.target, curvature=None).predicted(x)
+    assert ((outputs - predicted) ** 2).mean() < 0.25 * (along**2).mean()
+    while not state.burned_in:
+        state, _ = step(sampler, problem, state, rng)
+    told = sampler.origin(state).law_acceptance
+    assert told == pytest.approx(curvature.law_acceptance, rel=0.05)
+    state, snapshots = sweeps(sampler, problem, state, 10, rng)
+    independent = [s.acceptance.mean() for s in snapshots if np.isinf(s.step_size)]
+    assert np.mean(independent) > 0.25
+
+
+def banana(U):
+    """Of three parameters two are informed about, and lie on a parabola."""
+    return 2 * (U[:, :1] - U[:, 1:2] ** 2)
+
+
+def test_corrected_outputs_leave_the_posterior_invariant():
+    """Walkers that start in the posterior stay there, with a correction that is wrong."""
+    rng = np.random.default_rng(17)
+    problem = GaussianProblem(banana, [0.0], np.zeros(3), np.eye(3))
+    law = InformedLaw(np.zeros(3), np.array([[2.0, 0.5, 0.0], [0.5, 2.0, 0.0]]))
+    reference = GaussianReference(np.zeros(3), np.ones(3), np.ones(3, bool))
+    slope = np.array([[2.0, 0.5, 0.0]])
+    line = LinearizedPosterior(reference, law, np.zeros(3), np.zeros(1), slope, gaussian=True)
+    x = rng.standard_normal((40, 3))
+    residuals = banana(x) - line.predicted(x) + rng.standard_normal((40, 1))
+    target = line.curved(problem, x, residuals, 0.1)
+    along, across = np.meshgrid(np.linspace(-4, 4, 401), np.linspace(-3, 3, 401))
+    u = np.stack([across + along**2, along], -1).reshape(-1, 2)
+    density = np.exp(-0.5 * (banana(u)[:, 0] ** 2 + (u**2).sum(1)))
+    density /= density.sum()
+    kernel = InformedWalk(problem)
+    U = np.column_stack([u[rng.choice(len(u), 400, p=density)], rng.standard_normal(400)])
+    state = replace(kernel.start(target, 400), rest=AT_REST)
+    state = replace(state, ensemble=problem.ensemble(U))
+    state, snapshots = sweeps(kernel, problem, state, 20, rng)
+    assert 0.1 < np.mean([s.acceptance.mean() for s in snapshots]) < 0.9
+    paths, mean = np.array([s.U for s in snapshots])[..., :2], density @ u
+    assert within(paths.mean(0), mean, 4.5)
+    assert within(((paths - mean) ** 2).mean(0), density @ (u - mean) ** 2, 4.5)
+
+
 def test_expected_acceptance():
     weights = np.random.default_rng(8).lognormal(size=50)
     exact = np.minimum.outer(weights, weights).mean() / weights.mean()
