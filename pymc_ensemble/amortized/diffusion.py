@@ -173,8 +173,8 @@ class KernelDensity:
     root: FloatArray
 
     @classmethod
-    def of(cls, points: FloatArray) -> "KernelDensity":
-        """The size that tells each point best from the others: the likelihood of one left out."""
+    def of(cls, points: FloatArray, wider: float = 1.0) -> "KernelDensity":
+        """So many times `wider` than the kernels that make a point likeliest by the others."""
         d = points.shape[1]
         root = _root(np.atleast_2d(np.cov(points.T)))
         for _ in range(ROUNDS):  # the covariance of all would bridge modes
@@ -186,7 +186,7 @@ class KernelDensity:
         fits = [
             (logsumexp(-0.5 * squares / h**2, axis=1) - d * np.log(h)).mean() for h in BANDWIDTHS
         ]
-        return cls(points, BANDWIDTHS[int(np.argmax(fits))] * root)
+        return cls(points, wider * BANDWIDTHS[int(np.argmax(fits))] * root)
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draws (n, d)."""

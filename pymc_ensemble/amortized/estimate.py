@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import walking
+from .diffusion import KernelDensity
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 MOST_TRIES = 50  # rounds of draws outside of the prior, before it is given up
+KERNELS = 1000  # draws whose density is told by kernels; their distances fit into 8 MB
+WIDER = (
+    2.0  # kernels than those that fit: with these, tails of weights were too heavy in 2 runs of 4
+)
 FEW_TRIES = 3  # rounds for a test, in which such draws count as they are
 MOST_CANDIDATES = 10_000  # draws of the prior at which walkers may start
 
@@ -115,6 +120,19 @@ class Estimate:
             Drawn(u.reshape(*shape, -1), one.reshape(shape), 0 * numbers, numbers, share, np.nan)
             for u, one, share in zip(U, lp, outside, strict=True)
         ]
+
+    def propose(self, X: FloatArray, n: int, rng: np.random.Generator) -> Drawn:
+        """Draws of one chain given data (1, K), with a density that can be evaluated.
+
+        Without one of its own, it is that of kernels about draws of the estimate.
+        """
+        [drawn] = self.draw(X, n if self.has_density else KERNELS, 1, rng)
+        if self.has_density:
+            return drawn
+        kernels, numbers = KernelDensity.of(drawn.U[0], WIDER), np.arange(n)
+        U = kernels.draw(n, rng)
+        lp = kernels.log_density(U)
+        return Drawn(U[None], lp[None], 0 * numbers, numbers, drawn.outside, np.nan)
 
     def _independent(
         self, X: FloatArray, n: int, rng: np.random.Generator, strict: bool

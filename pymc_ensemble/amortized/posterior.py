@@ -215,8 +215,14 @@ class AmortizedPosterior:
         evaluations: int = 200,
         model: pm.Model | None = None,
         random_seed: Any = None,
+        *,
+        by: refining.Way = "weights",
+        draws: int | None = None,
     ) -> xr.DataTree:
         """Correct draws by the true likelihood, with importance weights.
+
+        ``method="diffusion"`` has no density that weights need. Its draws are kernels then, whose
+        density is known, and the points that are evaluated are draws from it.
 
         Parameters
         ----------
@@ -229,13 +235,20 @@ class AmortizedPosterior:
             was simulated.
         random_seed : int, Generator or None
             Seed of the draws and of the resampling.
+        by : {"weights", "equation", "map"}, default "weights"
+            What draws are made of the weights. They are resampled; or noise is led to the points by
+            the reverse equation of a diffusion, which gives each the probability of its weight; or
+            by a map that has learned where it leads [2]_. The equation adds nothing but chance to
+            the weights, and the map smooths, also between separate modes.
+        draws : int, optional
+            How many are returned; by default as many as `evaluations`.
 
         Returns
         -------
         DataTree
-            As many draws, resampled by their weights. ``lp`` is the log density of the model. The
-            attributes of ``posterior`` tell the Pareto ``khat`` [1]_ of the weights and their
-            ``efficiency``, the effective share of the draws.
+            Draws of one chain. ``lp`` is the log density of the model, and NaN of what the equation
+            or the map has moved. The attributes of ``posterior`` tell the Pareto ``khat`` [1]_ of
+            the weights and their ``efficiency``, the effective share of the draws.
 
         Raises
         ------
@@ -248,8 +261,14 @@ class AmortizedPosterior:
         .. [1] Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed
            importance sampling. Journal of Machine Learning Research, 25(72), 1-58.
            https://arxiv.org/abs/1507.02646
+        .. [2] Tatsuoka, C., Yang, M., Xiu, D. and Zhang, G. (2025). Multi-fidelity parameter
+           estimation using conditional diffusion models. https://arxiv.org/abs/2504.01894
         """
         require_counts(50, evaluations=evaluations)
+        draws = evaluations if draws is None else draws
+        require_counts(1, draws=draws)
+        if by not in refining.WAYS:
+            raise ValueError(f'by={by!r} is none of "weights", "equation" and "map".')
         rng = given_generator(random_seed, "random_seed")
         given = self.given(data)
         fine = self.model if model is None else given_model(model)
@@ -258,9 +277,9 @@ class AmortizedPosterior:
                 "`model` has other free variables, or others of their shapes and priors' supports, "
                 "than the model that was simulated. Both must have the same."
             )
-        [drawn] = self.estimate.draw(self.scaling(given), evaluations, 1, rng)
+        proposed = self.estimate.propose(self.scaling(given), evaluations, rng)
         observed = {name: values[0] for name, values in given.items()}
-        return refining.refined(self, fine, drawn, observed, rng)
+        return refining.refined(self, fine, proposed, observed, rng, by, draws)
 
     def save(self, path: str | PathLike) -> None:
         """Save everything but the model, as arrays and text; `load_amortized` reads it.

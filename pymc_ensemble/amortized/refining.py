@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pymc as pm
 import xarray as xr
+from numpy.typing import NDArray
 
 from pymc_ensemble.diagnosis.findings import LARGEST_KHAT
 from pymc_ensemble.diagnosis.weights import Weights
@@ -15,11 +16,18 @@ from pymc_ensemble.problem.driver import Account, Driver, seed_of_round
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.samplers.weights import systematic_resample
 
+from .diffusion import moments, reverse
 from .estimate import Drawn
 from .results import result_of
 
 if TYPE_CHECKING:
     from .posterior import AmortizedPosterior
+
+FloatArray = NDArray[np.float64]
+Way = Literal["weights", "equation", "map"]
+WAYS: tuple[Way, ...] = ("weights", "equation", "map")
+
+LABELS = 4000  # latents whose ends a map learns
 
 
 def refined(
@@ -28,8 +36,10 @@ def refined(
     drawn: Drawn,
     observed: Mapping[str, np.ndarray],
     rng: np.random.Generator,
+    by: Way,
+    n: int,
 ) -> xr.DataTree:
-    """Resample draws of one chain by their importance weights.
+    """Turn draws of one chain, and their importance weights, into draws of the posterior.
 
     Parameters
     ----------
@@ -37,9 +47,13 @@ def refined(
     model : pymc.Model
         With a likelihood.
     drawn : Drawn
+        With the density that they come from.
     observed : dict of str to ndarray
         Data by the names of the observed variables.
     rng : numpy.random.Generator
+    by : {"weights", "equation", "map"}
+    n : int
+        Draws that are returned.
 
     Raises
     ------
@@ -74,17 +88,53 @@ def refined(
             f"{number(weights.ess, '.0f')}. Sample, from where they are: pm.sample(step="
             "EnsembleKalmanSampler(initial_ensemble=amortized.sample(data))), or simulate more."
         )
-    share = np.exp(weights.log_weights - weights.log_weights.max())
-    chosen = rng.permutation(systematic_resample(share / share.sum(), len(U), rng.random()))
-    better = replace(drawn, U=drawn.U[:, chosen], lp=lp[chosen][None])
+    better, densities = drawn.U[0], np.full(n, np.nan)
+    if by == "weights":
+        share = np.exp(weights.log_weights - weights.log_weights.max())
+        chosen = rng.permutation(systematic_resample(share / share.sum(), n, rng.random()))
+        better, densities = better[chosen], lp[chosen]
+    elif by == "equation":
+        better = _led(better, weights.log_weights, rng.standard_normal((n, better.shape[1])))
+    else:
+        better = _mapped(better, weights.log_weights, n, amortized.members, rng)
+    numbers = np.arange(n)
+    drawn = replace(drawn, U=better[None], lp=densities[None], sweep=0 * numbers, particle=numbers)
     attrs = {
+        "refined": by,
         "khat": weights.khat,
         "efficiency": weights.efficiency,
         "n_evals": driver.account.n_evals,
         "n_failed": driver.account.n_failed,
     }
-    facts = replace(amortized.facts, particles=int(drawn.particle.max()) + 1)
-    return result_of(amortized.generator, facts, better, observed, attrs)
+    options = amortized.facts.options | {"refined": by}
+    facts = replace(amortized.facts, options=options, particles=n)
+    return result_of(amortized.generator, facts, drawn, observed, attrs)
+
+
+def _led(U: FloatArray, log_weights: FloatArray, z: FloatArray) -> FloatArray:
+    """Where latents (n, d) lead, by the reverse equation (A3) with the weights (A6)."""
+    center, spread = moments(U, log_weights)
+    spread = np.where(spread > 0, spread, 1.0)
+    return center + spread * reverse(z, (U - center) / spread, log_weights)
+
+
+def _mapped(
+    U: FloatArray, log_weights: FloatArray, n: int, members: int, rng: np.random.Generator
+) -> FloatArray:
+    """Draws (n, d) of a map from noise, which has learned where the reverse equation leads."""
+    import jax
+
+    from .estimators import Architecture, draws
+    from .training import train
+
+    d = U.shape[1]
+    z = rng.standard_normal((LABELS, d))
+    ends = _led(U, log_weights, z)
+    center, scale = ends.mean(0), np.maximum(ends.std(0), 1e-300)
+    sizes, theta = Architecture.of("diffusion", d, 0), (ends - center) / scale
+    trained = train(sizes, theta, lambda k: z, lambda k: z, members=members, balance=0.0, rng=rng)
+    key, nothing = jax.random.key(int(rng.integers(2**31))), np.empty((1, 0), np.float32)
+    return center + scale * np.asarray(draws(trained.networks, key, nothing, n), dtype=float)[0]
 
 
 def _observing(model: pm.Model, observed: Mapping[str, np.ndarray]) -> pm.Model:

@@ -204,6 +204,37 @@ def test_refined_draws_are_those_of_the_likelihood(posterior):
     np.testing.assert_allclose(lp + 0.5 * distance, (lp + 0.5 * distance)[0], atol=1e-6)
 
 
+def test_a_map_is_refined_by_kernels_about_its_draws(diffusion, model):
+    """By weights with the density of the model; the equation and the map have none."""
+    y = (1.0, 0.2, 0.0)
+    mean, covariance = exact(y)
+    sd = np.sqrt(np.diag(covariance))
+    for by in ("weights", "equation", "map"):
+        better = diffusion.refine({"y": y}, 1000, model, 1, by=by, draws=2000)
+        attrs, stats = better["posterior"].attrs, better["sample_stats"].dataset
+        assert (attrs["refined"], attrs["n_evals"]) == (by, 1000)
+        assert attrs["khat"] <= 0.7
+        U = stats["unconstrained"].to_numpy()[0]
+        assert U.shape == (2000, 2)
+        # what the weights are worth, and what the latents add by chance; networks smooth
+        error = 4 / np.sqrt(1000 * attrs["efficiency"]) + (0.1 if by == "map" else 0)
+        assert (np.abs(U.mean(0) - mean) / sd).max() < error
+        np.testing.assert_allclose(U.std(0), sd, rtol=error)
+        lp = stats["lp"].to_numpy()[0]
+        assert np.isfinite(lp).all() if by == "weights" else np.isnan(lp).all()
+        with pytest.raises(ValueError, match="cannot be diagnosed"):
+            pe.diagnose(better)
+
+
+def test_ways_of_refinement_do_not_depend_on_the_method(posterior):
+    """One has a density of its own, which weights then need."""
+    better = posterior.refine({"y": (1.0, 0.2, 0.0)}, 300, random_seed=1, by="equation")
+    points = posterior.refine({"y": (1.0, 0.2, 0.0)}, 300, random_seed=1)
+    ends, known = (one["sample_stats"]["unconstrained"].to_numpy()[0] for one in (better, points))
+    assert ends.shape == known.shape
+    np.testing.assert_allclose(ends.mean(0), known.mean(0), atol=0.2)
+
+
 def test_refinement_is_refused_where_weights_mean_nothing(posterior):
     narrow = replace(posterior.estimate, scale=0.3 * posterior.estimate.scale)
     with pytest.raises(ValueError, match="k-hat"):
@@ -314,6 +345,8 @@ REFUSED = {
     "coverage(made.isel(simulation=[]))": "`simulations` holds none",
     "coverage(made.isel(simulation=[0]))": "`simulations` holds 1 that",
     "refine(evaluations=10)": "evaluations must be an integer",
+    "refine(by='weight')": "by='weight' is none of",
+    "refine(draws=0)": "draws must be an integer",
     "refine({'y': (1, 2)})": "`y` have the shape",
     "refine(model=3)": "`model` has to be",
     "refine(model=other)": "`model` has other free variables",
