@@ -86,6 +86,12 @@ class Mixture:
         x = (U - self.anomalies.mean) @ self.anomalies.L_pinv.T
         return _log_density(self.components, x) - self.anomalies.log_volume
 
+    def log_normal(self, U: FloatArray) -> FloatArray:
+        """Log density of the normal law with the mean and covariance of the draws."""
+        x = (U - self.anomalies.mean) @ self.anomalies.L_pinv.T
+        constant = 0.5 * x.shape[1] * np.log(2 * np.pi) + self.anomalies.log_volume
+        return np.asarray(-0.5 * (x**2).sum(1) - constant, dtype=float)
+
 
 def _components(x: FloatArray, k: int, rng: np.random.Generator) -> list[tuple[float, Any]] | None:
     """Wide component, and one for each of k clusters; None if there are too few draws for that."""
@@ -220,7 +226,9 @@ def _other_draws(idata: xr.DataTree, model: pm.Model, evaluations: int) -> tuple
     return U.reshape(C, kept, -1), None
 
 
-def averaged(log_weights: FloatArray, chain: NDArray[np.int64]) -> tuple[float, float]:
+def averaged(
+    log_weights: FloatArray, chain: NDArray[np.int64], controls: FloatArray | None = None
+) -> tuple[float, float]:
     """Logarithm of a mean of importance weights, and its standard error.
 
     Parameters
@@ -229,15 +237,60 @@ def averaged(log_weights: FloatArray, chain: NDArray[np.int64]) -> tuple[float, 
     chain : ndarray of int, shape (n,)
         Chains that the points come from. Those that do not see the same modes differ by more than
         their own standard errors.
+    controls : ndarray of shape (n, k), optional
+        What has the mean zero, and may tell why the mean of the weights is off.
     """
     top = log_weights.max()
     w = np.exp(log_weights - top) if np.isfinite(top) else np.zeros(len(log_weights))
-    mean, variance = w.mean(), w.var(ddof=1) / len(w)
+    degrees = len(w) - 1
+    if controls is not None:
+        slope = np.linalg.lstsq(controls - controls.mean(0), w - w.mean(), rcond=None)[0]
+        w = w - controls @ slope  # eq. (D13)
+        degrees -= controls.shape[1]
+    mean = w.mean()
+    variance = ((w - mean) ** 2).sum() / degrees / len(w)
     of_chain = np.array([w[chain == one].mean() for one in np.unique(chain)])
     if len(of_chain) > 1:
         variance = max(variance, of_chain.var(ddof=1) / len(of_chain))
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.log(mean) + top), float(np.sqrt(variance) / mean)  # eq. (D10)
+
+
+def control_variates(
+    draws: FloatArray,
+    second: NDArray[np.bool_],
+    points: FloatArray,
+    log_q: FloatArray,
+    rng: np.random.Generator,
+) -> FloatArray | None:
+    """Two normalized laws near the posterior, over those that points come from, less one.
+
+    Parameters
+    ----------
+    draws : ndarray of shape (n, d)
+    second : ndarray of bool, shape (n,)
+        Which draws, and points, are of the second half of their chain. Laws for points of one half
+        are fitted to draws of the other, as they must not know the points.
+    points : ndarray of shape (n, d)
+        One for each draw.
+    log_q : ndarray of shape (n,)
+        Log densities of the laws that the points come from.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of shape (n, 2) or None
+        Each with the mean zero; None where the draws are too few for a fit.
+    """
+    found = np.empty((len(points), 2))
+    for half in (second, ~second):
+        try:
+            mixture = Mixture.of(draws[~half], rng)
+        except ValueError:  # too few different draws
+            return None
+        laws = np.array([mixture.log_density(points[half]), mixture.log_normal(points[half])])
+        found[half] = np.expm1(laws - log_q[half]).T  # eq. (D13)
+    return found
 
 
 def bridged(log_ratio: FloatArray, log_ratio_kept: FloatArray) -> tuple[float, float, float]:

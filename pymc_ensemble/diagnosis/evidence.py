@@ -14,7 +14,7 @@ from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.options import require_counts
 
-from .bridge import FEWEST_EVALUATIONS, averaged, bridge, chains_of
+from .bridge import FEWEST_EVALUATIONS, averaged, bridge, chains_of, control_variates
 from .facts import is_stochastic
 from .findings import LARGEST_KHAT
 from .run import Run
@@ -91,7 +91,7 @@ def log_evidence(
         Forward evaluations to be made, at least 100. With them every run will do, that of
         `pymc.NUTS` included. By default none are made.
     random_seed : int, default 0
-        Seed of the points that are evaluated.
+        Seed of the points that are evaluated, and of the fits of laws.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map, if evaluations are made.
 
@@ -117,7 +117,10 @@ def log_evidence(
     -----
     Without `evaluations` the estimate is free. Independence proposals, accepted or not, are draws
     from a law whose density is known, so that the mean of the posterior density over that density
-    is an unbiased estimate of the evidence: see the stats `proposal_lp` and `proposal_log_q`.
+    is an unbiased estimate of the evidence: see the stats `proposal_lp` and `proposal_log_q`. Where
+    draws carry the points that were proposed (stat `proposal`), as those of
+    `EnsembleKalmanSampler`, laws that are fitted to the draws take the same average, which is known
+    to be one; what it is off by corrects the estimate [3]_.
 
     With `evaluations` a mixture of Student-t laws is fitted to half of the draws. Draws of the
     mixture are evaluated, and are bridged with those of the other half [1]_, if these are exact: if
@@ -136,6 +139,9 @@ def log_evidence(
     .. [2] Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed
        importance sampling. Journal of Machine Learning Research, 25(72), 1-58.
        https://arxiv.org/abs/1507.02646
+    .. [3] Owen, A. and Zhou, Y. (2000). Safe and effective importance sampling. Journal of the
+       American Statistical Association, 95, 135-143.
+       https://doi.org/10.1080/01621459.2000.10473909
 
     Examples
     --------
@@ -161,7 +167,7 @@ def log_evidence(
     rng = given_generator(random_seed, "random_seed")
     if evaluations is None:
         run = _known_run(idata)
-        return _of_proposals(run, chains_of(run, idata))
+        return _of_proposals(run, chains_of(run, idata), rng)
     model = without_leaves(given_model(model))
     if is_stochastic(model):
         raise ValueError(STOCHASTIC)
@@ -170,7 +176,7 @@ def log_evidence(
     method: Method = "bridge" if exact else "importance"
     estimate = LogEvidence(*found, weights.khat, len(weights.log_weights), method)
     if not exact:  # a bridge is bounded, whatever the tail of the weights
-        _require_tail(estimate, "the draws: sample with adjust=True, or draw more")
+        _require_tail(weights, "the draws: sample with adjust=True, or draw more")
     elif not estimate.effective_size >= FEWEST_WEIGHTS:
         raise ValueError(
             f"The mixture that was fitted to the draws overlaps with the posterior in no more than "
@@ -224,7 +230,7 @@ def _known_run(idata: xr.DataTree, model: pm.Model | None = None) -> Run:
     return run
 
 
-def _of_proposals(run: Run, chain: NDArray[np.int64]) -> LogEvidence:
+def _of_proposals(run: Run, chain: NDArray[np.int64], rng: np.random.Generator) -> LogEvidence:
     """Evidence from the independence proposals of a run, with the chain of each draw."""
     again = "log_evidence(idata, model=model, evaluations=1000), which makes evaluations"
     if "proposal_log_q" not in run.stats:
@@ -248,18 +254,28 @@ def _of_proposals(run: Run, chain: NDArray[np.int64]) -> LogEvidence:
         )
     log_w = (lp - log_q)[independent]
     weights = Weights.of(np.empty((len(log_w), 0)), log_w)
-    found = LogEvidence(
-        *averaged(log_w, chain[independent]), weights.ess, weights.khat, len(log_w), "proposals"
-    )
-    _require_tail(found, f"the proposals: use a larger ensemble_size, draw more, or use {again}")
-    return found
+    _require_tail(weights, f"the proposals: use a larger ensemble_size, draw more, or use {again}")
+    controls = None
+    if "proposal" in run.stats:
+        points = np.where(independent[:, None], run.stats["proposal"], run.U)
+        controls = control_variates(run.U, _second_half(chain), points, log_q, rng)
+        controls = None if controls is None else controls[independent]
+    value, error = averaged(log_w, chain[independent], controls)
+    return LogEvidence(value, error, weights.ess, weights.khat, len(log_w), "proposals")
 
 
-def _require_tail(found: LogEvidence, remedy: str) -> None:
+def _second_half(chain: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which draws are of the second half of their chain."""
+    rank = np.concatenate([np.arange((chain == one).sum()) for one in np.unique(chain)])
+    return np.asarray(rank >= np.bincount(chain)[chain] // 2, dtype=bool)
+
+
+def _require_tail(weights: Weights, remedy: str) -> None:
     """Refuse an average that few points may decide."""
-    if not found.khat <= LARGEST_KHAT:
+    if not weights.khat <= LARGEST_KHAT:
+        n, khat = len(weights.log_weights), number(weights.khat, ".2f")
         raise ValueError(
-            f"The evidence cannot be told: the importance weights of {found.n_points} points have "
-            f"a Pareto k-hat of {number(found.khat, '.2f')} (at most {LARGEST_KHAT}), so that few "
-            f"of them decide. The posterior has tails or modes that are not those of {remedy}."
+            f"The evidence cannot be told: the importance weights of {n} points have a Pareto "
+            f"k-hat of {khat} (at most {LARGEST_KHAT}), so that few of them decide. The posterior "
+            f"has tails or modes that are not those of {remedy}."
         )
