@@ -13,6 +13,7 @@ from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.leaves import without_leaves
 
+from .estimated import judge_likelihoods, notes_on_likelihoods
 from .findings import CHANCE_LIMIT, LARGEST_KHAT, judge
 from .known import Evidence, Verdict, by_severity
 from .modes import missed_mode, search_modes
@@ -230,7 +231,8 @@ def diagnose(
     if repeats and model is not None:
         repeated = repeat(model, run, repeats, rng, random_seed)
         evidence = replace(evidence, noise=repeated.noise)
-    findings, notes = judge(evidence), _notes(evidence, probe)
+    findings = [*judge(evidence), *judge_likelihoods(run.facts)]
+    notes = [*notes_on_likelihoods(run.facts), *_notes(evidence, probe)]
     statistics = _statistics(evidence)
     if run.burn_in is not None and run.alone and run.origin.density_known:
         findings += missed_mode(run, *run.burn_in, "the burn-in came by there, in {} of its draws")

@@ -443,4 +443,14 @@ def together(facts: Iterable[Facts]) -> Facts:
         origin=origin,
         particles=min(one.particles for one in every),
         map="stochastic" if "stochastic" in maps else maps[0] if maps else None,
+        likelihoods={
+            name: max((one.likelihoods.get(name, known) for one in every), key=_unsure)
+            for name, known in first.likelihoods.items()
+        },
     )
+
+
+def _unsure(known: Mapping[str, Any]) -> tuple[bool, bool, float]:
+    """How little is known of a likelihood: not estimated, not checked, and how far it is off."""
+    found = known.get("varying", [0.0])
+    return known["covariance"] != "estimated", "varying" not in known, abs(found[0])

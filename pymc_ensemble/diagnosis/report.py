@@ -13,6 +13,7 @@ from pymc_ensemble.log import duration, number
 
 from .diagnose import Diagnosis, diagnose
 from .ensembles import ensemble_stats
+from .estimated import described, results_of_tests
 from .facts import Facts, entries, facts_of
 
 __all__ = ["Report", "report"]
@@ -32,6 +33,8 @@ CITED = {
     "LikelihoodInformedSampler": ("cui2016dimension", "rudolf2018generalization"),
 }
 ROUGH = "dunbar2022ensemble"
+SUMMARIES = ("wood2010statistical", "price2018bayesian")  # of synthetic likelihoods
+ESTIMATED = ("chen2010shrinkage", "hartlap2007model", "mardia1970measures")
 SOFTWARE = ("pymc_ensemble", "pymc2023")
 WEIGHTS = "vehtari2024pareto"  # which the verdict rests upon
 
@@ -120,7 +123,8 @@ class Report:
         error = float(self.diagnosis.parameters["mcse"].max())
         return (
             f"The posterior was sampled with {SAMPLERS.get(facts.sampler, facts.sampler)} "
-            f"({facts.sampler} of pymc_ensemble {facts.version}, with PyMC {self.pymc}). {law} "
+            f"({facts.sampler} of pymc_ensemble {facts.version}, with PyMC {self.pymc}). "
+            f"{law}{self._likelihoods} "
             f"{several} gave {self.chains * self.draws:,} draws, from {self.evaluations:,} "
             f"evaluations of the forward model in all{failed}. Standard errors of posterior "
             f"means are at most {number(error, '.2g')} posterior standard deviations. An "
@@ -129,10 +133,30 @@ class Report:
         )
 
     @property
+    def _likelihoods(self) -> str:
+        """What was done about likelihoods that are estimates, as sentences."""
+        told = ""
+        for name, known in self.facts.likelihoods.items():
+            told += (
+                f" The data `{name}` entered by a synthetic likelihood: {described(known)}. "
+                f"{results_of_tests(known)}"
+            ).rstrip()
+        return told
+
+    @property
     def citations(self) -> tuple[str, ...]:
         """Keys of what is to be cited."""
         smooth = self.facts.origin.law in ("fit", "smooth")
-        keys = (*SOFTWARE, *CITED.get(self.facts.sampler, ()), *[ROUGH] * smooth, WEIGHTS)
+        likelihoods = self.facts.likelihoods.values()
+        estimated = any(known["covariance"] == "estimated" for known in likelihoods)
+        keys = (
+            *SOFTWARE,
+            *CITED.get(self.facts.sampler, ()),
+            *[ROUGH] * smooth,
+            *SUMMARIES * bool(likelihoods),
+            *ESTIMATED * estimated,
+            WEIGHTS,
+        )
         return tuple(dict.fromkeys(keys))
 
     @property
@@ -159,6 +183,9 @@ class Report:
             fluctuation = number(facts.origin.fluctuation, ".2g")
             law = "log density fluctuates by {} on scales below the posterior's"
             rows.append(("examination", law.format(fluctuation)))
+        for name, known in facts.likelihoods.items():
+            text = f"{name}: {described(known)}. {results_of_tests(known)}"
+            rows.append(("likelihood", text.strip()))
         rows.append(("verdict", self.diagnosis.headline))
         rows += [("reason", reason) for reason in self.diagnosis.reasons[1:]]
         rows += [("remedy", remedy) for remedy in self.diagnosis.remedies]

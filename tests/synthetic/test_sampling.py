@@ -77,6 +77,15 @@ def test_facts_of_a_good_likelihood_speak_for_it(linear_run):
     assert abs(facts["varying"][0]) < 2 * facts["varying_by_chance"][0]
 
 
+def test_diagnosis_and_report_say_what_was_sampled(linear_run):
+    found = pe.report(linear_run[1])
+    assert found.diagnosis.verdict == "trustworthy"
+    assert "given a Gaussian of 4 summaries" in found.diagnosis.notes[0]
+    assert "entered by a synthetic likelihood" in found.methods
+    assert {"wood2010statistical", "hartlap2007model"} <= set(found.citations)
+    assert found.evaluations == linear_run[2]
+
+
 def test_draws_follow_from_the_seed(linear_run):
     model, idata, _ = linear_run
     again = pe.sample_synthetic(1000, model=model, random_seed=1, progressbar=False)
@@ -109,6 +118,8 @@ def test_a_covariance_that_changes_is_noticed_and_can_be_sampled():
         draws = idata["posterior"]["a"].to_numpy()
         shift, ratio = (draws.mean() - mean) / sd, draws.std() / sd
         found[option] = shift, ratio, told(idata)
+        changes = [r for r in pe.diagnose(idata).reasons if "changes over the posterior" in r]
+        assert len(changes) == (option == "constant")
     shift, ratio, facts = found["constant"]
     assert abs(shift) > 0.6
     assert abs(facts["varying"][0]) > 1.5 * facts["varying_by_chance"][0]
