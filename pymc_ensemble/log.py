@@ -267,20 +267,9 @@ class ProgressLog:
         if acceptance == acceptance:
             self.acceptances.append(float(acceptance))
         mean = fmean(self.acceptances) if self.acceptances else math.nan
-        self._show(
-            Progress(
-                sampling,
-                iteration or self.progress.iteration,
-                n_evals,
-                to_go or 0,
-                n_failed,
-                mean,
-                left,
-                self.progress.burn_in,
-                self.progress.rough,
-                self.progress.doubtful,
-            )
-        )
+        shown = self.progress._replace(n_evals=n_evals, n_failed=n_failed, to_go=to_go or 0)
+        shown = shown._replace(sampling=sampling, iteration=iteration or shown.iteration)
+        self._show(shown._replace(acceptance=mean, left=left))
         pause = min(60.0, max(2.0, 0.02 * (now - self.started)))
         if self.watched or now - self.last < pause:
             return

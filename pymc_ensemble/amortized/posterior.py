@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from pymc_ensemble.diagnosis.facts import Facts, variables_of
-from pymc_ensemble.diagnosis.findings import FAMILIAR
+from pymc_ensemble.diagnosis.stand_ins import FAMILIAR
 from pymc_ensemble.diagnosis.uniformity import Coverage, require_probability
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model, quoted

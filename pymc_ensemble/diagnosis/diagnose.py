@@ -14,8 +14,8 @@ from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.leaves import without_leaves
 
 from .estimated import judge_likelihoods, notes_on_likelihoods
-from .findings import CHANCE_LIMIT, LARGEST_KHAT, judge
-from .known import Evidence, Verdict, by_severity
+from .findings import LARGEST_KHAT, judge
+from .known import CHANCE_LIMIT, Evidence, Verdict, by_severity
 from .modes import missed_mode, search_modes
 from .repeats import REPEATS, repeat
 from .run import Run

@@ -7,29 +7,35 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import number, percent
 
-from .known import ADJUST, SAMPLE, SMOOTH, WRONG_MEAN, WRONG_SD, Evidence, Finding, by_severity
+from .known import (
+    ADJUST,
+    CHANCE_LIMIT,
+    LOST,
+    POSSIBLE,
+    SAMPLE,
+    SD_LIMIT,
+    SMOOTH,
+    WRONG_MEAN,
+    WRONG_SD,
+    Evidence,
+    Finding,
+    by_severity,
+)
 from .regression import MOST_PARAMETERS
 from .run import Run
+from .stand_ins import amortized, far_from_learned, inverted, surrogate
 from .weights import SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
 
 # What is estimated is estimated with an error, so less than makes a result wrong is doubted.
-MEAN_LIMIT, SD_LIMIT, SUM_LIMIT = 0.27, 0.15, 1.25
-POSSIBLE = 1.5  # standard errors that chance alone may well bring about
-CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
-CERTAIN = (
-    2.5  # standard errors: the largest of ten that are due to chance is larger in one of eight
-)
+MEAN_LIMIT, SUM_LIMIT = 0.27, 1.25
+CERTAIN = 2.5  # standard errors: the largest of ten by chance is larger in one of eight
 UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
 LARGEST_KHAT = 0.7
-FAMILIAR = 0.99  # share of the simulations that may look more like the others than the data do
 FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
-UNLIKE = 0.25  # acceptance of independent proposals below which a learned law is far off
 LOW_WOULD_BE = 0.6  # of moves that met none
-HELPS = 0.5  # error of means by a cheap model beyond which it is of no help
-LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
 UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
 WIDE_OPEN = 20.0  # the same of a regression, where chains agree: in tails that count for little
 
@@ -47,7 +53,7 @@ def judge(evidence: Evidence) -> list[Finding]:
         The worst first.
     """
     parts = [
-        _inverted,
+        inverted,
         _rough,
         _off,
         _by_chance,
@@ -56,9 +62,9 @@ def judge(evidence: Evidence) -> list[Finding]:
         _not_the_law,
         _not_arrived,
         _hardly_moved,
-        _far_from_learned,
-        _surrogate,
-        _amortized,
+        far_from_learned,
+        surrogate,
+        amortized,
         _cut_off,
         _unchecked,
     ]
@@ -81,7 +87,7 @@ def first_look(run: Run) -> list[Finding]:
     unknown = np.full(len(run.labels), np.nan)
     weights = Weights.of(run.X, run.log_ratio)
     evidence = Evidence(run, SamplingError.of(run.paths), weights, None, unknown, unknown)
-    parts = [_not_the_law, _not_arrived, _hardly_moved, _far_from_learned, _surrogate, _cut_off]
+    parts = [_not_the_law, _not_arrived, _hardly_moved, far_from_learned, surrogate, _cut_off]
     return by_severity([finding for part in parts for finding in part(evidence)])
 
 
@@ -89,27 +95,6 @@ def worst(values: FloatArray, labels: Sequence[str]) -> tuple[float, str]:
     """Largest absolute value, and its label."""
     k = int(np.nanargmax(np.abs(values)))
     return float(values[k]), labels[k]
-
-
-def _inverted(evidence: Evidence) -> Iterator[Finding]:
-    """Draws that no sampler has made."""
-    if evidence.law != "inversion":
-        return
-    target = evidence.run.facts.options.get("target")
-    if target != "posterior":
-        yield Finding(
-            "wrong",
-            f'an ensemble Kalman inversion with target="{target}" has made the draws: their spread '
-            "is no uncertainty.",
-            f"{SAMPLE}.",
-        )
-        return
-    yield Finding(
-        "doubtful",
-        "an ensemble Kalman inversion has made the draws: an approximation of the posterior that "
-        "no evaluation was made to test.",
-        f"{SAMPLE}.",
-    )
 
 
 def _rough(evidence: Evidence) -> Iterator[Finding]:
@@ -390,110 +375,6 @@ def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
             else "Draw more, or write the model in coordinates in which its posterior is compact."
             if run.origin.evaluations > 1
             else "Draw more, or use MultiscaleSampler.",
-        )
-
-
-def _far_from_learned(evidence: Evidence) -> Iterator[Finding]:
-    """A learned law whose independent proposals are rarely accepted."""
-    run = evidence.run
-    if not run.origin.learned or not run.independent_acceptance < UNLIKE:
-        return
-    yield Finding(
-        "doubtful",
-        "the posterior is far from the learned law: only "
-        f"{percent(run.independent_acceptance)} of the independent proposals were accepted.",
-        "Draw more, until the chains agree, or write the model in coordinates in which the forward "
-        "map is nearer to a linear one. With few parameters, use EnsembleKalmanSampler or "
-        "EnsembleGaussianProcessSampler.",
-    )
-
-
-def _surrogate(evidence: Evidence) -> Iterator[Finding]:
-    """A surrogate that does not predict what the forward map gives."""
-    run = evidence.run
-    if evidence.law != "surrogate":
-        return
-    if "cheap" in run.facts.options:
-        yield from _not_corrected(run)
-        return
-    if (tolerance := run.facts.options.get("tolerance")) is not None:
-        if not run.converged:
-            yield Finding(
-                "doubtful",
-                f"the surrogate was not certified to {tolerance:g} posterior standard deviations.",
-                "Allow more max_evaluations, or leave out the tolerance.",
-            )
-        return
-    remedy = "Give it more epochs (tune), a larger ensemble, or use adjust=True."
-    if not run.converged:
-        yield Finding("wrong", "the surrogate did not pass its verification.", remedy)
-    errors = [run.stats.get(name) for name in ("surrogate_error", "surrogate_error_sd")]
-    mean, sd = (0.0 if e is None else float(np.nan_to_num(e).max()) for e in errors)
-    if mean > CHANCE_LIMIT or sd > SD_LIMIT:
-        yield Finding(
-            "doubtful",
-            f"the surrogate leaves means open by {number(mean, '.2f')} posterior standard "
-            f"deviations, and standard deviations by {percent(sd)}.",
-            remedy,
-        )
-
-
-def _not_corrected(run: Run) -> Iterator[Finding]:
-    """A cheap model whose correction was not certified."""
-    limit, tolerance = (float(run.facts.options[name]) for name in ("certificate", "tolerance"))
-    if limit <= tolerance and run.converged:
-        return
-    told = f"that the correction of the cheap model is right to {tolerance:g} posterior standard "
-    if limit <= HELPS:
-        yield Finding(
-            "doubtful",
-            f"it was not certified {told}deviations: means may be off by {number(limit)} of them.",
-            "Give it more: max_evaluations.",
-        )
-        return
-    yield Finding(
-        "wrong",
-        f"the cheap model does not help: it was not certified {told}deviations, and means may be "
-        f"off by {'any number' if np.isinf(limit) else number(limit)} of them.",
-        "Use a better cheap model, or EnsembleGaussianProcessSampler with the store of the fine "
-        "one as its archive.",
-    )
-
-
-def _amortized(evidence: Evidence) -> Iterator[Finding]:
-    """An estimate that was learned from simulations, and what is known of it."""
-    if evidence.law != "amortized":
-        return
-    options = evidence.run.facts.options
-    if options["surprise"] > FAMILIAR:
-        yield Finding(
-            "doubtful",
-            f"{percent(options['surprise'])} of the simulations look more like the others than "
-            "these data do: the estimate has not learned from any that are like them.",
-            "Check the model and the data. With a likelihood, sample: "
-            "pm.sample(step=EnsembleKalmanSampler()).",
-        )
-    if options["outside"] > LOST:
-        yield Finding(
-            "doubtful",
-            f"{percent(options['outside'])} of what the estimate drew lay outside of the prior, "
-            "and was rejected.",
-            "Simulate more, or correct the draws by the likelihood: "
-            "AmortizedPosterior.refine(data, evaluations=200).",
-        )
-    verdict = options.get("coverage")
-    if verdict == "overconfident":
-        yield Finding(
-            "wrong",
-            "the estimate is overconfident: its regions hold the truth less often than they claim.",
-            'Simulate more, or use method="ratio" with conservative=True.',
-        )
-    elif verdict is None:
-        yield Finding(
-            "doubtful",
-            "nothing has tested the estimate that the draws come from.",
-            "Test it, AmortizedPosterior.coverage(), and draw again; or correct the draws by the "
-            "likelihood, AmortizedPosterior.refine(data, evaluations=200).",
         )
 
 

@@ -21,6 +21,11 @@ Verdict = Literal["trustworthy", "doubtful", "wrong"]
 APART = 1.2  # R-hat of chains that have not seen the same posterior
 # Errors that make a result wrong, of a mean in posterior sd, and relative ones of an sd
 WRONG_MEAN, WRONG_SD = 0.3, 0.2
+# What is estimated is estimated with an error, so less than makes a result wrong is doubted
+SD_LIMIT = 0.15
+POSSIBLE = 1.5  # standard errors that chance alone may well bring about
+CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
+LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
 ROUGH = 0.6  # scatter of the log density about a smooth fit
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SAMPLE = "Sample, from here on: pm.sample(step=EnsembleKalmanSampler(initial_ensemble=result))"

@@ -10,8 +10,8 @@ from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 
-from .findings import SD_LIMIT, UNTRUE
-from .known import ROUGH, SMOOTH, Evidence, Finding
+from .findings import UNTRUE
+from .known import ROUGH, SD_LIMIT, SMOOTH, Evidence, Finding
 from .run import Run
 
 FloatArray = NDArray[np.float64]

@@ -24,8 +24,7 @@ from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.problem.points import points_of, unconstrained, variable_layout
 
 from .facts import entries
-from .findings import LOST
-from .known import Finding
+from .known import LOST, Finding
 from .repeats import _log_density
 from .run import Run
 

@@ -89,7 +89,7 @@ class Fingerprint:
         self._seen: dict[int, str] = {}
         self._kept: list[Any] = []  # so that no id is used twice
         self._namespaces: dict[str, list[int]] = {}
-        self._visit(_name(function), function)
+        self._visit(getattr(function, "__name__", type(function).__name__), function)
         for path in depends_on:
             self.leaves[f"depends_on {path}"] = of_file(path)
 
@@ -381,10 +381,6 @@ def _package_of_module(module: types.ModuleType) -> str:
 def _is_of_scipy(value: np.ufunc) -> bool:
     special = sys.modules.get("scipy.special")
     return getattr(special, value.__name__, None) is value
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _scalar(value: Any) -> Leaf:

@@ -12,7 +12,7 @@ from pytensor.graph.basic import Variable
 from xarray import Dataset, DataTree
 
 from pymc_ensemble.diagnosis.facts import Facts
-from pymc_ensemble.diagnosis.findings import HELPS
+from pymc_ensemble.diagnosis.stand_ins import HELPS
 from pymc_ensemble.log import ProgressLog, logger
 from pymc_ensemble.problem.cheap_model import Cheap, CheapModel, stand_ins
 from pymc_ensemble.problem.driver import Account, Driver

@@ -1,0 +1,139 @@
+"""What speaks against draws of what stands in for a model: surrogates, estimates, inversions."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pymc_ensemble.log import number, percent
+
+from .known import CHANCE_LIMIT, LOST, SAMPLE, SD_LIMIT, Evidence, Finding
+from .run import Run
+
+FAMILIAR = 0.99  # share of the simulations that may look more like the others than the data do
+UNLIKE = 0.25  # acceptance of independent proposals below which a learned law is far off
+HELPS = 0.5  # error of means by a cheap model beyond which it is of no help
+
+
+def inverted(evidence: Evidence) -> Iterator[Finding]:
+    """Draws that no sampler has made."""
+    if evidence.law != "inversion":
+        return
+    target = evidence.run.facts.options.get("target")
+    if target != "posterior":
+        yield Finding(
+            "wrong",
+            f'an ensemble Kalman inversion with target="{target}" has made the draws: their spread '
+            "is no uncertainty.",
+            f"{SAMPLE}.",
+        )
+        return
+    yield Finding(
+        "doubtful",
+        "an ensemble Kalman inversion has made the draws: an approximation of the posterior that "
+        "no evaluation was made to test.",
+        f"{SAMPLE}.",
+    )
+
+
+def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
+    """A learned law whose independent proposals are rarely accepted."""
+    run = evidence.run
+    if not run.origin.learned or not run.independent_acceptance < UNLIKE:
+        return
+    yield Finding(
+        "doubtful",
+        "the posterior is far from the learned law: only "
+        f"{percent(run.independent_acceptance)} of the independent proposals were accepted.",
+        "Draw more, until the chains agree, or write the model in coordinates in which the forward "
+        "map is nearer to a linear one. With few parameters, use EnsembleKalmanSampler or "
+        "EnsembleGaussianProcessSampler.",
+    )
+
+
+def surrogate(evidence: Evidence) -> Iterator[Finding]:
+    """A surrogate that does not predict what the forward map gives."""
+    run = evidence.run
+    if evidence.law != "surrogate":
+        return
+    if "cheap" in run.facts.options:
+        yield from _not_corrected(run)
+        return
+    if (tolerance := run.facts.options.get("tolerance")) is not None:
+        if not run.converged:
+            yield Finding(
+                "doubtful",
+                f"the surrogate was not certified to {tolerance:g} posterior standard deviations.",
+                "Allow more max_evaluations, or leave out the tolerance.",
+            )
+        return
+    remedy = "Give it more epochs (tune), a larger ensemble, or use adjust=True."
+    if not run.converged:
+        yield Finding("wrong", "the surrogate did not pass its verification.", remedy)
+    errors = [run.stats.get(name) for name in ("surrogate_error", "surrogate_error_sd")]
+    mean, sd = (0.0 if e is None else float(np.nan_to_num(e).max()) for e in errors)
+    if mean > CHANCE_LIMIT or sd > SD_LIMIT:
+        yield Finding(
+            "doubtful",
+            f"the surrogate leaves means open by {number(mean, '.2f')} posterior standard "
+            f"deviations, and standard deviations by {percent(sd)}.",
+            remedy,
+        )
+
+
+def _not_corrected(run: Run) -> Iterator[Finding]:
+    """A cheap model whose correction was not certified."""
+    limit, tolerance = (float(run.facts.options[name]) for name in ("certificate", "tolerance"))
+    if limit <= tolerance and run.converged:
+        return
+    told = f"that the correction of the cheap model is right to {tolerance:g} posterior standard "
+    if limit <= HELPS:
+        yield Finding(
+            "doubtful",
+            f"it was not certified {told}deviations: means may be off by {number(limit)} of them.",
+            "Give it more: max_evaluations.",
+        )
+        return
+    yield Finding(
+        "wrong",
+        f"the cheap model does not help: it was not certified {told}deviations, and means may be "
+        f"off by {'any number' if np.isinf(limit) else number(limit)} of them.",
+        "Use a better cheap model, or EnsembleGaussianProcessSampler with the store of the fine "
+        "one as its archive.",
+    )
+
+
+def amortized(evidence: Evidence) -> Iterator[Finding]:
+    """An estimate that was learned from simulations, and what is known of it."""
+    if evidence.law != "amortized":
+        return
+    options = evidence.run.facts.options
+    if options["surprise"] > FAMILIAR:
+        yield Finding(
+            "doubtful",
+            f"{percent(options['surprise'])} of the simulations look more like the others than "
+            "these data do: the estimate has not learned from any that are like them.",
+            "Check the model and the data. With a likelihood, sample: "
+            "pm.sample(step=EnsembleKalmanSampler()).",
+        )
+    if options["outside"] > LOST:
+        yield Finding(
+            "doubtful",
+            f"{percent(options['outside'])} of what the estimate drew lay outside of the prior, "
+            "and was rejected.",
+            "Simulate more, or correct the draws by the likelihood: "
+            "AmortizedPosterior.refine(data, evaluations=200).",
+        )
+    verdict = options.get("coverage")
+    if verdict == "overconfident":
+        yield Finding(
+            "wrong",
+            "the estimate is overconfident: its regions hold the truth less often than they claim.",
+            'Simulate more, or use method="ratio" with conservative=True.',
+        )
+    elif verdict is None:
+        yield Finding(
+            "doubtful",
+            "nothing has tested the estimate that the draws come from.",
+            "Test it, AmortizedPosterior.coverage(), and draw again; or correct the draws by the "
+            "likelihood, AmortizedPosterior.refine(data, evaluations=200).",
+        )
