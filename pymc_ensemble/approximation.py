@@ -18,7 +18,9 @@ from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.driver import Account, Driver, seed_of_round
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.ensemble import Ensemble, Origin
-from pymc_ensemble.samplers.informed import LikelihoodInformed
+from pymc_ensemble.samplers.informed import AveragedLaw, LikelihoodInformed
+from pymc_ensemble.samplers.informed.averaged import AveragedState
+from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
 from pymc_ensemble.samplers.informed.walk import WalkState
 from pymc_ensemble.samplers.options import require_counts, require_flags
 from pymc_ensemble.samplers.phases import PhaseState
@@ -48,7 +50,8 @@ def approximate(
 
     The slope of the forward outputs is learned as by `LikelihoodInformedSampler`. Draws are those
     of the posterior with linearized outputs, with the likelihood and the prior as they are; one
-    evaluation of each tells its importance weight.
+    evaluation of each tells its importance weight. Of a noisy forward map (``stochastic=True``) a
+    regression that averages over the noise learns the slope, and there is the law alone.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ def approximate(
     draws : int, default 500
         Number of draws, at least 2.
     weigh : bool, default True
-        Whether the draws are evaluated, each once, for importance weights.
+        Whether the draws are evaluated, each once, for importance weights. Those of a noisy map
+        have none.
     round_size : int, default 50
         Forward evaluations in each batch while the slope is learned; at least 20.
     maxiter : int, default 100
@@ -75,13 +79,13 @@ def approximate(
         ``posterior``: the draws of equal weight, as one chain. ``sample_stats``: among others the
         log density ``lp`` of the posterior, NaN without `weigh`; ``log_q``, that of the law; and
         ``log_weight``, smoothed and normalized. The attributes of ``posterior`` tell ``n_evals``;
-        and with `weigh` the ``khat`` of the weights [1]_ and their ``efficiency``, the effective
-        share of the draws.
+        with `weigh` the ``khat`` of the weights [1]_ and their ``efficiency``, the effective share
+        of the draws; and ``noisy``, 1 where the forward map is, so that nothing corrects the law.
 
     Raises
     ------
     ValueError
-        If the forward model is stochastic, or if the model has no proper prior.
+        If the model has no proper prior, or an option has a value that is not known.
     NotImplementedError
         If the model has no forward map that could be told apart from the likelihood.
     SamplingError
@@ -91,8 +95,8 @@ def approximate(
     Warns
     -----
     UserWarning
-        If the slope was not learned to the end, or if k-hat is above 0.7: then weights cannot be
-        relied upon.
+        If the slope was not learned to the end; if k-hat is above 0.7, since weights cannot be
+        relied upon then; or if weights were asked for and the forward map is noisy.
 
     References
     ----------
@@ -118,58 +122,69 @@ def approximate(
     model = without_leaves(given_model(model))
     rng = given_generator(random_seed, "random_seed")
     problem = InverseProblem.from_model(model, compile_kwargs=compile_kwargs)
+    sampler: AveragedLaw | LikelihoodInformed
     if problem.stochastic:
-        raise ValueError(
-            "The forward model is stochastic: differences along short steps would be noise. "
-            "pm.sample(step=EnsembleKalmanSampler()) averages over it."
-        )
-    sampler = LikelihoodInformed(problem, round_size, maxiter, draws)
+        sampler = AveragedLaw(problem, round_size, maxiter)
+    else:
+        sampler = LikelihoodInformed(problem, round_size, maxiter, draws)
     log = ProgressLog("approximate")
     driver = Driver(problem, model, Account(), log)
     if progressbar:
         show_log()
-    walk = _learned(sampler, driver, rng, progressbar)
-    if not walk.known:
+    target, known = _learned(sampler, driver, rng, progressbar)
+    if not known:
         warnings.warn(
             f"The slope of the forward outputs was not learned to the end in {maxiter} rounds "
             f"({driver.account.n_evals} evaluations). Allow more of them (maxiter).",
             stacklevel=2,
         )
-    target = walk.target
+    if weigh and problem.stochastic:
+        weigh = False
+        warnings.warn(
+            "The forward model is noisy: the draws are those of the learned law alone. No weights "
+            "can tell how far the posterior is from it. pm.sample(step=EnsembleKalmanSampler()) "
+            "averages over the noise, too, and weigh=False leaves out this warning.",
+            stacklevel=2,
+        )
     x = target.propose(problem, target.law.draw(draws, rng), rng)
     U, log_q = target.reference.points(x), target.log_density(problem, x)
     lp = np.full(draws, np.nan)
     if weigh:
         evaluations = driver.evaluate(U, seed_of_round(rng, driver.account.n_evals))
         lp = -Ensemble.evaluated(problem, U, evaluations).potential
-    return _result(model, sampler, U, lp, log_q, walk.known, driver.account)
+    return _result(model, sampler, U, lp, log_q, known, driver.account, problem.stochastic)
 
 
 def _learned(
-    sampler: LikelihoodInformed, driver: Driver, rng: np.random.Generator, told: bool
-) -> WalkState:
-    """What was learned, as the state of walkers that are about to set out."""
+    sampler: AveragedLaw | LikelihoodInformed, driver: Driver, rng: np.random.Generator, told: bool
+) -> tuple[LinearizedPosterior, bool]:
+    """What was learned, and whether to the end."""
     U = sampler.problem.sample_prior(sampler.start_size, rng)
     state: PhaseState = sampler.start(U, redraw=True)
-    while not isinstance(state.inner, WalkState):
+    while True:
         state, info = driver.round(sampler, state, rng)
         if told:
             driver.tell(f"learning, {info.message}")
-    return state.inner
+        if isinstance(state.inner, WalkState):
+            return state.inner.target, state.inner.known
+        if isinstance(state.inner, AveragedState) and state.inner.done:
+            return state.inner.target, state.inner.found
 
 
 def _result(
     model: pm.Model,
-    sampler: LikelihoodInformed,
+    sampler: AveragedLaw | LikelihoodInformed,
     U: FloatArray,
     lp: FloatArray,
     log_q: FloatArray,
     known: bool,
     account: Account,
+    noisy: bool,
 ) -> xr.DataTree:
     """The draws, as the results of samplers have them."""
     n, posterior = len(U), labelled(model, U)
     posterior.attrs["n_evals"] = account.n_evals
+    posterior.attrs["noisy"] = int(noisy)
     log_weights = np.full(n, np.nan)
     if np.isfinite(lp).any():
         weights = Weights.of(U, lp - log_q)

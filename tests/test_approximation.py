@@ -78,10 +78,6 @@ def test_learning_that_is_cut_short_is_told():
         pe.approximate(model, maxiter=1, weigh=False, random_seed=1, progressbar=False)
 
 
-def noisy(u, rng):
-    return u + rng.normal(size=2)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -95,10 +91,44 @@ def test_wrong_options(options, message):
         pe.approximate(linear()[0], progressbar=False, **options)
 
 
-def test_declared_noise_is_refused():
+SLOPE = np.random.default_rng(4).standard_normal((12, 60)) / (1 + np.arange(60) / 4)
+
+
+def noisy(u, rng):
+    return SLOPE @ u + 0.15 * rng.normal(size=12)
+
+
+def noisy_model():
+    y = SLOPE @ np.random.default_rng(5).standard_normal(60)
     with pm.Model() as model:
-        u = pm.Normal("u", shape=2)
-        forward = pe.forward_model(noisy, output_shape=(2,), stochastic=True)
-        pm.Normal("y", forward(u), 1.0, observed=np.zeros(2))
-    with pytest.raises(ValueError, match=r"stochastic.*EnsembleKalmanSampler"):
-        pe.approximate(model, progressbar=False)
+        u = pm.Normal("u", shape=60)
+        forward = pe.forward_model(noisy, output_shape=(12,), stochastic=True)
+        pm.Normal("y", forward(u), 0.3, observed=y)
+    covariance = np.linalg.inv(np.eye(60) + SLOPE.T @ SLOPE / 0.09)
+    return model, covariance @ SLOPE.T @ y / 0.09, covariance
+
+
+def test_a_noisy_map_has_the_law_alone_and_says_so():
+    """Noise of half the likelihood's: the posterior of the mean map is in closed form."""
+    model, mean, covariance = noisy_model()
+    with pytest.warns(UserWarning, match="learned law alone"):
+        law = pe.approximate(model, draws=1000, random_seed=1, progressbar=False)
+    assert law["posterior"].attrs["noisy"]
+    assert "khat" not in law["posterior"].attrs
+    assert np.isnan(law["sample_stats"]["log_weight"]).all()
+    assert law["sample_stats"]["converged"].all()
+    assert "learned law alone" in pe.diagnose(law).headline
+    u, directions = law["posterior"]["u"].values[0], np.linalg.svd(SLOPE)[2][:12]
+    sd = np.sqrt(np.einsum("rd,de,re->r", directions, covariance, directions))
+    off = (u.mean(0) - mean) @ directions.T / sd
+    assert np.sqrt((off**2).mean()) < 0.3
+    np.testing.assert_allclose((u @ directions.T).std(0) / sd, 1, atol=0.3)
+
+
+def test_what_noise_leaves_open_is_told():
+    model, *_ = noisy_model()
+    with pytest.warns(UserWarning, match="not learned to the end"):
+        law = pe.approximate(
+            model, draws=10, weigh=False, maxiter=3, random_seed=1, progressbar=False
+        )
+    assert not law["sample_stats"]["converged"].any()

@@ -23,7 +23,7 @@ from .known import (
 )
 from .regression import MOST_PARAMETERS
 from .run import Run
-from .stand_ins import amortized, far_from_learned, inverted, surrogate
+from .stand_ins import amortized, far_from_learned, inverted, law_alone, surrogate
 from .weights import SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
@@ -63,6 +63,7 @@ def judge(evidence: Evidence) -> list[Finding]:
         _not_arrived,
         _hardly_moved,
         far_from_learned,
+        law_alone,
         surrogate,
         amortized,
         _cut_off,

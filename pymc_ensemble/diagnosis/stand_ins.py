@@ -50,6 +50,23 @@ def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
+def law_alone(evidence: Evidence) -> Iterator[Finding]:
+    """A learned law that no evaluation was compared with."""
+    run = evidence.run
+    if run.facts.sampler != "approximate" or np.isfinite(run.stats["lp"]).any():
+        return
+    if run.facts.map == "stochastic":
+        remedy = "EnsembleKalmanSampler averages over the noise, too."
+    else:
+        remedy = "Let approximate weigh them, or use LikelihoodInformedSampler."
+    yield Finding(
+        "doubtful",
+        "the draws are those of the learned law alone, and nothing tells how far the posterior is "
+        "from it.",
+        remedy,
+    )
+
+
 def surrogate(evidence: Evidence) -> Iterator[Finding]:
     """A surrogate that does not predict what the forward map gives."""
     run = evidence.run
