@@ -541,6 +541,7 @@ SYNTHETIC = [
         "10, model=MODEL, check='yes' | check",
         "10, model=MODEL, step=3 | step",
         "10, model=MODEL, tune=3 | tune",
+        "10, model=MODEL, return_inferencedata=False | return_inferencedata",
         "10, model=MODEL, random_seed='x' | random_seed",
     ),
 ]

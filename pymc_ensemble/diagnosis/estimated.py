@@ -8,6 +8,7 @@ import numpy as np
 from pymc_ensemble.log import number, percent
 
 from .facts import Facts
+from .findings import FAR
 from .known import WRONG_MEAN, WRONG_SD, Finding
 
 NOT_GAUSSIAN = 0.01  # p-value of Mardia's tests below which it is told
@@ -21,6 +22,7 @@ OTHERS = (
     "Take other summaries; or do without a Gaussian: pymc_ensemble.amortize, or pm.sample_smc with "
     "pm.Simulator."
 )
+FEWER = "Take fewer summaries, and none that follow from the others."
 LET_IT_CHANGE = 'Let it change: pymc_ensemble.synthetic_likelihood(..., covariance="linear").'
 LEAVE_OUT = (
     "Transform these summaries: roots of counts, logarithms of what is positive; or leave them out."
@@ -65,6 +67,15 @@ def _varying(name: str, known: Likelihood) -> Iterator[Finding]:
     if "varying" not in known:
         return
     found, chance = (np.array(known[key]) for key in ("varying", "varying_by_chance"))
+    if chance[0] > FAR:
+        yield Finding(
+            "doubtful",
+            f"{known['checked']} replicates do not tell whether the covariance of the summaries in "
+            f"`{name}` changes over the posterior: by chance alone they would move means by "
+            f"{number(chance[0], '.1f')} posterior standard deviations.",
+            FEWER,
+        )
+        return
     beyond = np.sqrt(np.maximum(found**2 - chance**2, 0.0))
     if beyond[0] <= WRONG_MEAN and beyond[1] <= np.log1p(WRONG_SD):
         return
@@ -140,7 +151,7 @@ def notes_on_likelihoods(facts: Facts) -> list[str]:
             f"the draws follow the posterior given {described(known)} in `{name}`; what the "
             "summaries leave out of the data is not known"
         )
-        if "varying_by_chance" in known:
+        if known.get("varying_by_chance", [np.inf])[0] <= FAR:
             smallest = number(known["varying_by_chance"][0], ".2f")
             notes.append(
                 f"a covariance in `{name}` that changes would have been seen if it moved means by "

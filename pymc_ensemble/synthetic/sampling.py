@@ -47,6 +47,7 @@ OF_STEP = (
     "random_seed",
     "progressbar",
     "discard_tuned_samples",
+    "return_inferencedata",
 )
 
 
@@ -87,7 +88,7 @@ def sample_synthetic(
         Chains of the last stage, and processes for them; each has a burn-in of its own. Workers of
         a `forward_model` are started there.
     ensemble_size : int, optional
-        Particles of the last stage, by default those of `EnsembleKalmanSampler`.
+        Particles of the last stage; by default 50, or four for each parameter and eight more.
     random_seed : int, Generator or None
     progressbar : bool, default True
         Whether progress is shown.
@@ -188,8 +189,6 @@ def sample_synthetic(
             compute_convergence_checks=sample_kwargs.pop("compute_convergence_checks", False),
             **sample_kwargs,
         )
-    if not isinstance(idata, xr.DataTree):
-        raise ValueError("return_inferencedata=False is not for sample_synthetic.")
     return staged.result(idata, staged.check(idata) if check else {})
 
 

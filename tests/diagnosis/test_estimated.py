@@ -60,6 +60,7 @@ def test_a_good_likelihood_is_called_what_it_is_and_no_more():
         ({"checked": None, "varying": None}, "doubtful", "nothing has tested"),
         ({"varying": [0.6, 0.0]}, "wrong", "means move by 0.60"),
         ({"varying": [0.1, -0.4]}, "wrong", "by a factor of 0.67"),
+        ({"varying": [4.0, 3.0], "varying_by_chance": [4.1, 1.0]}, "doubtful", "do not tell"),
         ({"gaussian": 0.002}, "doubtful", "not Gaussian (p = 0.002)"),
         ({"gaussian": 0.002, "odd": [1], "without": [0.5, 0.0]}, "doubtful", "without it means"),
         ({"gaussian": 0.002, "odd": [1, 2], "without": [0.1, 0.4]}, "doubtful", "without them"),

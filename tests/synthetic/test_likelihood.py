@@ -45,6 +45,14 @@ def test_data_are_summarized_and_the_noise_is_that_of_the_prior():
     assert simulator.initial.n_evals == 100
 
 
+def test_summaries_may_have_a_dimension():
+    with pm.Model(coords={"time": TIMES}) as model:
+        pe.synthetic_likelihood(growth, summaries=root, replicates=20)(
+            "y", pm.Normal("level", 2.5, 0.5), rate=0.3, observed=DATA, dims="time"
+        )
+    assert model.named_vars_to_dims["y"] == ("time",)
+
+
 def test_forward_models_give_the_same_with_workers_a_store_or_in_batches(tmp_path):
     expected = covariance(model_of())
     store = tmp_path / "runs.db"
