@@ -6,11 +6,16 @@ import numpy as np
 
 from .ensemble import Array, Ensemble, Problem, has_forward_map
 from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
+from .proposals import independence
+from .weights import normalized_weights, systematic_resample
 
 NEWTON_STEPS = 20
 SMALLEST_SHARE = 1e-6  # of a Newton step: what is left is rounding
 NO_STEP = 1e-8  # squared length of a Newton step per dimension, in posterior sd, at the mode
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
+NEARLY_GAUSSIAN = 0.9  # effective share of draws with which a Gaussian law is the posterior
+CANDIDATES = 20  # of which one becomes a draw; the fitted map tells what they weigh
+FEWEST = 1.0  # of their effective number, per draw, below which the draws would be copies
 
 
 def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
@@ -64,3 +69,48 @@ def newton_mode(problem: Problem, linear_map: LinearMap, U: Array) -> GaussianLa
         if law.distance(np.zeros((1, len(x))))[0] < NO_STEP * len(x):
             return law
     return None
+
+
+def guessed_draws(
+    problem: Problem, law: GaussianLaw, size: int, rng: np.random.Generator
+) -> tuple[Array, Array] | None:
+    """Draw from the posterior of a linear map, whose loss or prior need not be Gaussian.
+
+    Where the Gaussian law at the mode is not that posterior, draws of a Student-t law about it are
+    resampled by importance weights, for which the fitted map stands in for the forward map: nothing
+    is evaluated.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    law : GaussianLaw
+        Law at the mode of the posterior.
+    size : int
+        Number n of draws.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    points : ndarray of shape (n, d)
+    log_q : ndarray of shape (n,)
+        Log density that they follow, up to a constant.
+        None instead of both if the law at the mode covers too little of the posterior.
+    """
+
+    def log_posterior(points: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            potential = problem.loss(law.map(points)) + problem.prior_potential(points)
+        return np.where(np.isnan(potential), -np.inf, -potential)
+
+    points = law.map.particles(law.center + law.spread(law.noise(size, rng)))
+    log_q = law.log_density(points)
+    if normalized_weights(log_posterior(points) - log_q)[1] > NEARLY_GAUSSIAN * size:
+        return points, log_q
+    parts = [independence((law,), points, rng)[::2] for _ in range(CANDIDATES)]
+    points, log_q = (np.concatenate(values) for values in zip(*parts, strict=True))
+    log_p = np.concatenate([log_posterior(part) for part, _ in parts])
+    weights, effective_size = normalized_weights(log_p - log_q)
+    if effective_size < FEWEST * size:
+        return None
+    chosen = systematic_resample(weights, size, rng.random())
+    return points[chosen], log_p[chosen]

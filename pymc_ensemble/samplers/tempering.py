@@ -12,7 +12,7 @@ import numpy as np
 
 from . import moves, proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
-from .linear_guess import linear_guess
+from .linear_guess import guessed_draws, linear_guess
 from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
 from .rest import RESTLESS, STANDSTILLS, Standstill, drifts
 from .weights import (
@@ -159,13 +159,16 @@ class TemperedBurnIn:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
         state.ensemble.require(self.min_members)
         kind: Kind
-        law = None
+        guess = None
         if self.deterministic and state.stages == 0 and not state.guessed:
             law = linear_guess(self.problem, state.ensemble)
-        if law is not None:
+            if law is not None:
+                guess = guessed_draws(self.problem, law, len(state.ensemble), rng)
+            state = replace(state, guessed=True)
+        if guess is not None:
+            assert law is not None
             stage, kind = Stage(law, 1.0), "linear"
-            points = law.map.particles(law.center + law.spread(law.noise(len(state.ensemble), rng)))
-            log_ratio = np.zeros(len(points))
+            points, log_ratio = guess
         else:
             if state.stage is None:
                 state = self._next_stage(state, rng)
@@ -189,8 +192,8 @@ class TemperedBurnIn:
 
     def _judge_guess(self, pending: Move, values: Ensemble) -> tuple[BurnInState, bool, str]:
         """Accept the draws of the linear guess if importance weights confirm them."""
-        law, J, state = pending.stage.law, len(values), replace(pending.origin, guessed=True)
-        log_weights = -values.potential - law.log_density(values.U)
+        J, state = len(values), pending.origin
+        log_weights = -values.potential - pending.log_ratio  # the density that they were drawn from
         weights, effective_size = normalized_weights(np.where(values.ok, log_weights, -np.inf))
         share = effective_size / max(values.ok.sum(), 1)
         message = f"linear guess confirmed by {share:.0%} of the ensemble"

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from array_problems import (
+    GaussianProblem,
     PoissonRegression,
     TwoCompartments,
     bimodal,
@@ -10,10 +13,11 @@ from array_problems import (
     random_linear,
     sample_bimodal,
     step,
+    within,
 )
 
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
-from pymc_ensemble.samplers.linear_guess import linear_guess
+from pymc_ensemble.samplers.linear_guess import guessed_draws, linear_guess
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.rest import drifts, standstill
 from pymc_ensemble.samplers.start import MAX_REDRAWS, Start
@@ -136,6 +140,53 @@ def test_linear_forward_maps_cost_two_evaluations_a_member(problem, seed):
     assert [r.complete for r in reports] == [True]
     assert state.converged
     assert state.exponent == 1
+
+
+class NoCounts(GaussianProblem):
+    """Four counts with rates ``exp(u)``, all zero: hardly an edge, and no Gaussian law is near."""
+
+    quadratic_loss = False
+
+    def __init__(self):
+        super().__init__(lambda U: U, np.zeros(4), np.zeros(4), np.eye(4) / 9)
+        u = np.linspace(-20.0, 8.0, 4001)
+        weights = np.exp(-np.exp(u) - u**2 / 18)
+        weights /= weights.sum()
+        mean = weights @ u
+        self.mean, self.sd = np.full(4, mean), np.full(4, np.sqrt(weights @ (u - mean) ** 2))
+
+    def pointwise_loss(self, Z):
+        return np.exp(Z)
+
+    loss_gradient = curvature = pointwise_loss
+
+
+def test_posteriors_of_linear_maps_need_not_be_gaussian():
+    """The fitted map knows them: two evaluations a member, and draws are right at once."""
+    problem, U = NoCounts(), []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        part = TemperedBurnIn(problem, 6)
+        problem.n_evaluations = 0
+        ensemble = problem.ensemble(problem.sample_prior(100, rng))
+        law = linear_guess(problem, ensemble)
+        draws = law.map.particles(law.center + law.spread(law.noise(2000, rng)))
+        log_weights = -problem.loss(draws) - problem.prior_potential(draws) - law.log_density(draws)
+        assert normalized_weights(log_weights)[1] < 0.5 * len(draws)
+        state, _ = burn_in(part, problem, part.start(ensemble), rng)
+        assert problem.n_evaluations == 200
+        assert state.converged
+        U.append(state.ensemble.U)
+    assert within(np.mean(U, axis=1), problem.mean)
+    assert within(np.std(U, axis=1), problem.sd)
+
+
+def test_no_guess_by_a_law_that_covers_nothing():
+    problem, rng = NoCounts(), np.random.default_rng(1)
+    law = linear_guess(problem, problem.ensemble(problem.sample_prior(100, rng)))
+    assert guessed_draws(problem, law, 100, rng) is not None
+    narrow = replace(law, rates=1e6 * law.rates, force=1e6 * law.force)
+    assert guessed_draws(problem, narrow, 100, rng) is None
 
 
 def test_linear_guess_is_exact_for_a_linear_problem():
