@@ -27,8 +27,9 @@ from pymc_ensemble.samplers.examination import (
     Examination,
     Probes,
 )
-from pymc_ensemble.samplers.kalman.inflated_design import DesignState
-from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
+from pymc_ensemble.samplers.kalman.examined import ExaminedDesign
+from pymc_ensemble.samplers.kalman.inflated_design import DesignState, InflatedDesign
+from pymc_ensemble.samplers.kalman.sampler import TEST_PATIENCE, EnsembleKalman
 from pymc_ensemble.samplers.multiscale.sampler import Multiscale
 from pymc_ensemble.samplers.split_sweeps import SweepState
 
@@ -92,6 +93,67 @@ def test_coordinates_do_not_matter():
     assert here.fluctuation > 0
     # singular vectors have other signs in other coordinates, so directions are others
     assert 0.2 < there.fluctuation / here.fluctuation < 5
+
+
+def two_modes():
+    """Narrow modes at u = -1 and u = 1, as the square is known; their sd is 1/50."""
+    return GaussianProblem(
+        lambda U: np.column_stack([25 * (U[:, 0] ** 2 - 1), 0 * U[:, 1]]),
+        np.zeros(2),
+        np.zeros(2),
+        np.eye(2),
+    )
+
+
+@pytest.mark.parametrize("sd", [0.0, 3.0])
+def test_steps_that_suit_modes_tell_narrow_ones_from_noise(sd):
+    """Along u the fourth derivative of the loss is 7500: a step of 0.2 finds 1.4, of 0.004 none."""
+    problem, rng = noisy(two_modes(), sd, 1), np.random.default_rng(1)
+    U = rng.standard_normal((80, 2)) * [0.02, 1.0] + rng.choice([-1, 1], 80)[:, None] * [1, 0]
+    found = []
+    for by_mode in (False, True):
+        probes = Probes.of(problem.ensemble(U), rng, by_mode=by_mode)
+        assert len(probes.points) == EVALUATIONS
+        found.append(probes.judge(problem, problem.evaluate(probes.points)))
+    joined = found[0].after(found[1])
+    assert joined.evaluations == 2 * EVALUATIONS
+    if sd:
+        assert joined.fluctuation == found[0].fluctuation
+    else:
+        assert 0.1 < found[0].fluctuation < 1.4
+        assert joined.fluctuation == found[1].fluctuation < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_narrow_modes_are_not_taken_for_roughness(seed):
+    """Where a linear fit does not do for them, the map is examined again, and meets a test."""
+    problem = two_modes()
+    sampler, rng = EnsembleKalman(problem, adjust=None, rough=None), np.random.default_rng(seed)
+    state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
+    state, _ = burn_in(sampler, problem, state, rng)
+    assert not state.found.rough
+    assert sampler.origin(state).adjusted
+    assert state.converged
+    assert np.abs(state.ensemble.U[:, 0]).mean() == pytest.approx(1.0, abs=0.02)
+
+
+def test_fits_and_tests_that_do_not_rest_are_given_up():
+    """The test is the one that follows a fit, on a map that fluctuates."""
+    problem = noisy(decay(0.3), 0.5, 0)
+    sampler, rng = EnsembleKalman(problem, adjust=None, rough=None), np.random.default_rng(0)
+    state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
+    while not isinstance(state.inner, ExaminedDesign):
+        state, _ = step(sampler, problem, state, rng)
+    most = sampler.burn_in.burn_in.max_stages
+    assert state.inner.given_up(most - TEST_PATIENCE).inner.stages == most - TEST_PATIENCE
+    fit, count = InflatedDesign(problem, patience=2), 0
+    design = fit.start(state.evaluated)
+    while not design.burned_in:
+        design, _ = step(fit, problem, design, rng)
+        count += 1
+    assert count == 2
+    assert design.curved
+    assert not design.converged
 
 
 def test_failures_are_left_out():

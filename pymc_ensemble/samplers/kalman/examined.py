@@ -22,10 +22,16 @@ class ExaminedState:
     inner : BurnInState
     found : Examination or None
         What was found, once the posterior was reached.
+    failed : DesignState or None
+        Fit to a rough map that was found not to do.
+    doubted : bool
+        Whether the map is to be examined once more, as a fit to it does not do.
     """
 
     inner: BurnInState
     found: Examination | None = None
+    failed: DesignState | None = None
+    doubted: bool = False
 
     @property
     def ensemble(self) -> Ensemble:
@@ -35,7 +41,9 @@ class ExaminedState:
     @property
     def burned_in(self) -> bool:
         """Whether the burn-in is over: on a rough map, nothing is to be tested in its end."""
-        return self.found is not None and (self.found.rough or self.inner.burned_in)
+        if self.found is None or self.doubted:
+            return False
+        return self.found.rough or self.inner.burned_in
 
     @property
     def arrived(self) -> bool:
@@ -67,17 +75,24 @@ class ExaminedDesign(DesignState):
         """Add the memory to the state of a fit."""
         return cls(**{f.name: getattr(design, f.name) for f in fields(design)}, arrived=arrived)
 
-    @property
-    def bent(self) -> ExaminedState:
-        """State of a burn-in that goes on, after the fit was found not to do."""
-        found = self.arrived.found
+    def given_up(self, stages: int) -> ExaminedState:
+        """State of a burn-in that goes on, after the fit was found not to do.
+
+        At least so many `stages` count as done: on a map that fluctuates it may never rest.
+        """
+        found, inner = self.arrived.found, self.arrived.inner
         assert found is not None
-        return replace(self.arrived, found=replace(found, bent=True))
+        found = replace(found, bent=True)
+        inner = replace(inner, stages=max(inner.stages, stages))
+        return ExaminedState(inner, found, failed=self, doubted=found.rough)
 
 
 @dataclass(frozen=True)
 class ExaminedBurnIn:
     """Burn-in that examines the forward map as soon as the exponent is one.
+
+    If a map that was found rough turns out to be one that a linear fit does not do for, it is
+    examined once more, by steps that suit the modes of the ensemble.
 
     Parameters
     ----------
@@ -100,8 +115,8 @@ class ExaminedBurnIn:
 
     def ask(self, state: ExaminedState, rng: np.random.Generator) -> tuple[Array, Any]:
         """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
-        if state.found is None and state.arrived:
-            probes = Probes.of(state.ensemble, rng)
+        if state.doubted or (state.found is None and state.arrived):
+            probes = Probes.of(state.ensemble, rng, by_mode=state.doubted)
             return probes.points, probes
         return self.burn_in.ask(state.inner, rng)
 
@@ -111,8 +126,10 @@ class ExaminedBurnIn:
         """State after the round, and an account of it."""
         if isinstance(pending, Probes):
             found = pending.judge(self.problem, evaluations)
+            if state.found is not None:
+                found = state.found.after(found)
             message = f"the log density fluctuates by {number(found.fluctuation, '.2g')}"
             info = Info.of(evaluations, "burn-in", message, complete=True)
-            return replace(state, found=found), info
+            return replace(state, found=found, doubted=False), info
         inner, info = self.burn_in.tell(state.inner, pending, evaluations)
         return replace(state, inner=inner), info
