@@ -328,7 +328,11 @@ class Staged:
             name = simulator.observed
             design = self.designs[name] = replace(self.designs[name], U=U)
             assert simulator.estimate is not None
-            spread = self._spread(simulator, node)
+            try:
+                spread = self._spread(simulator, node)
+            except ValueError as error:  # the draws are there, and are told to be untested
+                logger.warning(f"The covariance of `{name}` could not be tested. {error}")
+                continue
             if simulator.estimate.slopes is not None:
                 known = spread.points @ (simulator.estimate.slopes @ design.root).T
                 spread = replace(spread, log_variances=spread.log_variances - known)
@@ -343,7 +347,9 @@ class Staged:
         made = self._run(simulator, node, np.repeat(ends, n, axis=0), "ends")
         groups = [Runs(part).good for part in np.split(made.outputs, len(ends))]
         used = [k for k, group in enumerate(groups) if len(group) >= max(3, n // 2)]
-        simulator.require(made, "the ends of the posterior", (len(design.columns) + 1) * n // 2)
+        p = len(design.columns)
+        axes = {k % p for k in used}
+        simulator.require(made, "the ends of the posterior", 2 if len(axes) == p else len(ends) * n)
         points = np.concatenate([design.center[None], ends[used]])
         least = FLOOR * np.diag(simulator.initial.matrix)
         replicates = [design.replicates, *(groups[k] for k in used)]

@@ -3,9 +3,12 @@
 import numpy as np
 import pymc as pm
 import pytest
+import xarray as xr
 
 import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.facts import facts_of
+from pymc_ensemble.synthetic.likelihood import likelihoods_in
+from pymc_ensemble.synthetic.sampling import Staged
 
 A = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0], [0.3, 0.3]])
 NOISE = np.array([0.5, 1.0, 0.7, 0.4])
@@ -164,6 +167,27 @@ def test_failures_are_counted_and_told():
     assert 1 <= facts["failed"] <= 22
     assert idata["synthetic"].attrs["n_failed"] > facts["failed"]
     assert np.isnan(idata["synthetic"]["y_replicates"]).any(axis=1).sum() == facts["failed"]
+
+
+def test_draws_are_kept_where_the_test_cannot_be_made(caplog):
+    """Beyond the ends of the posterior the simulator fails, but where it is it works."""
+    limits = {"a": np.inf}
+
+    def fails_far_away(a, b, rng):
+        if abs(a) > limits["a"]:
+            raise RuntimeError("diverged")
+        return linear(a, b, rng)
+
+    model = model_of(pe.forward_model(fails_far_away, stochastic=True, version="1"))
+    staged = Staged(model, likelihoods_in(model), np.random.default_rng(1))
+    staged.begin()
+    staged.estimate(np.random.default_rng(2).normal(size=(50, 2)))
+    limits["a"] = 0.0
+    U = xr.Dataset({"unconstrained": (("chain", "draw", "u"), np.ones((1, 20, 2)))})
+    U["unconstrained"] += np.random.default_rng(3).normal(size=(1, 20, 2))
+    assert staged.check(xr.DataTree.from_dict({"sample_stats": U})) == {}
+    assert "could not be tested" in caplog.text
+    assert staged.counted.made["ends"] == staged.counted.failed["ends"] == 200
 
 
 def test_more_stages_begin_anew_every_time():
