@@ -155,7 +155,7 @@ class Run:
 
     @property
     def log_ratio(self) -> FloatArray:
-        """Log density against the law that the ensemble believes in, shape (n,)."""
+        """Log density against the law of the ensemble, shape (n,)."""
         return self.stats["lp"] - self.stats["log_q"]
 
     @property

@@ -184,7 +184,7 @@ class Snapshot:
     lp : ndarray of shape (J,)
         Log posterior density in these coordinates.
     log_q : ndarray of shape (J,)
-        Log density of the Gaussian law that the ensemble believes in, for each particle
+        Log density of the Gaussian law of the ensemble, for each particle
         fitted without it.
     acceptance : ndarray of shape (J,)
         Metropolis acceptance probability of the move, or the one that a test would have had.

@@ -1,4 +1,4 @@
-"""Statistical linearization: the Gaussian law that an ensemble believes in."""
+"""Statistical linearization: the Gaussian law of an ensemble."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -224,7 +224,7 @@ class TemperedBurnIn:
         )
 
     def _law(self, state: BurnInState, weights: Array, exponent: float) -> GaussianLaw:
-        """Law that the ensemble believes in, with these weights of its members."""
+        """Law of the ensemble, with these weights of its members."""
         rough = not self.deterministic
         return fit_law(self.problem, state.ensemble, weights, exponent, rough=rough)
 
