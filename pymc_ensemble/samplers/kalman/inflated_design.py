@@ -2,7 +2,7 @@
 
 A linear fit averages small-scale fluctuations of the forward map away, and the wider the points lie
 the better it knows the slope. So the forward map is evaluated on an inflated copy of the law that
-the ensemble believes in, and the particles move with the pooled fit alone. How far the design may
+the ensemble, and the particles move with the pooled fit alone. How far the design may
 reach is told by the curvature of the outputs on it.
 """
 
