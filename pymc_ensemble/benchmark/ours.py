@@ -24,6 +24,9 @@ QUIET = {"progressbar": False, "compute_convergence_checks": False, "chains": 1,
 CHAINS_FACTOR = 4
 """The same for single chains: those of PyMC, and our multiscale sampler."""
 
+LEARNED_DRAWS = 2000
+"""Draws of a surrogate, which cost nothing: enough that their own error is small."""
+
 START_SIZE = 100
 """Particles of an ensemble that starts where the paper of a problem has it start."""
 
@@ -74,7 +77,7 @@ def _in_time_order(problem: Problem, idata: xr.DataTree) -> tuple[Array, np.ndar
 
 def sampled(
     problem: Problem, step: Callable[..., Any], draws: int, seed: int, native: bool = False,
-    **options: Any,
+    from_prior: bool = False, **options: Any,
 ) -> tuple[Run, xr.DataTree, list[int]]:  # fmt: skip
     """Run `pymc.sample` with one of our step methods."""
     started = perf_counter()
@@ -85,7 +88,7 @@ def sampled(
     with model, fast_compiling():
         meter = None if native else Meter(model.forward)
         initial = None
-        if problem.start is not None:
+        if problem.start is not None and not from_prior:
             size = options.get("ensemble_size", START_SIZE)
             initial = problem.start(size, np.random.default_rng([seed, 1]))
         idata = pm.sample(
@@ -171,6 +174,18 @@ def gaussian_process(sizes: tuple[int, ...] = (50, 100, 200), **options: Any) ->
             raise ValueError("The ensembles are too small for so many parameters.")
         return total
 
+    return run
+
+
+def growing(problem: Problem, budget: int, seed: int) -> Run:
+    """The ensemble Gaussian process sampler by default: it stops when it is certified.
+
+    An ensemble to start from would choose epochs, so it starts in the prior everywhere.
+    """
+    step = pe.EnsembleGaussianProcessSampler
+    run, _, batches = sampled(problem, step, LEARNED_DRAWS, seed, from_prior=True)
+    run.traces = [Trace(*columns(trace), growing=False) for trace in run.traces]
+    run.attributes["batches"] = batches
     return run
 
 

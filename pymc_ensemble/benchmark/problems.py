@@ -176,7 +176,7 @@ PROBLEMS = {
             gallery.lorenz63,
             rough=True,
             start=_lorenz63_start,
-            only=("EKS", "EKS paper", "EGPS", "EGPS potential"),
+            only=("EKS", "EKS unadjusted", "EKS paper", "EGPS", "EGPS epochs", "EGPS potential"),
         ),
         Problem("Lorenz 96", gallery.lorenz96, rough=True, share=0.1, only=("EKS", "EGPS")),
     )

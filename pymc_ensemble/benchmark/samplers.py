@@ -16,6 +16,7 @@ from pymc_ensemble.benchmark.ours import (
     Runner,
     ensemble,
     gaussian_process,
+    growing,
     multiscale,
 )
 from pymc_ensemble.benchmark.peers import (
@@ -70,7 +71,8 @@ _kalman = partial(ensemble, pe.EnsembleKalmanSampler)
 SAMPLERS = {
     sampler.name: sampler
     for sampler in (
-        Sampler("EKS", _kalman(adjust=False, roughness=True)),
+        Sampler("EKS", _kalman()),
+        Sampler("EKS unadjusted", _kalman(adjust=False, roughness=True)),
         Sampler("EKS adjusted", _kalman(adjust=True)),
         Sampler("EKS density", ensemble(DensitySampler)),
         Sampler("EKS paper", _kalman(scheme="paper")),
@@ -78,7 +80,8 @@ SAMPLERS = {
         Sampler("multiscale adjusted", multiscale(adjust=True)),
         Sampler("multiscale, 40 walkers", multiscale(walkers=40)),
         Sampler("multiscale paper", multiscale(scheme="paper")),
-        Sampler("EGPS", gaussian_process()),
+        Sampler("EGPS", growing),
+        Sampler("EGPS epochs", gaussian_process()),
         Sampler("EGPS potential", gaussian_process(target="potential")),
         Sampler("EGPS adjusted", ensemble(pe.EnsembleGaussianProcessSampler, adjust=True)),
         Sampler("EGPS paper", ensemble(pe.EnsembleGaussianProcessSampler, scheme="paper")),
