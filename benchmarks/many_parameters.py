@@ -3,11 +3,13 @@
     python benchmarks/many_parameters.py [names] [--seeds 3]
 
 Names: ``linear``, ``random``, ``deconvolution``, ``darcy64``, ``darcy256``, ``darcy1024``, ``cox``,
-``binary``, ``lorenz96``, ``flow``, ``resolution``, ``memory``. Every forward evaluation is counted,
-those of learning included. Four chains of 50 walkers share what was learned. A run is done when,
-from then on, the root mean square over functionals of errors of the mean is below 0.1 posterior
-standard deviations, and of relative errors of standard deviations below 10%. Functionals are eight
-coordinates, and the eight directions that the data inform most about. References come from
+``binary``, ``lorenz96``, ``flow``, ``process``, ``resolution``, ``memory``. Every forward
+evaluation is counted, those of learning included. Four chains of 50 walkers share what was learned.
+A run is done when, from then on, the root mean square over functionals of errors of the mean is
+below 0.1 posterior standard deviations, and of relative errors of standard deviations below 10%.
+Functionals are eight coordinates, and the eight directions that the data inform most about.
+References come from Hamiltonian Monte Carlo with exact gradients; that of ``process``, counts of a
+Gaussian process whose length and amplitude are unknown, from NUTS on the same model.
 """
 
 import argparse
@@ -248,6 +250,25 @@ def differences(forward, h=1e-6):
     return slope
 
 
+def process(sites=64):
+    """Counts along a line, whose log rate is a Gaussian process of unknown length and amplitude."""
+    import pymc as pm
+
+    rng = np.random.default_rng(71)
+    x = (np.arange(sites) + 0.5) / sites
+    apart = np.sqrt(3) * np.abs(x[:, None] - x) / 0.15
+    covariance = 0.8**2 * (1 + apart) * np.exp(-apart)
+    root = np.linalg.cholesky(covariance + 1e-8 * np.eye(sites))
+    counts = rng.poisson(np.exp(1.5 + root @ rng.standard_normal(sites)))
+    with pm.Model() as model:
+        length = pm.LogNormal("length", np.log(0.15), 0.4)
+        amplitude = pm.LogNormal("amplitude", np.log(0.8), 0.4)
+        kernel = amplitude**2 * pm.gp.cov.Matern32(1, length)
+        f = pm.gp.Latent(cov_func=kernel).prior("f", x[:, None], jitter=1e-6)
+        pm.Poisson("counts", pm.math.exp(1.5 + f), observed=counts)
+    return model
+
+
 # -- references ---------------------------------------------------------------------------------
 
 
@@ -393,6 +414,39 @@ def posterior(name, case, seeds):
         )
 
 
+def against_nuts(seeds):
+    """Runs of the Gaussian process; functionals are both hyperparameters and 14 coordinates."""
+    import pymc as pm
+
+    model, started = process(), perf_counter()
+    with model:
+        idata = pm.sample(
+            1000, tune=1000, chains=4, cores=1, random_seed=1, progressbar=False, target_accept=0.9
+        )
+    posterior, stats = idata.posterior, idata.sample_stats
+    variables = [np.log(posterior[name].values)[..., None] for name in ("length", "amplitude")]
+    draws = np.concatenate([*variables, posterior["f_rotated_"].values], axis=-1)[..., :16]
+    mean, sd = draws.mean((0, 1)), draws.std((0, 1))
+    apart = np.sqrt((((draws[:2].mean((0, 1)) - draws[2:].mean((0, 1))) / sd) ** 2).mean())
+    problem = InverseProblem.from_model(model)
+    print(
+        f"process: d={problem.dimension}; halves of the reference by {apart:.3f}; NUTS: "
+        f"{int(stats['n_steps'].sum())} gradients after its burn-in, for {4 * 1000} draws "
+        f"({perf_counter() - started:.0f} s)",
+        flush=True,
+    )
+    F = np.eye(problem.dimension)[:16]
+    for seed in range(seeds):
+        learning, settled, acceptance, done, last = run(
+            Case(problem, None), seed, F, mean, sd, sweeps=60
+        )
+        print(
+            f"  seed {seed}: learning {learning}, settled {settled}, acceptance {acceptance:.2f}, "
+            f"done at {done}; at {last[0]}: {last[1]:.3f}, {last[2]:.3f}",
+            flush=True,
+        )
+
+
 def gaps(name, case, seeds):
     """Evaluations until the potential is so near to its least value."""
     least, _ = mode(case)
@@ -511,12 +565,15 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", default=[*CASES, "resolution", "memory"])
+    parser.add_argument("names", nargs="*", default=[*CASES, "process", "resolution", "memory"])
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
     for name in options.names:
         if name in ("resolution", "memory"):
             {"resolution": resolution, "memory": memory}[name]()
+            continue
+        if name == "process":
+            against_nuts(options.seeds)
             continue
         case = CASES[name]()
         posterior(name, case, options.seeds)
