@@ -32,7 +32,7 @@ import pymc_ensemble as pe
 Array = NDArray[np.float64]
 Found = dict[str, Any]
 
-DRAWS = 1000  # of which C2ST is told
+DRAWS = 1000  # for the C2ST
 DATA_SETS = {"crescents": 10}  # whose C2ST is averaged, 3 of other tasks
 FRESH = 500  # simulations for a test of coverage: a standard error of .013 at 90%
 

@@ -1,4 +1,4 @@
-"""What a log density costs of which only values are known: a table.
+"""What a log density costs that gives only its values: a table.
 
     python benchmarks/density.py [--problems decay ...] [--seeds 10] [--false 20]
 

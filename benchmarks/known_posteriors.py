@@ -278,7 +278,7 @@ CHAIN = 5
 
 
 def rosenbrock_chain() -> pm.Model:
-    """Five unknowns, each of which bends the next."""
+    """Five unknowns; each bends the next."""
     return black_box_free(
         lambda u: pm.math.concatenate([u[:1], 2 * (u[1:] - u[:-1] ** 2)]),
         normal(CHAIN, 1.5),
@@ -426,7 +426,7 @@ def logistic() -> pm.Model:
 
 
 def shell() -> pm.Model:
-    """A sphere, one side of which is a little better."""
+    """A sphere with one side a little better."""
     return black_box_free(
         lambda u: pm.math.stack([(u**2).sum(), u[0]]),
         normal(3, 1.0),

@@ -5,7 +5,7 @@ A move is a function of four arguments.
 ==========  =======================================================================================
 group       ndarray of shape (n, d): the particles to be moved, in unconstrained coordinates
 partners    ndarray of shape (m, d): the other half of the ensemble, which stays where it is
-law         `GaussianLaw`: what the partners believe in. ``law.mean``, shape (d,), and
+law         `GaussianLaw`: fitted to the partners. ``law.mean``, shape (d,), and
             ``law.covariance``, shape (d, d), approximate the posterior by a linear fit of the
             forward outputs; ``law.log_density(U)`` is its density, and ``law.map(U)`` the fit,
             shape (n, K). ``law.anomalies.mean`` and ``law.anomalies.L``, shape (d, r), are the mean

@@ -109,7 +109,7 @@ def test_code_of_step_method(monkeypatch):
         before = idata.sample_stats["n_evals"].min("draw") - 100  # but for the first sweep
         assert before.max() <= (1500 if name == "idata" else 3500)
     assert session["diagnosis"].verdict == "trustworthy"
-    # 2000 draws, ten of which are correlated: a Monte Carlo error of .03, and of 4% of a variance
+    # 2000 draws, ten in a row are correlated: a Monte Carlo error of .03, and of 4% of a variance
     mean, covariance = session["mean"], session["covariance"]
     sd = np.sqrt(np.diag(covariance))
     assert np.abs((session["draws"].mean(0) - mean) / sd).max() < 0.12

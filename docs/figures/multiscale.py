@@ -32,7 +32,7 @@ STYLE = {
 }
 
 
-# -- problems of which everything is known -----------------------------------------------------
+# -- problems whose posteriors are known -------------------------------------------------------
 
 
 class StandardNormal:
@@ -98,7 +98,7 @@ class Target:
         return np.exp(potential.min() - potential)
 
     def evaluate(self, U):
-        """Forward evaluations, none of which fails."""
+        """Forward evaluations; none fails."""
         return Evaluations(self.forward(U), np.zeros(len(U), dtype=bool))
 
 
@@ -114,12 +114,12 @@ def linear(d=10):
 
 
 def square():
-    """One parameter of which the square is observed: a light-tailed posterior."""
+    """One parameter, whose square is observed: a light-tailed posterior."""
     return Target(lambda U: U**2, [0.0], 1.0, 1).quadrature(np.linspace(-4, 4, 4001))
 
 
 def sine():
-    """One parameter of which twice the sine is observed: small, and far from linear."""
+    """One parameter, and twice its sine is observed: small, and far from linear."""
     return Target(lambda U: 2 * np.sin(U), [1.0], 1.0, 1).quadrature(np.linspace(-6, 6, 4001))
 
 

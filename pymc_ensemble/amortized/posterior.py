@@ -91,7 +91,7 @@ class AmortizedPosterior:
         draws, chains : int, default 1000 and 4
             Draws of each chain, and chains. Draws are independent. With
             ``method="ratio"`` a chain is an ensemble of walkers on the prior times the learned
-            ratio, each move of which meets a Metropolis test.
+            ratio; each move meets a Metropolis test.
         random_seed : int, Generator or None
             Seed of the draws.
 
@@ -229,7 +229,7 @@ class AmortizedPosterior:
         data : mapping of str to array_like, optional
             Values of the observed variables, by name; those that the model observes by default.
         evaluations : int, default 200
-            Draws, each of which is evaluated once; at least 50.
+            Draws, each evaluated once; at least 50.
         model : pymc.Model, optional
             A model with the same parameters and data, such as a finer one; by default the one that
             was simulated.

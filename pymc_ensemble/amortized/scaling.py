@@ -17,7 +17,7 @@ SMALLEST = 1e-12  # spread, relative to the size, of what is not the same up to 
 
 
 def told_by_numbers(values: np.ndarray) -> str:
-    """Where simulated values lie, of which no distribution tells it."""
+    """Where simulated values lie, if no distribution tells it."""
     if not (values >= 0).all():
         return REAL
     if (values == np.round(values)).all():

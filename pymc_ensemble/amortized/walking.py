@@ -46,7 +46,7 @@ def walk(
     Parameters
     ----------
     log_density : callable
-        Of positions (D, n, d), shape (D, n), each row of which has a density of its own.
+        Of positions (D, n, d), shape (D, n); each row has a density of its own.
     U : ndarray of shape (D, J, d)
         Start of D ensembles.
     sweeps : int

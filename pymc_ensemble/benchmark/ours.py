@@ -116,7 +116,7 @@ def sampled(
 def ensemble(
     step: Callable[..., Any], native: bool = False, roughness: bool = False, **options: Any
 ) -> Runner:
-    """Step methods of which each draw is an evaluation.
+    """Step methods whose every draw is an evaluation.
 
     Parameters
     ----------

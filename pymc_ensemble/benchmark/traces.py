@@ -24,7 +24,7 @@ BUDGETS = np.round(10 ** np.arange(1.5, 7.01, BUDGET_STEP)).astype(int)
 """Numbers of evaluations at which errors are measured."""
 
 BURN_IN = (0.1, 0.25, 0.5)
-"""Fractions of a trace with warm-up, of which the one is left out that suits it best."""
+"""Fractions of a trace with warm-up; the one that suits it best is left out."""
 
 SHOWN_DRAWS = 1000
 """Draws that are kept, for pictures."""

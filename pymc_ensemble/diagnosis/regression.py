@@ -239,7 +239,7 @@ def _adaptive_sample(
 ) -> tuple[FloatArray, Weights]:
     """Points and their weights: a Student-t law that is fitted to the process round by round.
 
-    The process is believed in the neighborhood of the draws `x` only, shape (n, p).
+    The process counts in the neighborhood of the draws `x` only, shape (n, p).
     """
     n, p = PROPOSALS, x.shape[1]
     tree = scipy.spatial.cKDTree(x)

@@ -75,7 +75,7 @@ class Agreement:
         slope_sd = float(np.sqrt(variance / (s @ s)))
         tilt = ((slope - 1) ** 2 - slope_sd**2) * spread**2  # eq. (D9)
         error = float(np.sqrt(max(tilt + variance - explained, 0.0)))
-        # standard errors of the two terms, of which the second is a mean of squares
+        # standard errors of the two terms; the second is a mean of squares
         of_rest = float(np.std(rest**2) / np.sqrt(m))
         of_tilt = 2 * abs(slope - 1) * slope_sd * spread**2
         error_sd = np.hypot(of_rest, of_tilt) / max(2 * error, 1e-300) if error else 0.0

@@ -72,7 +72,7 @@ def simulated(
     with conditioned:
         idata = pm.sample(step=step(), random_seed=int(of_run), **defaults | settings)
     if idata["posterior"].sizes["draw"] < settings["draws"]:
-        raise KeyboardInterrupt  # of which PyMC has made a short run
+        raise KeyboardInterrupt  # PyMC has made a short run of one
     rng = np.random.default_rng(of_ranks)
     posterior = thinned(idata, rng)
     of_draws, of_truth, by_lp = log_densities(conditioned, posterior, truth)

@@ -10,7 +10,7 @@ from .ensembles import path_ess
 FloatArray = NDArray[np.float64]
 
 NONE = 1e-300  # a weight, or a scale, that is as good as zero
-FEWEST_WEIGHTS = 50  # of which a tail can be told
+FEWEST_WEIGHTS = 50  # fewer do not tell a tail
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ Numbered = tuple[NDArray[np.int_], FloatArray]
 
 
 class Memory:
-    """Points with their outputs, the oldest of which are forgotten when they are too many.
+    """Points with their outputs; the oldest are forgotten when they are too many.
 
     Parameters
     ----------

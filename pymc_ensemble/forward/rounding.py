@@ -65,7 +65,7 @@ class Rounding:
 
 
 def rounding_of(inputs: Sequence[Variable], sizes: Sequence[int]) -> Rounding:
-    """Rounding of inputs with so many entries, of which flat points consist."""
+    """Rounding of inputs with so many entries: together they make a flat point."""
     model = pm.modelcontext(None) if pm.Model.get_context(error_if_none=False) else None
     relative, absolute, joint, end = [], [], [], 0
     for variable, size in zip(inputs, sizes, strict=True):

@@ -262,7 +262,7 @@ def _describe(signature: Signature) -> str:
     outputs = signature.outputs
     return json.dumps(
         {
-            "inputs": {  # of which the points consist
+            "inputs": {  # together they make a point
                 "names": [signature.names[i] for i in signature.varying],
                 "shapes": [signature.shapes[i] for i in signature.varying],
             },

@@ -107,7 +107,7 @@ class Signature:
 
     @property
     def varying(self) -> list[int]:
-        """Inputs of which the points consist."""
+        """Inputs that make a point."""
         return [i for i in range(len(self.names)) if i not in self.fixed]
 
     @property

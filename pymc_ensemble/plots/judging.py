@@ -155,7 +155,7 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
         ax.scatter(log_q[chosen], lp[chosen], s=size, color=color, linewidths=0, label=label)
     offset = np.median(log_ratio[finite])
     ends = np.quantile(log_q[finite], [0.0, 1.0])
-    ax.plot(ends, ends + offset, color="0.5", linewidth=1, label="as the ensemble believes")
+    ax.plot(ends, ends + offset, color="0.5", linewidth=1, label="as the fitted law has it")
     # a few draws that are far down would leave no room for the others
     low, high = np.quantile(lp[finite], [0.005, 1.0])
     ax.set_ylim(low - 0.2 * (high - low), high + 0.05 * (high - low))

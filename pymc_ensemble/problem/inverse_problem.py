@@ -208,7 +208,7 @@ class InverseProblem(Target):
         compile_kwargs: Mapping[str, Any] | None = None,
         jacobian: bool = True,
     ) -> "InverseProblem":
-        """Take a PyMC model as a prior and a log density of which only the value is known.
+        """Take a PyMC model as a prior and a log density that gives only its value.
 
         It needs neither observed variables nor a gradient: a `pymc.Potential`, a
         `pymc.CustomDist` or any other log density will do, black boxes included.

@@ -125,7 +125,7 @@ def _is_minus_infinity(branch: Variable) -> bool:
 
 
 def _refuse_impossible(name: str, impossible: np.ndarray, data: np.ndarray) -> None:
-    """Refuse data of which some are impossible, by a mask of their shape."""
+    """Refuse data if some are impossible, by a mask of their shape."""
     wrong, found = np.argwhere(impossible), np.asarray(impossible)
     if not len(wrong):
         return

@@ -21,7 +21,7 @@ from .weights import normalized_weights
 from .words import number
 
 QUANTILE = 1.645  # of the normal law: the limit holds with 95%
-FEWEST = 5  # log weights of which an sd can be told
+FEWEST = 5  # fewer log weights do not tell an sd
 LARGEST_LOG = 50.0  # keeps exponentials finite
 TAILS = (0.05, 0.5, 0.95)  # quantiles by which two laws are compared
 HEAVIER = 1.0  # log weight of the outermost draws: of a hundred, they hold 2% too little then

@@ -14,7 +14,7 @@ SMALLEST_SHARE = 1e-6  # of a Newton step: what is left is rounding
 NO_STEP = 1e-8  # squared length of a Newton step per dimension, in posterior sd, at the mode
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 NEARLY_GAUSSIAN = 0.9  # effective share of draws with which a Gaussian law is the posterior
-CANDIDATES = 20  # of which one becomes a draw; the fitted map tells what they weigh
+CANDIDATES = 20  # one of them becomes a draw; the fitted map tells what they weigh
 FEWEST = 1.0  # of their effective number, per draw, below which the draws would be copies
 
 

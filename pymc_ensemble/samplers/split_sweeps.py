@@ -266,7 +266,7 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         )
 
     def _law(self, state: SweepState, partners: Ensemble, used: Array) -> GaussianLaw:
-        """Law that those of the partners who are `used`, a mask, believe in."""
+        """Law fitted to those of the partners who are `used`, a mask."""
         return fit_law(self.problem, partners, used.astype(float))
 
     @abstractmethod

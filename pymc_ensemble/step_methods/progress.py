@@ -318,7 +318,7 @@ def bar_is_live() -> bool:
 
 
 def together(told: Sequence[tuple[Progress, float] | None]) -> str:
-    """Text of one or several chains, of which those that have not begun told nothing.
+    """Text of one or several chains; those that have not begun told nothing.
 
     Parameters
     ----------

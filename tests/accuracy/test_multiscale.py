@@ -327,7 +327,7 @@ def test_order_in_the_step_size(capsys):
 
 
 def test_potential_alone(capsys):
-    """A ring of which only the log density is known, through `pm.sample`."""
+    """A ring, given by its log density alone, through `pm.sample`."""
     axis = np.linspace(-3, 3, 601)
     x, y = np.meshgrid(axis, axis, indexing="ij")
     w = np.exp(-8 * (np.hypot(x, y) - 1) ** 2 - (x - 0.5) ** 2 / 2 - y**2 / 2)

@@ -256,7 +256,7 @@ def test_too_many_failures_end_in_an_error():
 
 
 def refused(**kwargs):
-    """A model of which a forward evaluation would be an error."""
+    """A model whose forward evaluation would be an error."""
 
     def never(x):
         raise AssertionError("evaluated")

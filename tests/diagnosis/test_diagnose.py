@@ -68,7 +68,7 @@ def test_wrong_draws_are_measured(shift, scale, word):
 
 
 def test_weights_do_not_apply_to_draws_of_another_law():
-    """Against the law that the ensemble believes in they would call these draws wrong."""
+    """Against the law fitted to the ensemble they would call these draws wrong."""
     rng = np.random.default_rng(3)
     for origin in (ADJUSTED, WALKERS, Origin("approximate"), Origin("smooth"), Origin("fit")):
         run = standard_normal_run(rng, origin=origin)

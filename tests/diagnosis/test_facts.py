@@ -66,7 +66,7 @@ def random_text(size, seed=0):
 
 @pytest.mark.parametrize("size", [1, 60, 900, 20_000])
 def test_any_few_packets_tell_the_text(size):
-    """With r more packets than blocks of which none is the same, all but 2**-r of sets do."""
+    """With r more packets than blocks, no two the same, all but 2**-r of sets do."""
     text = random_text(size)
     fountain = Fountain.of(text)
     length = int.from_bytes(fountain.pool[0, 1:4].tobytes())

@@ -65,7 +65,7 @@ def test_failures_anywhere_are_noted(tmp_path):
 
 
 def saved(path, fails):
-    """A store of a function of ``x`` at 400 points, some of which fail."""
+    """A store of a function of ``x`` at 400 points; some fail."""
 
     @pe.forward_model(output_shape=(1,), store=path)
     def simulate(x):

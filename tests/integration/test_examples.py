@@ -64,7 +64,7 @@ def simulator(session):
 
 
 def darcy(session):
-    # 16 parameters of 2000 adjusted draws, of which a third are independent
+    # 16 parameters of 2000 adjusted draws; a third are independent
     assert session["mode"].converged
     assert np.sqrt((session["error"] ** 2).mean()) < 0.15
     assert 0.8 < session["ratio"].min() <= session["ratio"].max() < 1.25
@@ -293,7 +293,7 @@ def test_lynx_hare(monkeypatch, tmp_path, capsys):
     }
     assert len(rows) == 8
     for _, _, error, ratio, rhat, plain_error, plain_ratio, _ in rows.values():
-        # 4 x 500 draws, of which a quarter are independent: standard errors .045 and .03.
+        # 4 x 500 draws, a quarter of them independent: standard errors .045 and .03.
         assert abs(error) < 0.25
         assert 0.85 < ratio < 1.18
         assert rhat < 1.1

@@ -1,4 +1,4 @@
-"""Models of which only the value of the log density is known."""
+"""Models that give only the value of their log density."""
 
 import numpy as np
 import pymc as pm

@@ -60,7 +60,7 @@ def test_large_low_rank_noise_is_never_formed():
         data=np.zeros(K),
         noise=LowRankNoise(np.ones(K), np.ones((K, 1))),
     )
-    # the outputs are u times the constant vector, of which the noise has variance 1 + K
+    # the outputs are u times the constant vector; along it the noise has variance 1 + K
     slope = problem.forward([[1.0]])[0]
     np.testing.assert_allclose(slope @ slope, K / (1 + K), rtol=1e-9)
 

@@ -19,7 +19,7 @@ def sample(model, step, **kwargs):
 
 
 def walk(d=80):
-    """A random walk, every fourth level of which was observed: prior and posterior are Gaussian."""
+    """A random walk with every fourth level observed: prior and posterior are Gaussian."""
     seen = np.arange(3, d, 4)
     y = np.sin(seen / 10)
     with pm.Model() as model:

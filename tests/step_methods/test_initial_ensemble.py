@@ -190,7 +190,7 @@ def test_continued_run_keeps_its_size(draws):
 
 
 def test_run_without_a_complete_ensemble_is_not_continued():
-    """An interrupted chain shortens the others, of which a few particles are left then."""
+    """An interrupted chain shortens the others: a few particles of them are left then."""
     first = sample(gaussian_model(), draws=40).isel(draw=slice(0, 8))
     with gaussian_model(), pytest.raises(ValueError, match=r"8 draws .* 10 particles.*at least 10"):
         ToyStep(initial_ensemble=first)

@@ -126,7 +126,7 @@ def rippled(ripple):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_all_chains_follow_what_the_first_one_has_found(seed):
-    """Fluctuations near the bound, of which five differences of one chain know a third at most."""
+    """Fluctuations near the bound: five differences of one chain know a third of them at most."""
     model, runs = rippled(0.08), []
     for cores in (1, 2):
         step = pe.EnsembleKalmanSampler(ensemble_size=40)

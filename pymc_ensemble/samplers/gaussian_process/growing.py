@@ -45,7 +45,7 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
     max_evaluations : int, optional
         Evaluations of the learning at most, by default ``13 max(100, 4 (d + 2))``.
     workers : int, default 1
-        Evaluations that are made at the same time, of which a round occupies all.
+        Evaluations that are made at the same time; a round occupies all.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from .law import InformedLaw
 from .reference import GaussianReference
 
 INNER_STEPS = 60  # moves without evaluations that make a proposal
-INNER_SIZES = (1.0, 0.3, 0.1)  # of which each of them has one, at random
+INNER_SIZES = (1.0, 0.3, 0.1)  # each of them has one of these, at random
 CURVED_STEPS = 300  # the same where outputs are curved, every other one by differences
 
 

@@ -1,4 +1,4 @@
-"""Burn-in and sweeps for a density of which only values are known.
+"""Burn-in and sweeps for a density that gives only its values.
 
 There are no outputs to which a map could be fitted. A quadratic function is fitted instead, to all
 log densities that were evaluated before the first draw.

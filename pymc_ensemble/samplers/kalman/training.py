@@ -151,7 +151,7 @@ def spectral_norm(D: Array) -> float:
 
 
 def _completed(moved: Array, good: Array, rng: np.random.Generator) -> Array:
-    """All members, of which those that failed are drawn anew from the others."""
+    """All members; those that failed are drawn anew from the others."""
     mean, n = moved.mean(0), len(moved)
     xi = rng.standard_normal((int((~good).sum()), n)).astype(moved.dtype)
     every = np.empty((len(good), moved.shape[1]), moved.dtype)

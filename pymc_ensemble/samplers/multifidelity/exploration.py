@@ -16,7 +16,7 @@ from pymc_ensemble.samplers.phases import PhaseState
 
 MIXED = 4.0  # times of autocorrelation that each particle's path is to be long
 FORGOTTEN = 2.0  # of these, after which hardly anything is left of where a particle was: 2%
-SHORTEST = 8  # sweeps of a path of which that is told
+SHORTEST = 8  # sweeps of a path that tells it
 LONGEST = 120  # sweeps after which a path ends that has not mixed
 EVOLUTIONS = 1  # rounds of differential evolution in each stage of the burn-in
 

@@ -37,13 +37,13 @@ class WalkerState:
     measurement : Measurement or None
         What is known of the positions; None before their first evaluation.
     noise : ndarray of shape (M, d)
-        Noise of the last step, one half of which is used again.
+        Noise of the last step; one half is used again.
     directions : ndarray of shape (M, J, d)
         Directions of the explorers.
     rejected : int
         Steps in a row in which every walker failed.
     begun : Measurement or None
-        What is known of walkers of which some have failed where they start; these are tried again.
+        What is known of walkers if some have failed where they start; these are tried again.
     """
 
     U: Array

@@ -1,4 +1,4 @@
-"""Densities of which only values are known, with posteriors that are known exactly."""
+"""Densities that give only their values, with known posteriors."""
 
 from dataclasses import replace
 
