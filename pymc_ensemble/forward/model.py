@@ -1,7 +1,7 @@
 """A Python function as a forward model inside a `pm.Model`."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -26,7 +26,7 @@ from .rounds import Round
 from .shapes import at_prior, described
 from .store import Key
 from .tasks import Outcomes, Outputs, Seed, Signature, Task, random_argument
-from .versions import fingerprint
+from .versions import files_in, fingerprint
 
 FloatArray = NDArray[np.float64]
 
@@ -189,7 +189,7 @@ class ForwardModel(Evaluator):
             raise TypeError(f"version must be text, such as {str(version)!r}, not {version!r}.")
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries must be an integer of at least 0, not {retries!r}.")
-        files = _files(depends_on)
+        files = files_in(depends_on)
         if timeout is not None and watches_its_clock(function):
             function = function.with_timeout(timeout)  # type: ignore[attr-defined]
         if store is not None and version is None:
@@ -383,23 +383,3 @@ class ForwardModel(Evaluator):
         this.failures |= reasons
         this.n_models += 1
         return outputs
-
-
-def _files(depends_on: Any) -> tuple[Path, ...]:
-    """Files in `depends_on`, which must be there."""
-    if isinstance(depends_on, str | bytes | PathLike) or not isinstance(depends_on, Iterable):
-        raise TypeError(
-            f"depends_on must be a list of paths of files, not {depends_on!r}. Write "
-            f"depends_on=[{depends_on!r}]."
-        )
-    files = []
-    for path in depends_on:
-        if not isinstance(path, str | PathLike):
-            raise TypeError(f"depends_on must be a list of paths of files; it has {path!r}.")
-        files.append(Path(path).absolute())
-        if not files[-1].is_file():
-            raise ValueError(
-                f"depends_on has {str(path)!r}, which is no file. List the files of a folder one "
-                "by one."
-            )
-    return tuple(files)

@@ -1,10 +1,31 @@
 """Whether a simulator is still the same: compared when a run or a prediction begins."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from .fingerprint import Fingerprint, Leaf, digest
+
+
+def files_in(depends_on: Any) -> tuple[Path, ...]:
+    """Files in `depends_on`, which must be there."""
+    if isinstance(depends_on, str | bytes | PathLike) or not isinstance(depends_on, Iterable):
+        raise TypeError(
+            f"depends_on must be a list of paths of files, not {depends_on!r}. Write "
+            f"depends_on=[{depends_on!r}]."
+        )
+    files = []
+    for path in depends_on:
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"depends_on must be a list of paths of files; it has {path!r}.")
+        files.append(Path(path).absolute())
+        if not files[-1].is_file():
+            raise ValueError(
+                f"depends_on has {str(path)!r}, which is no file. List the files of a folder one "
+                "by one."
+            )
+    return tuple(files)
 
 
 def fingerprint(function: Callable[..., Any], depends_on: Sequence[Path] = ()) -> str:
