@@ -397,39 +397,43 @@ def root(counts):
     return np.sqrt(counts + 3 / 8)
 
 
-@pe.forward_model(output_shape=(TIMES,), stochastic=True)
-def random_summaries(beta, gamma, rng):
-    """Summaries of one epidemic."""
-    return root(counts_of_tests(rng, beta, gamma))
+def random_counts(beta, gamma, rng):
+    """Counts of one epidemic."""
+    return counts_of_tests(rng, beta, gamma)
 
 
-def by_summaries(seed: int) -> Found:
-    """A Gaussian likelihood of summaries, as in `docs/summaries.md`: two stages."""
-    rng, told, calls, errors = np.random.default_rng(seed), [], [], []
+def of_summaries(draws: Array, data: Array, rng: np.random.Generator) -> tuple[float, Any]:
+    """C2ST, and the largest errors of means and standard deviations, of draws of both rates."""
+    exact = exact_epidemic(data, DRAWS, rng)
+    shift = np.abs(draws.mean(0) - exact.mean(0)) / exact.std(0)
+    error = (shift.max(), np.abs(draws.std(0) / exact.std(0) - 1).max())
+    return c2st(draws[:DRAWS], exact[: len(draws)]), error
+
+
+def by_summaries(seed: int, covariance: Any = "constant") -> Found:
+    """A synthetic likelihood, as in `docs/summaries.md`: two stages."""
+    rng, told, calls, errors, verdicts = np.random.default_rng(seed), [], [], [], []
+    of_roots = pe.synthetic_likelihood(random_counts, summaries=root, covariance=covariance)
     for k in range(3):
         data, before = TASKS["epidemic"].data(k), CALLS[0]
-        with pm.Model() as model:
+        with pm.Model():
             rates = [pm.LogNormal(name, *values) for name, values in RATES.items()]
-            covariance = pm.Data("covariance", 0.3 * np.eye(TIMES))
-            pm.MvNormal("y", random_summaries(*rates), cov=covariance, observed=root(data))
-        for stage in (1, 2):
-            step = pe.EnsembleKalmanSampler(model=model, rough=True, ensemble_size=100)
-            with model:
-                idata = pm.sample(
-                    700, step=step, chains=1, cores=1, random_seed=seed, progressbar=False
-                )
-            draws = np.column_stack([idata.posterior[name].to_numpy().ravel() for name in RATES])
-            if stage == 1:
-                center = np.exp(np.log(draws).mean(0))
-                again = np.array([root(counts_of_tests(rng, *center)) for _ in range(200)])
-                factor = 199 / (198 - TIMES)
-                model.set_data("covariance", factor * np.cov(again.T) + 0.015 * np.eye(TIMES))
+            of_roots("y", *rates, observed=data)
+            idata = pe.sample_synthetic(1000, random_seed=seed, progressbar=False)
         calls.append(CALLS[0] - before)
-        exact = exact_epidemic(data, DRAWS, rng)
-        told.append(c2st(draws, exact[: len(draws)]))
-        shift = np.abs(draws.mean(0) - exact.mean(0)) / exact.std(0)
-        errors.append((shift.max(), np.abs(draws.std(0) / exact.std(0) - 1).max()))
-    return {"c2st": told, "errors": errors, "simulations": float(np.mean(calls))}
+        draws = np.column_stack([idata.posterior[name].to_numpy().ravel() for name in RATES])
+        one, error = of_summaries(draws, data, rng)
+        told.append(one)
+        errors.append(error)
+        verdicts.append(pe.diagnose(idata).verdict)
+    return {
+        "each c2st": " ".join(f"{one:.2f}" for one in told),
+        "c2st": told,
+        "errors": errors,
+        "simulations": float(np.mean(calls)),
+        "most": max(calls),
+        "verdicts": " ".join(verdicts),
+    }
 
 
 def smc_of_summaries(seed: int, draws: int) -> Found:
@@ -443,11 +447,113 @@ def smc_of_summaries(seed: int, draws: int) -> Found:
             idata = pm.sample_smc(draws, chains=1, cores=1, random_seed=seed, progressbar=False)
         found = np.column_stack([idata.posterior[name].to_numpy().ravel() for name in RATES])
         calls.append(CALLS[0] - before)
-        exact = exact_epidemic(data, DRAWS, rng)
-        told.append(c2st(found[:DRAWS], exact[: len(found)]))
-        shift = np.abs(found.mean(0) - exact.mean(0)) / exact.std(0)
-        errors.append((shift.max(), np.abs(found.std(0) / exact.std(0) - 1).max()))
-    return {"c2st": told, "errors": errors, "simulations": float(np.mean(calls))}
+        one, error = of_summaries(found, data, rng)
+        told.append(one)
+        errors.append(error)
+    each = " ".join(f"{one:.2f}" for one in told)
+    mean = float(np.mean(calls))
+    return {"each c2st": each, "c2st": told, "errors": errors, "simulations": mean}
+
+
+CHANGES, DATA_OF_SPREAD = 0.4, 8
+
+
+def spread_grows(level, rng):
+    """Eight data whose spread grows with their level."""
+    CALLS[0] += 1
+    return level + np.exp(CHANGES * level - 0.2) * rng.standard_normal(DATA_OF_SPREAD)
+
+
+def changing(seed: int, covariance: Any) -> Found:
+    """A covariance that depends on the parameter, by data of ten levels of the prior."""
+    level = np.linspace(-6, 6, 6001)
+    spread, verdicts, errors, calls = np.exp(CHANGES * level - 0.2), [], [], []
+    for k in range(10):
+        rng, before = np.random.default_rng([seed, k]), CALLS[0]
+        data = spread_grows(rng.standard_normal(), rng)
+        lp = -0.5 * level**2 - DATA_OF_SPREAD * np.log(spread)
+        lp = lp - 0.5 * (((data[:, None] - level) / spread) ** 2).sum(0)
+        weights = np.exp(lp - lp.max()) / np.exp(lp - lp.max()).sum()
+        mean = weights @ level
+        sd = np.sqrt(weights @ (level - mean) ** 2)
+        likelihood = pe.synthetic_likelihood(spread_grows, covariance=covariance)
+        with pm.Model(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            likelihood("y", pm.Normal("level"), observed=data)
+            idata = pe.sample_synthetic(1000, random_seed=seed, progressbar=False)
+        draws = idata.posterior["level"].to_numpy()
+        errors.append((abs(draws.mean() - mean) / sd, abs(draws.std() / sd - 1)))
+        verdicts.append(pe.diagnose(idata).verdict)
+        calls.append(CALLS[0] - before)
+    wrong = [shift > 0.3 or ratio > 0.2 for shift, ratio in errors]
+    silent = sum(
+        verdict == "trustworthy" and bad for verdict, bad in zip(verdicts, wrong, strict=True)
+    )
+    return {
+        "wrong": sum(wrong),
+        "silent": silent,
+        "trusted": verdicts.count("trustworthy"),
+        "median": "/".join(f"{x:.2f}" for x in np.median(errors, 0)),
+        "errors": errors,
+        "simulations": float(np.mean(calls)),
+    }
+
+
+def quantiles(A, B, g, k, rng):
+    """Four summaries of 500 data of the g-and-k law, by their octiles."""
+    CALLS[0] += 1
+    z = rng.standard_normal(500)
+    x = A + B * (1 + 0.8 * np.tanh(g * z / 2)) * z * (1 + z**2) ** k
+    q = np.quantile(x, np.arange(1, 8) / 8)
+    width = q[5] - q[1]
+    tails = q[6] - q[4] + q[2] - q[0]
+    return np.array([q[3], np.log(width), (q[5] + q[1] - 2 * q[3]) / width, np.log(tails / width)])
+
+
+OF_G_AND_K = {"A": (3, 0.5), "B": (0, 0.5), "g": (0.5, 0.5), "k": (-1, 0.5)}
+
+
+def g_and_k(seed: int, n: int = 30_000) -> Found:
+    """Four parameters, against importance weights of very many simulations: means by a cubic fit.
+
+    Both are posteriors of the summaries, whose error is that of the Gaussian and of its fit.
+    """
+    rng = np.random.default_rng(seed)
+    center, sd = np.array(list(OF_G_AND_K.values())).T
+    data = quantiles(3.0, 1.0, 2.0, 0.5, rng)
+    with pm.Model(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        A = pm.Normal("A", *OF_G_AND_K["A"])
+        others = [pm.LogNormal(name, *OF_G_AND_K[name]) for name in "Bgk"]
+        pe.synthetic_likelihood(quantiles)("y", A, *others, observed=data)
+        before = CALLS[0]
+        idata = pe.sample_synthetic(1000, random_seed=seed, progressbar=False)
+    calls = CALLS[0] - before + 100  # with those when the model is built
+    U = idata["sample_stats"]["unconstrained"].to_numpy()[0]
+    middle, width = U.mean(0), np.minimum(2 * U.std(0), 2 * sd)
+    points = middle + width * rng.standard_normal((n, 4))
+    made = np.array([quantiles(u[0], *np.exp(u[1:]), rng) for u in points])
+    x = (points - middle) / width
+    terms = np.indices((5, 5, 5)).reshape(3, -1).T
+    powers = np.column_stack([np.ones(n), x])
+    features = np.unique(np.sort(terms, axis=1), axis=0)
+    X = powers[:, features].prod(2)
+    fitted = X @ np.linalg.lstsq(X, made, rcond=None)[0]
+    residual = made - fitted
+    near = np.exp(-0.5 * (x**2).sum(1))  # the covariance where the posterior is
+    covariance = (residual * near[:, None]).T @ residual / near.sum()
+    off = np.linalg.solve(np.linalg.cholesky(covariance), (data - fitted).T)
+    lw = -0.5 * ((off**2).sum(0) + (((points - center) / sd) ** 2).sum(1) - (x**2).sum(1))
+    weights = np.exp(lw - lw.max()) / np.exp(lw - lw.max()).sum()
+    mean = weights @ points
+    spread = np.sqrt(weights @ (points - mean) ** 2)
+    error = (np.abs(middle - mean) / spread).max(), np.abs(U.std(0) / spread - 1).max()
+    return {
+        "errors": [error],
+        "simulations": float(calls),
+        "verdict": pe.diagnose(idata).verdict,
+        "reference": float(1 / (weights**2).sum()),
+    }
 
 
 def control(seed: int, task: str) -> Found:
@@ -475,6 +581,10 @@ ROWS: dict[str, Callable[[int], Found]] = {
     "unlike any simulation": unlike,
     "executors": executors,
     "epidemic, summaries": by_summaries,
+    "epidemic, summaries, linear": partial(by_summaries, covariance="linear"),
+    "spread grows, constant": partial(changing, covariance="constant"),
+    "spread grows, linear": partial(changing, covariance="linear"),
+    "g and k, summaries": g_and_k,
     "epidemic, summaries, sample_smc, 120": partial(smc_of_summaries, draws=120),
     "epidemic, summaries, sample_smc, 1200": partial(smc_of_summaries, draws=1200),
     **{f"{task}, exact draws": partial(control, task=task) for task in TASKS},
