@@ -30,7 +30,7 @@ FloatArray = NDArray[np.float64]
 
 BALANCE = 100.0  # weight of the balance condition, as published
 FEWEST = 20  # simulations for each parameter and datum: fewer leave a Gaussian fit open by 20%
-PAIRS, FEWEST_PAIRS = 2, 4000  # labels for each simulation, and at least: half as many are rougher
+PAIRS, FEWEST_PAIRS = 2, 4000  # labels for each simulation, and at least: 5 each were no better
 POOL = 8  # noise that cannot be drawn for all simulations at once is drawn so often, and used again
 NEEDED = ("jax", "equinox", "optax", "flowjax")  # of the extra
 

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 BATCH = 128
 RATE = 1e-3  # of Adam
-FIRST_RATE = 3e-3  # of a regression, whose rate falls to nothing like a cosine
+FIRST_RATE = 3e-3  # of a regression; falls to nothing, as fine steps leave half of the divergence
 CLIP = 5.0  # norm of a gradient
 HELD_BACK = 0.1  # share of the simulations by which the training is ended
 PATIENCE = 20  # passes without a better loss

@@ -179,6 +179,19 @@ def many_data_sets(session):
     assert max(float(value) for value in error.values()) < 0.5
 
 
+def diffusion(session):
+    for y, ways in session["drawn"].items():
+        values = {way: idata.posterior["theta"].values.ravel() for way, idata in ways.items()}
+        sd = 0.05 / y**0.5  # of a mode, to first order in the noise
+        for way in ("weights", "equation"):
+            size = np.abs(values[way])
+            assert abs(size.mean() - y**0.5) < 0.4 * sd
+            assert 0.75 < size.std() / sd < 1.3
+            assert abs((values[way] > 0).mean() - 0.5) < 0.15
+        assert (np.abs(values["low-fidelity map"]) < 0.6 * y**0.5).mean() > 0.03
+    assert np.abs(session["share"] - session["weights"]).max() < 0.01
+
+
 def c_program(session):
     idata, stats = session["idata"], session["stats"]
     assert stats.n_failed.max("draw").sum() > 0
@@ -234,7 +247,7 @@ CHECKS = [
     restart,
     *(
         pytest.param(check, marks=[pytest.mark.amortized, *OF_SIMULATORS])
-        for check in (thrown_ball, outbreak, many_data_sets)
+        for check in (thrown_ball, outbreak, many_data_sets, diffusion)
     ),
     pytest.param(
         networks,
