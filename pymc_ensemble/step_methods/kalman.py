@@ -95,8 +95,10 @@ class EnsembleKalmanSampler(EnsembleStep):
     come to the posterior, on fourth differences of the log density along short lines through
     particles. If fluctuations of the forward map change the log density by less than 1.2 (one
     standard deviation), moves meet a Metropolis test; else the smooth posterior is sampled. The
-    other chains wait for that, and follow it. The log says which, and so do the draws, which
-    `diagnose` and `report` read. With ``adjust=None`` and ``rough=False`` there is a test in any
+    other chains wait for that, and follow it. If a chain finds that a smooth fit does not do, it
+    comes back to the test, unless the map fluctuates by more than 3, also in steps that suit the
+    modes of the posterior. The log says which, and so do the draws, which `diagnose` and `report`
+    read. With ``adjust=None`` and ``rough=False`` there is a test in any
     case. An ensemble that is too small to be split, with less than ``2 (d + 2)`` particles, goes
     without.
 
