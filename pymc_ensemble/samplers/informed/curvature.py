@@ -1,18 +1,61 @@
 """What outputs differ by from a line: regression in the directions that the data inform about."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
-from scipy import linalg
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array
 
 LEAST_INFORMATION = 0.05  # of a direction that the correction depends on
 LENGTHS = np.array([0.5, 0.75, 1.1, 1.6, 2.5, 4.0, 6.0])  # of the kernel, over sqrt(r)
+SINGLE_LENGTHS = (0.5, 1.0, 2.0, 4.0)  # in coordinates of single numbers, in prior sd
 NOISES = 10.0 ** np.arange(-6, 1)  # share of what directions left out contribute
 RECENT = 200  # proposals whose differences make moves: earlier ones were off
 CLIP = 100.0  # residual, in units of the noise of data, beyond which a point is out of question
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Covariance of corrections, eq. (F14).
+
+    Attributes
+    ----------
+    rows : ndarray of shape (r, d)
+        Directions, each as long as it counts.
+    single : ndarray of bool, shape (d,)
+        Coordinates of variables that are single numbers.
+    length : float
+        Length along the directions.
+    single_length : float or None
+        Length in the single coordinates, if the map is a line for given values of them.
+    """
+
+    rows: Array
+    single: Array
+    length: float
+    single_length: float | None = None
+
+    def __call__(self, x: Array, sites: Array) -> Array:
+        """Covariances (n, N) of points (n, d) and (N, d), from the point of linearization."""
+        s, t = x @ self.rows.T, sites @ self.rows.T
+        if self.single_length is None:
+            return np.asarray(np.exp(-0.5 * _distances(s, t) / self.length**2))
+        apart = _distances(x[:, self.single], sites[:, self.single])
+        line = (1 + s @ t.T / self.length**2) / (1 + 1 / self.length**2)
+        return np.asarray(line * np.exp(-0.5 * apart / self.single_length**2))
+
+    @classmethod
+    def candidates(cls, rows: Array, single: Array) -> Iterator["Kernel"]:
+        """Kernels that are tried."""
+        lengths = LENGTHS * np.sqrt(len(rows))
+        for length in lengths:
+            yield cls(rows, single, float(length))
+        if single.any():
+            for length, other in product(lengths[::2], SINGLE_LENGTHS):
+                yield cls(rows, single, float(length), other)
 
 
 @dataclass(frozen=True)
@@ -25,12 +68,11 @@ class Curvature:
         Orthonormal directions that it depends on.
     origin : ndarray of shape (d,)
         Point of the linearization.
-    sites : ndarray of shape (N, r)
-        Where it was learned.
+    sites : ndarray of shape (N, d)
+        Where it was learned, from the origin.
     weights : ndarray of shape (N, K)
         Of the kernels at the sites.
-    length : float
-        Length of the kernel, in prior standard deviations.
+    kernel : Kernel
     starts : ndarray of shape (n, d)
         Points that the corrected posterior has led to.
     law_acceptance : float
@@ -41,7 +83,7 @@ class Curvature:
     origin: Array
     sites: Array
     weights: Array
-    length: float
+    kernel: Kernel
     starts: Array
     law_acceptance: float
 
@@ -49,19 +91,24 @@ class Curvature:
     def of(
         cls,
         basis: Array,
+        counts: Array,
+        single: Array,
         origin: Array,
         x: Array,
         residuals: Array,
         units: Array,
-        starts: Array,
         law_acceptance: float,
     ) -> "Curvature":
         """Learn from residuals.
 
         Parameters
         ----------
-        basis, origin, starts, law_acceptance
+        basis, origin, law_acceptance
             As the attributes.
+        counts : ndarray of shape (r,)
+            How much each direction of the basis counts.
+        single : ndarray of bool, shape (d,)
+            Coordinates of variables that are single numbers.
         x : ndarray of shape (N, d)
             Points.
         residuals : ndarray of shape (N, K)
@@ -71,27 +118,26 @@ class Curvature:
         """
         units = np.where(units > 0, units, 1.0)
         Y = np.clip(residuals * units, -CLIP, CLIP)
-        sites = (x - origin) @ basis.T
-        distances = _distances(sites, sites)
+        sites = x - origin
         N, K = Y.shape
-        best, length, noise = -np.inf, 1.0, 1.0
-        for candidate in LENGTHS * np.sqrt(len(basis)):
-            values, vectors = np.linalg.eigh(_kernel(distances, candidate))
-            energy = ((vectors.T @ Y) ** 2).sum(1)
+        best, weights, kernel = -np.inf, np.zeros((N, K)), None
+        for candidate in Kernel.candidates(basis * counts[:, None], single):
+            values, vectors = np.linalg.eigh(candidate(sites, sites))
+            along = vectors.T @ Y
+            energy = (along**2).sum(1)
             for share in NOISES:
                 variances = np.maximum(values, 0.0) + share
                 scale = (energy / variances).sum() / (N * K)
                 evidence = -K * np.log(variances).sum() - N * K * np.log(scale or 1.0)  # eq. (F13)
-                if evidence > best:
-                    best, length, noise = evidence, float(candidate), share
-        covariance = _kernel(distances, length) + noise * np.eye(N)
-        weights = linalg.solve(covariance, Y, assume_a="pos") / units
-        return cls(basis, origin, sites, weights, length, starts, law_acceptance)
+                if kernel is None or evidence > best:
+                    best, kernel = evidence, candidate
+                    weights = vectors @ (along / variances[:, None]) / units
+        assert kernel is not None
+        return cls(basis, origin, sites, weights, kernel, x[-RECENT:], law_acceptance)
 
     def __call__(self, x: Array) -> Array:
         """Corrections at `x`, shape (n, d) to (n, K)."""
-        along = (x - self.origin) @ self.basis.T
-        corrections: Array = _kernel(_distances(along, self.sites), self.length) @ self.weights
+        corrections: Array = self.kernel(x - self.origin, self.sites) @ self.weights
         return corrections
 
     def last(self, n: int) -> Array:
@@ -118,8 +164,3 @@ def _distances(s: Array, t: Array) -> Array:
     """Squared distances, shapes (n, r) and (N, r) to (n, N)."""
     squares = (s**2).sum(1)[:, None] + (t**2).sum(1) - 2 * s @ t.T
     return np.maximum(squares, 0.0)
-
-
-def _kernel(distances: Array, length: float) -> Array:
-    values: Array = np.exp(-0.5 * distances / length**2)
-    return values

@@ -13,7 +13,7 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Problem
 
-from .curvature import LEAST_INFORMATION, RECENT, Curvature
+from .curvature import LEAST_INFORMATION, Curvature
 from .law import InformedLaw
 from .reference import GaussianReference
 
@@ -75,8 +75,13 @@ class LinearizedPosterior:
         """
         law = self.law
         units = np.sqrt(problem.curvature(self.outputs[None])[0])
-        basis = self._with_odd(law.directions[law.information > LEAST_INFORMATION])
-        curvature = Curvature.of(basis, self.origin, x, residuals, units, x[-RECENT:], acceptance)
+        informed = law.information > LEAST_INFORMATION
+        basis = self._with_odd(law.directions[informed])
+        # the correction is where the data are: a direction counts as far as they determine it
+        counts = np.sqrt(((basis @ law.contract(basis).T).diagonal() * -1 + 1).clip(0.0, 1.0))
+        curvature = Curvature.of(
+            basis, counts, _single(problem), self.origin, x, residuals, units, acceptance
+        )
         return replace(self, gaussian=False, curvature=curvature)
 
     def predicted(self, x: Array) -> Array:
@@ -147,3 +152,11 @@ class LinearizedPosterior:
         """Moves from `x`, shape (n, d), of a size up to 1, that are reversible for the law."""
         kept = np.sqrt(1 - size**2) * (x - self.law.center)
         return self.law.center + kept + size * self.law.noise(len(x), rng)  # eq. (F10)
+
+
+def _single(problem: Problem) -> Array:
+    """Coordinates, shape (d,), of variables that are single numbers; none where names are not."""
+    names = getattr(problem, "coordinate_names", None)
+    if names is None:
+        return np.zeros(problem.dimension, dtype=bool)
+    return np.array(["[" not in name for name in names])
