@@ -192,6 +192,16 @@ def diffusion(session):
     assert np.abs(session["share"] - session["weights"]).max() < 0.01
 
 
+def data_assimilation(session):
+    rmse, crps, _, misfit, _ = np.array(
+        [np.median(rows, 0) for rows in session["found"].values()]
+    ).T  # of the particle smoother, the Kalman smoother, the sampler and the score
+    assert rmse[2] < 1.2 * rmse[0]
+    assert crps[0] < 1.1 * crps[2] < crps[1] < crps[3]
+    assert 0.95 < misfit[2] < 1.05 < misfit[1]
+    assert np.abs(session["errors"]).max() < 4  # of the last way, the sampler
+
+
 def c_program(session):
     idata, stats = session["idata"], session["stats"]
     assert stats.n_failed.max("draw").sum() > 0
@@ -248,6 +258,13 @@ CHECKS = [
     *(
         pytest.param(check, marks=[pytest.mark.amortized, *OF_SIMULATORS])
         for check in (thrown_ball, outbreak, many_data_sets, diffusion)
+    ),
+    pytest.param(
+        data_assimilation,
+        marks=[
+            pytest.mark.amortized,
+            pytest.mark.filterwarnings("ignore:The burn-in had not passed:UserWarning"),
+        ],
     ),
     pytest.param(
         networks,
