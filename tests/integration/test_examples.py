@@ -9,12 +9,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from functools import partial
+from functools import partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pymc as pm
 import pytest
 
 import pymc_ensemble as pe
@@ -234,6 +235,16 @@ def two_solvers(session):
         assert abs(both.mean() - fine.mean()) < 0.3 * fine.std()
 
 
+def one_chain(sample):
+    """The same function, whatever number of chains it is asked for."""
+
+    @wraps(sample)
+    def sample_one(*args, **options):
+        return sample(*args, **options | {"chains": 1})
+
+    return sample_one
+
+
 OF_SIMULATORS = [  # PyMC's own, of pm.Simulator
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -283,7 +294,11 @@ def test_notebooks_are_checked():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_notebook(check, monkeypatch, tmp_path, request):
-    """Each runs from top to bottom, and finds what its text says; with fewer simulations."""
+    """Each runs from top to bottom, and finds what its text says.
+
+    There are fewer simulations than on the page, two networks of four where these take longest, and
+    one chain where each evaluation is a process.
+    """
     if check is c_program and shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     monkeypatch.chdir(tmp_path)
@@ -295,6 +310,10 @@ def test_notebook(check, monkeypatch, tmp_path, request):
         return whole(*args, simulations=max(simulations // 4, 2), **options)
 
     monkeypatch.setattr(pe, "coverage", fewer)
+    if check is thrown_ball:
+        monkeypatch.setattr(pe, "amortize", partial(pe.amortize, members=2))
+    if check is c_program:
+        monkeypatch.setattr(pm, "sample", one_chain(pm.sample))
     check(run_notebook(check.__name__))
 
 
