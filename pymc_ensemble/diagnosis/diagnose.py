@@ -358,12 +358,6 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
             "the draws carry the log density of the surrogate, which cannot contradict them; "
             "diagnose(idata, model=model, repeats=40) asks the forward map"
         )
-    if (acceptance := run.origin.law_acceptance) is not None:
-        notes.append(
-            f"the posterior is far from the learned law: only {percent(acceptance)} of its draws "
-            "would be accepted. Curvature of the forward map was learned, too, and of proposals "
-            f"with it {percent(run.independent_acceptance)} were accepted"
-        )
     if C < 2:
         notes.append("one ensemble cannot disagree with another one: run several chains")
     if facts.small:
