@@ -292,8 +292,8 @@ class Staged:
             least = simulator.initial.variances
             covariance = Covariance.of(made.good, None if least is None else FLOOR * least)
             matrix = covariance.matrix
-            if not np.diag(matrix).all():
-                constant = np.flatnonzero(np.diag(matrix) == 0).tolist()
+            constant = np.flatnonzero(np.ptp(made.good, axis=0) == 0).tolist()
+            if constant and least is None:
                 raise ValueError(
                     f"Summary {constant[0]} of `{name}` is the same in all {R} replicates: it has "
                     "no variance there. Leave it out."
@@ -351,7 +351,9 @@ class Staged:
         axes = {k % p for k in used}
         simulator.require(made, "the ends of the posterior", 2 if len(axes) == p else len(ends) * n)
         points = np.concatenate([design.center[None], ends[used]])
-        least = FLOOR * np.diag(simulator.initial.matrix)
+        # a covariance that was given may be far too wide, and would hide that variances change
+        known = simulator.initial.variances
+        least = FLOOR * (design.replicates.var(0, ddof=1) if known is None else known)
         replicates = [design.replicates, *(groups[k] for k in used)]
         return Spread.of(design.relative(points), replicates, least)
 

@@ -190,6 +190,29 @@ def test_draws_are_kept_where_the_test_cannot_be_made(caplog):
     assert staged.counted.made["ends"] == staged.counted.failed["ends"] == 200
 
 
+def test_a_covariance_that_was_given_does_not_hide_one_that_changes():
+    """The posterior is looked for far too widely, and replicates are those of another place."""
+
+    def grows(a, rng):
+        return a + 0.01 * np.exp(1.5 * a) * rng.standard_normal(1)
+
+    with pm.Model() as model:
+        likelihood = pe.synthetic_likelihood(grows, initial_covariance=[[100.0]])
+        likelihood("y", pm.Normal("a"), observed=[1.0])
+    idata = pe.sample_synthetic(200, model=model, random_seed=1, progressbar=False)
+    assert float(idata["posterior"]["a"].std()) < 0.02  # where a is one, the noise is .045
+    assert [r for r in pe.diagnose(idata).reasons if "changes over the posterior" in r]
+
+
+def test_a_summary_that_does_not_vary_is_refused_whatever_covariance_was_given():
+    def with_a_constant(a, b, rng):
+        return np.append(linear(a, b, rng)[:3], 0.1)
+
+    model = model_of(with_a_constant, np.append(DATA[:3], 0.1), initial_covariance=np.eye(4))
+    with pytest.raises(ValueError, match="Summary 3 of `y` is the same in all 100 replicates"):
+        pe.sample_synthetic(50, model=model, random_seed=1, progressbar=False)
+
+
 def test_more_stages_begin_anew_every_time():
     model = model_of()
     one, other = (
