@@ -58,10 +58,11 @@ def noisy(amplitude, rng):
     return amplitude + rng.standard_normal(5)
 
 
-def summarized(observed, argument=None, name="y", **options):
-    with pm.Model():
+def summarized(observed, argument=None, name="y", dims=None, **options):
+    with pm.Model(coords={"three": range(3)}):
         a = pm.Normal("a")
-        pe.synthetic_likelihood(noisy, **options)(name, argument or a, observed=observed)
+        likelihood = pe.synthetic_likelihood(noisy, **options)
+        likelihood(name, argument or a, observed=observed, dims=dims)
 
 
 def find_MAP(**options):
@@ -527,6 +528,12 @@ SYNTHETIC = [
         "observed=DATA, initial_covariance=-np.eye(5) | initial_covariance",
         "observed=DATA, argument=1.0 | unknown",
         "observed=DATA, name=3 | name",
+        "observed=DATA, name='a' | name",
+        "observed=DATA, dims='time' | dims",
+        "observed=DATA, dims='three' | dims",
+        "observed=DATA, dims=('three', 'three') | dims",
+        "observed=1j * DATA | observed",
+        "observed=np.ma.masked_less(DATA, 1e9) | observed",
     ),
     *rows(
         "pe.sample_synthetic({})",
@@ -541,6 +548,8 @@ SYNTHETIC = [
         "10, model=MODEL, check='yes' | check",
         "10, model=MODEL, step=3 | step",
         "10, model=MODEL, tune=3 | tune",
+        "10, model=MODEL, target_accept=0.9 | target_accept",
+        "10, model=MODEL, nuts_sampler='blackjax' | nuts_sampler",
         "10, model=MODEL, return_inferencedata=False | return_inferencedata",
         "10, model=MODEL, random_seed='x' | random_seed",
     ),

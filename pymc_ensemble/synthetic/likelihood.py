@@ -183,7 +183,9 @@ class SyntheticLikelihood:
         model = pm.modelcontext(None)
         if not isinstance(name, str):
             raise TypeError(f"The name of a synthetic likelihood must be text, not {name!r}.")
+        name = model.name_for(name)  # of a model that has a name itself, with that before it
         data = self._summaries_of(name, observed)
+        _require_place(model, name, dims, len(data))
         simulator = SummaryModel(self, name, len(data))
         symbolic = any(map(is_symbolic, [*args, *kwargs.values()]))
         mean = simulator(*args, **kwargs) if symbolic else None
@@ -450,8 +452,12 @@ def as_vector(values: Any) -> FloatArray:
     Raises
     ------
     TypeError
-        If they are no numbers.
+        If they are no real numbers, or if some are masked.
     """
+    if np.ma.is_masked(values):
+        raise TypeError("summaries must be numbers, and some are masked: leave these out.")
+    if np.iscomplexobj(values):
+        raise TypeError("summaries must be real, and these are complex.")
     try:
         return np.asarray(values, dtype=float).ravel()
     except (TypeError, ValueError) as error:
@@ -459,6 +465,34 @@ def as_vector(values: Any) -> FloatArray:
             "summaries must be one array of numbers, such as `np.array([x.mean(), x.std()])`; got "
             f"{type(values).__name__}. ({error})"
         ) from error
+
+
+def _require_place(
+    model: pm.Model, name: str, dims: str | Sequence[str] | None, n_summaries: int
+) -> None:
+    """Refuse a name that is taken, and dimensions that are not those of the summaries.
+
+    PyMC would notice when everything has been simulated.
+    """
+    if name in model.named_vars:
+        raise ValueError(f"The name `{name}` is taken by another variable of the model.")
+    if dims is None:
+        return
+    named = (dims,) if isinstance(dims, str) else tuple(dims)
+    if len(named) != 1:
+        raise ValueError(
+            f"dims={dims!r} of `{name}` must name one dimension: that of its summaries."
+        )
+    if named[0] not in model.dim_lengths:
+        raise ValueError(
+            f"dims={dims!r} of `{name}` is no dimension of the model. Name its labels: "
+            f"pm.Model(coords={{{named[0]!r}: [...]}})."
+        )
+    if (length := int(model.dim_lengths[named[0]].eval())) != n_summaries:
+        raise ValueError(
+            f"dims={dims!r} of `{name}` has the length {length}, and the data have {n_summaries} "
+            f"{'summaries' if n_summaries > 1 else 'summary'}."
+        )
 
 
 def _as_covariance(given: ArrayLike, K: int) -> FloatArray:

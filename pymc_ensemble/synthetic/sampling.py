@@ -1,5 +1,6 @@
 """Sampling with a synthetic likelihood, in stages: find, run again and again, sample."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -48,7 +49,9 @@ OF_STEP = (
     "progressbar",
     "discard_tuned_samples",
     "return_inferencedata",
+    "nuts_sampler",
 )
+KNOWN = set(inspect.signature(pm.sample).parameters) - {"kwargs"}  # those are of step methods
 
 
 def sample_synthetic(
@@ -156,6 +159,8 @@ def sample_synthetic(
     require_flags(check=check, progressbar=progressbar)
     if taken := [name for name in OF_STEP if name in sample_kwargs]:
         raise ValueError(f"{taken[0]} is no option of sample_synthetic, which sets it itself.")
+    if unknown := sorted(set(sample_kwargs) - KNOWN):
+        raise ValueError(f"{unknown[0]} is an option neither of sample_synthetic nor of pm.sample.")
     model = given_model(model)
     rng = given_generator(random_seed, "random_seed")
     likelihoods = likelihoods_in(model)

@@ -213,6 +213,15 @@ def test_a_summary_that_does_not_vary_is_refused_whatever_covariance_was_given()
         pe.sample_synthetic(50, model=model, random_seed=1, progressbar=False)
 
 
+def test_models_may_have_a_name():
+    likelihood = pe.synthetic_likelihood(linear, covariance="linear", replicates=50)
+    with pm.Model(name="plant") as model:
+        likelihood("y", pm.Normal("a"), pm.Normal("b"), observed=DATA)
+    idata = pe.sample_synthetic(50, model=model, check=False, random_seed=1, progressbar=False)
+    assert "plant::y_replicates" in idata["synthetic"]
+    assert set(facts_of(idata["sample_stats"].dataset).likelihoods) == {"plant::y"}
+
+
 def test_more_stages_begin_anew_every_time():
     model = model_of()
     one, other = (
