@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from pytensor.graph.basic import Apply
 
-from pymc_ensemble.diagnosis.facts import facts_of
+from pymc_ensemble.diagnosis.facts import TooFewDrawsError, facts_of
 from pymc_ensemble.diagnosis.fountain import Fountain
 from pymc_ensemble.log import logger, show_log
 from pymc_ensemble.problem.checks import given_generator, given_model
@@ -333,10 +333,13 @@ class Staged:
             name = simulator.observed
             design = self.designs[name] = replace(self.designs[name], U=U)
             assert simulator.estimate is not None
-            try:
+            try:  # whatever happens, the draws are there, and are told to be untested
+                if len(U) <= U.shape[1]:
+                    raise ValueError(f"{len(U)} draws do not tell the axes of the posterior.")
                 spread = self._spread(simulator, node)
-            except ValueError as error:  # the draws are there, and are told to be untested
-                logger.warning(f"The covariance of `{name}` could not be tested. {error}")
+            except (ValueError, KeyboardInterrupt) as error:
+                why = str(error) or "It was interrupted."
+                logger.warning(f"The covariance of `{name}` could not be tested. {why}")
                 continue
             if simulator.estimate.slopes is not None:
                 known = spread.points @ (simulator.estimate.slopes @ design.root).T
@@ -395,22 +398,13 @@ class Staged:
             facts = {**simulator.estimate.facts, **checked.get(simulator.observed, {})}
             simulator.estimate = replace(simulator.estimate, facts=facts)
         stats = idata["sample_stats"].dataset
-        facts_of_run = facts_of(stats)
-        told = dict(simulator.likelihood_facts(self.model) for simulator, _ in self.likelihoods)
-        fountain = Fountain.of(replace(facts_of_run, likelihoods=told).text())
         sampling = {k: int(stats[k].max("draw").sum()) for k in ("n_evals", "n_failed")}
-        packets = np.stack(
-            [
-                fountain.packets(c, *(stats[k].to_numpy()[c] for k in ("sweep", "particle")))
-                for c in range(stats.sizes["chain"])
-            ]
-        )
         before = {
             "n_evals": sum(self.counted.made.values()),
             "n_failed": sum(self.counted.failed.values()),
         }
         self.counted.add("sampling", sampling["n_evals"], sampling["n_failed"])
-        changed = {"made_by": stats["made_by"].copy(data=packets)}
+        changed = {"made_by": self._made_by(stats)}
         for name, n in before.items():
             values = stats[name].copy(deep=True)
             values[0] += n  # of the first chain
@@ -427,6 +421,22 @@ class Staged:
         parts = ", ".join(f"{n} {what}" for what, n in self.counted.made.items() if n)
         logger.info(f"{attrs['n_evals']} simulations: {parts}.")
         return idata
+
+    def _made_by(self, stats: xr.Dataset) -> xr.DataArray:
+        """What draws carry, with what was found out after they were drawn."""
+        before = stats["made_by"]
+        try:
+            facts = facts_of(stats)
+        except TooFewDrawsError as error:  # which `diagnose` says, too
+            logger.warning(str(error))
+            return before
+        told = dict(simulator.likelihood_facts(self.model) for simulator, _ in self.likelihoods)
+        fountain = Fountain.of(replace(facts, likelihoods=told).text())
+        packets = [
+            fountain.packets(c, *(stats[k].to_numpy()[c] for k in ("sweep", "particle")))
+            for c in range(stats.sizes["chain"])
+        ]
+        return before.copy(data=np.stack(packets))
 
 
 def _shape_facts(replicates: FloatArray, rng: np.random.Generator) -> dict[str, Any]:

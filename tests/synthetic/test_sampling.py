@@ -190,6 +190,28 @@ def test_draws_are_kept_where_the_test_cannot_be_made(caplog):
     assert staged.counted.made["ends"] == staged.counted.failed["ends"] == 200
 
 
+def test_draws_are_kept_where_the_test_is_interrupted():
+    model = model_of()
+    staged = Staged(model, likelihoods_in(model), np.random.default_rng(1))
+    staged.begin()
+    staged.estimate(np.random.default_rng(2).normal(size=(50, 2)))
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    staged._run = interrupted
+    U = np.random.default_rng(3).normal(size=(1, 20, 2))
+    stats = xr.Dataset({"unconstrained": (("chain", "draw", "u"), U)})
+    assert staged.check(xr.DataTree.from_dict({"sample_stats": stats})) == {}
+
+
+def test_draws_are_kept_if_they_are_too_few_to_tell_how_they_were_made(caplog):
+    idata = pe.sample_synthetic(2, model=model_of(), random_seed=1, progressbar=False)
+    assert idata["posterior"]["a"].shape == (1, 2)
+    assert "2 draws do not tell the axes" in caplog.text
+    assert "too few to tell how they were made" in caplog.text
+
+
 def test_a_covariance_that_was_given_does_not_hide_one_that_changes():
     """The posterior is looked for far too widely, and replicates are those of another place."""
 
