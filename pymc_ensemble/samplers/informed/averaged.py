@@ -42,13 +42,13 @@ class AveragedState:
     ensemble : Ensemble
         Draws of the last round, evaluated.
     rounds : tuple of Ensemble
-        All rounds so far, without what has failed.
+        Draws of the prior and of the rounds so far, without what has failed.
     target : LinearizedPosterior
         What is known of the posterior.
     exponent : float
         Power of the likelihood.
-    whole : int
-        Rounds with the whole likelihood.
+    tried, whole : int
+        Rounds so far, and those with the whole likelihood.
     found, done : bool
         Whether the slope is known, and whether learning has ended.
     """
@@ -57,6 +57,7 @@ class AveragedState:
     rounds: tuple[Ensemble, ...]
     target: LinearizedPosterior
     exponent: float
+    tried: int = 0
     whole: int = 0
     found: bool = False
     done: bool = False
@@ -113,8 +114,9 @@ class Averaging(NothingToFreeze[AveragedState]):
             exponent = min(1.0, exponent + self._growth(good))
         target, unresolved = self._fitted(rounds[len(rounds) // 2 :], exponent)
         found = whole >= SETTLED and unresolved < UNRESOLVED
-        done = found or len(rounds) > self.max_rounds
-        state = AveragedState(ensemble, rounds, target, exponent, whole, found, done)
+        tried = state.tried + 1
+        done = found or tried >= self.max_rounds
+        state = AveragedState(ensemble, rounds, target, exponent, tried, whole, found, done)
         message = (
             f"exponent {number(exponent, '.2g')} of the likelihood, {number(unresolved, '.2g')} of "
             "its information unknown"
