@@ -1,9 +1,9 @@
 """Rough and noisy forward maps: regression on a design that is wider than the posterior.
 
 A linear fit averages small-scale fluctuations of the forward map away, and the wider the points lie
-the better it knows the slope. So the forward map is evaluated on an inflated copy of the law that
-the ensemble, and the particles move with the pooled fit alone. How far the design may
-reach is told by the curvature of the outputs on it.
+the better it knows the slope. So the forward map is evaluated on an inflated copy of the law of the
+ensemble, and the particles move with the pooled fit alone. How far the design may reach is told by
+the curvature of the outputs on it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.gaussian_process.basis import basis_values
 from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, NO_STEP, SMALLEST_SHARE
 from pymc_ensemble.samplers.linearization import (
     Anomalies,
@@ -25,6 +24,8 @@ from pymc_ensemble.samplers.linearization import (
 from pymc_ensemble.samplers.rest import STANDSTILLS, STILL
 from pymc_ensemble.samplers.weights import plausible
 from pymc_ensemble.samplers.words import number
+
+from .quadratic_outputs import QuadraticFit, curvature_excess
 
 FIRST_INFLATION = 3.0
 SMALLEST_INFLATION = 1.5
@@ -246,7 +247,7 @@ class InflatedDesign:
         return replace(state, burned_in=True, converged=not curved, curved=curved)
 
     def _is_bent(
-        self, state: DesignState, fit: "QuadraticFit | None", rng: np.random.Generator
+        self, state: DesignState, fit: QuadraticFit | None, rng: np.random.Generator
     ) -> bool:
         """Whether squares and products in the fit would change the moments of the posterior."""
         if fit is None:
@@ -330,70 +331,6 @@ def _share_downhill(problem: Problem, law: GaussianLaw, deviations: Array) -> fl
     while share > SMALLEST_SHARE and not potential(share) <= highest:
         share /= 2
     return share
-
-
-@dataclass(frozen=True)
-class QuadraticFit:
-    """Least-squares fit of outputs by squares and products, beside a linear one.
-
-    Attributes
-    ----------
-    anomalies : Anomalies
-        Of the points.
-    squares : bool
-        Whether there are squares only, as there were too few points for the products.
-    coefficients : ndarray of shape (1 + r + q, K)
-    """
-
-    anomalies: Anomalies
-    squares: bool
-    coefficients: Array
-
-    @classmethod
-    def of(cls, points: Array, outputs: Array) -> "QuadraticFit | None":
-        """Fit to outputs, shape (n, K), at points, shape (n, d); None if these are too few."""
-        anomalies = Anomalies.of(points)
-        for squares in (False, True):
-            features = _features(anomalies, points, squares)
-            if len(points) >= 2 * features.shape[1]:
-                return cls(anomalies, squares, np.linalg.lstsq(features, outputs, rcond=None)[0])
-        return None
-
-    def features(self, U: Array) -> Array:
-        """Columns of the fit at `U`, shape (n, 1 + r + q): one, coordinates, squares."""
-        return _features(self.anomalies, U, self.squares)
-
-    def __call__(self, U: Array) -> Array:
-        """Fitted outputs at `U`, shape (n, K)."""
-        return self.features(U) @ self.coefficients
-
-
-def _features(anomalies: Anomalies, U: Array, squares: bool) -> Array:
-    x = (U - anomalies.mean) @ anomalies.L_pinv.T
-    return np.hstack([basis_values(x, "linear"), x**2]) if squares else basis_values(x, "quadratic")
-
-
-def curvature_excess(points: Array, outputs: Array) -> float:
-    """Significance of quadratic terms in the outputs on the design, in standard errors.
-
-    The share of the variance that squares and products explain is compared with what they would
-    explain of white residuals.
-    """
-    fit = QuadraticFit.of(points, outputs)
-    if fit is None:
-        return 0.0
-    features = fit.features(points)
-    n, linear = len(points), features[:, : 1 + fit.anomalies.rank]
-    q, dof = features.shape[1] - linear.shape[1], n - features.shape[1]
-    predicted = features @ fit.coefficients
-    explained = predicted - linear @ np.linalg.lstsq(linear, predicted, rcond=None)[0]
-    noise = ((outputs - predicted) ** 2).sum(0) / dof
-    used = noise > 0
-    ratio = (explained[:, used] ** 2).sum(0) / (q * noise[used])
-    if not used.any():
-        return 0.0
-    K = used.sum()
-    return float((ratio.mean() - 1) / np.sqrt(2 / (q * K) + 2 / dof))  # eq. (R3)
 
 
 def _change_of_moments(U: Array, log_weights: Array) -> tuple[Array, Array]:
