@@ -13,6 +13,7 @@ LEAST_INFORMATION = 0.05  # of a direction that the correction depends on
 LENGTHS = np.array([0.5, 0.75, 1.1, 1.6, 2.5, 4.0, 6.0])  # of the kernel, over sqrt(r)
 SINGLE_LENGTHS = (0.5, 1.0, 2.0, 4.0)  # in coordinates of single numbers, in prior sd
 NOISES = 10.0 ** np.arange(-6, 1)  # share of what directions left out contribute
+SIZES = (1.0, 0.5, 0.2)  # of moves across the directions: each has one of these, at random
 RECENT = 200  # proposals whose differences make moves: earlier ones were off
 CLIP = 100.0  # residual, in units of the noise of data, beyond which a point is out of question
 
@@ -154,7 +155,7 @@ class Curvature:
         along, partners = x @ V.T, self.starts @ V.T
         across = x - along @ V
         moved = proposals.differential_evolution(along, partners, np.eye(len(V)), rng)
-        size = rng.choice((1.0, 0.5, 0.2))
+        size = rng.choice(SIZES, (len(x), 1))
         xi = rng.standard_normal(x.shape)
         new = np.sqrt(1 - size**2) * across + size * (xi - (xi @ V.T) @ V)
         return moved @ V + new, 0.5 * ((new**2).sum(1) - (across**2).sum(1))

@@ -14,6 +14,7 @@ from .walk import GOOD, POOR, expected_acceptance
 
 CURVED_ROUNDS = 10  # after which curvature is taken as it is
 LINEAR = 0.1  # error of the loss at draws of the prior up to which a map is linear
+FEWEST = 2  # proposals that have differences
 TOGETHER = 3  # rounds whose proposals tell the acceptance: those of one are too few
 
 
@@ -153,7 +154,7 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
             np.concatenate([state.x, x[finite]]),
             np.concatenate([state.residuals, residuals]),
         )
-        if not len(x):
+        if len(x) < FEWEST or not len(state.plain.informed):
             return replace(state, done=True)
         target = state.plain.curved(self.problem, x, residuals, seen[0])
         return replace(state, x=x, residuals=residuals, target=target)

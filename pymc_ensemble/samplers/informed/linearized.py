@@ -19,7 +19,7 @@ from .reference import GaussianReference
 
 INNER_STEPS = 60  # moves without evaluations that make a proposal
 INNER_SIZES = (1.0, 0.3, 0.1)  # each of them has one of these, at random
-CURVED_STEPS = 300  # the same where outputs are curved, every other one by differences
+CURVED_STEPS = 300  # the same where outputs are curved, half of them by differences
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,8 @@ class LinearizedPosterior:
         It depends on the directions that the outputs change along, and on the coordinates whose
         prior is not Gaussian.
         """
-        law = self.law
+        law, basis = self.law, self.informed
         units = np.sqrt(problem.curvature(self.outputs[None])[0])
-        informed = law.information > LEAST_INFORMATION
-        basis = self._with_odd(law.directions[informed])
         # the correction is where the data are: a direction counts as far as they determine it
         counts = np.sqrt(((basis @ law.contract(basis).T).diagonal() * -1 + 1).clip(0.0, 1.0))
         curvature = Curvature.of(
@@ -93,9 +91,13 @@ class LinearizedPosterior:
         """Log density at `x`, shape (n, d) to (n,), normalized as well as the law is."""
         if self.gaussian:
             return self.law.log_density(x) - self.reference.log_volume
-        potential = self._potential(problem, np.concatenate([self.law.center[None], x]))
-        top = self.law.log_density(self.law.center[None]) - self.reference.log_volume
-        return top + potential[0] - potential[1:]
+        # the law and this density agree at its center, or, where outputs along the line leave what
+        # the loss allows before, where these were evaluated
+        known = np.stack([self.law.center, self.origin])
+        potential = self._potential(problem, np.concatenate([known, x]))
+        best = potential[:2].argmin()
+        top = self.law.log_density(known)[best] - self.reference.log_volume
+        return top + potential[best] - potential[2:]
 
     def _potential(self, problem: Problem, x: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -107,14 +109,16 @@ class LinearizedPosterior:
         """Moves from `x`, shape (n, d), that are reversible for this density.
 
         They are independent draws where it is the law, and a random mixture of preconditioned
-        Crank-Nicolson moves, repeated until little is left of where they began, where not.
+        Crank-Nicolson moves, repeated until little is left of where they began, where not. Two
+        kinds of moves take turns in an order that is the same backwards, without which the whole
+        would not be reversible, and each walker has sizes of its own.
         """
         if self.gaussian:
             return self.law.draw(len(x), rng)
         potential, curvature = self._potential(problem, x), self.curvature
         steps = INNER_STEPS if curvature is None else CURVED_STEPS
-        for step, size in enumerate(rng.choice(INNER_SIZES, steps)):
-            if curvature is not None and step % 2:
+        for step, size in enumerate(rng.choice(INNER_SIZES, (steps, len(x), 1))):
+            if curvature is not None and min(step, steps - 1 - step) % 2:
                 moved, log_ratio = curvature.move(x, rng)
             else:
                 moved = self.crank_nicolson(x, size, rng)
@@ -136,6 +140,14 @@ class LinearizedPosterior:
         return x + (moved - along) @ V
 
     @cached_property
+    def informed(self) -> Array:
+        """Orthonormal rows that a correction depends on, shape (r, d); where the map is flat, none.
+
+        They are the informed directions and the coordinates whose prior is not Gaussian.
+        """
+        return self._with_odd(self.law.directions[self.law.information > LEAST_INFORMATION])
+
+    @cached_property
     def subspace(self) -> Array:
         """Orthonormal rows, shape (r, d), with r of at least one."""
         return self._with_odd(self.law.directions[: max(1, len(self.law.informed))])
@@ -148,8 +160,11 @@ class LinearizedPosterior:
         left, _ = np.linalg.qr(np.concatenate([rows, odd]).T)
         return left.T
 
-    def crank_nicolson(self, x: Array, size: float, rng: np.random.Generator) -> Array:
-        """Moves from `x`, shape (n, d), of a size up to 1, that are reversible for the law."""
+    def crank_nicolson(self, x: Array, size: float | Array, rng: np.random.Generator) -> Array:
+        """Moves from `x`, shape (n, d), that are reversible for the law.
+
+        Their size is at most 1; walkers may have different ones, shape (n, 1).
+        """
         kept = np.sqrt(1 - size**2) * (x - self.law.center)
         return self.law.center + kept + size * self.law.noise(len(x), rng)  # eq. (F10)
 

@@ -7,8 +7,10 @@ import pytest
 from array_problems import GaussianProblem, run, step, sweeps, within
 
 from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
-from pymc_ensemble.samplers.informed import LikelihoodInformed, walk
+from pymc_ensemble.samplers.informed import LikelihoodInformed, linearized, walk
+from pymc_ensemble.samplers.informed.curvature import Curvature
 from pymc_ensemble.samplers.informed.law import InformedLaw
+from pymc_ensemble.samplers.informed.learning import TrialState
 from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
 from pymc_ensemble.samplers.informed.reference import GaussianReference
 from pymc_ensemble.samplers.informed.walk import InformedWalk, expected_acceptance
@@ -144,6 +146,22 @@ def test_loss_and_prior_are_no_part_of_what_has_to_be_learned():
     np.testing.assert_allclose(U.std(0) / sd, 1, atol=0.12)
 
 
+def test_a_law_centered_where_the_loss_allows_nothing_leaves_densities_finite():
+    """A step along the line may end where counts would have a negative mean."""
+
+    class Counts(CountsProblem):
+        def pointwise_loss(self, Z):
+            return np.where(Z > 0, Z, np.nan)
+
+    problem = Counts(lambda U: U, np.ones(1), np.zeros(1), np.eye(1))
+    reference = GaussianReference(np.zeros(1), np.ones(1), np.ones(1, bool))
+    law = InformedLaw(np.array([-0.5]), np.ones((1, 1)))
+    target = LinearizedPosterior(reference, law, np.ones(1), np.ones(1), np.ones((1, 1)), False)
+    density = target.log_density(problem, np.array([[0.5], [2.0], [-1.0]]))
+    assert density[0] - density[1] == pytest.approx(1.5 + (2**2 - 0.5**2) / 2)
+    assert density[2] == -np.inf
+
+
 class FlowProblem(GaussianProblem):
     """Flow along a line, whose log conductivity has 40 parameters: the law at the mode is poor."""
 
@@ -182,9 +200,8 @@ def banana(U):
     return 2 * (U[:, :1] - U[:, 1:2] ** 2)
 
 
-def test_corrected_outputs_leave_the_posterior_invariant():
-    """Walkers that start in the posterior stay there, with a correction that is wrong."""
-    rng = np.random.default_rng(17)
+def corrected_banana(rng):
+    """Problem, and its linearized posterior with a correction that is wrong."""
     problem = GaussianProblem(banana, [0.0], np.zeros(3), np.eye(3))
     law = InformedLaw(np.zeros(3), np.array([[2.0, 0.5, 0.0], [0.5, 2.0, 0.0]]))
     reference = GaussianReference(np.zeros(3), np.ones(3), np.ones(3, bool))
@@ -192,7 +209,13 @@ def test_corrected_outputs_leave_the_posterior_invariant():
     line = LinearizedPosterior(reference, law, np.zeros(3), np.zeros(1), slope, gaussian=True)
     x = rng.standard_normal((40, 3))
     residuals = banana(x) - line.predicted(x) + rng.standard_normal((40, 1))
-    target = line.curved(problem, x, residuals, 0.1)
+    return problem, line.curved(problem, x, residuals, 0.1)
+
+
+def test_corrected_outputs_leave_the_posterior_invariant():
+    """Walkers that start in the posterior stay there, with a correction that is wrong."""
+    rng = np.random.default_rng(17)
+    problem, target = corrected_banana(rng)
     along, across = np.meshgrid(np.linspace(-4, 4, 401), np.linspace(-3, 3, 401))
     u = np.stack([across + along**2, along], -1).reshape(-1, 2)
     density = np.exp(-0.5 * (banana(u)[:, 0] ** 2 + (u**2).sum(1)))
@@ -206,6 +229,51 @@ def test_corrected_outputs_leave_the_posterior_invariant():
     paths, mean = np.array([s.U for s in snapshots])[..., :2], density @ u
     assert within(paths.mean(0), mean, 4.5)
     assert within(((paths - mean) ** 2).mean(0), density @ (u - mean) ** 2, 4.5)
+
+
+@pytest.mark.parametrize("steps", [7, 8])
+def test_free_moves_are_made_in_an_order_that_is_the_same_backwards(monkeypatch, steps):
+    """Reversible moves of two kinds, made in turn, would not be reversible together."""
+    rng, made = np.random.default_rng(18), []
+    problem, target = corrected_banana(rng)
+
+    def recorded(kind, of):
+        def move(self, *args):
+            made.append(kind)
+            return of(self, *args)
+
+        return move
+
+    for owner, kind in ((LinearizedPosterior, "crank_nicolson"), (Curvature, "move")):
+        monkeypatch.setattr(owner, kind, recorded(kind, getattr(owner, kind)))
+    monkeypatch.setattr(linearized, "CURVED_STEPS", steps)
+    target.propose(problem, target.curvature.last(3), rng)
+    assert len(made) == steps
+    assert made == made[::-1]
+    assert len(set(made)) == 2
+
+
+@pytest.mark.parametrize("few", ["directions", "proposals"])
+def test_where_no_curvature_can_be_learned_the_law_is_kept(few):
+    """A map that is flat at its mode informs of no direction; one point has no differences."""
+    rng = np.random.default_rng(19)
+    problem = GaussianProblem(lambda U: (U**2)[:, :1] / 0.05, [0.0], np.zeros(2), np.eye(2))
+    sampler = LikelihoodInformed(problem)
+    U = problem.sample_prior(20, rng)
+    search = sampler.burn_in.search.start(Ensemble.evaluated(problem, U, problem.evaluate(U)))
+    slope = np.zeros((1, 2)) if few == "directions" else np.ones((1, 2))
+    reference = GaussianReference(np.zeros(2), np.ones(2), np.ones(2, bool))
+    law = InformedLaw(np.zeros(2), slope)
+    plain = LinearizedPosterior(reference, law, np.zeros(2), np.zeros(1), slope, gaussian=True)
+    nothing = np.empty((0, 2))
+    state = TrialState(search.ensemble, search, plain, plain, nothing, nothing[:, :1])
+    points, pending = sampler.burn_in.ask(state, rng)
+    evaluations = problem.evaluate(points)
+    if few == "proposals":
+        evaluations.outputs[1:] = np.nan
+    state, _ = sampler.burn_in.tell(state, pending, evaluations)
+    assert state.done
+    assert state.target is plain
 
 
 def test_expected_acceptance():
