@@ -40,7 +40,7 @@ def judge_likelihoods(facts: Facts) -> list[Finding]:
     return [
         finding
         for name, known in facts.likelihoods.items()
-        for part in (_origin, _varying, _shape, _unlike, _failures)
+        for part in (_origin, _varying, _raised, _shape, _unlike, _failures)
         for finding in part(name, known)
     ]
 
@@ -91,11 +91,24 @@ def _varying(name: str, known: Likelihood) -> Iterator[Finding]:
     )
 
 
+def _raised(name: str, known: Likelihood) -> Iterator[Finding]:
+    """Variances that are a share of those over the prior, and upon which the posterior rests."""
+    raised = known.get("raised", [])
+    if raised and "checked" in known and _rests_upon(known, "without_raised"):
+        yield Finding(
+            "doubtful",
+            f"{_listed(raised)} in `{name}` {_vary(raised)} far less in the replicates than over "
+            f"the prior. The variance was raised to a twentieth of that, and the posterior, which "
+            f"rests upon {_them(raised)}, may be too wide.",
+            "Give priors that are narrower, or initial_covariance: nothing is raised then.",
+        )
+
+
 def _shape(name: str, known: Likelihood) -> Iterator[Finding]:
     """Summaries that are not Gaussian, and upon which the posterior rests."""
     if known.get("gaussian", 1.0) >= NOT_GAUSSIAN:
         return
-    if known["odd"] and not _rests_upon(known):
+    if known["odd"] and not _rests_upon(known, "without"):
         return
     told = f"the summaries in `{name}` are not Gaussian (p = {number(known['gaussian'], '.2g')})"
     if known["odd"] and "without" in known:
@@ -107,11 +120,11 @@ def _shape(name: str, known: Likelihood) -> Iterator[Finding]:
     yield Finding("doubtful", f"{told}.", LEAVE_OUT)
 
 
-def _rests_upon(known: Likelihood) -> bool:
-    """Whether moments change without the summaries that are not Gaussian."""
-    if "without" not in known:
+def _rests_upon(known: Likelihood, without: str) -> bool:
+    """Whether moments change without some summaries; so it is said if there are no others."""
+    if without not in known:
         return True
-    shift, log_sd = known["without"]
+    shift, log_sd = known[without]
     return abs(shift) > WRONG_MEAN or abs(log_sd) > np.log1p(WRONG_SD)
 
 
@@ -151,22 +164,25 @@ def notes_on_likelihoods(facts: Facts) -> list[str]:
             f"the draws follow the posterior given {described(known)} in `{name}`; what the "
             "summaries leave out of the data is not known"
         )
-        if known.get("varying_by_chance", [np.inf])[0] <= FAR:
+        raised = known.get("raised", [])
+        # of variances that are all raised no change is seen, and none by chance
+        seen = len(raised) < known["summaries"]
+        if seen and known.get("varying_by_chance", [np.inf])[0] <= FAR:
             smallest = number(known["varying_by_chance"][0], ".2f")
             notes.append(
                 f"a covariance in `{name}` that changes would have been seen if it moved means by "
                 f"{smallest} posterior standard deviations, and may have moved them by less"
             )
         odd = known.get("odd", [])
-        if odd and known["gaussian"] < NOT_GAUSSIAN and not _rests_upon(known):
+        if odd and known["gaussian"] < NOT_GAUSSIAN and not _rests_upon(known, "without"):
             shift = number(abs(known["without"][0]), ".2f")
             notes.append(
                 f"not Gaussian in `{name}`: {_listed(odd)}; without {_them(odd)} means move by "
                 f"{shift} posterior standard deviations"
             )
-        if raised := known.get("raised"):
+        if raised:
             notes.append(
-                f"{_listed(raised)} in `{name}` hardly {'vary' if len(raised) > 1 else 'varies'} "
+                f"{_listed(raised)} in `{name}` hardly {_vary(raised)} "
                 "in the replicates, and the variance was raised to a twentieth of that of the prior"
             )
         if 0 < known.get("failed", 0) <= MISSING * known["replicates"]:
@@ -208,6 +224,10 @@ def results_of_tests(known: Likelihood) -> str:
 def _listed(which: Sequence[int]) -> str:
     """Summaries by their numbers."""
     return f"{'summaries' if len(which) > 1 else 'summary'} {', '.join(map(str, which))}"
+
+
+def _vary(which: Sequence[int]) -> str:
+    return "vary" if len(which) > 1 else "varies"
 
 
 def _them(which: Sequence[int]) -> str:

@@ -95,7 +95,7 @@ def check_posterior(
         ``checked``, the number of runs; and by how much means move at most, in posterior standard
         deviations, and logarithms of standard deviations: ``varying`` with variances that change as
         those of replicates do, and ``varying_by_chance`` where they do not; ``without`` the
-        summaries that are not Gaussian.
+        summaries that are not Gaussian, and ``without_raised`` those whose variances were raised.
     """
     U = design.U[rng.choice(len(design.U), min(COMPARED, len(design.U)), replace=False)]
     x = design.relative(U)
@@ -113,10 +113,11 @@ def check_posterior(
         "varying": varying(spread.slopes),
         "varying_by_chance": tuple(np.quantile(chance, 0.95, axis=0).tolist()),
     }
-    odd = np.zeros(len(matrix), dtype=bool)
-    odd[list(estimate.facts["odd"])] = True
-    if odd.any() and not odd.all():
-        told["without"] = Change.of(U, partial_log_ratio(residuals, matrix, ~odd)).largest
+    for which, key in (("odd", "without"), ("raised", "without_raised")):
+        kept = np.ones(len(matrix), dtype=bool)
+        kept[list(estimate.facts[which])] = False
+        if kept.any() and not kept.all():
+            told[key] = Change.of(U, partial_log_ratio(residuals, matrix, kept)).largest
     middle = data - spread.mean(x.mean(0)[None])[0]
     told["misfit"] = float(middle @ np.linalg.solve(matrix, middle))
     return told

@@ -441,7 +441,10 @@ class Staged:
 
 def _shape_facts(replicates: FloatArray, rng: np.random.Generator) -> dict[str, Any]:
     """P-value of tests that replicates are Gaussian, and summaries that are not."""
-    vary = np.flatnonzero(replicates.std(0) > 0)
+    vary = np.flatnonzero(np.ptp(replicates, axis=0) > 0)
+    if not len(vary):
+        every = list(range(replicates.shape[1]))
+        return {"gaussian": 1.0, "odd": every, "skewness": 0.0, "skewed": 0}
     shape = Shape.of(replicates[:, vary], rng)
     worst = int(np.abs(shape.skewness).argmax())
     constant = np.setdiff1d(np.arange(replicates.shape[1]), vary)

@@ -64,6 +64,8 @@ def test_a_good_likelihood_is_called_what_it_is_and_no_more():
         ({"gaussian": 0.002}, "doubtful", "not Gaussian (p = 0.002)"),
         ({"gaussian": 0.002, "odd": [1], "without": [0.5, 0.0]}, "doubtful", "without it means"),
         ({"gaussian": 0.002, "odd": [1, 2], "without": [0.1, 0.4]}, "doubtful", "without them"),
+        ({"raised": [3], "without_raised": [0.1, 0.4]}, "doubtful", "rests upon it"),
+        ({"raised": list(range(8))}, "doubtful", "vary far less in the replicates"),
         ({"misfit": 60.0}, "doubtful", "does not make data like those"),
         ({"failed": 40}, "doubtful", "20% of the replicates"),
     ],
@@ -90,7 +92,7 @@ def test_what_is_found_by_chance_is_no_finding():
     ("changed", "word"),
     [
         ({"gaussian": 0.002, "odd": [1, 3], "without": [0.05, 0.1]}, "summaries 1, 3; without"),
-        ({"raised": [2]}, "summary 2 in `y` hardly varies"),
+        ({"raised": [2], "without_raised": [0.05, 0.1]}, "summary 2 in `y` hardly varies"),
         ({"failed": 3}, "3 of the replicates for `y` failed"),
         ({"covariance": "given", "checked": None, "varying": None}, "was given and not tested"),
     ],
@@ -99,6 +101,10 @@ def test_what_does_not_matter_is_told(changed, word):
     findings, notes = judged(**changed)
     assert findings == []
     assert word in notes
+
+
+def test_no_change_is_promised_to_be_seen_of_variances_that_are_all_raised():
+    assert "would have been seen" not in judged(raised=list(range(8)))[1]
 
 
 def test_reports_have_it_in_sentences():

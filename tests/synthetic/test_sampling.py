@@ -235,6 +235,34 @@ def test_a_summary_that_does_not_vary_is_refused_whatever_covariance_was_given()
         pe.sample_synthetic(50, model=model, random_seed=1, progressbar=False)
 
 
+@pytest.mark.parametrize("n_summaries", [1, 2])
+def test_a_posterior_that_is_too_wide_as_variances_were_raised_is_doubtful(n_summaries):
+    """Noise over the prior is mostly that of a few of its draws, by far too large at the data."""
+
+    def grows(a, rng):
+        return a + np.append(0.01 * np.exp(3 * a), 3.0)[:n_summaries] * rng.standard_normal()
+
+    with pm.Model() as model:
+        pe.synthetic_likelihood(grows)("y", pm.Normal("a"), observed=np.zeros(n_summaries))
+    idata = pe.sample_synthetic(200, model=model, random_seed=1, progressbar=False)
+    assert told(idata)["raised"] == [0]
+    assert float(idata["posterior"]["a"].std()) > 0.02  # it should be .01
+    found = pe.diagnose(idata)
+    assert found.verdict == "doubtful"
+    assert "rests upon it, may be too wide" in found.reasons[0]
+
+
+def test_replicates_that_are_all_the_same_are_doubtful_if_the_prior_has_noise():
+    def still_below_zero(a, rng):
+        return a + max(a, 0.0) * rng.standard_normal(2)
+
+    with pm.Model() as model:
+        likelihood = pe.synthetic_likelihood(lambda a, rng: np.floor(still_below_zero(a, rng)))
+        likelihood("y", pm.Normal("a"), observed=[-3.0, -3.0])
+    idata = pe.sample_synthetic(100, model=model, random_seed=1, progressbar=False)
+    assert "may be too wide" in " ".join(pe.diagnose(idata).reasons)
+
+
 def test_models_may_have_a_name():
     likelihood = pe.synthetic_likelihood(linear, covariance="linear", replicates=50)
     with pm.Model(name="plant") as model:
