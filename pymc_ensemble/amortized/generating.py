@@ -13,6 +13,7 @@ from pymc.distributions import transforms
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
+from pymc_ensemble.diagnosis.facts import require_own_data
 from pymc_ensemble.forward.calls import short_traceback
 from pymc_ensemble.forward.evaluation import Evaluations, ForwardModelError
 from pymc_ensemble.forward.rounds import evaluating
@@ -220,7 +221,8 @@ def check(model: pm.Model) -> None:
     ------
     ValueError
         If there is no observed variable or no free one, if a free variable is discrete, improper or
-        lies behind a forward model, if there are potentials or missing data, or if a name is taken.
+        lies behind a forward model, if there are potentials, missing data or synthetic
+        likelihoods, or if a name is taken.
     """
     if model.potentials:
         raise ValueError(
@@ -229,6 +231,7 @@ def check(model: pm.Model) -> None:
             "as a pm.CustomDist with `random`."
         )
     check_model(model, None, needs_density=False)
+    require_own_data(model)
     if flat := flat_variables(model):
         raise ValueError(
             f"{quoted(flat)}: an improper prior (pm.Flat, pm.HalfFlat) cannot be drawn from. Give "

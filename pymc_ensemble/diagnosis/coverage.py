@@ -18,6 +18,7 @@ from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import given_generator
 from pymc_ensemble.samplers.options import require_counts
 
+from .facts import require_own_data
 from .simulation import Simulation, StepFactory, simulated
 from .uniformity import Coverage, judged, require_probability
 
@@ -196,6 +197,7 @@ def _check(source: ModelSource, step: StepFactory) -> None:
         raise ValueError(
             "The model has no observed variables, so there are no data that it could make."
         )
+    require_own_data(model)
     if model.potentials:
         raise ValueError(
             f"The potential `{model.potentials[0].name}` is no distribution: neither parameters "

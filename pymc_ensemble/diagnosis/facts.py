@@ -288,6 +288,20 @@ def estimated_likelihoods(model: pm.Model) -> dict[str, dict[str, Any]]:
     return dict(one for one in told if one is not None)
 
 
+def require_own_data(model: pm.Model) -> None:
+    """Refuse a model whose synthetic likelihood would draw data that are too random.
+
+    Raises
+    ------
+    ValueError
+    """
+    if names := list(estimated_likelihoods(model)):
+        raise ValueError(
+            f"`{names[0]}` is a synthetic likelihood: data that are drawn from it have the scatter "
+            "of the simulator twice. Write a model that observes a pm.Simulator instead."
+        )
+
+
 class TooFewDrawsError(ValueError):
     """Too few draws are left to tell how they were made."""
 
