@@ -473,7 +473,7 @@ SIMULATIONS = [
         "MODEL, -1 | n must",
         "MODEL, 2.5 | n must",
         "MODEL, '10' | n must",
-        "MODEL, None | n has",
+        "MODEL, None | n must",
         "MODEL, True | n must",
         "MODEL, 10**12 | n=1000000000000",
         "MODEL, 10, 8 | executor",
@@ -498,10 +498,16 @@ SIMULATIONS = [
         "members=2.5 | members",
         "members=True | members",
         "members=10**12 | members",
+        "members=None | members",
     ),
 ]
 
+with pm.Model() as SYNTHETIC_MODEL:
+    pe.synthetic_likelihood(noisy)("y", pm.Normal("a"), observed=np.ones(5))
+
 SYNTHETIC = [
+    ("pe.simulations(SYNTHETIC_MODEL, 10)", EITHER, "twice"),
+    ("pe.coverage(SYNTHETIC_MODEL, pe.EnsembleKalmanSampler, simulations=10)", EITHER, "twice"),
     *rows(
         "pe.synthetic_likelihood({})",
         EITHER,

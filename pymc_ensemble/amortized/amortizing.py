@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import logger, percent
 from pymc_ensemble.problem.checks import given_generator, given_model, quoted
-from pymc_ensemble.samplers.options import require_counts, require_flags
+from pymc_ensemble.samplers.options import require_flags, require_given_counts
 
 from . import storage
 from .diffusion import Archive
@@ -237,8 +237,8 @@ def load_amortized(path: str | PathLike, model: pm.Model | None = None) -> Amort
     if of_file.variables != loaded.facts.variables or not same:
         raise ValueError(
             f"The file is of another model, with the parameters "
-            f"{quoted(v.name for v in of_file.variables)} and the data {quoted(scaling.names)}. "
-            "Give the model that was simulated."
+            f"{quoted(v.name for v in of_file.variables)}, in this order, and the data "
+            f"{quoted(scaling.names)}. Give the model that was simulated."
         )
     return loaded
 
@@ -270,7 +270,7 @@ def _check_options(method: Any, density: Any, conservative: Any, members: Any) -
     if density not in ("mixture", "flow"):
         raise ValueError(f'density={density!r} is neither "mixture" nor "flow".')
     require_flags(conservative=conservative)
-    require_counts(1, members=members)
+    require_given_counts(1, members=members)
     if conservative and method == "posterior":
         raise ValueError(
             'conservative=True balances a classifier: give method="ratio". A balanced '

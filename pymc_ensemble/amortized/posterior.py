@@ -18,7 +18,7 @@ from pymc_ensemble.diagnosis.uniformity import Coverage, require_probability
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model, quoted
 from pymc_ensemble.samplers.ensemble import Origin
-from pymc_ensemble.samplers.options import require_counts
+from pymc_ensemble.samplers.options import require_counts, require_given_counts
 
 from . import calibration, refining, storage
 from .estimate import Estimate
@@ -116,7 +116,7 @@ class AmortizedPosterior:
         UserWarning
             If no simulation looks like the data.
         """
-        require_counts(1, draws=draws, chains=chains)
+        require_given_counts(1, draws=draws, chains=chains)
         rng = given_generator(random_seed, "random_seed")
         given = self.given(data)
         surprise = self._surprise(given)
@@ -193,16 +193,17 @@ class AmortizedPosterior:
             verdict, for `diagnose`.
         """
         if not isinstance(simulations, xr.Dataset):
-            require_counts(2, simulations=simulations)
-        require_counts(10, draws=draws)
+            require_given_counts(2, simulations=simulations)
+        require_given_counts(10, draws=draws)
         require_probability(probability)
         rng = given_generator(random_seed, "random_seed")
         other = model is not None and given_model(model) is not self.model
         generator = Generator(model) if model is not None and other else self.generator
         if generator.names != self.generator.names or generator.shapes != self.generator.shapes:
             raise ValueError(
-                "`model` has other parameters or data than the model that was simulated. Both must "
-                "have the same."
+                "`model` has other parameters or data than the model that was simulated, or has "
+                f"them in another order. It must have {quoted(self.generator.names)} and "
+                f"{quoted(self.generator.shapes)}."
             )
         result = calibration.test(self, generator, simulations, draws, rng, probability)
         if not other:
@@ -264,7 +265,7 @@ class AmortizedPosterior:
         .. [2] Tatsuoka, C., Yang, M., Xiu, D. and Zhang, G. (2025). Multi-fidelity parameter
            estimation using conditional diffusion models. https://arxiv.org/abs/2504.01894
         """
-        require_counts(50, evaluations=evaluations)
+        require_given_counts(50, evaluations=evaluations)
         draws = evaluations if draws is None else draws
         require_counts(1, draws=draws)
         if by not in refining.WAYS:

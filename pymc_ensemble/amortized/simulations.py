@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pymc_ensemble.log import ProgressLog, logger
 from pymc_ensemble.problem.checks import given_generator, given_model, quoted
 from pymc_ensemble.problem.points import describe
-from pymc_ensemble.samplers.options import require_counts
+from pymc_ensemble.samplers.options import require_given_counts
 from pymc_ensemble.version import __version__
 
 from .generating import Generator, Simulated
@@ -91,9 +91,7 @@ def simulations(
     >>> made["coordinate"].values.tolist()
     ['rate_log__']
     """
-    require_counts(1, n=n)
-    if n is None:
-        raise ValueError("n has to be a number of simulations, such as 10_000, not None.")
+    require_given_counts(1, n=n)
     model = given_model(model)
     rng = given_generator(random_seed, "random_seed")
     if executor is not None and not hasattr(executor, "submit"):

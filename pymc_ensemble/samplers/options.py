@@ -32,6 +32,18 @@ def require_counts(least: int, **options: Any) -> None:
             raise ValueError(f"{name}={value} is more than memory holds; {MOST} is the most.")
 
 
+def require_given_counts(least: int, **options: Any) -> None:
+    """Refuse what `require_counts` refuses, and None, of options whose default is a number.
+
+    Raises
+    ------
+    ValueError
+    """
+    if missing := [name for name, value in options.items() if value is None]:
+        raise ValueError(f"{missing[0]} must be an integer of at least {least}, not None.")
+    require_counts(least, **options)
+
+
 def require_positive(**options: Any) -> None:
     """Refuse what is no positive, finite number, and not None either.
 

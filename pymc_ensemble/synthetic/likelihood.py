@@ -23,7 +23,7 @@ from pymc_ensemble.forward.versions import fingerprint
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import quoted
 from pymc_ensemble.problem.points import forward
-from pymc_ensemble.samplers.options import require_counts
+from pymc_ensemble.samplers.options import require_given_counts
 
 from .gaussian import of_pairs
 
@@ -133,9 +133,7 @@ class SyntheticLikelihood:
             raise TypeError(
                 f"summaries must be a function of what `simulate` returns, not {summaries!r}."
             )
-        require_counts(2, replicates=replicates)
-        if replicates is None:
-            raise ValueError(f"replicates must be a number of runs, such as {REPLICATES}.")
+        require_given_counts(2, replicates=replicates)
         if covariance not in get_args(CovarianceOption):
             raise ValueError(f'covariance must be "constant" or "linear", not {covariance!r}.')
         self.forward = simulate if isinstance(simulate, ForwardModel) else None

@@ -19,7 +19,7 @@ from pymc_ensemble.diagnosis.fountain import Fountain
 from pymc_ensemble.log import logger, show_log
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.points import compiled, layout_of, points_of
-from pymc_ensemble.samplers.options import require_counts, require_flags
+from pymc_ensemble.samplers.options import require_counts, require_flags, require_given_counts
 from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
 
 from .checking import Design, check_posterior
@@ -151,11 +151,9 @@ def sample_synthetic(
     >>> idata["posterior"]["rate"].shape, idata["synthetic"]["y_replicates"].shape
     ((1, 200), (200, 1))
     """
-    require_counts(1, draws=draws, chains=chains, cores=cores)
-    require_counts(2, stages=stages, ensemble_size=ensemble_size)
-    for name, value in {"draws": draws, "chains": chains, "cores": cores, "stages": stages}.items():
-        if value is None:
-            raise ValueError(f"{name} must be a number, not None.")
+    require_given_counts(1, draws=draws, chains=chains, cores=cores)
+    require_given_counts(2, stages=stages)
+    require_counts(2, ensemble_size=ensemble_size)
     require_flags(check=check, progressbar=progressbar)
     if taken := [name for name in OF_STEP if name in sample_kwargs]:
         raise ValueError(f"{taken[0]} is no option of sample_synthetic, which sets it itself.")

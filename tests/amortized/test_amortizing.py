@@ -246,6 +246,21 @@ def test_refinement_is_refused_where_weights_mean_nothing(posterior):
         posterior.refine(model=other)
 
 
+@pytest.mark.parametrize("option", ["draws", "chains"])
+def test_numbers_of_draws_are_not_none(posterior, option):
+    with pytest.raises(ValueError, match=option):
+        posterior.sample(**{option: None})
+
+
+def test_numbers_of_evaluations_and_simulations_are_not_none(posterior):
+    with pytest.raises(ValueError, match="evaluations"):
+        posterior.refine(evaluations=None)
+    with pytest.raises(ValueError, match="simulations"):
+        posterior.coverage(None)
+    with pytest.raises(ValueError, match="draws"):
+        posterior.coverage(draws=None)
+
+
 @pytest.mark.parametrize("learned", ["posterior", "ratio", "diffusion"])
 def test_files(learned, request, model, tmp_path):
     """What was saved draws the same; nothing is pickled; files of other models are refused."""
