@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -182,9 +183,10 @@ class SyntheticLikelihood:
         if not isinstance(name, str):
             raise TypeError(f"The name of a synthetic likelihood must be text, not {name!r}.")
         name = model.name_for(name)  # of a model that has a name itself, with that before it
-        data = self._summaries_of(name, observed)
+        summaries = self._summaries_of(name, observed)
+        data = summaries.ravel()
         _require_place(model, name, dims, len(data))
-        simulator = SummaryModel(self, name, len(data))
+        simulator = SummaryModel(self, name, summaries.shape)
         symbolic = any(map(is_symbolic, [*args, *kwargs.values()]))
         mean = simulator(*args, **kwargs) if symbolic else None
         node: Any = None if mean is None else mean.owner
@@ -200,16 +202,17 @@ class SyntheticLikelihood:
         return pm.MvNormal(name, mean, cov=matrix, observed=data, dims=dims)
 
     def _summaries_of(self, name: str, observed: Any) -> FloatArray:
-        """Summaries of the data, shape (K,)."""
+        """Summaries of the data, K of them in an array of any shape."""
         if isinstance(observed, Variable):
             raise TypeError(
                 f"observed of `{name}` is symbolic, and its summaries are taken when the model is "
                 "built: hand over the data themselves."
             )
         try:
-            data = as_vector(observed if self.summaries is None else self.summaries(observed))
+            summaries = as_array(observed if self.summaries is None else self.summaries(observed))
         except Exception as error:
             raise ValueError(f"The summaries of observed, the data of `{name}`: {error}") from error
+        data = summaries.ravel()
         if not data.size:
             raise ValueError(f"observed of `{name}` has no summaries: the array is empty.")
         if wrong := np.flatnonzero(~np.isfinite(data)).tolist():
@@ -223,7 +226,7 @@ class SyntheticLikelihood:
                 f"`{name}`: the error of their covariance would widen the posterior. Use "
                 f"replicates={FEWEST_FOR_EACH * len(data)} or more, or fewer summaries."
             )
-        return data
+        return summaries
 
     def _initial(self, simulator: "SummaryModel", node: Apply, K: int) -> "Initial":
         """First covariance: as given, or that of the noise on average over the prior."""
@@ -329,13 +332,14 @@ class SummaryModel(ForwardModel):
     likelihood : SyntheticLikelihood
     observed : str
         Name of the observed variable.
-    n_summaries : int
+    shape : tuple of int
+        Of the summaries.
     """
 
     initial: Initial
     estimate: Estimate | None = None
 
-    def __init__(self, likelihood: SyntheticLikelihood, observed: str, n_summaries: int):
+    def __init__(self, likelihood: SyntheticLikelihood, observed: str, shape: tuple[int, ...]):
         given = likelihood.forward
         options: dict[str, Any] = {}
         if given is not None:
@@ -351,8 +355,10 @@ class SummaryModel(ForwardModel):
                 "version": version,
                 "depends_on": given._depends_on,
             }
-        function = Summarized(likelihood.function, likelihood.summaries, options.get("vectorized"))
-        super().__init__(function, output_shape=(n_summaries,), stochastic=True, **options)
+        function = Summarized(
+            likelihood.function, likelihood.summaries, options.get("vectorized"), shape
+        )
+        super().__init__(function, output_shape=(prod(shape),), stochastic=True, **options)
         self.observed, self.replicates = observed, likelihood.replicates
         self.linear = likelihood.covariance == "linear"
 
@@ -387,10 +393,14 @@ class SummaryModel(ForwardModel):
         if failed <= MOST_MISSING * n and n - failed >= least:
             return
         reason = next(iter(made.reasons.values()), "The summaries are not finite.")
+        remedy = (
+            "Run it, and take its summaries, by hand"
+            if failed == n
+            else "Give priors that stay where it works, or let it return a value instead of failing"
+        )
         raise ValueError(
             f"{failed} of {n} runs of {self.name} for `{self.observed}` failed at {where}, so that "
-            "the covariance of its summaries is not known. Give priors that stay where it works, "
-            f"or let it return a value instead of failing. The first failure:\n{reason}"
+            f"the covariance of its summaries is not known. {remedy}. The first failure:\n{reason}"
         )
 
     def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]]:
@@ -412,7 +422,8 @@ class Summarized:
 
     simulate: Callable[..., Any]
     summaries: Callable[[Any], ArrayLike] | None
-    vectorized: bool | None = False
+    vectorized: bool | None
+    shape: tuple[int, ...]
 
     @property
     def __name__(self) -> str:
@@ -433,7 +444,14 @@ class Summarized:
         return self._summaries(outcome)
 
     def _summaries(self, outcome: Any) -> FloatArray:
-        return as_vector(outcome if self.summaries is None else self.summaries(outcome))
+        values = as_array(outcome if self.summaries is None else self.summaries(outcome))
+        shapes = values.shape, self.shape
+        if len({tuple(size for size in shape if size > 1) for shape in shapes}) > 1:
+            raise ValueError(
+                f"The summaries of a simulation have the shape {values.shape}, and those of the "
+                f"data that are observed {self.shape}. Both must have the same."
+            )
+        return values.ravel()
 
 
 def _rows(outcome: Any) -> list[Any]:
@@ -444,8 +462,8 @@ def _rows(outcome: Any) -> list[Any]:
     return list(zip(*outcome, strict=True)) if isinstance(outcome, tuple) else list(outcome)
 
 
-def as_vector(values: Any) -> FloatArray:
-    """Summaries as an array of shape (K,).
+def as_array(values: Any) -> FloatArray:
+    """Summaries as an array of numbers.
 
     Raises
     ------
@@ -457,7 +475,7 @@ def as_vector(values: Any) -> FloatArray:
     if np.iscomplexobj(values):
         raise TypeError("summaries must be real, and these are complex.")
     try:
-        return np.asarray(values, dtype=float).ravel()
+        return np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
         raise TypeError(
             "summaries must be one array of numbers, such as `np.array([x.mean(), x.std()])`; got "

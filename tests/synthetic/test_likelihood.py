@@ -139,6 +139,21 @@ def test_simulators_that_fail_over_most_of_the_prior_are_refused():
         model_of(fails)
 
 
+def test_data_and_simulations_have_summaries_of_the_same_shape():
+    def shorter(level, rate, rng):
+        return growth(level, rate, rng)[:3]
+
+    def square(level, rate, rng):
+        return growth(level, rate, rng).reshape(2, 2)
+
+    for simulate in (shorter, square):
+        with pytest.raises(ValueError, match=r"have the shape .* data that are observed \(4,\)"):
+            model_of(simulate)
+    one = pe.synthetic_likelihood(lambda a, rng: rng.normal(a), replicates=5)
+    with pm.Model():  # a number, and an array of it
+        one("y", pm.Normal("a"), observed=[1.0])
+
+
 def test_arguments_without_a_prior_need_a_covariance():
     of_roots = pe.synthetic_likelihood(growth, summaries=root)
     with pm.Model(), pytest.raises(ValueError, match="initial_covariance"):
