@@ -281,6 +281,8 @@ class Staged:
                 compute_convergence_checks=False,
             )
         stats = idata["sample_stats"]
+        if stats.sizes["draw"] < size:  # PyMC returns the draws that there are
+            raise KeyboardInterrupt
         self.counted.add("finding", *(int(stats[k].max()) for k in ("n_evals", "n_failed")))
         return stats["unconstrained"].to_numpy()[0]
 

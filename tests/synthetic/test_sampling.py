@@ -205,6 +205,16 @@ def test_draws_are_kept_where_the_test_is_interrupted():
     assert staged.check(xr.DataTree.from_dict({"sample_stats": stats})) == {}
 
 
+def test_a_first_stage_that_is_interrupted_is_not_gone_on_from(monkeypatch):
+    model = model_of()
+    sample = pm.sample
+    monkeypatch.setattr(
+        pm, "sample", lambda *args, **kwargs: sample(*args, **kwargs).isel(draw=slice(20))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        pe.sample_synthetic(50, model=model, random_seed=1, progressbar=False)
+
+
 def test_draws_are_kept_if_they_are_too_few_to_tell_how_they_were_made(caplog):
     idata = pe.sample_synthetic(2, model=model_of(), random_seed=1, progressbar=False)
     assert idata["posterior"]["a"].shape == (1, 2)
