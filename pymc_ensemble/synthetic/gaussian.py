@@ -80,7 +80,7 @@ def shrinkage(correlation: FloatArray, n: int) -> float:
 
 
 def of_pairs(first: FloatArray, second: FloatArray) -> Covariance:
-    """Covariance of the noise, on average over points at each of which two runs were made.
+    """Covariance of the noise, on average over points, by two runs at each.
 
     Parameters
     ----------

@@ -170,9 +170,9 @@ class SyntheticLikelihood:
         *args, **kwargs
             Arguments of the simulator, without its randomness.
         observed : object
-            Data, as `simulate` returns them.
+            Data, as `simulate` returns them: as many, and in the same order.
         dims : str, optional
-            Name of the dimension of the summaries.
+            Name of the dimension of the summaries, which the model has in its ``coords``.
 
         Returns
         -------
@@ -383,7 +383,7 @@ class SummaryModel(ForwardModel):
         return Runs(np.asarray(storage[0][0]), dict(this.failures))
 
     def require(self, made: Runs, where: str, least: int = 2) -> None:
-        """Refuse runs most of which have failed, or of which too few are left.
+        """Refuse runs if most have failed, or if too few are left.
 
         Raises
         ------
