@@ -77,10 +77,10 @@ class LikelihoodInformedSampler(EnsembleStep):
 
     How far the forward map is linear over the posterior decides on the price of a draw, and the
     acceptance of independent proposals tells it: that of the sweeps whose stat `step_size` is
-    infinite. Above 0.5 it is good; between 0.25 and 0.5 it will do. If it would be below, curvature
-    of the outputs is learned, too, in up to ten rounds, which `diagnose` tells. If it is low all
-    the same, sweeps of smaller moves come between them, and `diagnose` says that the posterior is
-    far from what was learned. The draws are exact in any case, once there are enough of them.
+    infinite. If it would be below 0.7, curvature of the outputs is learned, too, in up to ten
+    rounds. Above 0.5 it is good; between 0.25 and 0.5 it will do. If it is lower all the same,
+    sweeps of smaller moves come between them. `diagnose` says if the posterior is far from the law,
+    with curvature or without: below 0.25. The draws are exact in any case, once there are enough.
 
     A prior that is Gaussian in unconstrained coordinates, correlated or not, is kept as it is.
     Fields are best written in coordinates that are independent in the prior, as `pymc.gp.Latent`

@@ -96,8 +96,8 @@ class LikelihoodInformed(SlopeLearning):
         )
         if (curvature := walk.target.curvature) is not None:
             told += (
-                f" The posterior is far from the learned law, {curvature.law_acceptance:.0%} of "
-                "whose draws would be accepted: curvature of the outputs was learned, too, from "
+                f" Of draws of the law alone {curvature.law_acceptance:.0%} would be accepted: "
+                "curvature of the outputs was learned, too, from "
                 f"{len(curvature.sites)} evaluations."
             )
         return told

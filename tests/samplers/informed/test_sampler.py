@@ -195,6 +195,31 @@ def test_curvature_is_learned_where_the_law_is_poor():
     assert np.mean(independent) > 0.25
 
 
+def parabola(U):
+    """A tenth as wide as it is long: some 40% of the draws of the law at the mode are accepted."""
+    return np.stack([10 * (U[:, 0] - 0.5 * U[:, 1] ** 2 - 0.3 * U[:, 2]), U[:, 1]], axis=1)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_curvature_brings_walkers_to_the_tails(seed):
+    """Standard deviations are those of a quadrature; without curvature one was 0.7 of it."""
+    problem = GaussianProblem(parabola, [0.0, 1.0], np.zeros(3), np.eye(3))
+    sampler, state, rng = learned(problem, seed)
+    assert state.inner.target.curvature is not None
+    while not state.burned_in:
+        state, _ = step(sampler, problem, state, rng)
+    state, snapshots = sweeps(sampler, problem, state, 20, rng)
+    u = np.linspace(-4, 5, 901)
+    along = 0.5 * u**2  # what is left of the prior of the first, and of the third
+    density = np.exp(-0.5 * along**2 / (1 + 0.01 + 0.09) - 0.5 * u**2 - 0.5 * (u - 1) ** 2)
+    density /= density.sum()
+    mean = density @ u
+    sd = np.sqrt(density @ (u - mean) ** 2)
+    U = np.concatenate([snapshot.U[:, 1] for snapshot in snapshots])
+    assert abs(U.mean() - mean) < 0.15 * sd  # four errors of 700 independent draws
+    np.testing.assert_allclose(U.std() / sd, 1, atol=0.12)
+
+
 def banana(U):
     """Of three parameters two are informed about, and lie on a parabola."""
     return 2 * (U[:, :1] - U[:, 1:2] ** 2)
