@@ -38,8 +38,9 @@ def inverted(evidence: Evidence) -> Iterator[Finding]:
 def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
     """A learned law whose independent proposals are rarely accepted."""
     run = evidence.run
-    learned = run.origin.law_acceptance
-    rarely = run.independent_acceptance < UNLIKE
+    if not run.origin.learned:
+        return
+    learned, rarely = run.origin.law_acceptance, run.independent_acceptance < UNLIKE
     if learned is not None and learned < UNLIKE and not rarely:
         # such proposals may miss tails: of a Gaussian process with unknown length and amplitude
         # 40% were accepted, and means were off by 0.3 sd
@@ -51,7 +52,7 @@ def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
             "Draw more, and see whether means stay where they are.",
         )
         return
-    if not run.origin.learned or not rarely:
+    if not rarely:
         return
     yield Finding(
         "doubtful",
