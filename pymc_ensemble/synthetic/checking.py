@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .gaussian import Change, Spread, partial_log_ratio, varying_log_ratio
-from .likelihood import LARGEST_LOG, Estimate
+from .likelihood import LARGEST_LOG
+from .simulator import Estimate
 
 FloatArray = NDArray[np.float64]
 

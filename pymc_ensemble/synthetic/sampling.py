@@ -24,16 +24,8 @@ from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
 
 from .checking import Design, check_posterior
 from .gaussian import FLOOR, Covariance, Shape, Spread
-from .likelihood import (
-    FEWEST_FOR_EACH,
-    Estimate,
-    Runs,
-    SummaryModel,
-    coordinate_sizes,
-    free_behind,
-    likelihoods_in,
-    tell_of_failures,
-)
+from .likelihood import FEWEST_FOR_EACH, coordinate_sizes, free_behind
+from .simulator import Estimate, Runs, SummaryModel, likelihoods_in, tell_of_failures
 
 __all__ = ["sample_synthetic"]
 

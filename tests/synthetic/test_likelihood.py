@@ -7,7 +7,7 @@ from scipy import stats
 
 import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.facts import facts_of
-from pymc_ensemble.synthetic.likelihood import likelihoods_in
+from pymc_ensemble.synthetic.simulator import likelihoods_in
 
 TIMES = np.arange(4.0)
 

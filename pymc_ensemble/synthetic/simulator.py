@@ -1,0 +1,279 @@
+"""The forward model of summaries, its runs, and what is known of their covariance."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from numpy.typing import ArrayLike, NDArray
+from pytensor.graph.basic import Apply
+from pytensor.graph.traversal import ancestors
+
+from pymc_ensemble.forward.model import ForwardModel
+from pymc_ensemble.forward.op import ForwardOp
+from pymc_ensemble.forward.rounds import evaluating
+from pymc_ensemble.forward.versions import fingerprint
+from pymc_ensemble.log import logger
+from pymc_ensemble.problem.checks import quoted
+
+FloatArray = NDArray[np.float64]
+
+MOST_MISSING = 0.5  # of runs that fail, beyond which nothing is estimated
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A first covariance.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (K, K)
+    variances : ndarray of shape (K,) or None
+        Of the noise, on average over the prior, if they are known.
+    n_evals, n_failed : int
+        Runs that it has cost.
+    """
+
+    matrix: FloatArray
+    variances: FloatArray | None
+    n_evals: int
+    n_failed: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A covariance that was estimated, with what is known of it.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (K, K)
+    facts : dict
+        What is told of it: numbers, flags and texts.
+    slopes : ndarray of shape (K, d) or None
+        Of the log variances.
+    """
+
+    matrix: FloatArray
+    facts: Mapping[str, Any]
+    slopes: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Summaries of some runs.
+
+    Attributes
+    ----------
+    outputs : ndarray of shape (n, K)
+        NaN where a run failed.
+    reasons : dict of int to str
+    """
+
+    outputs: FloatArray
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def n_failed(self) -> int:
+        """How many failed."""
+        return int((~np.isfinite(self.outputs).all(1)).sum())
+
+    @property
+    def good(self) -> FloatArray:
+        """Those that did not."""
+        return self.outputs[np.isfinite(self.outputs).all(1)]
+
+
+class SummaryModel(ForwardModel):
+    """Forward model of summaries, with what is known of their covariance.
+
+    Parameters
+    ----------
+    simulate : callable
+        A function with a random argument, or a stochastic forward model.
+    summaries : callable or None
+        Of what it returns.
+    observed : str
+        Name of the observed variable.
+    shape : tuple of int
+        Of the summaries.
+    replicates : int
+        Runs from which a covariance is estimated.
+    linear : bool
+        Whether log variances are linear in the parameters.
+    """
+
+    initial: Initial
+    estimate: Estimate | None = None
+
+    def __init__(
+        self,
+        simulate: Callable[..., Any],
+        summaries: Callable[[Any], ArrayLike] | None,
+        observed: str,
+        shape: tuple[int, ...],
+        replicates: int,
+        linear: bool,
+    ):
+        options: dict[str, Any] = {}
+        if isinstance(simulate, ForwardModel):
+            version = simulate._version
+            if version is not None and summaries is not None:
+                version = f"{version}, summaries {fingerprint(summaries)}"
+            options = {
+                "vectorized": simulate.vectorized,
+                "executor": simulate.executor,
+                "timeout": simulate.timeout,
+                "retries": simulate.retries,
+                "store": simulate.store_path,
+                "version": version,
+                "depends_on": simulate._depends_on,
+            }
+            simulate = simulate.function
+        function = Summarized(simulate, summaries, options.get("vectorized"), shape)
+        super().__init__(function, output_shape=(prod(shape),), stochastic=True, **options)
+        self.observed, self.replicates, self.linear = observed, replicates, linear
+
+    def run(self, node: Apply, inputs: Sequence[np.ndarray], seed: np.random.SeedSequence) -> Runs:
+        """Run the simulator at points.
+
+        Parameters
+        ----------
+        node : Apply
+            Of this model in a graph.
+        inputs : sequence of ndarray of shape (n, ...)
+            Values of the inputs that vary.
+        seed : SeedSequence
+        """
+        op: Any = node.op
+        values = dict(zip(op.signature.varying, inputs, strict=True))
+        fixed = [i for i in range(len(node.inputs)) if i not in values]
+        values |= {i: node.inputs[i].eval() for i in fixed}
+        storage: list[list[Any]] = [[None]]
+        with evaluating(len(inputs[0]), seed) as this:
+            op.perform(node, [values[i] for i in range(len(values))], storage)
+        return Runs(np.asarray(storage[0][0]), dict(this.failures))
+
+    def require(self, made: Runs, where: str, least: int = 2) -> None:
+        """Refuse runs if most have failed, or if too few are left.
+
+        Raises
+        ------
+        ValueError
+        """
+        n, failed = len(made.outputs), made.n_failed
+        if failed <= MOST_MISSING * n and n - failed >= least:
+            return
+        reason = next(iter(made.reasons.values()), "The summaries are not finite.")
+        remedy = (
+            "Run it, and take its summaries, by hand"
+            if failed == n
+            else "Give priors that stay where it works, or let it return a value instead of failing"
+        )
+        raise ValueError(
+            f"{failed} of {n} runs of {self.name} for `{self.observed}` failed at {where}, so that "
+            f"the covariance of its summaries is not known. {remedy}. The first failure:\n{reason}"
+        )
+
+    def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]]:
+        """Name of the observed variable, and what its likelihood is known by."""
+        own: dict[str, Any] = {"summaries": len(self.initial.matrix)}
+        used = model[f"{self.observed}_covariance"].get_value()
+        if self.estimate is not None and np.array_equal(used, self.estimate.matrix):
+            own |= {"covariance": "estimated", **self.estimate.facts}
+        elif np.array_equal(used, self.initial.matrix) and self.initial.n_evals:
+            own |= {"covariance": "prior", "pilot": self.initial.n_evals}
+        else:
+            own |= {"covariance": "given"}
+        return self.observed, own
+
+
+@dataclass(frozen=True)
+class Summarized:
+    """A simulator followed by the summaries of what it gives."""
+
+    simulate: Callable[..., Any]
+    summaries: Callable[[Any], ArrayLike] | None
+    vectorized: bool | None
+    shape: tuple[int, ...]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.simulate, "__name__", type(self.simulate).__name__)
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.simulate)
+
+    def __fingerprint__(self) -> tuple[Any, ...]:
+        return (self.simulate, self.summaries, self.vectorized)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> FloatArray:
+        """Run the simulator once: summaries of shape (K,), or (n, K) if it is vectorized."""
+        outcome = self.simulate(*args, **kwargs)
+        if self.vectorized:
+            return np.array([self._summaries(row) for row in _rows(outcome)])
+        return self._summaries(outcome)
+
+    def _summaries(self, outcome: Any) -> FloatArray:
+        values = as_array(outcome if self.summaries is None else self.summaries(outcome))
+        shapes = values.shape, self.shape
+        if len({tuple(size for size in shape if size > 1) for shape in shapes}) > 1:
+            raise ValueError(
+                f"The summaries of a simulation have the shape {values.shape}, and those of the "
+                f"data that are observed {self.shape}. Both must have the same."
+            )
+        return values.ravel()
+
+
+def _rows(outcome: Any) -> list[Any]:
+    """Outcomes of the members of a batch."""
+    if isinstance(outcome, Mapping):
+        columns = zip(*outcome.values(), strict=True)
+        return [dict(zip(outcome, column, strict=True)) for column in columns]
+    return list(zip(*outcome, strict=True)) if isinstance(outcome, tuple) else list(outcome)
+
+
+def as_array(values: Any) -> FloatArray:
+    """Summaries as an array of numbers.
+
+    Raises
+    ------
+    TypeError
+        If they are no real numbers, or if some are masked.
+    """
+    if np.ma.is_masked(values):
+        raise TypeError("summaries must be numbers, and some are masked: leave these out.")
+    if np.iscomplexobj(values):
+        raise TypeError("summaries must be real, and these are complex.")
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "summaries must be one array of numbers, such as `np.array([x.mean(), x.std()])`; got "
+            f"{type(values).__name__}. ({error})"
+        ) from error
+
+
+def likelihoods_in(model: pm.Model) -> list[tuple[SummaryModel, Apply]]:
+    """Synthetic likelihoods of a model, each with its node in the graph."""
+    found: dict[str, tuple[SummaryModel, Apply]] = {}
+    for variable in ancestors(model.observed_RVs):
+        node: Any = variable.owner
+        if node is not None and isinstance(node.op, ForwardOp):
+            simulator = node.op.forward
+            if isinstance(simulator, SummaryModel):
+                found[simulator.observed] = simulator, node
+    return [found[str(rv.name)] for rv in model.observed_RVs if rv.name in found]
+
+
+def tell_of_failures(simulator: SummaryModel, made: Runs, where: str) -> None:
+    """Warn of runs that have failed."""
+    if made.n_failed:
+        logger.warning(
+            f"{made.n_failed} of {len(made.outputs)} runs of {simulator.name} failed {where}: the "
+            f"Gaussian of {quoted([simulator.observed])} is that of runs that work."
+        )
