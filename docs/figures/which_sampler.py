@@ -32,7 +32,7 @@ QUESTIONS = {
 }
 ANSWERS = {
     "gradients": "pm.sample(): NUTS",
-    "likelihood": "pe.amortize(), or pm.sample_smc()",
+    "likelihood": "pe.synthetic_likelihood(), or\npe.amortize()",
     "discrete": "MultiscaleSampler(vars, adjust=True)",
     "many": "LikelihoodInformedSampler()",
     "cheap": "MultifidelitySampler(cheap)",
