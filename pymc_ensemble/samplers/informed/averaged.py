@@ -30,7 +30,7 @@ from .reference import GaussianReference
 from .tracker import BLEND, SlopeTracker
 
 UNRESOLVED = 0.5  # information along draws of the law that noise may leave unknown
-SETTLED = 6  # rounds with the whole likelihood, of which the later half is fitted to
+SETTLED = 6  # rounds with the whole likelihood; the later half of them is fitted to
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Averaging(NothingToFreeze[AveragedState]):
         step = law.newton_step(gradient, 0.0)
         V, shrink = law.directions, law.information / (1 + law.information)
         along = np.einsum("rd,rd->r", tracker.covariance.times(V), V)
-        # without what the tracker spreads over all columns, of which the regression knows nothing
+        # without what the tracker spreads over all columns: the regression knows nothing of it
         spread = BLEND * float(tracker.energies.mean()) * (len(center) - float(shrink.sum()))
         unknown = max(float(tracker.covariance.diagonal.sum() - shrink @ along) - spread, 0.0)
         target = LinearizedPosterior.of(problem, self.reference, law, level, slope, step)
