@@ -28,6 +28,10 @@ Whatever is at most 1e-6 or at least 1e10 guards against rounding or overflow. S
 a column of their own and are not in the sum. A sign belongs to its number. Members of an ``Enum``
 are names, not numbers.
 
+Of the folders that ``docs/tuned_numbers.csv`` tells of, a second table says what numbers are by its
+column of halves: a convention (a definition, a unit, a layout, the default of an option), a guard
+that nothing reaches in a run that works, or neither: those are tuned.
+
 Code
 ----
 A line counts as code if it holds a token that is neither a comment nor a docstring. A top-level
@@ -36,6 +40,7 @@ module is a file beside the package's ``__init__.py``, which does not count.
 
 import argparse
 import ast
+import csv
 import io
 import re
 import tokenize
@@ -55,6 +60,8 @@ SHAPE_FUNCTIONS = {"reshape", "zeros", "ones", "empty", "expand_dims", "moveaxis
 REDUCTIONS = {"sum", "mean", "std", "var", "all", "any", "min", "max"}
 DATA_FILES = {".json", ".toml", ".yaml", ".yml", ".csv", ".txt"}
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])")
+TABLE = Path("docs") / "tuned_numbers.csv"
+TUNED, CLASSES = "tuned", ("convention", "guard")
 APART = {"gallery", "benchmark"}  # problems and studies, not the package's own work
 LONG_FILE = 400
 TOP = "(top)"
@@ -250,6 +257,25 @@ def chosen_numbers(folder, pattern="**/*"):
     return found
 
 
+def key_of(number, package):
+    """What identifies a number in the table: its module, without the package, and its name."""
+    parts = number.file.relative_to(package).with_suffix("").parts
+    return f"{'.'.join(parts).removesuffix('.__init__')}: {number.name}"
+
+
+def class_of(row):
+    """What a row of the table says that its numbers are."""
+    return next((one for one in CLASSES if row["half"].startswith(f"{one}:")), TUNED)
+
+
+def table_rows(tree):
+    """Rows of the table by their keys; none if the checkout has no table."""
+    if not (tree / TABLE).exists():
+        return {}
+    with (tree / TABLE).open(encoding="utf-8", newline="") as file:
+        return {row["number"].strip("`"): row for row in csv.DictReader(file)}
+
+
 def code_lines(file):
     """Number of lines with code, without docstrings, comments and blank lines."""
     source = file.read_text(encoding="utf-8")
@@ -284,6 +310,18 @@ def print_numbers(package):
         kinds = [counts[kind] for kind in KINDS]
         columns = [*kinds, sum(kinds), counts[GUARD]]
         print(f"{room:20}" + "".join(f"{count:9}" for count in columns))
+
+
+def print_classes(package):
+    """Print what the numbers are of which the table tells."""
+    rows = table_rows(package.parent)
+    rooms = sorted({key.split(".")[0] for key in rows})
+    kinds = (TUNED, *CLASSES, "not told")
+    print(f"\n{'by ' + str(TABLE):27}" + "".join(f"{kind:>12}" for kind in kinds))
+    for room in rooms:
+        keys = [key_of(n, package) for n in chosen_numbers(package / room) if n.kind != GUARD]
+        found = Counter(class_of(rows[key]) if key in rows else "not told" for key in keys)
+        print(f"{room + '/':27}" + "".join(f"{found[kind]:12}" for kind in kinds))
 
 
 def print_code(package):
@@ -325,6 +363,7 @@ def main():
             print(f"{n.file.relative_to(options.tree)}:{n.line}: {n.kind:8} {n.name} {n.text}")
         return
     print_numbers(package)
+    print_classes(package)
     print_code(package)
 
 

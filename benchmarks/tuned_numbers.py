@@ -15,9 +15,10 @@ Measurements are kept in a file, one a line, so that an interrupted command goes
 measured anew once its value has changed. After a change of the algorithm delete the file.
 
 The table is ``docs/tuned_numbers.csv``: what a number decides, and why it is what it is, is written
-by hand; its last two columns are written by ``--table``. They say by which factor errors and
-evaluations change, on geometric average over the problems that feel the number, with the standard
-error over seeds, and where it is worst.
+by hand; its last two columns are written by ``--table``, of numbers that were measured with their
+present value: other rows stay as they are. They say by which factor errors and evaluations change,
+on geometric average over the problems that feel the number, with the standard error over seeds, and
+where it is worst. What is called a convention or a guard there is not measured.
 """
 
 import argparse
@@ -47,12 +48,14 @@ PACKAGE = ROOT / "pymc_ensemble"
 sys.path[:0] = [str(ROOT / "tests")]
 
 import array_problems as problems  # noqa: E402
-from count_numbers import GUARD, chosen_numbers, value  # noqa: E402
+import count_numbers  # noqa: E402
+from count_numbers import GUARD, TUNED, chosen_numbers, class_of, table_rows, value  # noqa: E402
 
-TABLE = ROOT / "docs" / "tuned_numbers.csv"
+TABLE = ROOT / count_numbers.TABLE
 ROOMS = ("samplers", "diagnosis")
 COLUMNS = ("number", "value", "decides", "why", "half", "twice")
 SEEDS, QUICK_SEEDS = 24, 3  # of a problem that takes a tenth of a second
+NOT_MEASURED = "not measured"
 NOWHERE = ""  # stands for a case, where no case reaches a number
 QUICK_RUNS = 6  # that are diagnosed
 REFERENCE_SEEDS = 8  # of every problem, with the numbers as they are: they tell the noise
@@ -81,8 +84,7 @@ def module_of(file):
 
 def key_of(number):
     """What identifies a number in the table: its module, without the package, and its name."""
-    module = module_of(number.file).removeprefix("pymc_ensemble.")
-    return f"{module}: {number.name}"
+    return count_numbers.key_of(number, PACKAGE)
 
 
 def variants(text):
@@ -517,6 +519,8 @@ def measure(options):
     """Measure what is missing in the file of measurements."""
     done = recorded(options.measured)
     numbers = [n for room in ROOMS for n in chosen_numbers(PACKAGE / room) if n.kind != GUARD]
+    known = {key: class_of(row) for key, row in table_rows(ROOT).items()}
+    numbers = [n for n in numbers if known.get(key_of(n), TUNED) == TUNED]
     numbers = [n for n in numbers if re.search(options.only, key_of(n))]
     rooms = {module_of(number.file).split(".")[1] for number in numbers}
     diagnosed = DIAGNOSED[:QUICK_RUNS] if options.quick else DIAGNOSED
@@ -575,7 +579,7 @@ def recorded(path):
 def effect(measured, reference):
     """Effect of a value in words, from its measurements and those of the number as it is."""
     if not measured:
-        return "not measured"
+        return NOT_MEASURED
     if measured[0]["case"] == NOWHERE:
         return "not reached"
     pairs = defaultdict(list)
@@ -656,9 +660,10 @@ def effects(key, texts, column, measured, reference):
 
 
 def write_table(path):
-    """Write the values and their effects into the table.
+    """Write the effects of numbers that were measured into the table, and the values of all.
 
-    Numbers that are new get a row, to be filled in by hand, and those that are gone lose theirs.
+    Numbers that are new get a row at the end, to be filled in by hand, and those that are gone lose
+    theirs.
     """
     lines = recorded(path).values()
     reference = {(line["case"], line["seed"]): line for line in lines if line["number"] == ""}
@@ -668,14 +673,18 @@ def write_table(path):
     numbers = defaultdict(list)
     for n in [n for room in ROOMS for n in chosen_numbers(PACKAGE / room) if n.kind != GUARD]:
         numbers[key_of(n)].append(n.text)
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        before = {row["number"].strip("`"): row for row in csv.DictReader(file)}
+    before = {key: row for key, row in table_rows(ROOT).items() if key in numbers}
+    new = {"value": "", "decides": "", "why": "", "half": NOT_MEASURED, "twice": NOT_MEASURED}
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for key, texts in numbers.items():
-            row = before.get(key, {"decides": "", "why": ""})
+        for key in [*before, *(key for key in numbers if key not in before)]:
+            row, texts = before.get(key, new), numbers[key]
             told = [effects(key, texts, column, measured, reference) for column in (0, 1)]
+            same = row["value"] == ", ".join(texts)
+            for column, name in enumerate(("half", "twice")):
+                if class_of(row) != TUNED or (same and NOT_MEASURED in told[column]):
+                    told[column] = row[name]
             writer.writerow([f"`{key}`", ", ".join(texts), row["decides"], row["why"], *told])
 
 

@@ -101,6 +101,19 @@ def test_effects_are_told_relative_to_the_numbers_as_they_are():
     assert tuned_numbers.effect([], reference) == "not measured"
 
 
+def test_the_command_leaves_rows_that_it_did_not_measure(tmp_path, monkeypatch):
+    before = list(table().values())
+    monkeypatch.setattr(tuned_numbers, "TABLE", tmp_path / "table.csv")
+    tuned_numbers.write_table(tmp_path / "nothing.jsonl")
+    assert list(table().values()) == before
+
+
+def test_the_columns_tell_conventions_and_guards_from_numbers_that_are_tuned():
+    halves = ["convention: the unit.", "guard: never reached.", "error ×1.20 ± 0.10"]
+    told = [count_numbers.class_of({"half": half}) for half in halves]
+    assert told == ["convention", "guard", "tuned"]
+
+
 def test_equations_that_comments_cite_are_in_the_specification():
     known = set(
         re.findall(r"\\tag\{(\w+)\}", (ROOT / "docs" / "mathematics.md").read_text("utf-8"))
