@@ -1,6 +1,6 @@
 """What a run can be trusted for, in words and numbers: from its draws and their stats."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
@@ -235,7 +235,7 @@ def diagnose(
     notes = [*notes_on_likelihoods(run.facts), *_notes(evidence, probe)]
     statistics = _statistics(evidence)
     if run.burn_in is not None and run.alone and run.origin.density_known:
-        findings += missed_mode(run, *run.burn_in, "the burn-in came by there, in {} of its draws")
+        findings += missed_mode(run, *run.burn_in, "the burn-in was there, in {} of its draws")
     if others is not None:
         if others.known is not None:
             findings += missed_mode(run, *others.known, "{} of the stored evaluations are there")
@@ -261,10 +261,20 @@ def diagnose(
     return Diagnosis(
         findings[0].severity if findings else "trustworthy",
         tuple(finding.reason for finding in findings),
-        tuple(dict.fromkeys(finding.remedy for finding in findings)),
+        _without_shorter(finding.remedy for finding in findings),
         tuple(notes),
         _parameters(evidence).isel(parameter=rows),
         statistics,
+    )
+
+
+def _without_shorter(remedies: Iterable[str]) -> tuple[str, ...]:
+    """Remedies, each once, without those with which a longer one begins."""
+    each = list(dict.fromkeys(remedies))
+    return tuple(
+        remedy
+        for remedy in each
+        if not any(other != remedy and other.startswith(remedy.rstrip(".")) for other in each)
     )
 
 
@@ -352,7 +362,10 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
     elif evidence.regression is None and law != "surrogate":
         notes.append("there are too many parameters, or too few draws, to check the moments")
     elif evidence.regression is not None and fit is None:
-        notes.append("the log density at the draws does not determine the moments")
+        notes.append(
+            "the regression on log densities could not check means and standard deviations: it "
+            "does not determine them"
+        )
     if law == "surrogate" and evidence.regression is None:
         notes.append(
             "the draws carry the log density of the surrogate, which cannot contradict them; "
@@ -380,9 +393,9 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
         short = float(np.min(evidence.ess_bulk)) < PYMC_ESS * C
         if short or float(np.nanmax(evidence.r_hat)) > PYMC_R_HAT:
             notes.append(
-                f"PyMC asks for {PYMC_ESS} effective draws a chain and an R-hat of {PYMC_R_HAT}; "
-                f"for means that are known to {error:.2f} posterior standard deviations fewer will "
-                "do"
+                f"PyMC warns below {PYMC_ESS} effective draws a chain, and above an R-hat of "
+                f"{PYMC_R_HAT}; all the same, means are known to {error:.2f} posterior standard "
+                "deviations"
             )
     if law == "fit":
         notes.append("with rough=True the burn-in is not examined for modes that were lost in it")

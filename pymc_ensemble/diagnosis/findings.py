@@ -237,7 +237,7 @@ def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
     if lost is not None and lost.all():
         yield Finding(
             "doubtful" if evidence.rough else "wrong",
-            "the burn-in came by likely places without draws: a mode was lost on the way.",
+            "the burn-in found likely places where no chain has draws: a mode was lost on the way.",
             f"{_remedy_of_modes(evidence.run)}. The log of the run says where it is, and so does "
             "pymc.sample(discard_tuned_samples=False).",
         )

@@ -182,7 +182,7 @@ class Report:
         if facts.origin.fluctuation is not None:
             fluctuation = number(facts.origin.fluctuation, ".2g")
             law = "log density fluctuates by {} on scales below the posterior's"
-            rows.append(("examination", law.format(fluctuation)))
+            rows.append(("smoothness", law.format(fluctuation)))
         for name, known in facts.likelihoods.items():
             text = f"{name}: {described(known)}. {results_of_tests(known)}"
             rows.append(("likelihood", text.strip()))
@@ -198,8 +198,8 @@ class Report:
             row = {k: float(v) for k, v in self.posterior.sel(parameter=name).data_vars.items()}
             decimals = _decimals(row["sd"])
             values = [decimals(row[key]) for key in ("mean", "sd", "q5", "q95")]
-            ends = [(row["mcse"], ".2g"), (row["ess"], ".0f"), (row["r_hat"], ".2f")]
-            told = ["-" if np.isnan(value) else number(value, spec) for value, spec in ends]
+            ends = [(row["mcse"], ".2g"), (row["ess"], ",.0f"), (row["r_hat"], ".2f")]
+            told = ["-" if np.isnan(value) else format(value, spec) for value, spec in ends]
             rows.append([str(name), *values, *told])
         return header, rows
 

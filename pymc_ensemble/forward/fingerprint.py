@@ -314,7 +314,9 @@ class Fingerprint:
             if chain[0] in namespace:
                 self._chain(f"{module}.{chain[0]}", namespace[chain[0]], chain[1:])
             elif chain[0] in BY_NAME:
-                self.untold[f"{path}.{chain[0]}"] = f"what `{chain[0]}` reads"
+                self.untold[f"{path}.{chain[0]}"] = (
+                    f"a call of `{chain[0]}`, which may read anything"
+                )
             else:
                 self.leaves[f"{module}.{chain[0]}"] = "built in, or not defined"
         for name, level, taken in code.imports:

@@ -66,7 +66,8 @@ def tell_of_store(name: str, store: EvaluationStore) -> None:
     """Tell what a store has of this version, and of others."""
     ours, others = store.count()
     if ours:
-        logger.info(f"{ours} evaluations of {name} are known from {store.path}.")
+        known = "1 evaluation of" if ours == 1 else f"{ours} evaluations of"
+        logger.info(f"{store.path} holds {known} {name}: none of them is made again.")
     elif others:
         logger.warning(
             f"The {others} evaluations of {name} in {store.path} are of other versions of "

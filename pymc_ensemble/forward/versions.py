@@ -123,7 +123,8 @@ class Watch:
             path, what = next(iter(self.untold.items()))
             raise ValueError(
                 f"The version of {self.function!r:.100} cannot be told: `{path}` is {what}. Give "
-                "`version`: evaluations in a store are only used for the version that made them."
+                '`version`, a text such as "1", and change it whenever results change. A store '
+                "needs it: it uses evaluations only for the version that made them."
             )
         return digest(self.at_first | self._leaves).hex()[:16]
 

@@ -350,7 +350,7 @@ class EnsembleStep(RunningStep):
         doubt = f"{found[0].severity}: {found[0].reason}" if found else ""
         if len(elsewhere):
             place = describe(self._sampled_model, U[elsewhere[0]])
-            doubt = f"its burn-in came by likely places without draws, such as {place}."
+            doubt = f"the burn-in found likely places where this chain has no draws: {place}."
         self._progress.conclude(doubt)
         return block
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pymc as pm
 
-from pymc_ensemble.log import number
+from pymc_ensemble.log import duration, number
 from pymc_ensemble.problem.checks import given_model, quoted
 from pymc_ensemble.problem.frontier import core_op
 from pymc_ensemble.problem.graphs import is_differentiable
@@ -66,8 +66,9 @@ class Suggestion:
         if self.hours is not None:
             low, high = self.hours
             lines.append(
-                f"One after another they take {number(low)} to {number(high)} hours; "
-                "`forward_model(executor=...)` runs them at the same time."
+                f"One after another they take {duration(3600 * low)} to {duration(3600 * high)} "
+                "(hours, minutes, seconds). Workers make this shorter: "
+                "`forward_model(executor=8)` has eight of them."
             )
         return "\n".join(lines)
 
@@ -197,8 +198,8 @@ def _of_ensembles(
     stochastic = "noisy, as its forward model says" if problem.stochastic else "smooth or noisy"
     return Suggestion(
         "pm.sample(step=pe.EnsembleKalmanSampler())",
-        f"The model has a forward map and {d} parameter{'s' if d > 1 else ''}. This sampler takes "
-        f"maps that are {stochastic}, and finds out by itself what it has to do.",
+        f"The model has a forward map and {d} parameter{'s' if d > 1 else ''}. This sampler is "
+        f"for maps that are {stochastic}. It finds out by itself which they are.",
         KALMAN,
         _make=lambda: EnsembleKalmanSampler(model=model),
     )

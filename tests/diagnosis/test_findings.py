@@ -141,7 +141,7 @@ def test_notes_make_peace_with_the_warnings_of_pymc():
     run = standard_normal_run(np.random.default_rng(8), S=5, J=16)
     diagnosis = pe.diagnose(run)
     assert diagnosis.trustworthy
-    assert any("PyMC asks for 100 effective draws a chain" in note for note in diagnosis.notes)
+    assert any("PyMC warns below 100 effective draws a chain" in note for note in diagnosis.notes)
     long = standard_normal_run(np.random.default_rng(8), S=20)
     assert not any("PyMC asks" in note for note in pe.diagnose(long).notes)
 

@@ -639,7 +639,7 @@ def test_modes_that_were_lost_are_marked(caplog):
         n_lost += one_mode.sum()
         told = any("a mode was lost" in reason for reason in pe.diagnose(idata).reasons)
         assert told == one_mode.all()
-        passed = "its burn-in came by likely places without draws, such as u="
+        passed = "the burn-in found likely places where this chain has no draws: u="
         assert (passed in caplog.text) == one_mode.any()
     assert n_lost
 
