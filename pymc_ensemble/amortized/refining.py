@@ -9,6 +9,7 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from pymc_ensemble.diagnosis.facts import is_stochastic
 from pymc_ensemble.diagnosis.findings import LARGEST_KHAT
 from pymc_ensemble.diagnosis.weights import Weights
 from pymc_ensemble.log import ProgressLog, number
@@ -60,6 +61,13 @@ def refined(
     ValueError
         If there is no likelihood, or if the weights cannot be relied upon.
     """
+    if is_stochastic(model):
+        raise ValueError(
+            "Draws cannot be refined, as the forward model is stochastic: its likelihood is "
+            "random, and weights would prefer lucky runs. Sample, from where the draws are: "
+            "pm.sample(step=EnsembleKalmanSampler(rough=True, "
+            "initial_ensemble=amortized.sample(data)))."
+        )
     try:
         problem = InverseProblem.from_model(_observing(model, observed))
     except NotImplementedError as error:

@@ -11,6 +11,7 @@ from pymc.step_methods.compound import BlockedStep, Competence
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
+from pymc_ensemble.diagnosis.facts import estimated_likelihoods
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import given_model, without_missing
 from pymc_ensemble.problem.inverse_problem import InverseProblem
@@ -119,7 +120,19 @@ class BoundStep(BlockedStep):
             )
         return self._binding
 
+    @property
+    def _averages(self) -> bool:
+        """Whether the sampler averages over what is random, so that one run may be any."""
+        return False
+
     def _bind(self, whole: pm.Model) -> None:
+        if not self._averages and (names := list(estimated_likelihoods(whole))):
+            raise ValueError(
+                f"`{names[0]}` is a synthetic likelihood, of which one simulation tells little, "
+                f"and {type(self).__name__}, with these options, would take it for the mean. "
+                "Sample with pymc_ensemble.sample_synthetic(); one stage of it is "
+                "pm.sample(step=EnsembleKalmanSampler(rough=True))."
+            )
         model = self._without_leaves(whole)
         vars = self._owned_variables(model)
         problem = self._make_problem(model, vars)

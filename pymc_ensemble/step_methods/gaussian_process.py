@@ -265,6 +265,11 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
 
     # -- binding to a model ---------------------------------------------------------------------
 
+    @property
+    def _averages(self) -> bool:
+        """True: the process takes what is random for noise."""
+        return True
+
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
         """Inverse problem with a forward map if there is one, else the log density."""
         problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs)

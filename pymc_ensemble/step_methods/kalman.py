@@ -194,6 +194,14 @@ class EnsembleKalmanSampler(EnsembleStep):
             blocked=blocked,
         )
 
+    @property
+    def _averages(self) -> bool:
+        """Whether a fit averages: a Metropolis test would lock in on lucky runs."""
+        if self.scheme == "paper":
+            return False
+        plain = self._options["adjust"] is False or self._options["dt"] is not None
+        return bool(self._options["rough"] or plain)
+
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
         """Inverse problem of a model with a forward map if there is one, else the log density."""
         if self.scheme == "paper":

@@ -6,6 +6,7 @@ from typing import Any
 
 import pymc as pm
 
+from pymc_ensemble.diagnosis.facts import estimated_likelihoods
 from pymc_ensemble.log import duration, number
 from pymc_ensemble.problem.checks import given_model, quoted
 from pymc_ensemble.problem.frontier import core_op
@@ -24,6 +25,7 @@ from .multiscale import MultiscaleSampler
 KALMAN, VALUES, SURROGATE = (300, 4200), (1150, 3400), (150, 1800)
 MULTISCALE, INFORMED = (3200, 18_000), (1150, 3800)
 MOST_OF_SURROGATE = 30  # parameters up to which the Gaussian process is measured
+SYNTHETIC = 2500, 2800  # all simulations of two to four parameters (docs/summaries.md)
 OWN_SECONDS = 60.0  # of a Gaussian process: its computing for four chains, some hundred evaluations
 
 
@@ -55,7 +57,7 @@ class Suggestion:
     def step(self) -> Any:
         """The step method, new at each use: ``pm.sample(step=suggestion.step)`` inside the model.
 
-        None where PyMC's own choice is the right one.
+        None where PyMC's own choice is the right one, or where `code` takes none.
         """
         return self._make()
 
@@ -141,6 +143,13 @@ def _of_another_kind(model: pm.Model) -> Suggestion | None:
                 "posterior from simulations. pm.sample_smc() compares simulations with the data "
                 "instead.",
             )
+    if names := list(estimated_likelihoods(model)):
+        return Suggestion(
+            "pe.sample_synthetic()",
+            f"`{names[0]}` is a synthetic likelihood: one simulation tells little, and the "
+            "covariance of the summaries is to be estimated. This samples in stages, and averages.",
+            SYNTHETIC,
+        )
     if not model.free_RVs:
         raise ValueError("The model has no free variable, hence nothing to sample.")
     density = model.logp()

@@ -17,6 +17,7 @@ from pymc_ensemble.forward.tasks import random_argument
 from pymc_ensemble.problem.points import forward
 from pymc_ensemble.samplers.options import require_given_counts
 
+from .density import Summaries
 from .gaussian import of_pairs
 from .simulator import Initial, SummaryModel, as_array
 
@@ -194,7 +195,7 @@ class SyntheticLikelihood:
         matrix: Any = pm.Data(f"{name}_covariance", simulator.initial.matrix)
         if linear:
             matrix = matrix * _scales(model, name, node, len(data))
-        return pm.MvNormal(name, mean, cov=matrix, observed=data, dims=dims)
+        return Summaries(name, mean, cov=matrix, observed=data, dims=dims)
 
     def _summaries_of(self, name: str, observed: Any) -> FloatArray:
         """Summaries of the data, K of them in an array of any shape."""

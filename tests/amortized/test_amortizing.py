@@ -246,6 +246,25 @@ def test_refinement_is_refused_where_weights_mean_nothing(posterior):
         posterior.refine(model=other)
 
 
+def test_refinement_by_a_random_likelihood_is_refused(posterior):
+    """Weights would prefer lucky runs, of a synthetic likelihood or any other noisy map."""
+
+    def simulate(x, r, rng):
+        raise AssertionError("nothing is to be simulated")
+
+    noisy = pe.forward_model(simulate, stochastic=True, output_shape=(3,))
+    synthetic = pe.synthetic_likelihood(simulate, replicates=15, initial_covariance=np.eye(3))
+    for which in ("noisy", "synthetic"):
+        with pm.Model() as other:
+            x, r = pm.Normal("x"), pm.LogNormal("r")
+            if which == "noisy":
+                pm.Normal("y", noisy(x, r), 0.5, observed=np.zeros(3))
+            else:
+                synthetic("y", x, r, observed=np.zeros(3))
+        with pytest.raises(ValueError, match="stochastic"):
+            posterior.refine(model=other)
+
+
 @pytest.mark.parametrize("option", ["draws", "chains"])
 def test_numbers_of_draws_are_not_none(posterior, option):
     with pytest.raises(ValueError, match=option):

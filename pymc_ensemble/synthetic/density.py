@@ -1,0 +1,92 @@
+"""The Gaussian of summaries, whose log density only samplers that average may evaluate.
+
+To a step method of PyMC one simulation would be the mean, be it lucky or not. The samplers of this
+package evaluate in rounds; whatever asks for the density outside of one is refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pymc as pm
+import pytensor.tensor as pt
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.op import Op
+from pytensor.graph.replace import _vectorize_node, graph_replace
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.basic import MvNormalRV
+from pytensor.tensor.variable import TensorVariable
+
+from pymc_ensemble.forward.numba import run_as_python
+from pymc_ensemble.forward.op import ForwardOp
+from pymc_ensemble.forward.rounds import current_round
+from pymc_ensemble.problem.curvature import FAMILIES
+
+REFUSAL = (
+    "The model has a synthetic likelihood, `{}`: its log density at one point is that of one "
+    "simulation, which only samplers that average may ask for. Sample with "
+    "pymc_ensemble.sample_synthetic(); one stage of it is "
+    "pm.sample(step=pymc_ensemble.EnsembleKalmanSampler(rough=True))."
+)
+
+
+class SummariesRV(MvNormalRV):
+    """Random variable of summaries: a `pymc.MvNormal` with a log density of its own."""
+
+
+class Summaries(pm.MvNormal):
+    """Gaussian of summaries."""
+
+    rv_op = SummariesRV(method="cholesky")
+
+    @staticmethod
+    def logp(value: Any, mu: Any, cov: Any) -> TensorVariable:
+        """Log density; it is refused outside of a round before anything is simulated."""
+        nodes = {v.owner for v in ancestors([mu]) if v.owner and isinstance(v.owner.op, ForwardOp)}
+        for node in nodes:
+            guard: Any = InRounds(getattr(node.op.forward, "observed", ""))
+            [mean] = node.op.make_node(*map(guard, node.inputs)).outputs
+            [mu] = graph_replace([mu], {node.outputs[0]: mean})
+        return pm.MvNormal.logp(value, mu, cov)
+
+
+FAMILIES[SummariesRV] = FAMILIES[MvNormalRV]
+
+
+class InRounds(Op):
+    """Its input, if a sampler of this package asks for it.
+
+    Parameters
+    ----------
+    observed : str
+        Name of the observed variable.
+    """
+
+    __props__ = ("observed",)
+
+    def __init__(self, observed: str):
+        self.observed = observed
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to a tensor of any shape."""
+        run_as_python(InRounds)
+        [x] = map(pt.as_tensor, inputs)
+        return Apply(self, [x], [x.type()])
+
+    def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
+        """Hand on the input, or refuse."""
+        if current_round() is None:
+            raise TypeError(REFUSAL.format(self.observed))
+        output_storage[0][0] = inputs[0]
+
+    def infer_shape(self, *arguments: Any) -> list[tuple]:
+        """That of the input."""
+        return [arguments[-1][0]]
+
+    def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
+        """Never while a graph is compiled."""
+        return False
+
+
+@_vectorize_node.register(InRounds)
+def _vectorize_in_rounds(op: InRounds, node: Apply, *inputs: Variable) -> Apply:
+    return op.make_node(*inputs)
