@@ -313,7 +313,7 @@ def print_numbers(package):
 
 
 def print_classes(package):
-    """Print what the numbers are of which the table tells."""
+    """Print what the numbers in the table are."""
     rows = table_rows(package.parent)
     rooms = sorted({key.split(".")[0] for key in rows})
     kinds = (TUNED, *CLASSES, "not told")

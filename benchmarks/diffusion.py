@@ -42,7 +42,7 @@ LORENZ_SIMULATIONS, LORENZ_EVALUATIONS = 81 * 81, 2000
 
 
 def square(observed: float = 1.0) -> pm.Model:
-    """The first example of the paper: a parameter of which the square is measured."""
+    """The first example of the paper: the square of a parameter is measured."""
     with pm.Model() as model:
         theta = pm.Uniform("theta", -LIMIT, LIMIT)
         pm.Normal("y", theta**2, NOISE, observed=observed)

@@ -4,7 +4,7 @@
 
 1. `ode`: a SciPy ODE with an unknown noise level.
 2. `emcee`: a log density that was written for emcee, around a simulator that takes its time (0.2 s
-   there, 0.005 s here), of which only the simulator is kept.
+   there, 0.005 s here). Only its simulator is kept.
 3. `program`: an external program with eight parameters from 1e-4 to 1e9, errors that are an AR(1)
    process, and a region in which it crashes.
 

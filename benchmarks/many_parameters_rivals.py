@@ -11,11 +11,11 @@ one round could be evaluated at the same time.
 
 Methods: ``informed``, four chains of 50 walkers; ``pcn``, 50 walkers by preconditioned
 Crank-Nicolson moves of the prior, adapted; ``functional``, 100 walkers of Coullon and Webber's
-functional ensemble sampler, with stretch moves in 5, 10 or 20 leading modes of the prior, the best
-of which is told; ``emcee``, 2 d + 2 walkers; ``demetropolis``, four chains of `pm.DEMetropolisZ`;
-``nuts``, four chains of `pm.NUTS` with gradients, where the gallery has them. ``differences`` is
-Gauss-Newton with forward differences, and ``tracked`` the search of `find_MAP_ensemble`: both until
-the log density is within 0.1 of its largest value.
+functional ensemble sampler, with stretch moves in 5, 10 or 20 leading modes of the prior, and the
+best of these is told; ``emcee``, 2 d + 2 walkers; ``demetropolis``, four chains of
+`pm.DEMetropolisZ`; ``nuts``, four chains of `pm.NUTS` with gradients, where the gallery has them.
+``differences`` is Gauss-Newton with forward differences, and ``tracked`` the search of
+`find_MAP_ensemble`: both until the log density is within 0.1 of its largest value.
 """
 
 import argparse

@@ -47,9 +47,9 @@ def amortize(
 ) -> AmortizedPosterior:
     """Learn the posterior for any data from simulations of a model.
 
-    Networks are trained once; afterwards posteriors cost no simulation, for as many data sets as
-    there are. It needs no likelihood: a `pymc.Simulator` will do. For one data set with a
-    likelihood, samplers take far fewer evaluations. It needs the extra ``amortized``:
+    Networks are trained once. Afterwards posteriors cost no simulation, for any number of data
+    sets. No likelihood is needed: a `pymc.Simulator` is enough. For one data set with a
+    likelihood, samplers take far fewer evaluations. Install the extra ``amortized``:
     ``pip install "pymc_ensemble[amortized]"``.
 
     Parameters
@@ -57,12 +57,12 @@ def amortize(
     model : pymc.Model or None
         The model; None for the one on the context stack.
     simulations : Dataset
-        What `simulations` has made of it. Draws or stores of a run are no sample of the prior, and
-        are refused.
+        What `simulations` has made of the model. Draws or stores of a run are refused, as they are
+        no sample of the prior.
     method : {"posterior", "ratio", "diffusion"}, default "posterior"
-        Whether the density of the posterior is learned [1]_; or its ratio to the prior, by a
-        classifier of pairs of parameters and data [2]_; or a map from noise to parameters, by
-        training-free conditional diffusion [4]_, which has no density.
+        What is learned: the density of the posterior [1]_; its ratio to the prior, by a classifier
+        of pairs of parameters and data [2]_; or a map from noise to parameters, by training-free
+        conditional diffusion [4]_, which has no density.
     density : {"mixture", "flow"}, default "mixture"
         For ``method="posterior"``: a mixture of eight Gaussians whose weights, means and
         covariances are functions of the data, or a masked autoregressive flow of splines.
@@ -93,13 +93,13 @@ def amortize(
     Notes
     -----
     Networks learn in unconstrained coordinates, standardized. Counts enter by their square root,
-    positive data by their logarithm. With a likelihood, forward outputs are kept and their noise is
-    drawn anew for every pass over the simulations, which is worth several times as many.
+    positive data by their logarithm. With a likelihood, the noise of forward outputs is drawn anew
+    for every pass over the simulations. This is worth several times as many simulations.
     Simulations that have failed are left out: the posterior is the one given that the simulator
-    works. Each network holds a tenth of the simulations back, and ends when their loss does not
-    improve for 20 passes. With ``method="diffusion"`` noise is led to parameters of simulations
-    whose data are near, by the reverse equation of a diffusion; networks learn where it ends by
-    least squares, in 150 passes. Draws whose prior density is below that of all simulations are
+    works. Each network holds back a tenth of the simulations, and ends when their loss does not
+    improve for 20 passes. With ``method="diffusion"`` the reverse equation of a diffusion leads
+    noise to parameters of simulations whose data are near. Networks learn by least squares where
+    it ends, in 150 passes. Draws whose prior density is below that of all simulations are
     rejected, and counted.
 
     References

@@ -60,11 +60,11 @@ def coverage(
     ----------
     model : pm.Model or callable
         The model; or a function without arguments that makes it, for models that cannot be sent to
-        workers. Its data matter only by their shape.
+        workers. Only the shape of its data matters.
     step : callable
         Makes a new step method for each simulation, such as
-        ``lambda: pe.EnsembleKalmanSampler(adjust=True)``. Or what `amortize` has learned: that is
-        tested in this process, on simulations of `model`.
+        ``lambda: pe.EnsembleKalmanSampler(adjust=True)``. Or the estimate that `amortize` has
+        learned, which is tested in this process, on simulations of `model`.
     simulations : int, default 200
         Number of data sets.
     executor : concurrent.futures.Executor, optional
@@ -82,8 +82,8 @@ def coverage(
     Returns
     -------
     Coverage
-        The verdict and all that is behind it. `pymc_ensemble.plots.coverage` draws it, and
-        ``arviz.plot_ecdf_pit(result.data)`` the ranks.
+        The verdict and the numbers behind it. `pymc_ensemble.plots.coverage` draws it, and
+        ``arviz.plot_ecdf_pit(result.data)`` draws the ranks.
 
     Raises
     ------
@@ -98,18 +98,18 @@ def coverage(
 
     Notes
     -----
-    Ranks need independent draws, so that of each path only every so many sweeps are used, as its
-    effective sample size tells. Regions of highest density need densities: those that draws carry
-    as stat ``lp``, if the model's own agrees with it, and that of a Gaussian fit else, as for draws
-    from a surrogate. This takes two forward evaluations of each simulation.
+    Ranks need independent draws. So each path is thinned, as its effective sample size tells.
+    Regions of highest density need densities. Draws carry these as stat ``lp``. If the model's own
+    density does not agree with it, as for draws from a surrogate, a Gaussian fit takes its place.
+    This takes two forward evaluations of each simulation.
 
     Bands are simultaneous [2]_: all curves together stay in them with the given probability if the
     sampler is calibrated. With fewer than ten simulations they are too narrow. A calibrated sampler
-    is right on average over the prior, and may yet be wrong for particular data; `diagnose` judges
+    is right on average over the prior, but may be wrong for particular data. `diagnose` judges
     a particular run.
 
-    A simulation that fails is left out, and told. What is left is no fair sample of the prior, if
-    failures depend on parameters.
+    A simulation that fails is left out, and the result says so. If failures depend on parameters,
+    the others are no fair sample of the prior.
 
     References
     ----------

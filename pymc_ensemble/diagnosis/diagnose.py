@@ -35,12 +35,12 @@ class Diagnosis:
     Attributes
     ----------
     verdict : {"trustworthy", "doubtful", "wrong"}
-        Whether means and standard deviations can be relied upon to 0.3 posterior standard
-        deviations and 20%.
+        Whether you can rely on means to 0.3 posterior standard deviations, and on standard
+        deviations to 20%.
     reasons, remedies : tuple of str
-        What speaks against them, the worst first, and what to do about each.
+        Why you cannot, the worst reason first, and what to do about it.
     notes : tuple of str
-        What was not, or could not be checked.
+        What was not checked, or could not be.
     parameters : xarray.Dataset
         By ``parameter``: effective sample sizes (``ess``; ``ess_bulk`` of ArviZ), ``r_hat`` between
         ensembles, standard error ``mcse`` of the mean in posterior standard deviations, and, where
@@ -127,26 +127,26 @@ def diagnose(
     ----------
     idata : DataTree
         Result of `pymc.sample` with a step method of this package. If it has the burn-in, too
-        (``discard_tuned_samples=False``), modes are looked for that were lost in it.
+        (``discard_tuned_samples=False``), the diagnosis looks for modes that were lost there.
     var_names : list of str, optional
         Free variables that are shown; all by default.
     model : pm.Model, optional
-        The model of the run. It is needed for further evaluations; and for the values of variables
-        whose transforms are told by no name, such as that of `pymc.LKJCholeskyCov` or one whose
-        bounds depend on other variables: without it their unconstrained coordinates are shown.
+        The model of the run. Further evaluations need it. So do values of variables whose
+        transforms no name tells, such as that of `pymc.LKJCholeskyCov` or one whose bounds depend
+        on other variables. Without the model their unconstrained coordinates are shown.
     store : path, store, Dataset or (points, outputs), optional
         More evaluations of the forward map, which are used but not repeated: an evaluation store
         (``forward.store`` of a forward model), its path or what `open_store` reads from it, or
         points and outputs as `archive` of `EnsembleGaussianProcessSampler` takes them, with rows of
         NaN for those that failed. They tell of modes without draws, where evaluations fail, and
-        whether a surrogate is right. Without `model` only failures are looked at.
+        whether a surrogate is right. Without `model` the diagnosis uses the failures alone.
     repeats : int, default 0
-        Forward evaluations to spend on draws that are evaluated once more, four times each: how
-        noisy is the forward map, does a Metropolis test keep lucky evaluations, and is a surrogate
-        right? Needs `model`. A few dozen are a good number, 8 the least.
+        Forward evaluations to spend on some draws, which are evaluated four more times each. They
+        tell how noisy the forward map is, whether a Metropolis test keeps lucky evaluations, and
+        whether a surrogate is right. Needs `model`. Take a few dozen, at least 8.
     probe : int, default 0
         Forward evaluations to spend on a search for modes that the draws do not have, by a new
-        ensemble from the prior; needs `model`. A few thousand are a good number.
+        ensemble from the prior. Needs `model`. Take a few thousand.
     random_seed : int, default 0
         Seed of the random numbers in the estimates.
 
@@ -165,14 +165,14 @@ def diagnose(
 
     Notes
     -----
-    Every draw carries the value of its log density. A regression on these values, sampled in place
-    of the posterior, has moments that do not depend on how often a draw occurs, so they tell what
-    the draws' frequencies are worth: errors by chance, by the approximation, and by a burn-in that
-    was too short alike. What the regression itself does not know is subtracted from the errors that
-    it sees. Where it is not reliable, Pareto-smoothed importance weights of the draws [1]_ and
+    Every draw carries the value of its log density. The diagnosis fits a regression to these
+    values, and samples it in place of the posterior. Its moments do not depend on how often a draw
+    occurs. So they tell the errors of the draws: those by chance, by the approximation, and by a
+    burn-in that was too short. The uncertainty of the regression itself is subtracted from
+    these errors. Where it is not reliable, Pareto-smoothed importance weights of the draws [1]_ and
     differences between ensembles take its place.
 
-    A mode that no particle has visited cannot be seen by any of these.
+    None of these sees a mode that no particle has visited.
 
     References
     ----------

@@ -88,8 +88,8 @@ def log_evidence(
         The model that was sampled; needed with `evaluations`. By default the one on the context
         stack.
     evaluations : int, optional
-        Forward evaluations to be made, at least 100. With them every run will do, that of
-        `pymc.NUTS` included. By default none are made.
+        Forward evaluations to make, at least 100. With them you can give any run, also that of
+        `pymc.NUTS`. By default none are made.
     random_seed : int, default 0
         Seed of the points that are evaluated, and of the fits of laws.
     compile_kwargs : dict, optional
@@ -98,8 +98,8 @@ def log_evidence(
     Returns
     -------
     LogEvidence
-        The value, its standard error, the effective sample size, and Pareto's k-hat [2]_. Of
-        several chains it is that of all together.
+        The value, its standard error, the effective sample size, and Pareto's k-hat [2]_. All
+        chains count together.
 
     Raises
     ------
@@ -111,21 +111,21 @@ def log_evidence(
         the evaluations that are made, as those of a run that had not arrived; if the forward map is
         stochastic or was taken as rough, so that the likelihood is not known; if the prior is
         improper; if other step methods have moved variables; if a mode was lost; and if k-hat is
-        above 0.7, so that the value cannot be relied upon.
+        above 0.7, so that the value is unreliable.
 
     Notes
     -----
     Without `evaluations` the estimate is free. Independence proposals, accepted or not, are draws
-    from a law whose density is known, so that the mean of the posterior density over that density
-    is an unbiased estimate of the evidence: see the stats `proposal_lp` and `proposal_log_q`. Where
-    draws carry the points that were proposed (stat `proposal`), as those of
-    `EnsembleKalmanSampler`, laws that are fitted to the draws take the same average, which is known
-    to be one; what it is off by corrects the estimate [3]_.
+    from a law whose density is known. So the mean of the posterior density over that density
+    is an unbiased estimate of the evidence: see the stats `proposal_lp` and `proposal_log_q`. Draws
+    of `EnsembleKalmanSampler` also carry the proposed points (stat `proposal`). There, the same
+    average is taken of laws that are fitted to the draws. It is known to be one, and its error
+    corrects the estimate [3]_.
 
-    With `evaluations` a mixture of Student-t laws is fitted to half of the draws. Draws of the
-    mixture are evaluated, and are bridged with those of the other half [1]_, if these are exact: if
-    they have met a Metropolis test after a burn-in that has passed its own, or come from another
-    step method, such as NUTS. Those of other samplers do not enter.
+    With `evaluations` a mixture of Student-t laws is fitted to half of the draws, and draws of the
+    mixture are evaluated. A bridge connects them with the draws of the other half [1]_, if these
+    are exact: if they have met a Metropolis test after a burn-in that has passed its own, or come
+    from another step method, such as NUTS. Draws of other samplers do not enter.
 
     Parts of a model count as they are written: the evidence is that of ``exp(logp)``, and contains
     a `pymc.Potential` as a factor of the likelihood. Where evaluations fail, the density counts as

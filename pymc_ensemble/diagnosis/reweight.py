@@ -38,10 +38,10 @@ def reweight(
     idata : DataTree
         Result of `pymc.sample` with a step method of this package.
     proposals : bool, default False
-        Weight the independent proposals of a run with a Metropolis test, and not its draws: those
-        that were rejected count, too, so that means and standard deviations become more precise.
+        Weight the independent proposals of a run with a Metropolis test, and not its draws.
+        Rejected proposals count, too, so means and standard deviations become more precise.
     model : pm.Model, optional
-        The model that was sampled: needed with `proposals` if a variable has a transform that is
+        The model that was sampled. `proposals` needs it if a variable has a transform that is
         not one of PyMC's own.
     random_seed : int, default 0
         Seed of the resampling.
@@ -49,31 +49,31 @@ def reweight(
     Returns
     -------
     DataTree
-        The same groups with as many draws, resampled from all chains by their weights: chains, the
-        order of draws and their stats mean nothing any more, so that `diagnose` refuses it. The
+        The same groups with as many draws, resampled from all chains by their weights. Chains, the
+        order of draws and their stats have no meaning then, so `diagnose` refuses the result. The
         attributes of its posterior tell the Pareto ``khat`` of the weights [1]_ and their
         ``efficiency``, the effective share of the draws. With `proposals` the posterior has the
-        free variables only; `pymc.compute_deterministics` adds the others, and evaluates the
-        forward map again where these depend on it.
+        free variables only. `pymc.compute_deterministics` adds the others, and evaluates the
+        forward map again if these depend on it.
 
     Raises
     ------
     ValueError
         If the result does not come from an ensemble step method, is reweighted already, or is that
-        of a surrogate or a fit, whose draws carry no density but its own; if nothing is known that
-        could correct it: no law that the draws follow, and no regression that is reliable; and if
-        ``khat`` is above 0.7 or ``efficiency`` below 0.05, so that weights cannot be relied upon.
+        of a surrogate or a fit, whose draws carry no density but its own. If nothing can correct
+        the draws: they follow no known law, and no regression is reliable. If ``khat`` is above
+        0.7 or ``efficiency`` below 0.05, so that weights are unreliable.
         With `proposals`, if the draws do not carry them, or are worth more than twice as much.
 
     Notes
     -----
     Draws of a plain ensemble Kalman sampler whose forces are those of its linear fit follow a known
-    law, so their importance weights are the posterior density over the density of that law. Where
-    the regression of `diagnose` is reliable, weights are tilted as little as possible such that
+    law, so their importance weights are the posterior density over the density of that law. If
+    the regression of `diagnose` is reliable, weights are changed as little as possible so that
     means and variances are those of the regression.
 
-    With `proposals` the weights are the posterior density over the density that a point was
-    proposed from. Such averages are those of importance sampling, and know of no chain [2]_.
+    With `proposals` the weights are the posterior density over the density from which a point was
+    proposed. Such averages are those of importance sampling, and do not depend on chains [2]_.
 
     References
     ----------

@@ -65,29 +65,32 @@ def forward_model(
     vectorized : bool, default False
         Whether the function takes whole batches: then every argument and every output has a
         leading dimension, one entry for each member. Where a batch raises, its members are called
-        one by one, as batches of one; return rows of NaN to spare that.
+        one by one, as batches of one. Return rows of NaN to avoid this.
     stochastic : bool, default False
         Whether the function is random. It then has an argument ``rng``, a NumPy Generator, or
         ``seed``, an integer (vectorized: a list or an array of them). They follow from the seed of
-        the run and the number of the evaluation, so that a run can be repeated, and a repeated
-        point is a new replicate.
+        the run and the number of the evaluation. So a run can be repeated, and a repeated point is
+        a new replicate.
     executor : Executor, "threads", "processes" or int, optional
-        Who calls the function: worker threads or processes of our own, so many processes, or any
-        object with the interface of `concurrent.futures.Executor`: Python's pools, loky's, Dask's
-        ``client.get_executor()``, `mpi4py.futures.MPIPoolExecutor`. By default the process that
-        samples. Workers get one batch a round.
+        Who calls the function: worker threads or processes of this package, so many processes, or
+        any object with the interface of `concurrent.futures.Executor`: Python's pools, loky's,
+        Dask's ``client.get_executor()``, `mpi4py.futures.MPIPoolExecutor`. By default the process
+        that samples calls it. Workers get one batch a round. With worker processes, sample with
+        ``pm.sample(cores=1)``.
     timeout : float, optional
         Seconds after which a call is given up, and its member has failed; no limit by default. The
-        function is then called in worker processes of our own, which are killed and replaced: one
-        if there is no executor, as many as there would be threads. Process pools of others are
-        built anew, workers of Dask restarted. Elsewhere a worker waits for such a call to end; if
-        it does not within another time-out, the run ends with an error. External programs and
-        UM-Bridge models watch their own clocks. A vectorized function has this long for a batch.
+        function then runs in worker processes of this package, which are killed and replaced: one
+        process without an executor, as many as there would be threads with one. Process pools of
+        others are built anew, and workers of Dask are restarted. Elsewhere a worker waits for such
+        a call to end. If the call takes another time-out, the run ends with an error. External
+        programs and UM-Bridge models watch their own clocks. A vectorized function has this long
+        for a batch.
     retries : int, default 0
-        How often a failed evaluation is tried again; for failures that are a matter of luck.
+        How often a failed evaluation is tried again. Use it for failures that happen by chance.
     store : path-like, optional
         File in which every evaluation is saved, failures included, before it is used. A run that
-        was killed and is started again with the same seed takes them from there. See `open_store`.
+        was killed takes them from there when it is started again with the same ``random_seed``. See
+        `open_store`.
     version : str, optional
         Version of the model: evaluations in the store that were made with another are not used. By
         default it follows from all that the function depends on, as described in the notes.
@@ -105,24 +108,24 @@ def forward_model(
 
     Notes
     -----
-    A process remembers what it has evaluated, up to 256 MiB. The same point is not evaluated again,
-    also if a draw of this package's samplers comes back changed in its last digits, as it has been
-    through the transform of its variable: `pm.compute_log_likelihood`,
-    `pm.sample_posterior_predictive` and a `pm.Deterministic` of the outputs cost nothing. In a run
-    a stochastic function is called anew.
+    A process remembers what it has evaluated, up to 256 MiB, and does not evaluate the same point
+    again. A draw of this package's samplers may come back changed in its last digits, as it has
+    been through the transform of its variable. It counts as the same point. So
+    `pm.compute_log_likelihood`, `pm.sample_posterior_predictive` and a `pm.Deterministic` of the
+    outputs cost nothing. In a run, a stochastic function is called again.
 
-    When a run or a prediction begins, the function is compared with what it was: its code and that
-    of your own functions and classes which it uses, defaults, closures, and the values of the
-    global names and attributes that the code reads, however nested; of installed packages the
-    version; and the files in `depends_on`. If something differs, what was evaluated before is not
-    used, workers start anew, and a store keeps what follows as another version. What the function
-    changes itself, such as a counter or a cache, does not count, nor does the state of random
-    number generators. Values that cannot be compared, such as locks and open files, are told once;
-    a store then needs `version`.
+    When a run or a prediction begins, the package compares the function with what it was: its code
+    and that of your own functions and classes that it uses, defaults, closures, the values of
+    the global names and attributes that the code reads, however nested, the versions of installed
+    packages, and the files in `depends_on`. If anything differs, earlier evaluations are not used,
+    workers start anew, and a store keeps what follows as another version. What the function
+    changes itself, such as a counter or a cache, does not count. Nor does the state of random
+    number generators. The log names values that cannot be compared, such as locks and open files,
+    once. A store then needs `version`.
 
-    Inputs that do not depend on random variables are handed to the function as they are, NaN
-    included, and are not stored with each point. A masked or missing output is NaN; a quantity
-    with a unit is refused.
+    Inputs that do not depend on random variables reach the function as they are, NaN included, and
+    are not stored with each point. A masked or missing output is NaN. A quantity with a unit is
+    refused.
 
     Examples
     --------

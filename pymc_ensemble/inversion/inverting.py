@@ -61,8 +61,8 @@ def invert(
     """Fit a model by ensemble Kalman inversion, in a few hundred evaluations.
 
     An ensemble of J particles moves from the prior to the data in some rounds of J evaluations. It
-    needs no derivative of the forward map, and fewer particles than the model has parameters will
-    do, but particles never leave the affine span of their start.
+    needs no derivative of the forward map. It may have fewer particles than the model has
+    parameters. But particles never leave the affine span of their start.
 
     Parameters
     ----------
@@ -70,17 +70,17 @@ def invert(
         By default the one on the context stack. It needs a forward map: likelihoods that depend on
         the unknowns through parameters of a distribution.
     target : {"posterior", "map", "fit"}, default "posterior"
-        What the ensemble moves to: the posterior, roughly, as ES-MDA does; the maximum of the
-        posterior density in the span, as Tikhonov's regularization has it; or data that are fitted
-        as well as their noise allows.
+        What the ensemble moves to: the posterior, roughly, as in ES-MDA; the maximum of the
+        posterior density in the span, as in Tikhonov's regularization; or a fit as good as the
+        noise of the data allows.
     update : {"transform", "perturbed"}, default "transform"
         Whether one deterministic map moves all particles, or each meets data with noise of its own.
     step : "misfit" or float, default "misfit"
-        Time of each update. The posterior is at time one, and the data misfit controller takes a
-        few steps there; a number fixes their length.
+        Time of each update. The posterior is at time one. The data misfit controller takes a
+        few steps to it; a number fixes their length.
     momentum : bool, default False
-        Whether particles are carried on as in Nesterov's method. It pays for small fixed steps, and
-        is not for the posterior.
+        Whether particles have momentum, as in Nesterov's method. It helps with small fixed steps,
+        and is not for the posterior.
     inflation : float, default 1.0
         Factor of the spread of the particles after each update.
     localization : callable or array_like of shape (d, K), optional
@@ -136,9 +136,10 @@ def invert(
     mean output, and a step is cut where that would not lower the loss [1]_ [2]_ [3]_.
 
     A posterior of an inversion is an approximation that no evaluation has tested. Its variances are
-    too small by up to d_eff / J, where d_eff is the number of dimensions that the data inform; with
-    ``update="transform"`` by about a third of that in linear problems. Sample where that matters:
-    the result can be the ``initial_ensemble=`` of a step method, which begins with its burn-in.
+    too small by up to d_eff / J, where d_eff is the number of dimensions that the data inform. With
+    ``update="transform"`` this is about a third of it in linear problems. If it matters, use a
+    sampler: the result can be the ``initial_ensemble=`` of a step method, which begins with its
+    burn-in.
 
     Members that fail, and those whose outputs are a thousand million times the median, are drawn
     anew from the others.

@@ -84,8 +84,8 @@ class EnsembleStep(RunningStep):
     Parameters
     ----------
     vars : list of variables or names, optional
-        Variables to sample. An ensemble owns all continuous variables of the model, so this can
-        only repeat what is the default.
+        Variables to sample. An ensemble moves all continuous variables of the model, so this can
+        only repeat the default.
     options : dict
         Options of the sampler.
     ensemble_size : int, optional

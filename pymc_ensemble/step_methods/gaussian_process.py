@@ -42,44 +42,44 @@ TOLD = 10  # coordinates in the log
 class EnsembleGaussianProcessSampler(EnsembleStep):
     """Ensemble Gaussian process sampler: learns a surrogate, sees through roughness, finds modes.
 
-    A Gaussian process learns the forward outputs, or the loss, from all forward evaluations that
-    are made; particles move on it by Langevin dynamics, and show where to evaluate next. The
-    sampler starts with a few evaluations, and goes on until fresh ones certify the surrogate. Then
-    draws come from it, without evaluations.
+    A Gaussian process learns the forward outputs, or the loss, from all forward evaluations.
+    Particles move on it by Langevin dynamics, and show where to evaluate next. The sampler starts
+    with a few evaluations, and goes on until new ones certify the surrogate. Then draws come from
+    the surrogate, without evaluations.
 
     Parameters
     ----------
     vars : list of variables or names, optional
-        Variables to sample. An ensemble owns all continuous variables of the model, so this can
-        only repeat what is the default.
+        Variables to sample. An ensemble moves all continuous variables of the model, so this can
+        only repeat the default.
     ensemble_size : int, optional
         Number of particles J, by default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
-        They cost no evaluation as long as the surrogate grows. If it is given, without one of the
-        options of the growth, the surrogate is learned in epochs of J evaluations. For maps that
-        are known to be rough take 200.
+        They cost no evaluation as long as the surrogate grows. If you give this, and none of the
+        options of the growth, the sampler learns in epochs of J evaluations. For maps that you
+        know to be rough take 200.
     target : {"forward", "potential"}, optional
-        What the surrogate predicts: the forward outputs, or the loss alone. By default the outputs,
-        which is more accurate; the loss, where there are no outputs or more than 2000.
+        What the surrogate predicts: the forward outputs, or the loss alone. The default is the
+        outputs, which is more accurate. It is the loss if there are no outputs, or more than 2000.
     adjust : bool, default False
         Whether each draw is tested with one evaluation of the forward map (delayed acceptance): the
         surrogate explores, and the law of the draws is exact for deterministic forward maps.
     scheme : {"archive", "paper"}, default "archive"
         Learn from all evaluations, or the published algorithm [1]_.
     epochs : int, optional
-        If given, the surrogate does not grow: it is learned in so many epochs of J evaluations, the
-        initial ensemble included, and then verified; 7 if `ensemble_size` or `initial_ensemble` is
-        given alone. A surrogate that is precise earlier is verified earlier. Not together with the
-        options of the growth.
+        If given, the surrogate does not grow. The sampler learns it in so many epochs of J
+        evaluations, the initial ensemble included, and then verifies it. The number is 7 if only
+        `ensemble_size` or `initial_ensemble` is given. A surrogate that is precise earlier is
+        verified earlier. Not together with the options of the growth.
     tolerance : float, default 0.1
-        Of the growth: how far means may be off, in posterior standard deviations, for a surrogate
-        to be certified.
+        Of the growth: how far means may be off, in posterior standard deviations, if the surrogate
+        is to be certified.
     batch : int, optional
-        Of the growth: forward evaluations of a round at least; by default ``max(10, d + 2)``,
+        Of the growth: fewest forward evaluations of a round; by default ``max(10, d + 2)``,
         rounded up to a multiple of the forward model's workers. Later rounds are larger, up to J: a
-        quarter of all evaluations before.
+        quarter of all earlier evaluations.
     max_evaluations : int, optional
-        Of the growth: forward evaluations of the learning at most, for all chains together; by
-        default ``13 max(100, 4 (d + 2))``. What is not certified by then says so.
+        Of the growth: most forward evaluations of the learning, for all chains together; by
+        default ``13 max(100, 4 (d + 2))``. If there is no certificate by then, the run says so.
     archive : (points, outputs), DataTree, Dataset or path, optional
         Evaluations that were made before: points of shape (n, d) in unconstrained coordinates, or a
         mapping of variable names to values of shape (n, ...), with the forward outputs, shape
@@ -93,15 +93,15 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         by default 0.1.
     initial_ensemble : array_like, mapping or DataTree, optional
         Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
-        of variable names to values of shape (J, ...); or the result of an earlier run. They are
-        drawn from the prior by default. All of them are evaluated, so that the surrogate is learned
-        in epochs, unless an option of the growth is given.
+        of variable names to values of shape (J, ...); or the result of an earlier run. By default
+        particles are drawn from the prior. All of them are evaluated. So the sampler learns in
+        epochs, unless you give an option of the growth.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
     model : pm.Model, optional
         Model to sample. By default the one on the context stack when sampling starts.
     rng : Generator or seed, optional
-        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+        Only for use outside of `pymc.sample`, which gives each chain a generator.
     initial_point : dict, optional
         Not needed; PyMC passes it to all step methods.
     blocked : bool, default True
@@ -118,35 +118,35 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
 
     Notes
     -----
-    The surrogate is learned once for all chains of a run, by the first one that comes to it, and
-    its evaluations are counted there. Chains differ in what they draw; that they agree says nothing
-    about the surrogate.
+    The first chain that needs the surrogate learns it for all chains of a run, and counts its
+    evaluations. Chains differ only in what they draw. Their agreement says nothing about the
+    surrogate.
 
-    Rounds of the growth have few evaluations. Once the surrogate may be good enough, draws of its
-    posterior that it has not seen are evaluated. For every function of the parameters the error of
+    Rounds of the growth have few evaluations. Once the surrogate may be good enough, the sampler
+    evaluates new draws of its posterior. For every function of the parameters the error of
     its mean, in its standard deviations, is at most the standard deviation of their weights. The
     upper 95% limit of that, for the log weights, is the stat ``certificate``. Three earlier
-    evaluations are repeated. There is no certificate where evaluations fail, or where the surrogate
-    does not know if there is another mode.
+    evaluations are repeated. There is no certificate if evaluations fail, or if the surrogate
+    does not know whether there is another mode.
 
-    Where no certificate can be expected, the learning goes on in epochs, from what was evaluated:
-    if the map is noisy or rough, if failures cut the posterior off, or if many evaluations were not
-    enough. The last epoch is the verification, in which evaluations at the particles are compared
-    with what the surrogate had predicted, and with the noise that it has found. Then
+    Some models allow no certificate: the map is noisy or rough, failures cut the posterior off, or
+    many evaluations were not enough. Then the learning goes on in epochs, with all earlier
+    evaluations. The last epoch is the verification. It compares evaluations at the particles with
+    the predictions of the surrogate, and with the noise that it has found. Then
     ``certificate`` is the upper 95% limit of the surrogate error alone. If the verification fails,
-    more epochs follow; if it has not passed when evaluations or tuning end, a warning is given and
-    the draws carry ``converged=False``. `tune` counts rounds; calls after the learning evaluate
+    more epochs follow. If it has not passed when evaluations or tuning end, the run warns, and
+    the draws carry ``converged=False``. `tune` counts rounds. Calls after the learning evaluate
     nothing.
 
-    Without `adjust` draws cost no evaluation, and `lp` is the log density of the surrogate. For
-    rough and noisy forward maps that is the point: the draws follow the smooth posterior.
+    Without `adjust` draws cost no evaluation, and `lp` is the log density of the surrogate. This is
+    what rough and noisy forward maps need: the draws follow the smooth posterior.
 
     The stats ``surrogate_error`` and ``surrogate_error_sd``, one value for each unconstrained
-    coordinate, are standard errors of its mean and standard deviation that come from what the
-    surrogate does not know; ``verification_mean``, ``verification_sd``, ``verification_noise`` and
+    coordinate, are standard errors of its mean and standard deviation. They come from what the
+    surrogate does not know. ``verification_mean``, ``verification_sd``, ``verification_noise`` and
     ``verification_outliers`` tell how observed losses differed from predicted ones. The log has the
-    hyperparameters of every epoch. After sampling with ``cores=1``, `learned` holds all that was
-    learned, its evaluations included.
+    hyperparameters of every epoch. After sampling with ``cores=1``, `learned` holds the surrogate
+    and its evaluations.
 
     References
     ----------

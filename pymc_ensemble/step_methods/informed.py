@@ -52,7 +52,7 @@ class LikelihoodInformedSampler(EnsembleStep):
     model : pm.Model, optional
         Model to sample. By default the one on the context stack when sampling starts.
     rng : Generator or seed, optional
-        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+        Only for use outside of `pymc.sample`, which gives each chain a generator.
     initial_point : dict, optional
         Not needed; PyMC passes it to all step methods.
     blocked : bool, default True
@@ -71,19 +71,20 @@ class LikelihoodInformedSampler(EnsembleStep):
 
     Notes
     -----
-    The law is learned once for all chains of a run, in rounds of `round_size` evaluations; `tune`
-    limits their number. For d parameters it takes between d / 2 evaluations, where the prior knows
+    A run learns the law once for all its chains, in rounds of `round_size` evaluations. `tune`
+    limits their number. For d parameters it takes between d / 2 evaluations, if the prior knows
     which directions matter, and a few times d. A sweep then costs `walkers` evaluations a chain.
 
-    How far the forward map is linear over the posterior decides on the price of a draw, and the
-    acceptance of independent proposals tells it: that of the sweeps whose stat `step_size` is
-    infinite. If it would be below 0.7, curvature of the outputs is learned, too, in up to ten
-    rounds. Above 0.5 it is good; between 0.25 and 0.5 it will do. If it is lower all the same,
-    sweeps of smaller moves come between them. `diagnose` says if the posterior is far from the law,
-    with curvature or without: below 0.25. The draws are exact in any case, once there are enough.
+    The price of a draw depends on how far the forward map is linear over the posterior. The
+    acceptance of independent proposals tells this: that of the sweeps whose stat `step_size` is
+    infinite. If it would be below 0.7, the sampler learns curvature of the outputs, too, in up to
+    ten rounds. An acceptance above 0.5 is good, and one between 0.25 and 0.5 is usable. If it is
+    lower, sweeps of smaller moves come between the others. If it is below 0.25, with curvature or
+    without, `diagnose` says that the posterior is far from the law. The draws are always exact,
+    once there are enough.
 
     A prior that is Gaussian in unconstrained coordinates, correlated or not, is kept as it is.
-    Fields are best written in coordinates that are independent in the prior, as `pymc.gp.Latent`
+    It is best to write fields in coordinates that are independent in the prior, as `pymc.gp.Latent`
     and `pymc.gp.HSGP` have them: length scales and amplitudes may be unknown then. Moves are of the
     preconditioned Crank-Nicolson type [1]_ [2]_, so that their acceptance does not depend on the
     resolution of a field.

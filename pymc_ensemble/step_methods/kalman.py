@@ -33,16 +33,17 @@ class EnsembleKalmanSampler(EnsembleStep):
     Parameters
     ----------
     vars : list of variables or names, optional
-        Variables to sample. An ensemble owns all continuous variables of the model, so this can
-        only repeat what is the default.
+        Variables to sample. An ensemble moves all continuous variables of the model, so this can
+        only repeat the default.
     ensemble_size : int, optional
         Number of particles J; by default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
     adjust : bool, optional
         Whether moves meet a Metropolis test, which makes the sampler exact for every deterministic
-        forward map. False leaves the dynamics alone, whose law is that of a linear forward map.
+        forward map. False makes no test: draws are exact for a linear forward map, and approximate
+        for others.
     rough : bool, optional
-        Whether the forward map carries fluctuations that are to be averaged out [3]_. The target is
-        then the smooth posterior behind them. By default the sampler finds out, as told below.
+        Whether to average out fluctuations of the forward map [3]_. The target is then the smooth
+        posterior behind them. By default the sampler finds out whether it has to; see the notes.
     moves : mapping of functions to float, optional
         Moves of the sampler with a Metropolis test, and how often each is made, such as
         ``{pe.moves.independence: 0.8, pe.moves.differential_evolution: 0.2}``, which is the
@@ -52,24 +53,24 @@ class EnsembleKalmanSampler(EnsembleStep):
         Time stepping: exact transitions of the linearized dynamics, or the published
         algorithm [1]_.
     dt : float, optional
-        Time step of the dynamics, by default 2, and 0.1 for ensembles too small to be split; less
-        where the sampler has to. With ``scheme="paper"`` a bound of the adaptive step, by default
-        none.
+        Time step of the dynamics, by default 2, and 0.1 for ensembles too small to be split. The
+        sampler takes less where it has to. With ``scheme="paper"`` this is a bound of the adaptive
+        step, by default none.
     corrected : bool, default True
         Whether ``scheme="paper"`` has the correction for the finite size of the ensemble [2]_.
     allow_subspace : bool, default False
         Whether an ensemble that does not span all parameters may sample a subspace.
     initial_ensemble : array_like, mapping or DataTree, optional
         Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
-        of variable names to values of shape (J, ...); or the result of an earlier run, whose last
-        sweep is continued without burn-in, chain by chain, with as many particles. They are drawn
-        from the prior by default.
+        of variable names to values of shape (J, ...); or the result of an earlier run. The new run
+        then goes on from its last sweep, chain by chain, with as many particles and without a
+        burn-in. By default particles are drawn from the prior.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
     model : pm.Model, optional
         Model to sample. By default the one on the context stack when sampling starts.
     rng : Generator or seed, optional
-        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+        Only for use outside of `pymc.sample`, which gives each chain a generator.
     initial_point : dict, optional
         Not needed; PyMC passes it to all step methods.
     blocked : bool, default True
@@ -80,35 +81,36 @@ class EnsembleKalmanSampler(EnsembleStep):
     ValueError
         If the model has discrete variables, if `vars` leaves out variables, if `initial_ensemble`
         does not fit the model, or if an option has a value that the sampler does not know. With a
-        model on the context stack this happens at construction, else when sampling starts.
+        model on the context stack this happens at construction, otherwise when sampling starts.
     SamplingError
         If so many forward evaluations fail that the ensemble cannot go on.
 
     Notes
     -----
-    One chain is one ensemble, and a sweep, which moves all J particles once, costs J evaluations:
+    One chain is one ensemble. A sweep moves all J particles once, and costs J evaluations:
     ``draws=1000`` with ``ensemble_size=100`` are ten sweeps. Draws come particle by particle, so
-    that `arviz.ess` sees the correlation there is; `to_ensemble` puts them back into ensembles.
-    `tune` counts iterations of the burn-in, which ends by itself; what is left of it is free.
+    `arviz.ess` sees their correlation. `to_ensemble` puts them back into ensembles.
+    `tune` limits the iterations of the burn-in. It ends by itself, and the rest of them costs
+    nothing.
 
-    Unless `adjust`, `rough` or `dt` is given, the first chain spends 20 evaluations, when it has
-    come to the posterior, on fourth differences of the log density along short lines through
+    Unless `adjust`, `rough` or `dt` is given, the first chain spends 20 evaluations when it has
+    reached the posterior. They are fourth differences of the log density along short lines through
     particles. If fluctuations of the forward map change the log density by less than 1.2 (one
-    standard deviation), moves meet a Metropolis test; else the smooth posterior is sampled. The
-    other chains wait for that, and follow it. If a chain finds that a smooth fit does not do, it
-    comes back to the test, unless the map fluctuates by more than 3, also in steps that suit the
-    modes of the posterior. The log says which, and so do the draws, which `diagnose` and `report`
-    read. With ``adjust=None`` and ``rough=False`` there is a test in any
-    case. An ensemble that is too small to be split, with less than ``2 (d + 2)`` particles, goes
-    without.
+    standard deviation), moves meet a Metropolis test. Otherwise the sampler samples the smooth
+    posterior. The other chains wait for this decision, and follow it. If a chain finds that a
+    smooth fit is not good enough, it returns to the test, unless the map fluctuates by more than 3,
+    also in steps that suit the modes of the posterior. The log tells the decision. The draws carry
+    it, and `diagnose` and `report` read it there. With ``adjust=None`` and ``rough=False`` there
+    is always a test. An ensemble that is too small to be split, with less than ``2 (d + 2)``
+    particles, makes no test.
 
-    Models without a forward map that could be used (potentials, a `pymc.CustomDist`, a black-box
-    log likelihood) are sampled by values of their log density alone, always with a Metropolis test.
-    That takes up to eight times as many evaluations. If the log density turns out to be noisy, the
-    sampler stops, and says so.
+    Some models have no forward map that can be used: potentials, a `pymc.CustomDist`, a black-box
+    log likelihood. The sampler then uses values of the log density alone, always with a Metropolis
+    test. This takes up to eight times as many evaluations. If the log density turns out to be
+    noisy, the sampler stops, and says so.
 
-    While sweeps are computed no draws come; the column *Ensemble* of the progress bar, or without
-    a bar the log of ``pymc_ensemble``, tells of the progress.
+    No draws come while sweeps are computed. The column *Ensemble* of the progress bar shows the
+    progress; without a bar the log of ``pymc_ensemble`` does.
     Ctrl-C ends the computation and turns the complete sweeps into draws.
 
     References

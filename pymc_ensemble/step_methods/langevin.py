@@ -24,8 +24,8 @@ class EnsembleLangevinSampler(EnsembleStep):
     Parameters
     ----------
     vars : list of variables or names, optional
-        Variables to sample. An ensemble owns all continuous variables of the model, so this can
-        only repeat what is the default.
+        Variables to sample. An ensemble moves all continuous variables of the model, so this can
+        only repeat the default.
     ensemble_size : int, optional
         Number of particles J; by default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
     adjust : bool, default False
@@ -42,7 +42,7 @@ class EnsembleLangevinSampler(EnsembleStep):
     model : pm.Model, optional
         Model to sample. By default the one on the context stack when sampling starts.
     rng : Generator or seed, optional
-        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+        Only for use outside of `pymc.sample`, which gives each chain a generator.
     initial_point : dict, optional
         Not needed; PyMC passes it to all step methods.
     blocked : bool, default True

@@ -38,18 +38,18 @@ CHEAP_REMEDY = (
 class MultifidelitySampler(EnsembleStep):
     """Multi-fidelity sampler: a cheap model finds the posterior of an expensive one.
 
-    The model of PyMC is that of the expensive simulator, the fine one, and stays as it is. A cheap
-    simulator of the same outputs, on a coarser grid or with a longer time step, is sampled instead
-    of it, and a Gaussian process adds what the cheap outputs lack. Rounds of a few evaluations of
-    the fine simulator teach the process, and then certify it.
+    The model of PyMC is that of the expensive simulator, the fine one, and stays as it is. The
+    sampler uses a cheap simulator of the same outputs in its place, on a coarser grid or with a
+    longer time step. A Gaussian process adds what the cheap outputs lack. Rounds of a few
+    evaluations of the fine simulator teach the process, and then certify it.
 
     Parameters
     ----------
     cheap : callable, ForwardModel or dict
         The cheap simulator. It has the arguments of the fine one, and its outputs in the same
         shapes and units. Give a `forward_model` for workers of its own, for a store, or if it is
-        vectorized. A dict of simulators, by the names of the forward models, where the model has
-        several.
+        vectorized. If the model has several forward models, give a dict of simulators by their
+        names.
     batch : int, optional
         Evaluations of the fine simulator in a round, all in parallel; by default
         ``max(10, 2 d + 2)`` for d unconstrained parameters.
@@ -57,8 +57,8 @@ class MultifidelitySampler(EnsembleStep):
         How far means may be off, in posterior standard deviations: largest upper 95% limit of the
         standard deviation of the log weights with which a correction is certified.
     max_evaluations : int, optional
-        Evaluations of the fine simulator at most, for all chains together; by default ten rounds.
-        What is not certified by then says so.
+        Most evaluations of the fine simulator, for all chains together; by default ten rounds.
+        If there is no certificate by then, the run says so.
     adjust : bool, default False
         Whether each draw meets a Metropolis test with one evaluation of the fine simulator, with
         draws of the corrected model as independent proposals. The law of the draws is then exact.
@@ -68,14 +68,14 @@ class MultifidelitySampler(EnsembleStep):
     ensemble_size : int, optional
         Number of particles J, which cost cheap evaluations; by default ``max(100, 4 (d + 2))``.
     vars : list of variables or names, optional
-        Variables to sample. An ensemble owns all continuous variables of the model, so this can
-        only repeat what is the default.
+        Variables to sample. An ensemble moves all continuous variables of the model, so this can
+        only repeat the default.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
     model : pm.Model, optional
         Model to sample. By default the one on the context stack when sampling starts.
     rng : Generator or seed, optional
-        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+        Only for use outside of `pymc.sample`, which gives each chain a generator.
     initial_point : dict, optional
         Not needed; PyMC passes it to all step methods.
     blocked : bool, default True
@@ -92,21 +92,21 @@ class MultifidelitySampler(EnsembleStep):
 
     Notes
     -----
-    The correction is learned once for all chains of a run, and `tune` limits the number of its
+    A run learns the correction once for all its chains, and `tune` limits the number of its
     rounds. Draws then cost cheap evaluations alone, and `lp` is the log density of the corrected
-    model. With `adjust` each costs one fine evaluation, and `lp` is that of the model.
+    model. With `adjust` each draw costs one fine evaluation, and `lp` is that of the model.
 
-    A round samples the posterior of the corrected model from the prior on, by the exact ensemble
-    Kalman sampler, until the path of each particle has mixed. Then the fine simulator is evaluated
-    at draws that the correction does not know. For every function of the parameters, the error of
-    its mean in its standard deviations is at most the standard deviation of the weights [1]_. The
-    limit of that, for the log weights, is the stat ``certificate``; `diagnose` reads it. If it is
-    within the tolerance the correction learns from these evaluations, too, and is sampled again:
-    only if the posterior has moved no further than the tolerance is it certified. What the
-    certificate does not see is a mode that the corrected model lacks altogether.
+    A round samples the posterior of the corrected model by the exact ensemble Kalman sampler. It
+    begins at the prior, and goes on until the path of each particle has mixed. Then the fine
+    simulator is evaluated at draws that the correction does not know. For every function of the
+    parameters, the error of its mean in its standard deviations is at most the standard deviation
+    of the weights [1]_. The limit of that, for the log weights, is the stat ``certificate``;
+    `diagnose` reads it. If it is within the tolerance, the correction learns from these
+    evaluations, too, and its posterior is sampled again. It is certified only if it has moved no
+    further than the tolerance. The certificate does not see a mode that the corrected model lacks.
 
-    The stats ``n_evals`` and ``n_cheap_evals`` count evaluations of both simulators, ``rounds`` the
-    rounds. Where the cheap simulator fails, the corrected model has no probability.
+    The stats ``n_evals`` and ``n_cheap_evals`` count evaluations of both simulators, and ``rounds``
+    counts the rounds. Where the cheap simulator fails, the corrected model has no probability.
 
     References
     ----------

@@ -35,18 +35,18 @@ class MultiscaleSampler(EnsembleStep):
     Parameters
     ----------
     vars : list of variables or names, optional
-        Variables to sample, by default all continuous ones. Other variables may be left to other
-        step methods: ``pm.sample(step=[MultiscaleSampler([x]), pm.Metropolis([k])])``.
+        Variables to sample, by default all continuous ones. Other step methods may move the others:
+        ``pm.sample(step=[MultiscaleSampler([x]), pm.Metropolis([k])])``.
     directions : int, optional
         Explorers J of each walker, by default one for each of d unconstrained parameters. With
         fewer the drift is noisy, and steps have to be far shorter.
     sigma : float, optional
         Distance of the explorers in units of the preconditioner (posterior standard deviations), by
-        default 1e-3. For a rough forward map it should exceed the wavelength of the fluctuations;
-        then it is 3 by default.
+        default 1e-3. For a rough forward map it should exceed the wavelength of the fluctuations.
+        With `rough` it is 3 by default.
     delta : float, default 0.0
-        Relaxation time of the explorers' directions, in the square root of units of time. They are
-        drawn anew in every step by default, and nothing is saved by larger values.
+        Relaxation time of the explorers' directions, in the square root of units of time. By
+        default they are drawn anew in every step. Larger values save nothing.
     step_size : float, optional
         Time step of the walkers, of order one for a well preconditioned posterior. By default it is
         found from the measured stiffness of the posterior, and tuned to an acceptance of 0.57 with
@@ -61,10 +61,10 @@ class MultiscaleSampler(EnsembleStep):
         forward map, whatever `sigma` and `directions` are. Beside other step methods it is always
         there: these change the posterior that the step size was tuned to.
     rough : bool, optional
-        Whether the forward map carries fluctuations that are to be averaged out. The target is then
-        the smooth posterior behind them. Unless `adjust`, `rough` or `delta` is given, the pilot
-        finds out which of them the forward map needs, as `EnsembleKalmanSampler` does. Without a
-        pilot, or without a forward map, there is a Metropolis test.
+        Whether to average out fluctuations of the forward map. The target is then the smooth
+        posterior behind them. Unless `adjust`, `rough` or `delta` is given, the pilot finds out
+        what the forward map needs, as `EnsembleKalmanSampler` does. Without a pilot, or without a
+        forward map, there is a Metropolis test.
     central : bool, optional
         Whether there are explorers in opposite directions, twice as many, whose differences are
         more accurate. By default for rough forward maps only.
@@ -73,15 +73,15 @@ class MultiscaleSampler(EnsembleStep):
         published algorithm [1]_ with independent directions.
     initial_ensemble : array_like, mapping or DataTree, optional
         Where the pilot ensemble starts: an array of shape (n, d) in unconstrained coordinates, or a
-        mapping of variable names to values of shape (n, ...). With a preconditioner that is given
-        there is no pilot, and the walkers start there. The result of an earlier run, of any
+        mapping of variable names to values of shape (n, ...). If you give a preconditioner, there
+        is no pilot, and the walkers start here. The result of an earlier run, of any
         sampler, replaces the pilot. By default the pilot starts from the prior.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map, for example ``{"mode": "NUMBA"}``.
     model : pm.Model, optional
         Model to sample. By default the one on the context stack when sampling starts.
     rng : Generator or seed, optional
-        Only for use outside `pymc.sample`, which hands over a generator for each chain.
+        Only for use outside of `pymc.sample`, which gives each chain a generator.
     initial_point : dict, optional
         Not needed; PyMC passes it to all step methods.
     blocked : bool, default True
@@ -100,15 +100,16 @@ class MultiscaleSampler(EnsembleStep):
     A step costs ``walkers * (directions + 1)`` forward evaluations, ``2 directions + 1`` for each
     walker with `central`. The pilot and the measurement of the stiffness come before, once for all
     chains of a run. `tune` limits their iterations, and those of the warm-up of each chain after
-    them; what is left of it is free.
+    them. Iterations that are left cost nothing.
 
-    A chain is a true chain: `arviz.ess` and R-hat mean what they always do. With ``walkers=M`` the
-    draws of a chain are the paths of its walkers, one after the other; `to_ensemble` separates
-    them. Chains that start in different modes rarely change between them.
+    A chain is an ordinary Markov chain, and `arviz.ess` and R-hat have their usual meaning. With
+    ``walkers=M`` the draws of a chain are the paths of its walkers, one after the other;
+    `to_ensemble` separates them. Chains that start in different modes rarely change between
+    them.
 
-    Models without a forward map that could be told apart from the likelihood (potentials, black-box
-    densities) are sampled as well: the gradient is then measured on the log density itself, at the
-    same cost. The log says which it is.
+    The sampler also takes models without a forward map that it can tell apart from the likelihood:
+    potentials, black-box densities. It then measures the gradient of the log density itself, at
+    the same cost. The log says which it does.
 
     References
     ----------

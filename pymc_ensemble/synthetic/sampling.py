@@ -61,10 +61,11 @@ def sample_synthetic(
 ) -> xr.DataTree:
     """Sample a model with synthetic likelihoods, whose covariances are estimated on the way.
 
-    First the posterior is found with the initial covariance. There the simulator is run again and
-    again, at the mean in unconstrained coordinates, and the replicates tell the covariance. Then
-    the model is sampled with it, by `EnsembleKalmanSampler` with ``rough=True``. At last the
-    simulator is run at the ends of the posterior: is the covariance the same there?
+    The first stage finds the posterior with the initial covariance. Then the simulator runs many
+    times at its mean in unconstrained coordinates, and these replicates tell the covariance. The
+    second stage samples the model with this covariance, by `EnsembleKalmanSampler` with
+    ``rough=True``. At last the simulator runs at the ends of the posterior, to test whether the
+    covariance is the same there.
 
     Parameters
     ----------
@@ -74,11 +75,11 @@ def sample_synthetic(
         By default the one on the context stack. It has at least one `synthetic_likelihood`, and may
         have other likelihoods.
     stages : int, default 2
-        How often the model is sampled. With more, the covariance is estimated once more at the mean
-        of the stage before.
+        How often the model is sampled. Each further stage estimates the covariance again, at the
+        mean of the stage before.
     check : bool, default True
         Whether to run the simulator 200 times more, at both ends of each principal axis of the
-        posterior; of more than five parameters, 20 times at each end.
+        posterior. With more than five parameters it runs 20 times at each end.
     chains, cores : int, default 1
         Chains of the last stage, and processes for them; each has a burn-in of its own. Workers of
         a `forward_model` are started there.
@@ -109,10 +110,10 @@ def sample_synthetic(
 
     Notes
     -----
-    What is sampled is the posterior given a Gaussian of the summaries, with the covariance at one
-    point, or one whose log variances are linear (``covariance="linear"``): then replicates are also
-    made at the ends of the posterior of the stage before, as in the check. `diagnose` says what
-    tests have found, and `report` what was done. The model keeps the estimated covariance.
+    The draws follow the posterior given a Gaussian of the summaries, with the covariance at one
+    point. With ``covariance="linear"`` the log variances are linear; then the simulator also runs
+    at the ends of the posterior of the stage before, as in the check. `diagnose` says what
+    tests have found, and `report` says what was done. The model keeps the estimated covariance.
 
     Correlations are shrunk [1]_, the covariance is enlarged for the error of its inverse [2]_, and
     variances are raised to a twentieth of those of the prior, as a summary that hardly varies in
