@@ -13,7 +13,7 @@ NEWTON_STEPS = 20
 SMALLEST_SHARE = 1e-6  # of a Newton step: what is left is rounding
 NO_STEP = 1e-8  # squared length of a Newton step per dimension, in posterior sd, at the mode
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
-NEARLY_GAUSSIAN = 0.9  # effective share of draws with which a Gaussian law is the posterior
+TRUSTED = 0.9  # share of draws of a law, effective or accepted, with which it is the posterior
 CANDIDATES = 20  # one of them becomes a draw; the fitted map tells what they weigh
 FEWEST = 1.0  # of their effective number, per draw, below which the draws would be copies
 
@@ -104,7 +104,7 @@ def guessed_draws(
 
     points = law.map.particles(law.center + law.spread(law.noise(size, rng)))
     log_q = law.log_density(points)
-    if normalized_weights(log_posterior(points) - log_q)[1] > NEARLY_GAUSSIAN * size:
+    if normalized_weights(log_posterior(points) - log_q)[1] > TRUSTED * size:
         return points, log_q
     parts = [independence((law,), points, rng)[::2] for _ in range(CANDIDATES)]
     points, log_q = (np.concatenate(values) for values in zip(*parts, strict=True))

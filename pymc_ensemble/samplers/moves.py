@@ -223,7 +223,7 @@ def try_out(moves: Mapping[Move, float], dimension: int, n_outputs: int) -> None
     WrongMoveError
         If one of them returns what no Metropolis test can judge.
     """
-    rng, n = np.random.default_rng(0), dimension + 3
+    rng, n = np.random.default_rng(0), dimension + 2
     group, partners = rng.standard_normal((2, n, dimension))
     anomalies = Anomalies.of(partners)
     no_slope = LinearMap(anomalies, np.zeros(n_outputs), np.zeros((n_outputs, anomalies.rank)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import moves, proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
-from .linear_guess import guessed_draws, linear_guess
+from .linear_guess import TRUSTED, guessed_draws, linear_guess
 from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
 from .rest import RESTLESS, STANDSTILLS, Standstill, drifts
 from .weights import (
@@ -23,7 +23,6 @@ from .weights import (
     systematic_resample,
 )
 
-TRUSTED = 0.9  # acceptance of moves at exponent one with which a single one does
 FITTING = 0.6  # the same, with which they show that the target is much like its law
 MOST_ROUNDS = 5  # of a stage
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble

@@ -21,9 +21,8 @@ def next_exponent(loss: Array, exponent: float, target: float) -> float:
 
     if effective_size(1 - exponent) >= target:
         return 1.0
-    low, high = -60.0, np.log(1 - exponent)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
+    low, high = np.log(np.finfo(float).tiny), np.log(1 - exponent)
+    while low < (middle := 0.5 * (low + high)) < high:  # to the last digit
         low, high = (middle, high) if effective_size(np.exp(middle)) >= target else (low, middle)
     return exponent + np.exp(low)
 

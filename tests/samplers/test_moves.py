@@ -185,8 +185,8 @@ def three_arguments(group, partners, rng):
 @pytest.mark.parametrize(
     ("move", "message"),
     [
-        (one_short, r"one_short` has returned arrays of the shapes \(4, 2\), \(4,\)"),
-        (one_column_less, r"must return points, shape \(5, 2\)"),
+        (one_short, r"one_short` has returned arrays of the shapes \(3, 2\), \(3,\)"),
+        (one_column_less, r"must return points, shape \(4, 2\)"),
         (points_alone, "points_alone` has r"),
         (four_arrays, "four_arrays` has returned arrays"),
         (no_number, "no_number` has returned a log ratio of nan"),

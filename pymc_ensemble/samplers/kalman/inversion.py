@@ -23,18 +23,16 @@ from pymc_ensemble.samplers.options import require_counts, require_flags, requir
 from pymc_ensemble.samplers.start import MAX_REDRAWS
 from pymc_ensemble.samplers.words import number
 
-from .updates import Linearization, perturbed, transformed
+from .updates import FEWEST, Linearization, enough, momentum, perturbed, transformed
 
 Target = Literal["posterior", "map", "fit"]
 Update = Literal["transform", "perturbed"]
 Localization = Callable[[Array], Array] | Array
 
 OUTLIER = 1e9  # times the median output: what a simulator returns that has gone astray
-FEWEST = 10  # survivors of a round, or a quarter of the ensemble, without which it ends
 NOTHING_TO_GAIN = 0.01  # nats that the loss can still fall by within the span
 ROUNDING = 1e-12  # of times that add up to one
 KEPT = 0.98  # of the deviation of a member that is drawn anew, and less each time
-HALVINGS = 60  # of a time step, after which it is none
 
 
 class InversionProblem(Problem, Protocol):
@@ -181,9 +179,8 @@ class Inversion:
             time = 1.0
         before = points
         if self.momentum:
-            n = state.steps + 1
             last = ensemble.U if state.before is None else state.before
-            points = points + n / (n + 3) * (points - last)  # eq. (V7)
+            points = points + momentum(state.steps + 1) * (points - last)
         following = replace(
             state, time=time, steps=state.steps + 1, step_size=dt, before=before, redraws=0
         )
@@ -213,7 +210,7 @@ class Inversion:
 
     def _require_survivors(self, ensemble: Ensemble) -> None:
         J, n = len(ensemble), int(ensemble.ok.sum())
-        if n < max(min(FEWEST, J), J / 4):
+        if not enough(n, J):
             raise EnsembleFailure(
                 f"Only {n} of {J} members ({n / J:.0%}) could be evaluated; a quarter, and "
                 f"{FEWEST}, are needed to draw the others anew."
@@ -265,7 +262,7 @@ class Inversion:
         if self.problem.quadratic_loss:
             return dt
         present = self._potential(law.mean, ensemble.Z.mean(0))
-        for _ in range(HALVINGS):
+        while dt > 0:
             du, dz = law.mean_step(dt)
             if self._potential(law.mean + du, ensemble.Z.mean(0) + dz) <= present:
                 break

@@ -44,9 +44,9 @@ from .metropolis import MixtureMetropolis
 from .published import PublishedScheme
 from .relaxation import DEFAULT_STEP, SMALL_ENSEMBLE_STEP, Relaxation, WholeRelaxation
 
-# Where the default has to choose, and its first choice does not do. Fits that come to rest do so in
-# 4 to 15 rounds; tests on maps that fluctuate, but not too much for them, in up to 15.
-FIT_PATIENCE, TEST_PATIENCE = 30, 20
+# Where the default has to choose, and its first choice does not do: rounds of a fit, and of a test
+# after it. Both come to rest within 15 where they do, on maps that fluctuate not too much for them.
+PATIENCE = 20
 
 NOISY = (
     "The log density fluctuates by {} on scales below the posterior's: it is noisy or rough, "
@@ -224,7 +224,7 @@ class EnsembleKalman(KalmanSampler):
 
     @cached_property
     def _test_or_fit(self) -> "TestOrFit":
-        return TestOrFit(self._test, InflatedDesign(self.problem, FIT_PATIENCE))
+        return TestOrFit(self._test, InflatedDesign(self.problem, PATIENCE))
 
     @cached_property
     def burn_in(self) -> TemperedBurnIn | ExaminedBurnIn | None:
@@ -278,7 +278,7 @@ class EnsembleKalman(KalmanSampler):
         """Go on to the next phase; or back to the burn-in, if a fit to a rough map does not do."""
         inner = state.inner
         if state.phase == "settling" and isinstance(inner, ExaminedDesign) and inner.curved:
-            burn_in = inner.given_up(self._tempered.max_stages - TEST_PATIENCE)
+            burn_in = inner.given_up(self._tempered.max_stages - PATIENCE)
             state = replace(state, phase="burn-in", inner=burn_in, found=burn_in.found)
             return super()._proceed(state) if burn_in.burned_in else state
         return super()._proceed(state)

@@ -14,7 +14,8 @@ from pymc_ensemble.samplers.ensemble import (
 )
 from pymc_ensemble.samplers.options import require_flags, require_not_negative, require_positive
 
-FEWEST = 10  # survivors of a step, or a quarter of the ensemble, without which it ends
+from .updates import enough, momentum
+
 POWERS = 20  # of a matrix, after which its largest singular value is known to a few percent
 SMALLEST = np.finfo(float).tiny
 
@@ -102,7 +103,7 @@ class Training:
         loss = np.where(evaluations.failed, np.inf, self.problem.loss(evaluations.outputs))
         good = np.isfinite(loss)
         J, n_good = len(good), int(good.sum())
-        if n_good < max(min(FEWEST, J), J / 4):
+        if not enough(n_good, J):
             raise EnsembleFailure(f"Only {n_good} of {J} members have a finite loss.")
         U, Z = state.particles[good], evaluations.outputs[good]
         moved = U - self._direction(U, Z)
@@ -116,7 +117,7 @@ class Training:
             )  # eq. (V15)
         if self.momentum:
             last = state.particles if state.before is None else state.before
-            moved = moved + moved.dtype.type(n / (n + 3)) * (before - last)  # eq. (V7)
+            moved = moved + moved.dtype.type(momentum(n)) * (before - last)
         if not isinstance(self.spread, str) and self.spread:
             noise = rng.standard_normal(moved.shape, dtype=np.float32)
             moved += np.asarray(self.spread * self.scale, moved.dtype) * noise  # eq. (V14)

@@ -8,6 +8,17 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, EnsembleFailure, Problem
 
 SAME = 1e-12  # relative size of a number that is rounding
+FEWEST = 10  # survivors of a round, or a quarter of the ensemble, without which it ends
+
+
+def enough(n: int, size: int) -> bool:
+    """Whether n members of an ensemble are enough to draw the others anew."""
+    return n >= max(min(FEWEST, size), size / 4)
+
+
+def momentum(step: int) -> float:
+    """Share of the last move by which particles are carried on, in Nesterov's method."""
+    return step / (step + 3)  # eq. (V7)
 
 
 @dataclass(frozen=True)

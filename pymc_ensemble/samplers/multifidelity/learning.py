@@ -22,6 +22,7 @@ from pymc_ensemble.samplers.ensemble import (
     Problem,
 )
 from pymc_ensemble.samplers.gaussian_process.basis import farthest_points
+from pymc_ensemble.samplers.gaussian_process.growth import USUAL
 from pymc_ensemble.samplers.gaussian_process.posterior import Whitening
 
 from .correction import Correction, Outputs, corrected
@@ -29,7 +30,6 @@ from .exploration import Exploration, Explorer
 
 Stage = Literal["cheap", "known", "fine"]
 
-USUAL = 0.95  # quantile of the potential of draws: what is lower is a likely place
 
 
 @dataclass(frozen=True)
