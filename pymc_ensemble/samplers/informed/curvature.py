@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from pymc_ensemble.samplers.ensemble import Array
 
 LEAST_INFORMATION = 0.05  # of a direction that the correction depends on
 LENGTHS = np.array([0.5, 0.75, 1.1, 1.6, 2.5, 4.0, 6.0])  # of the kernel, over sqrt(r)
-SINGLE_LENGTHS = (0.5, 1.0, 2.0, 4.0)  # in coordinates of single numbers, in prior sd
+LINE_LENGTHS = (0.3, 1.0, 3.0)  # what a level counts beside the steepest direction of a line
+SINGLE_LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # in coordinates of single numbers, in prior sd
 NOISES = 10.0 ** np.arange(-6, 1)  # share of what directions left out contribute
 SIZES = (1.0, 0.5, 0.2)  # of moves across the directions: each has one of these, at random
+CHOOSING = 300  # newest proposals that choose the kernel
 RECENT = 200  # proposals whose differences make moves: earlier ones were off
 CLIP = 100.0  # residual, in units of the noise of data, beyond which a point is out of question
 
@@ -49,13 +52,18 @@ class Kernel:
         return np.asarray(line * np.exp(-0.5 * apart / self.single_length**2))
 
     @classmethod
-    def candidates(cls, rows: Array, single: Array) -> Iterator["Kernel"]:
-        """Kernels that are tried."""
-        lengths = LENGTHS * np.sqrt(len(rows))
-        for length in lengths:
+    def candidates(cls, basis: Array, information: Array, single: Array) -> Iterator["Kernel"]:
+        """Kernels that are tried.
+
+        A direction of the basis counts as far as the data determine it, which tells where the
+        posterior is. What changes a line changes it the more the steeper it is.
+        """
+        rows = np.sqrt(information / (1 + information))[:, None] * basis
+        for length in LENGTHS * np.sqrt(len(rows)):
             yield cls(rows, single, float(length))
         if single.any():
-            for length, other in product(lengths[::2], SINGLE_LENGTHS):
+            rows = np.sqrt(information / information.max())[:, None] * basis
+            for length, other in product(LINE_LENGTHS, SINGLE_LENGTHS):
                 yield cls(rows, single, float(length), other)
 
 
@@ -92,7 +100,7 @@ class Curvature:
     def of(
         cls,
         basis: Array,
-        counts: Array,
+        information: Array,
         single: Array,
         origin: Array,
         x: Array,
@@ -106,8 +114,8 @@ class Curvature:
         ----------
         basis, origin, law_acceptance
             As the attributes.
-        counts : ndarray of shape (r,)
-            How much each direction of the basis counts.
+        information : ndarray of shape (r,)
+            What the data tell along each direction of the basis.
         single : ndarray of bool, shape (d,)
             Coordinates of variables that are single numbers.
         x : ndarray of shape (N, d)
@@ -120,21 +128,20 @@ class Curvature:
         units = np.where(units > 0, units, 1.0)
         Y = np.clip(residuals * units, -CLIP, CLIP)
         sites = x - origin
-        N, K = Y.shape
-        best, weights, kernel = -np.inf, np.zeros((N, K)), None
-        for candidate in Kernel.candidates(basis * counts[:, None], single):
-            values, vectors = np.linalg.eigh(candidate(sites, sites))
-            along = vectors.T @ Y
-            energy = (along**2).sum(1)
-            for share in NOISES:
-                variances = np.maximum(values, 0.0) + share
-                scale = (energy / variances).sum() / (N * K)
-                evidence = -K * np.log(variances).sum() - N * K * np.log(scale or 1.0)  # eq. (F13)
-                if kernel is None or evidence > best:
-                    best, kernel = evidence, candidate
-                    weights = vectors @ (along / variances[:, None]) / units
-        assert kernel is not None
-        return cls(basis, origin, sites, weights, kernel, x[-RECENT:], law_acceptance)
+        candidates = Kernel.candidates(basis, information, single)
+        chosen = [_Fit.of(one, sites[-CHOOSING:], Y[-CHOOSING:]) for one in candidates]
+        fit = max(chosen, key=attrgetter("evidence"))
+        if len(sites) > CHOOSING:
+            fit = _Fit.of(fit.kernel, sites, Y)
+        return cls(
+            basis,
+            origin,
+            sites,
+            fit.weights / units,
+            fit.kernel,
+            x[-RECENT:],
+            law_acceptance,
+        )
 
     def __call__(self, x: Array) -> Array:
         """Corrections at `x`, shape (n, d) to (n, K)."""
@@ -159,6 +166,33 @@ class Curvature:
         xi = rng.standard_normal(x.shape)
         new = np.sqrt(1 - size**2) * across + size * (xi - (xi @ V.T) @ V)
         return moved @ V + new, 0.5 * ((new**2).sum(1) - (across**2).sum(1))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Fit of one kernel to residuals, with the noise of the largest evidence."""
+
+    kernel: Kernel
+    evidence: float
+    weights: Array
+
+    @classmethod
+    def of(cls, kernel: Kernel, sites: Array, Y: Array) -> "_Fit":
+        """Fit to residuals `Y` of shape (N, K) at sites of shape (N, d)."""
+        N, K = Y.shape
+        values, vectors = np.linalg.eigh(kernel(sites, sites))
+        along = vectors.T @ Y
+        energy = (along**2).sum(1)
+        best: tuple[float, Array] | None = None
+        for noise in NOISES:
+            variances = np.maximum(values, 0.0) + noise
+            scale = (energy / variances).sum() / (N * K)
+            evidence = float(-K * np.log(variances).sum() - N * K * np.log(scale or 1.0))
+            if best is None or evidence > best[0]:
+                best = evidence, variances
+        assert best is not None
+        evidence, variances = best
+        return cls(kernel, evidence, vectors @ (along / variances[:, None]))
 
 
 def _distances(s: Array, t: Array) -> Array:

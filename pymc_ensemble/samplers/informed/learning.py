@@ -10,12 +10,15 @@ from pymc_ensemble.samplers.kernels import NothingToFreeze
 
 from .linearized import LinearizedPosterior
 from .search import SearchRound, SearchState, TrackedSearch
-from .walk import GOOD, expected_acceptance
+from .walk import expected_acceptance
 
 # Of draws of the law, above which it is taken as it is. They hardly reach tails: on a parabola half
 # of them seem to be accepted, and sds come out up to 40% too small.
 ENOUGH = 0.7
-CURVED_ROUNDS = 10  # after which curvature is taken as it is
+WIDE = 0.5  # share of proposals that learn of tails, and tell nothing of the acceptance
+POWER = 0.5  # of the likelihood, of which they are draws: informed directions are 1.4 times as wide
+LATELY = 5  # rounds whose acceptance is compared with that of as many before
+RISE = 0.05  # of it, below which more rounds would not help: the error of 125 proposals
 LINEAR = 0.1  # error of the loss at draws of the prior up to which a map is linear
 FEWEST = 2  # proposals that have differences
 TOGETHER = 3  # rounds whose proposals tell the acceptance: those of one are too few
@@ -62,11 +65,13 @@ class TrialState:
 
 @dataclass(frozen=True)
 class TrialRound:
-    """Proposals of a round."""
+    """Proposals of a round, the last of them wide ones; and a seed for what is foreseen of more."""
 
     x: Array
     points: Array
     log_density: Array
+    wide: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -102,13 +107,15 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         if isinstance(state, SearchState):
             return self.search.ask(state, rng)
         target = state.target
+        wide = 0
         if target.curvature is None:
-            x = target.law.draw(self.size, rng)
+            x = target.propose(self.problem, target.law.draw(self.size, rng), rng)
         else:
-            x = target.curvature.last(self.size)
-        x = target.propose(self.problem, x, rng)
-        points = target.reference.points(x)
-        return points, TrialRound(x, points, target.log_density(self.problem, x))
+            wide, starts = round(WIDE * self.size), target.curvature.last(self.size)
+            near = target.propose(self.problem, starts[wide:], rng)
+            x = np.concatenate([near, target.propose(self.problem, starts[:wide], rng, POWER)])
+        points, log_density = target.reference.points(x), target.log_density(self.problem, x)
+        return points, TrialRound(x, points, log_density, wide, int(rng.integers(2**63)))
 
     def tell(
         self,
@@ -123,8 +130,9 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
             return (self._on_trial(found) if found.found else found), info
         assert isinstance(state, TrialState)
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
-        acceptance = expected_acceptance(-values.potential - pending.log_density)
-        state = self._after(state, pending.x, values, acceptance)
+        log_weights = -values.potential - pending.log_density
+        acceptance = expected_acceptance(log_weights[: self.size - pending.wide])
+        state = self._after(state, pending, values, acceptance)
         message = f"{acceptance:.0%} of trial proposals would be accepted"
         return state, Info.of(evaluations, "burn-in", message)
 
@@ -138,26 +146,48 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         return TrialState(search.ensemble, search, plain, plain, nothing, residuals, done=linear)
 
     def _after(
-        self, state: TrialState, x: Array, values: Ensemble, acceptance: float
+        self, state: TrialState, pending: TrialRound, values: Ensemble, acceptance: float
     ) -> TrialState:
         """State that has learned from proposals, or that has seen enough of them."""
         seen = (*state.acceptances, acceptance)
-        state = replace(state, ensemble=values, acceptances=seen)
-        if len(seen) == 1 and acceptance >= ENOUGH:
+        finite = np.isfinite(values.Z).all(1)
+        tried = pending.x[finite]
+        x = np.concatenate([state.x, tried])
+        missed = values.Z[finite] - state.plain.predicted(tried)
+        residuals = np.concatenate([state.residuals, missed])
+        state = replace(state, ensemble=values, x=x, residuals=residuals, acceptances=seen)
+        if len(x) < FEWEST or not len(state.plain.informed):
             return replace(state, done=True)
+        target = state.plain.curved(self.problem, x, residuals, seen[0])
+        if len(seen) == 1 and acceptance >= ENOUGH and self._foreseen(target, pending) >= ENOUGH:
+            return replace(state, done=True)
+        done = False
         if len(seen) > TOGETHER:
             now = float(np.mean(seen[-TOGETHER:]))
             if now <= seen[0]:
                 return replace(state, target=state.plain, done=True)
-            if now >= GOOD or len(seen) >= CURVED_ROUNDS:
-                return replace(state, done=True)
-        finite = np.isfinite(values.Z).all(1)
-        residuals = values.Z[finite] - state.plain.predicted(x[finite])
-        x, residuals = (
-            np.concatenate([state.x, x[finite]]),
-            np.concatenate([state.residuals, residuals]),
+            done = now >= ENOUGH or not _rises(seen)
+        return replace(state, target=target, done=done)
+
+    def _foreseen(self, target: LinearizedPosterior, pending: TrialRound) -> float:
+        """Acceptance of proposals by walkers in tails, where the law hardly proposes anything.
+
+        They are draws of the posterior as corrected by the residuals of the proposals themselves.
+        """
+        rng, x = np.random.default_rng(pending.seed), pending.x
+        assert target.curvature is not None
+        walkers = target.propose(self.problem, target.curvature.last(len(x)), rng)
+        plain = replace(target, curvature=None, gaussian=False)
+        new, old = (
+            target.log_density(self.problem, at) - plain.log_density(self.problem, at)
+            for at in (x, walkers)
         )
-        if len(x) < FEWEST or not len(state.plain.informed):
-            return replace(state, done=True)
-        target = state.plain.curved(self.problem, x, residuals, seen[0])
-        return replace(state, x=x, residuals=residuals, target=target)
+        return float(np.exp(np.minimum(0.0, new - old[:, None])).mean())
+
+
+def _rises(acceptances: tuple[float, ...]) -> bool:
+    """Whether they still rise, or are too few to tell."""
+    if len(acceptances) < 2 * LATELY:
+        return True
+    before, now = acceptances[-2 * LATELY : -LATELY], acceptances[-LATELY:]
+    return bool(np.mean(now) > np.mean(before) + RISE)

@@ -75,10 +75,9 @@ class LinearizedPosterior:
         """
         law, basis = self.law, self.informed
         units = np.sqrt(problem.curvature(self.outputs[None])[0])
-        # the correction is where the data are: a direction counts as far as they determine it
-        counts = np.sqrt(((basis @ law.contract(basis).T).diagonal() * -1 + 1).clip(0.0, 1.0))
+        information = ((basis @ law.factor.T) ** 2).sum(1)
         curvature = Curvature.of(
-            basis, counts, _single(problem), self.origin, x, residuals, units, acceptance
+            basis, information, _single(problem), self.origin, x, residuals, units, acceptance
         )
         return replace(self, gaussian=False, curvature=curvature)
 
@@ -99,14 +98,18 @@ class LinearizedPosterior:
         top = self.law.log_density(known)[best] - self.reference.log_volume
         return top + potential[best] - potential[2:]
 
-    def _potential(self, problem: Problem, x: Array) -> Array:
+    def _potential(self, problem: Problem, x: Array, power: float = 1.0) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            potential = problem.loss(self.predicted(x))
+            potential = power * problem.loss(self.predicted(x))
             potential = potential + problem.prior_potential(self.reference.points(x))
         return np.where(np.isnan(potential), np.inf, potential)
 
-    def propose(self, problem: Problem, x: Array, rng: np.random.Generator) -> Array:
+    def propose(
+        self, problem: Problem, x: Array, rng: np.random.Generator, power: float = 1.0
+    ) -> Array:
         """Moves from `x`, shape (n, d), that are reversible for this density.
+
+        The likelihood is raised to a power, and draws of the law are not.
 
         They are independent draws where it is the law, and a random mixture of preconditioned
         Crank-Nicolson moves, repeated until little is left of where they began, where not. Two
@@ -115,7 +118,7 @@ class LinearizedPosterior:
         """
         if self.gaussian:
             return self.law.draw(len(x), rng)
-        potential, curvature = self._potential(problem, x), self.curvature
+        potential, curvature = self._potential(problem, x, power), self.curvature
         steps = INNER_STEPS if curvature is None else CURVED_STEPS
         for step, size in enumerate(rng.choice(INNER_SIZES, (steps, len(x), 1))):
             if curvature is not None and min(step, steps - 1 - step) % 2:
@@ -123,7 +126,7 @@ class LinearizedPosterior:
             else:
                 moved = self.crank_nicolson(x, size, rng)
                 log_ratio = self.law.log_density(x) - self.law.log_density(moved)
-            new = self._potential(problem, moved)
+            new = self._potential(problem, moved, power)
             accepted = rng.random(len(x)) < proposals.acceptance(potential, new, log_ratio)
             x = np.where(accepted[:, None], moved, x)
             potential = np.where(accepted, new, potential)

@@ -10,7 +10,7 @@ from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
 from pymc_ensemble.samplers.informed import LikelihoodInformed, linearized, walk
 from pymc_ensemble.samplers.informed.curvature import Curvature
 from pymc_ensemble.samplers.informed.law import InformedLaw
-from pymc_ensemble.samplers.informed.learning import TrialState
+from pymc_ensemble.samplers.informed.learning import TrialState, _rises
 from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
 from pymc_ensemble.samplers.informed.reference import GaussianReference
 from pymc_ensemble.samplers.informed.walk import InformedWalk, expected_acceptance
@@ -218,6 +218,25 @@ def test_curvature_brings_walkers_to_the_tails(seed):
     U = np.concatenate([snapshot.U[:, 1] for snapshot in snapshots])
     assert abs(U.mean() - mean) < 0.15 * sd  # four errors of 700 independent draws
     np.testing.assert_allclose(U.std() / sd, 1, atol=0.12)
+
+
+def test_tails_are_foreseen_that_few_draws_of_the_law_do_not_show():
+    """Three quarters of the first draws would be accepted, and 0.6 of them by walkers."""
+
+    def wide(U):
+        return np.stack([4 * (U[:, 0] - 0.5 * U[:, 1] ** 2 - 0.3 * U[:, 2]), U[:, 1]], axis=1)
+
+    problem = GaussianProblem(wide, [0.0, 1.0], np.zeros(50), np.eye(50))
+    _, state, _ = learned(problem, 1)
+    curvature = state.inner.target.curvature
+    assert curvature.law_acceptance > 0.7
+
+
+def test_acceptances_that_rise_no_more():
+    rising = (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5)
+    assert _rises(rising)
+    assert _rises(rising[:9][::-1])  # too few to tell
+    assert not _rises((*rising, 0.4, 0.4, 0.4, 0.4, 0.4))
 
 
 def banana(U):
