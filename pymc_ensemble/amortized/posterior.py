@@ -253,9 +253,11 @@ class AmortizedPosterior:
 
         Raises
         ------
+        RefinementError
+            If k-hat is above 0.7, so that the weights cannot be relied upon. It is a ValueError
+            that keeps all that was evaluated, as its `draws`, from which a sampler can go on.
         ValueError
-            If the model has no likelihood, or if k-hat is above 0.7, so that the weights cannot be
-            relied upon.
+            If the model has no likelihood, or a random one.
 
         References
         ----------

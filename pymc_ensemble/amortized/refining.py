@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pymc as pm
@@ -29,6 +29,24 @@ Way = Literal["weights", "equation", "map"]
 WAYS: tuple[Way, ...] = ("weights", "equation", "map")
 
 LABELS = 4000  # latents whose ends a map learns
+
+
+class RefinementError(ValueError):
+    """Weights of draws cannot be relied upon; what was evaluated is kept.
+
+    Attributes
+    ----------
+    draws : DataTree
+        The draws that were evaluated, as they are, of one chain: ``lp`` in ``sample_stats`` is the
+        log density of the model, and ``log_weight`` the logarithm of the importance weight.
+    """
+
+    def __init__(self, message: str, draws: xr.DataTree):
+        super().__init__(message, draws)
+        self.draws = draws
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def refined(
@@ -89,12 +107,20 @@ def refined(
             "them, or the data are impossible there."
         )
     weights = Weights.of(U, lp - log_q)
+    attrs: dict[str, Any] = {
+        "khat": weights.khat,
+        "efficiency": weights.efficiency,
+        "n_evals": driver.account.n_evals,
+        "n_failed": driver.account.n_failed,
+    }
     if weights.khat > LARGEST_KHAT:
-        raise ValueError(
+        raise RefinementError(
             f"Draws cannot be refined: Pareto's k-hat of their {len(U)} importance weights is "
             f"{number(weights.khat, '.2f')} (at most {LARGEST_KHAT}), and they are worth "
-            f"{number(weights.ess, '.0f')}. Sample, from where they are: pm.sample(step="
-            "EnsembleKalmanSampler(initial_ensemble=amortized.sample(data))), or simulate more."
+            f"{number(weights.ess, '.0f')}. What was evaluated is kept, as `draws` of this error. "
+            "Catch it, as `error`, and sample from there: pm.sample(step=EnsembleKalmanSampler("
+            "initial_ensemble=error.draws)). Or refine more `evaluations`; or simulate more.",
+            _as_evaluated(amortized, drawn, lp, observed, attrs),
         )
     better, densities = drawn.U[0], np.full(n, np.nan)
     if by == "weights":
@@ -107,16 +133,36 @@ def refined(
         better = _mapped(better, weights.log_weights, n, amortized.members, rng)
     numbers = np.arange(n)
     drawn = replace(drawn, U=better[None], lp=densities[None], sweep=0 * numbers, particle=numbers)
-    attrs = {
-        "refined": by,
-        "khat": weights.khat,
-        "efficiency": weights.efficiency,
-        "n_evals": driver.account.n_evals,
-        "n_failed": driver.account.n_failed,
-    }
+    attrs = {"refined": by, **attrs}
     options = amortized.facts.options | {"refined": by}
     facts = replace(amortized.facts, options=options, particles=n)
     return result_of(amortized.generator, facts, drawn, observed, attrs)
+
+
+def _as_evaluated(
+    amortized: "AmortizedPosterior",
+    drawn: Drawn,
+    lp: FloatArray,
+    observed: Mapping[str, np.ndarray],
+    attrs: Mapping[str, Any],
+) -> xr.DataTree:
+    """Draws of the estimate with their densities, without those that the model cannot have."""
+    known = np.isfinite(lp)
+    numbers, log_q = np.arange(known.sum()), drawn.lp[:, known]
+    kept = replace(
+        drawn,
+        U=drawn.U[:, known],
+        lp=lp[None, known],
+        sweep=0 * numbers,
+        particle=numbers,
+    )
+    options = amortized.facts.options | {"refined": "refused"}
+    facts = replace(amortized.facts, options=options, particles=len(numbers))
+    found = result_of(amortized.generator, facts, kept, observed, attrs)
+    draws = ("chain", "draw")
+    stats = {"log_q": (draws, log_q), "log_weight": (draws, lp[None, known] - log_q)}
+    found["sample_stats"] = xr.DataTree(found["sample_stats"].dataset.assign(stats))
+    return found
 
 
 def _led(U: FloatArray, log_weights: FloatArray, z: FloatArray) -> FloatArray:

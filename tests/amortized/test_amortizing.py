@@ -1,5 +1,6 @@
 """Posteriors that are learned: against exact ones, and what is refused."""
 
+import pickle
 import warnings
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ jax = pytest.importorskip("jax", reason="needs the extra `amortized`")
 
 from pymc_ensemble.amortized import training  # noqa: E402
 from pymc_ensemble.amortized.estimators import Architecture, classification  # noqa: E402
+from pymc_ensemble.amortized.refining import RefinementError  # noqa: E402
 
 pytestmark = pytest.mark.amortized
 
@@ -237,13 +239,32 @@ def test_ways_of_refinement_do_not_depend_on_the_method(posterior):
 
 def test_refinement_is_refused_where_weights_mean_nothing(posterior):
     narrow = replace(posterior.estimate, scale=0.3 * posterior.estimate.scale)
-    with pytest.raises(ValueError, match="k-hat"):
+    with pytest.raises(ValueError, match=r"k-hat.*initial_ensemble=error.draws"):
         replace(posterior, estimate=narrow).refine(random_seed=1)
     other = linear()
     with other:
         pm.Normal("z")
     with pytest.raises(ValueError, match="other free variables"):
         posterior.refine(model=other)
+
+
+def test_what_was_evaluated_is_kept_where_refinement_is_refused(posterior, model):
+    """With the log density of the model, and weights; a sampler can go on from there."""
+    narrow = replace(posterior.estimate, scale=0.3 * posterior.estimate.scale)
+    with pytest.raises(RefinementError) as caught:
+        replace(posterior, estimate=narrow).refine(evaluations=60, random_seed=1)
+    kept = pickle.loads(pickle.dumps(caught.value)).draws
+    stats = kept["sample_stats"].dataset
+    density = model.compile_logp()
+    u = stats["unconstrained"].to_numpy()[0]
+    expected = [float(density({"x": x, "r_log__": log_r})) for x, log_r in u]
+    np.testing.assert_allclose(stats["lp"].to_numpy()[0], expected)
+    np.testing.assert_allclose(stats["log_weight"], stats["lp"] - stats["log_q"])
+    assert kept["posterior"].attrs["n_evals"] == 60
+    step = pe.EnsembleKalmanSampler(initial_ensemble=kept, model=model)
+    assert step.ensemble_size == len(u) == 60
+    with pytest.raises(ValueError, match="cannot be diagnosed"):
+        pe.diagnose(kept)
 
 
 def test_refinement_by_a_random_likelihood_is_refused(posterior):
