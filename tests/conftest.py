@@ -1,10 +1,12 @@
 """Settings that must stand before NumPy and PyTensor are imported, and shared fixtures."""
 
+import functools
 import gc
 import importlib.util
 import os
 import signal
 import sys
+from pathlib import Path
 
 # Shells start background jobs with interrupts ignored, which children of theirs inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -17,6 +19,11 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 flags = "mode=FAST_COMPILE,traceback__limit=0,traceback__compile_limit=0"
 os.environ.setdefault("PYTENSOR_FLAGS", flags)
 os.environ.setdefault("MPLBACKEND", "Agg")
+# JAX, too: what is compiled is kept for other processes and for the next time.
+jax_cache = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(jax_cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import numpy as np
 import pytensor
@@ -36,6 +43,27 @@ def pytest_configure(config):
     config.pluginmanager.register(ProcessorTime())
     if shift := config.getoption("--seed-shift"):
         shift_seeds(shift)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let one worker run all tests of a module with fixtures of its own: they come once."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModuleFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return path if has_module_fixtures(config.rootpath / path) else nodeid
+
+    config.option.loadscopereorder = False  # what loads JAX stays last
+    return ByModuleFixtures(config, log)
+
+
+@functools.cache
+def has_module_fixtures(path):
+    return '(scope="module")' in path.read_text(encoding="utf-8")
 
 
 def pytest_collection_finish():
