@@ -256,14 +256,19 @@ class EnsembleKalmanSampler(EnsembleStep):
         self._tell_others()
 
     def _tell_others(self) -> None:
-        """Hand on what was found out, or that nothing will be."""
+        """Hand on what was found out, or that nothing will be.
+
+        A map that was found rough may yet turn out to be too curved for a fit, and is told of when
+        that is settled: all chains then follow the same verdict, however they are timed.
+        """
         chain, found = self._chain, self._found
         if self._place.chain or self._board.finding or self._exact is None:
             return
-        if found is not None:
-            self._board.note_finding(found.fluctuation, found.evaluations)
-        elif chain.sampling:  # tuning was cut short
-            self._board.note_finding(math.nan, 0)
+        if found is None:
+            if chain.sampling:  # tuning was cut short
+                self._board.note_finding(math.nan, 0)
+        elif not found.rough or chain.state.burned_in:
+            self._board.note_finding(found.fluctuation, found.evaluations, found.bent)
 
     def _found_by_another(self) -> Examination | None:
         """What the first chain has found out, as soon as it has; None if this chain has to."""

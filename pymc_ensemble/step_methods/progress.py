@@ -35,7 +35,8 @@ CHAINS = 256  # that have a place; more run without a text in the bar
 NUMBERS = struct.Struct("<11d")  # of a chain: the time, and a Progress
 ENDS = struct.Struct("<2q")  # bytes of its lines for the log that were read, and written
 FOUND = struct.Struct("<q")  # whether its process has found the board
-FINDING = struct.Struct("<q2d")  # of the first chain: whether it is known, a fluctuation, its cost
+# of the first chain: whether it is known, a fluctuation, its cost, and whether the map is bent
+FINDING = struct.Struct("<q2d?")
 PLACE = 4096  # bytes for one chain: its numbers, the ends, and the lines in between, in a circle
 LINES = NUMBERS.size + ENDS.size + FOUND.size
 ROOM = PLACE - LINES
@@ -64,7 +65,7 @@ class Board:
         """Forget the last run, unless that was done when the step method was pickled."""
         if not self._is_clear:
             self._clear()
-        FINDING.pack_into(self.memory, HEAD.size, False, math.nan, 0)
+        FINDING.pack_into(self.memory, HEAD.size, False, math.nan, 0, False)
         self._is_clear, self._begun = False, 0
         HEAD.pack_into(self.memory, 0, NO_BAR, chains, 0)
 
@@ -104,15 +105,25 @@ class Board:
         HEAD.pack_into(self.memory, 0, screen, chains, self.company)
 
     @property
-    def finding(self) -> tuple[float, int] | None:
-        """What the first chain has found out for all, once that is known, and evaluations of it."""
-        known, found, evaluations = FINDING.unpack_from(self.memory, HEAD.size)
-        return (found, int(evaluations)) if known else None
+    def finding(self) -> tuple[float, int, bool] | None:
+        """What the first chain has found out for all, once that is known; as of `note_finding`."""
+        known, found, evaluations, bent = FINDING.unpack_from(self.memory, HEAD.size)
+        return (found, int(evaluations), bent) if known else None
 
-    def note_finding(self, found: float, evaluations: int) -> None:
-        """Note what the first chain has found out for all; NaN if it could not."""
+    def note_finding(self, found: float, evaluations: int, bent: bool = False) -> None:
+        """Note what the first chain has found out for all.
+
+        Parameters
+        ----------
+        found : float
+            Fluctuation of the log density; NaN if it is not known.
+        evaluations : int
+            What that has cost.
+        bent : bool, default False
+            Whether the forward map is too curved for a linear fit.
+        """
         for known in (False, True):  # others read it as soon as it is known
-            FINDING.pack_into(self.memory, HEAD.size, known, found, evaluations)
+            FINDING.pack_into(self.memory, HEAD.size, known, found, evaluations, bent)
 
     def begin(self) -> "Place":
         """Begin the next chain of this process."""

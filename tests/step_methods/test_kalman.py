@@ -156,6 +156,45 @@ def test_a_first_chain_that_is_cut_short_keeps_nobody_waiting():
     step = pe.EnsembleKalmanSampler(ensemble_size=40)
     idata = sample(rippled(1.0), step, draws=80, chains=2, tune=2)
     assert facts_of(idata.sample_stats).origin.adjusted
-    fluctuation, evaluations = step._board.finding
+    fluctuation, evaluations, bent = step._board.finding
     assert np.isnan(fluctuation)
-    assert evaluations == 0
+    assert (evaluations, bent) == (0, False)
+
+
+def ridge(ripple):
+    """A bent ridge, whose outputs carry ripples."""
+    waves = 40 * np.random.default_rng(4).standard_normal((3, 2))
+    phases = 2 * np.pi * np.random.default_rng(2).random(3)
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=2)
+        mean = pm.math.stack([u[0], 2 * (u[1] - u[0] ** 2), u[0] + u[1]])
+        rippled = mean + ripple * pm.math.sin(pm.math.dot(waves, u) + phases)
+        pm.Normal("y", rippled, 1.0, observed=[0.5, -0.3, 0.4])
+    return model
+
+
+def test_all_chains_follow_a_verdict_that_was_revised():
+    """Ripples call for a fit, which the first chain finds not to do: none tries it again."""
+    runs = []
+    for cores in (1, 2):
+        step = pe.EnsembleKalmanSampler(ensemble_size=40)
+        with ridge(1.2):
+            idata = pm.sample(
+                200,
+                step=step,
+                chains=3,
+                cores=cores,
+                random_seed=2,
+                progressbar=False,
+                compute_convergence_checks=False,
+            )
+        stats = idata.sample_stats
+        origins = {facts_of(stats.isel(chain=[k])).origin for k in range(3)}
+        assert {(origin.law, origin.adjusted) for origin in origins} == {("density", True)}
+        assert len(origins) == 1
+        assert origins.pop().fluctuation > 1.2  # which, on a map that is not bent, means a fit
+        evaluations = stats["n_evals"].max("draw").to_numpy()
+        # an examination, and at least two rounds of a fit, before the first chain gave it up
+        assert (evaluations[0] - evaluations[1:] > 20 + 2 * 40).all()
+        runs.append(idata)
+    np.testing.assert_array_equal(runs[0].posterior.u, runs[1].posterior.u)

@@ -31,7 +31,6 @@ from .exploration import Exploration, Explorer
 Stage = Literal["cheap", "known", "fine"]
 
 
-
 @dataclass(frozen=True)
 class Known:
     """Points at which both models were evaluated.
