@@ -69,6 +69,7 @@ html_theme_options = {
     "footer_end": [],
     "show_prev_next": True,
     "pygments_light_style": "friendly",
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
 html_sidebars = {"index": [], "changelog": []}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's machine
