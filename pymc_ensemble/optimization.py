@@ -263,7 +263,7 @@ def find_MAP_ensemble(
 def _obstacle(problem: InverseProblem, reason: str) -> str:
     """Why the slope of the outputs cannot be tracked, in words; empty if it can."""
     if reason:
-        return f"There is no forward map whose slope could be learned: {reason.rstrip('.')}."
+        return f"There is no forward map whose slope could be learned: {reason}."
     if problem.stochastic:
         return "The forward model is stochastic: differences along short steps would be noise."
     try:

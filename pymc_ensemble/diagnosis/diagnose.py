@@ -340,7 +340,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
     if run.missing:
         names = ", ".join(f"`{name}`" for name in run.missing)
         notes.append(
-            f"the posterior is missing {names}; the draws carry the values all the same, in the "
+            f"the posterior is missing {names}; the draws still carry the values, in the "
             "stat `unconstrained`"
         )
     if not run.alone:
@@ -357,7 +357,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
             )
         if not np.isfinite(run.stats["lp"]).any():
             notes.append(
-                "the draws carry no log density: a map has made them of noise, and has none"
+                "the draws carry no log density: the map that made them from noise has none"
             )
     elif evidence.regression is None and law != "surrogate":
         notes.append("there are too many parameters, or too few draws, to check the moments")
@@ -369,10 +369,12 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
     if law == "surrogate" and evidence.regression is None:
         notes.append(
             "the draws carry the log density of the surrogate, which cannot contradict them; "
-            "diagnose(idata, model=model, repeats=40) asks the forward map"
+            "diagnose(idata, model=model, repeats=40) compares with the forward map"
         )
     if C < 2:
-        notes.append("one ensemble cannot disagree with another one: run several chains")
+        notes.append(
+            "there is only one ensemble, and none can disagree with it: run several chains"
+        )
     if facts.small:
         notes.append(
             f"{J} particles are few for {facts.dimension} parameters; {facts.smallest_ensemble} "
@@ -381,7 +383,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
     if law in ("gaussian", "approximate") and evidence.roughness > 1.0:
         notes.append(
             f"the forward map is rough: the log density scatters by {number(evidence.roughness)} "
-            "about a smooth fit, for which rough=True is made"
+            "about a smooth fit; rough=True is made for such maps"
         )
     if run.failures > 0.01:
         notes.append(
@@ -394,7 +396,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
         if short or float(np.nanmax(evidence.r_hat)) > PYMC_R_HAT:
             notes.append(
                 f"PyMC warns below {PYMC_ESS} effective draws a chain, and above an R-hat of "
-                f"{PYMC_R_HAT}; all the same, means are known to {error:.2f} posterior standard "
+                f"{PYMC_R_HAT}; still, means are known to {error:.2f} posterior standard "
                 "deviations"
             )
     if law == "fit":

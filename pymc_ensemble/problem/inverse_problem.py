@@ -279,7 +279,7 @@ def problem_of(
     -------
     problem : InverseProblem
     reason : str
-        Why there is no forward map; empty if there is one.
+        Why there is no forward map, without a full stop; empty if there is one.
     """
     options: dict[str, Any] = {"compile_kwargs": compile_kwargs, "jacobian": jacobian}
     reason = "there is no observed variable"
@@ -287,5 +287,5 @@ def problem_of(
         try:
             return InverseProblem.from_model(model, given=given, **options), ""
         except NotImplementedError as error:
-            reason = str(error)
+            reason = str(error).rstrip(".")
     return InverseProblem.from_density(model, **options), reason

@@ -1,7 +1,7 @@
 """Whether a forward map repeats itself, and is smooth where the posterior is.
 
 A Metropolis test is exact for a map that is deterministic and smooth. Where outputs fluctuate, by
-noise or by roughness, it samples the fluctuations: it locks in on lucky evaluations.
+noise or by roughness, it samples the fluctuations: it keeps lucky evaluations.
 
 Around a particle u, the loss of a smooth map is nearly a polynomial along a direction v. So the
 fourth difference with five points a step h apart,
@@ -84,8 +84,8 @@ class Examination:
     def __str__(self) -> str:
         if not np.isfinite(self.fluctuation):
             return (
-                "Moves meet a Metropolis test; whether the forward map is smooth is not known, as "
-                "the evaluations that were to tell have failed."
+                "Moves meet a Metropolis test. It is not known whether the forward map is smooth: "
+                "the evaluations that test it have failed."
             )
         if self.rough:
             return (

@@ -109,6 +109,6 @@ def require_one_target(adjust: bool | None, rough: bool | None) -> None:
     if adjust and rough:
         raise ValueError(
             "adjust=True and rough=True exclude each other: a Metropolis test targets the "
-            "rough posterior and locks in on lucky evaluations. Use rough=True alone for the "
+            "rough posterior and keeps lucky evaluations. Use rough=True alone for the "
             "smooth posterior, or adjust=True alone for a deterministic forward map."
         )

@@ -120,7 +120,7 @@ class TemperedBurnIn:
         Members with a finite posterior density without which there is no statistics.
     deterministic : bool, default True
         Whether the forward map returns the same output for the same point and is not rough. If
-        not, moves are made without Metropolis test, which would lock in on lucky members.
+        not, moves are made without Metropolis test, which would keep lucky members.
     finish : {"relax", "metropolis", "none"}, default "relax"
         Moves at exponent one, until mean and covariance stand still: "relax" draws stuck members
         back by Ornstein-Uhlenbeck sweeps, "metropolis" keeps separate modes apart; with "none" the

@@ -122,9 +122,9 @@ def store_version(model: pm.Model, stored: Dataset) -> str:
     if path is None or own != Path(path).resolve():
         raise ValueError(
             f"The archive {path} is not the store of {forward.name}, the forward model of this "
-            "model: whether its outputs are the same cannot be told, and to evaluate all points "
-            f"again would be dear. Use forward_model(..., store={str(path)!r}). Or give a pair "
-            "(points, outputs)."
+            "model. It cannot be told whether its outputs are the same, and to evaluate all points "
+            f"again would be expensive. Use forward_model(..., store={str(path)!r}), or give a "
+            "pair (points, outputs)."
         )
     inputs = dict(zip(names, node.inputs, strict=True))
     if changed := [rv.name for rv in model.free_RVs if inputs.get(rv.name) is not rv]:

@@ -232,7 +232,7 @@ class EnsembleStep(RunningStep):
             raise ValueError(
                 f"`{values[moved[0]]}` was moved by another step method, but "
                 f"{type(self).__name__} moves it, too: the posterior of the other particles would "
-                "change behind its back, and stats such as `lp` would be wrong. Leave out the "
+                "change unnoticed, and stats such as `lp` would be wrong. Leave out the "
                 "other step method, or leave it the variable alone: `step=[MultiscaleSampler(vars),"
                 " other]` with other variables in `vars`."
             )

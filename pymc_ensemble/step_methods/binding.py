@@ -244,7 +244,7 @@ class BoundStep(BlockedStep):
         names = ", ".join(f"`{rv.name}`" for rv in model.free_RVs)
         raise ValueError(
             f"{step} moves all variables of the model, {names}, but another step method was given "
-            "beside it: the posterior of the other particles would change behind its back, and "
+            "beside it: the posterior of the other particles would change unnoticed, and "
             f"stats such as `lp` would be wrong. Use it alone, `step={step}()`, or leave the other "
             "one some variables to itself: `step=[MultiscaleSampler(vars), other]` with all the "
             "rest in `vars`."

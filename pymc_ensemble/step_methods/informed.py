@@ -163,7 +163,7 @@ class LikelihoodInformedSampler(EnsembleStep):
         if problem.stochastic:
             raise ValueError(
                 "The forward model is stochastic: differences along short steps would be noise, "
-                "and a Metropolis test would lock in on lucky evaluations. Use "
+                "and a Metropolis test would keep lucky evaluations. Use "
                 "EnsembleKalmanSampler() or EnsembleGaussianProcessSampler(), which average."
             )
         return problem

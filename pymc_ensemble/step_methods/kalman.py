@@ -198,7 +198,7 @@ class EnsembleKalmanSampler(EnsembleStep):
 
     @property
     def _averages(self) -> bool:
-        """Whether a fit averages: a Metropolis test would lock in on lucky runs."""
+        """Whether a fit averages: a Metropolis test would keep lucky runs."""
         if self.scheme == "paper":
             return False
         plain = self._options["adjust"] is False or self._options["dt"] is not None
@@ -225,7 +225,7 @@ class EnsembleKalmanSampler(EnsembleStep):
                 "Or write the likelihood as that of a vector-valued forward map."
             )
         logger.info(
-            f"{type(self).__name__}: moves know nothing but values of the log density: {reason}. A "
+            f"{type(self).__name__}: moves use only values of the log density: {reason}. A "
             "likelihood that is written as that of a vector-valued forward map takes up to eight "
             "times fewer evaluations."
         )

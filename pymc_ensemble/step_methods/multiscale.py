@@ -308,7 +308,7 @@ class MultiscaleSampler(EnsembleStep):
         """Put the walkers where the pilot, which serves all chains, has found the posterior."""
         chain, number = self._chain, self._chain_number
         if number == 0:
-            logger.info(f"MultiscaleSampler: {self._account.rstrip('.')}.")
+            logger.info(f"MultiscaleSampler: {self._account}.")
         pilot, own = self._common.outcome(self._run_pilot, self._progress.label)
         chain.state = self._walking.set_out(pilot.found, number)
         self._take_over(pilot, own)

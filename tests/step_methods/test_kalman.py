@@ -77,7 +77,7 @@ def test_models_without_a_forward_map(define, caplog):
     model = model_of(define)
     with caplog.at_level("INFO", logger="pymc_ensemble"):
         idata = sample(model, pe.EnsembleKalmanSampler(), 2000, 2)
-    known = "nothing but values of the log density"
+    known = "moves use only values of the log density"
     assert (known in caplog.text) == (define is not both)
     mean, sd, evidence = moments(DENSITIES[define])
     x = idata.posterior.x.values.reshape(-1, 2)

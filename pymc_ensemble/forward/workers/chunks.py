@@ -168,7 +168,7 @@ def still_occupied(executor: Any, timeout: float) -> ExecutorError:
         f"A call of the forward model took more than timeout={timeout:g} s and has not ended after "
         f"as long again. It cannot be stopped in an executor of type {type(executor).__name__}, "
         "and nothing else may be called beside it, as that would share its state. Use worker "
-        "processes of our own, which are killed and replaced: executor='processes', or their "
+        "processes of this package, which are killed and replaced: executor='processes', or their "
         "number."
     )
 
