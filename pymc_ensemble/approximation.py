@@ -48,10 +48,11 @@ def approximate(
 ) -> xr.DataTree:
     """Approximate the posterior of a model with hundreds of parameters by a learned law.
 
-    The slope of the forward outputs is learned as by `LikelihoodInformedSampler`. Draws are those
-    of the posterior with linearized outputs, with the likelihood and the prior as they are; one
-    evaluation of each tells its importance weight. Of a noisy forward map (``stochastic=True``) a
-    regression that averages over the noise learns the slope, and there is the law alone.
+    The slope of the forward outputs is learned as in `LikelihoodInformedSampler`. Draws are those
+    of the posterior with linearized outputs, with the likelihood and the prior as they are. One
+    evaluation of each draw tells its importance weight. If the forward map is noisy
+    (``stochastic=True``), a regression that averages over the noise learns the slope. There are
+    then draws of the law alone.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ def approximate(
     Warns
     -----
     UserWarning
-        If the slope was not learned to the end; if k-hat is above 0.7, since weights cannot be
-        relied upon then; or if weights were asked for and the forward map is noisy.
+        If the slope was not learned to the end; if k-hat is above 0.7, since weights are then
+        unreliable; or if weights were asked for and the forward map is noisy.
 
     References
     ----------

@@ -107,9 +107,9 @@ def find_MAP_ensemble(
     """Find the maximum a posteriori point of a model without derivatives of its forward map.
 
     A Gauss-Newton search learns the slope of the forward outputs from all evaluations, and takes
-    the scales of the parameters from the prior: hundreds of parameters take a few hundred
-    evaluations. Where that cannot be, an ensemble that is moved to the posterior tells scales and a
-    start, and one walker descends along gradients that explorers around it measure.
+    the scales of the parameters from the prior. Hundreds of parameters take a few hundred
+    evaluations. If this is impossible, an ensemble moves to the posterior and tells the scales and
+    a start. One walker then descends along gradients that explorers around it measure.
 
     Parameters
     ----------
@@ -121,14 +121,14 @@ def find_MAP_ensemble(
     method : {"tracked", "explorers"}, optional
         The Gauss-Newton search, for deterministic forward maps with a proper prior, or the descent
         with explorers, for noisy maps, improper priors and log densities without a forward map. By
-        default the first that fits the model; the log tells if it is the second.
+        default the first, if it fits the model. The log tells if it is the second.
     ensemble_size : int, optional
         Forward evaluations of a round of the Gauss-Newton search, by default 50, at least 20. With
-        ``method="explorers"`` particles of the ensemble that runs first; by default
+        ``method="explorers"`` the particles of the ensemble that runs first, by default
         ``max(100, 4 (d + 2))`` for d unconstrained parameters.
     preconditioner : "ensemble", None or array_like of shape (d, d), default "ensemble"
         Covariance in unconstrained coordinates that makes the posterior isotropic: that of the
-        ensemble, none, or a matrix. Without "ensemble" no ensemble is needed.
+        ensemble, none, or a matrix. The last two need no ensemble.
     directions : int, optional
         Explorers in each step, by default d. With fewer of them a step sees a part of the gradient
         only, and the search may end far from the mode.
@@ -164,11 +164,11 @@ def find_MAP_ensemble(
 
     Notes
     -----
-    Maximized is the posterior density of the model's own variables, without the Jacobians of
-    transforms, as in `pymc.find_MAP`. The Gauss-Newton search ends when 0.0001 may remain to be
-    gained, what is unknown of the slope included. The dynamics of the explorers are those of the
-    multiscale sampler with its noise turned off [1]_; `preconditioner`, `directions`, `sigma` and
-    `tol` are theirs. A mode is not a posterior: of several modes one is found.
+    The search maximizes the posterior density of the model's own variables, without the Jacobians
+    of transforms, as in `pymc.find_MAP`. The Gauss-Newton search ends when it can gain no more than
+    0.0001, with all that is unknown of the slope. The dynamics of the explorers are those of the
+    multiscale sampler with its noise turned off [1]_. `preconditioner`, `directions`, `sigma` and
+    `tol` belong to them. A mode is not a posterior: if there are several modes, one is found.
 
     References
     ----------

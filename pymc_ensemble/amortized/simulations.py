@@ -37,20 +37,20 @@ def simulations(
 ) -> xr.Dataset:
     """Draw parameters from the prior of a model, and one data set given each of them.
 
-    This is what `amortize` learns from, and what other packages for simulation-based inference
-    take, as arrays.
+    `amortize` learns from the result. Other packages for simulation-based inference take it, as
+    arrays.
 
     Parameters
     ----------
     model : pymc.Model, optional
-        By default the one on the context stack. Its data matter only by their shape. Likelihoods
-        may be those of a `pymc.Simulator`.
+        By default the one on the context stack. Only the shape of its data matters. A likelihood
+        may be a `pymc.Simulator`.
     n : int, default 10_000
         Number of simulations.
     executor : concurrent.futures.Executor, optional
-        Processes where simulations run, 100 in each task; by default this one, from where forward
-        models (`forward_model`) hand their evaluations to workers of their own. Threads of one
-        process take turns.
+        Processes where simulations run, 100 in each task. By default they run in this one, and
+        forward models (`forward_model`) use their own workers. Threads of one process take
+        turns.
     random_seed : int, Generator or None
         Simulations follow from it, whatever the executor is.
 
@@ -75,9 +75,9 @@ def simulations(
 
     Notes
     -----
-    A simulation fails if the forward model or the simulator raises, or gives what is not finite.
-    The first failure is told, with its parameters. A `pymc.Simulator` is called for one simulation
-    after the other, as it is by `pymc.sample_prior_predictive`.
+    A simulation fails if the forward model or the simulator raises, or gives numbers that are not
+    finite. The log tells the first failure, with its parameters. A `pymc.Simulator` is called for
+    one simulation after the other, as in `pymc.sample_prior_predictive`.
 
     Examples
     --------

@@ -115,38 +115,39 @@ def train(
 
     An ensemble goes down the loss of one batch after the other. The model, such as a neural
     network, may have parts that have no derivative, or be a black box. Each step costs one
-    evaluation of the batch for each particle: hundreds of times what a gradient costs, so that it
-    is worth it only where there is none.
+    evaluation of the batch for each particle. This is hundreds of times the cost of a gradient, so
+    use it only where there is none.
 
     Parameters
     ----------
     model : pymc.Model, optional
-        By default the one on the context stack. Its unknowns are trained, from draws of their
-        prior on; its data are `pymc.Data`, inputs and observed values alike.
+        By default the one on the context stack. Its unknowns are trained, beginning with draws of
+        their prior. Its data are `pymc.Data`, both inputs and observed values.
     batches : iterable of dict, or callable
-        Data of each step by name, as for `pymc.set_data`, of the same shapes in all; all particles
-        of a step see the same. An iterable, such as a list, is gone through in each epoch (an
-        iterator once). A function makes the data of a step from a `numpy.random.Generator`.
+        Data of each step by name, as for `pymc.set_data`. All have the same shapes, and all
+        particles of a step see the same data. Each epoch goes once through an iterable, such as a
+        list (an iterator serves one epoch only). A function makes the data of a step from a
+        `numpy.random.Generator`.
     epochs : int, default 10
         How often to go through the batches.
     steps : int, optional
         Steps of an epoch, if `batches` is a function.
     ensemble_size : int, default 500
-        Particles J. Only J - 1 directions are searched, and those that `spread` brings in.
+        Particles J. They search J - 1 directions, and those that `spread` adds.
     step : float, default 3.0
         Length of a step. In a network of 2410 weights a length of 1 was three times slower, and 10
         diverged.
     spread : float or "replace", default 0.02
         Standard deviation of the noise that is added to the particles in each step, in units of the
-        prior's. With steps and signs as activations .05 to .1 is needed. With "replace" particles
-        are drawn anew about their mean, closer by the root of the number of the step; that needs a
+        prior's. Steps and signs as activations need .05 to .1. With "replace" particles
+        are drawn anew about their mean, closer by the root of the number of the step. This needs a
         `step` of about 30.
     momentum : bool, default False
-        Whether particles are carried on as in Nesterov's method. It is fast and overfits, and does
-        not go with added noise.
+        Whether particles have momentum, as in Nesterov's method. It is fast and overfits, and
+        cannot be combined with added noise.
     validation : callable, optional
-        Score of the free variables at the mean particle, a dict as `mean` of the result; the
-        higher the better. It is asked after each epoch.
+        Score of the free variables at the mean particle, a dict as `mean` of the result. Higher is
+        better. It is computed after each epoch.
     patience : int, optional
         Epochs without a better score after which the training ends. The result is that of the best
         epoch.
@@ -175,8 +176,8 @@ def train(
     Notes
     -----
     Particles move by ``-h D (u - mean u) / |D|``, where ``D[i, k]`` is the mean product of the
-    gradient of the loss at particle i with the deviation of the outputs of particle k [1]_. They
-    are kept in single precision, twice at most; nothing is of size d times d.
+    gradient of the loss at particle i with the deviation of the outputs of particle k [1]_. Memory
+    holds them in single precision, at most twice. No array has the size d times d.
 
     References
     ----------

@@ -101,8 +101,8 @@ def outputs(
 def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     """Draw the log density of the draws against that of the law that the ensemble has fitted.
 
-    Where both agree, the posterior is what the ensemble takes it to be: the dots then lie along the
-    line. Above it are regions that the ensemble visits too seldom.
+    If both agree, the posterior is what the ensemble takes it to be, and the dots lie along the
+    line. Dots above it are in regions that the ensemble visits too rarely.
 
     Parameters
     ----------

@@ -45,10 +45,10 @@ def synthetic_likelihood(
 ) -> "SyntheticLikelihood":
     """Turn a stochastic simulator into a Gaussian likelihood of summaries of its data.
 
-    Called inside a `pm.Model` with a name, the arguments of the simulator and the data, the result
-    is an observed `pymc.MvNormal`: the data go through the same summaries as the simulations. Its
-    mean is that of the simulator, which samplers for rough forward maps average over; its
-    covariance is data of the model, which `sample_synthetic` estimates.
+    Call the result inside a `pm.Model` with a name, the arguments of the simulator and the data. It
+    makes an observed `pymc.MvNormal`, and the data go through the same summaries as the
+    simulations. Its mean is one simulation; samplers for rough forward maps average over these.
+    Its covariance is data of the model, which `sample_synthetic` estimates.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def synthetic_likelihood(
         ``seed``, an integer. For workers, time-outs or a store, a `forward_model` with
         ``stochastic=True``.
     summaries : callable, optional
-        From what `simulate` returns to an array of K numbers, which should be nearly Gaussian:
+        Makes an array of K numbers from what `simulate` returns. They should be nearly Gaussian:
         roots of counts, means, quantiles, fitted coefficients. By default the data themselves.
     replicates : int, default 200
         Runs at one point from which the covariance is estimated; at least five for each summary.
@@ -65,7 +65,7 @@ def synthetic_likelihood(
         Whether variances are the same for all parameters, or their logarithms are linear in the
         unconstrained parameters. Correlations are constant.
     initial_covariance : array_like of shape (K, K), optional
-        What the covariance is until it is estimated. By default that of the noise, on average over
+        The covariance until it is estimated. By default that of the noise, on average over
         the prior: 50 points are simulated twice when the model is built.
 
     Returns
@@ -84,8 +84,8 @@ def synthetic_likelihood(
     `sample_synthetic` the initial one, afterwards the estimated one. With ``covariance="linear"``
     there are ``y_slopes`` and ``y_center``, too.
 
-    That the summaries are Gaussian is an approximation [1]_ [2]_, and so is what is lost between
-    data and summaries. `sample_synthetic` tests the former.
+    There are two approximations: the summaries are taken as Gaussian [1]_ [2]_, and they lose a
+    part of the data. `sample_synthetic` tests the first.
 
     References
     ----------
