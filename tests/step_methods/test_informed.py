@@ -1,5 +1,7 @@
 """The likelihood-informed sampler under `pm.sample`."""
 
+import re
+
 import numpy as np
 import pymc as pm
 import pytest
@@ -85,6 +87,26 @@ def test_a_posterior_that_is_far_from_the_law_is_flagged():
     diagnosis = pe.diagnose(idata)
     assert diagnosis.verdict != "trustworthy"
     assert "far from the learned law" in str(diagnosis)
+
+
+@pytest.mark.parametrize(("steep", "flagged"), [(20.0, False), (60.0, True)])
+def test_a_law_is_called_far_below_a_quarter_of_acceptance(caplog, steep, flagged):
+    """Between that and 0.7 curvature is learned, and the law is usable."""
+
+    def near_a_parabola(u):
+        away = u[..., 0] - 0.5 * u[..., 1] ** 2 - 0.3 * u[..., 2]
+        return np.stack([steep * away, u[..., 1]], axis=-1)
+
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=3)
+        forward = pe.forward_model(near_a_parabola, output_shape=(2,), vectorized=True)
+        pm.Normal("y", forward(u), 1.0, observed=[0.0, 1.0])
+    with caplog.at_level("INFO", logger="pymc_ensemble"):
+        diagnosis = pe.diagnose(sample(model, STEP(), draws=400))
+    (told,) = set(re.findall(r"Of draws of the law alone (\d+)%", caplog.text))
+    assert (0 < int(told) < 25) if flagged else (25 < int(told) < 70)
+    assert ("far from the learned law" in str(diagnosis)) == flagged
+    assert (diagnosis.verdict == "trustworthy") == (not flagged)
 
 
 def test_hyperparameters_that_bend_outputs_are_flagged():
