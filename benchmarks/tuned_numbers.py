@@ -224,6 +224,7 @@ def failing(problem, share):
 KALMAN, LANGEVIN = "kalman.sampler.EnsembleKalman", "langevin.EnsembleLangevin"
 MULTISCALE = "multiscale.sampler.Multiscale"
 PROCESS = "gaussian_process.sampler.EnsembleGaussianProcess"
+INFORMED = "informed.LikelihoodInformed"
 SAMPLED = [
     Case("linear", lambda: problems.stiff_linear(10), KALMAN, {}, 10),
     Case("small", lambda: problems.stiff_linear(10), KALMAN, {"ensemble_size": 16}, 40, 2),
@@ -282,6 +283,18 @@ SAMPLED = [
         "gaussian_process.sampler.PublishedGaussianProcess",
         {"ensemble_size": 50},
         20,
+        3,
+    ),
+    Case("informed", lambda: problems.stiff_linear(40), INFORMED, {"round_size": 20}, 20),
+    Case("informed counts", problems.PoissonRegression, INFORMED, {}, 20),
+    Case("bent", lambda: problems.parabola(4.0, 20), INFORMED, {}, 20, 3),
+    Case("scaled", problems.scaled, INFORMED, {}, 20, 3),
+    Case(
+        "far",
+        lambda: problems.parabola(20.0, 3, 1.0, 2.0, (0.0, 0.0)),
+        INFORMED,
+        {},
+        40,
         3,
     ),
 ]

@@ -282,6 +282,50 @@ def decay(noise=0.05, prior_sd=1.0, roughness=0.0):
     return problem
 
 
+def parabola(steep, d, bend=0.5, prior_sd=1.0, data=(0.0, 1.0)):
+    """The first of d parameters lies near a parabola of the second, up to a part of the third."""
+
+    def outputs(U):
+        return np.stack([steep * (U[:, 0] - bend * U[:, 1] ** 2 - 0.3 * U[:, 2]), U[:, 1]], axis=1)
+
+    problem = GaussianProblem(outputs, data, np.zeros(d), np.eye(d) / prior_sd**2)
+    u = np.linspace(-6, 6, 2001) * prior_sd
+    rows, variance = np.array([1.0, -0.3]), prior_sd**2
+    gain = variance * rows / (1.09 * variance + 1 / steep**2)
+    misfit = (bend * u**2 + data[0] / steep) ** 2 / (1.09 * variance + 1 / steep**2)
+    log_density = -0.5 * (u**2 / variance + (u - data[1]) ** 2 + misfit)
+    density = np.exp(log_density - log_density.max())
+    density /= density.sum()
+    means = np.stack([gain[0] * bend * u**2, u, gain[1] * bend * u**2])
+    means[[0, 2]] += gain[:, None] * data[0] / steep
+    spread = np.array([variance * (1 - gain[0]), 0.0, variance * (1 + 0.3 * gain[1])])
+    problem.mean, problem.sd = np.zeros(d), np.full(d, prior_sd)
+    problem.mean[:3] = means @ density
+    problem.sd[:3] = np.sqrt(((means - problem.mean[:3, None]) ** 2) @ density + spread)
+    return problem
+
+
+def scaled(n=8, steep=3.0):
+    """n parameters times the exponential of another one, a single number: linear for given one."""
+    data = steep * np.random.default_rng(2).standard_normal(n)
+    problem = GaussianProblem(
+        lambda U: steep * np.exp(U[:, :1]) * U[:, 1:], data, np.zeros(n + 1), np.eye(n + 1)
+    )
+    problem.coordinate_names = ("scale", *(f"u[{i}]" for i in range(n)))
+    scale = np.linspace(-5, 5, 2001)
+    s = steep * np.exp(scale)
+    energy = (data**2).sum()
+    log_density = -0.5 * (scale**2 + n * np.log1p(s**2) + energy / (1 + s**2))
+    density = np.exp(log_density - log_density.max())
+    density /= density.sum()
+    means = np.concatenate([scale[None], data[:, None] * s / (1 + s**2)])
+    problem.mean = means @ density
+    variance = ((means - problem.mean[:, None]) ** 2) @ density
+    variance[1:] += density @ (1 / (1 + s**2))
+    problem.sd = np.sqrt(variance)
+    return problem
+
+
 def bimodal():
     """``G(u) = (u1 - u2)^2``, data 2, prior N(0, I): two modes, mirror images at u1 = u2."""
     problem = GaussianProblem(lambda U: (U[:, :1] - U[:, 1:]) ** 2, [2.0], np.zeros(2), np.eye(2))
