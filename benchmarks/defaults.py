@@ -173,6 +173,7 @@ def measure(model: pm.Model, reference: tuple[dict, dict], options: dict, seed: 
         "ratio": ratio,
         "law": facts_of(stats.dataset).origin.law,
         "converged": bool(stats["converged"].all()),
+        "verdict": pe.diagnose(idata).verdict,
         "evaluations": int(stats["n_evals"].max("draw").sum()),
         "seconds": round(perf_counter() - started, 1),
     }
@@ -199,7 +200,7 @@ def report(path: Path) -> None:
             other = told["test" if chosen["law"] == "fit" else "fit"].get(seed)
             if other and chosen["shift"] > MATTERS and other["shift"] < 0.5 * chosen["shift"]:
                 wrong += 1
-                mixed += f"; wrong, seed {seed}"
+                mixed += f"; wrong, seed {seed} (diagnose: {chosen.get('verdict', 'not asked')})"
         costs = [
             np.mean([r["evaluations"] for r in told[s].values()] or [np.nan]) for s in SAMPLERS
         ]

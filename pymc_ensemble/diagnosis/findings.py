@@ -21,7 +21,7 @@ from .known import (
     Finding,
     by_severity,
 )
-from .regression import MOST_PARAMETERS
+from .regression import MOST_PARAMETERS, Regression
 from .run import Run
 from .stand_ins import amortized, far_from_learned, inverted, law_alone, surrogate
 from .weights import SamplingError, Weights
@@ -75,6 +75,8 @@ def judge(evidence: Evidence) -> list[Finding]:
 def first_look(run: Run) -> list[Finding]:
     """What speaks against one chain, as far as that can be told in next to no time.
 
+    Where nothing else has tested moves, a regression on log densities says whether moments are off.
+
     Parameters
     ----------
     run : Run
@@ -85,10 +87,14 @@ def first_look(run: Run) -> list[Finding]:
     list of Finding
         The worst first.
     """
-    unknown = np.full(len(run.labels), np.nan)
+    unknown, regression = np.full(len(run.labels), np.nan), None
+    untested = run.origin.law in ("gaussian", "approximate") and not run.origin.adjusted
+    if untested and run.alone and run.facts.dimension <= MOST_PARAMETERS:
+        rng = np.random.default_rng(0)
+        regression = Regression.of(run.U, run.stats["lp"], run.shown, rng)
     weights = Weights.of(run.X, run.log_ratio)
-    evidence = Evidence(run, SamplingError.of(run.paths), weights, None, unknown, unknown)
-    parts = [_not_the_law, _not_arrived, _hardly_moved, far_from_learned, surrogate, _cut_off]
+    evidence = Evidence(run, SamplingError.of(run.paths), weights, regression, unknown, unknown)
+    parts = [_off, _not_the_law, _not_arrived, _hardly_moved, far_from_learned, surrogate, _cut_off]
     return by_severity([finding for part in parts for finding in part(evidence)])
 
 

@@ -52,6 +52,12 @@ class Target:
         return self._likelihood.quadratic
 
     @property
+    def unknown_noise(self) -> tuple[str, ...]:
+        """Names of the likelihoods whose scale depends on the unknowns."""
+        terms = getattr(self._likelihood, "terms", ())
+        return tuple(term.name for term in terms if term.unknown_noise)
+
+    @property
     def stochastic(self) -> bool:
         """Whether a forward model has declared noise of its own."""
         return bool(getattr(self._forward, "stochastic", False))

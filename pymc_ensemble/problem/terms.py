@@ -65,6 +65,8 @@ class Term:
         The random variable given the holes, to simulate from.
     quadratic : bool
         Whether the loss is quadratic in the outputs with constant curvature.
+    unknown_noise : bool, default False
+        Whether the scale of a location-scale family depends on the unknowns.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Term:
     weights: list[TensorVariable | None]
     variable: TensorVariable
     quadratic: bool
+    unknown_noise: bool = False
 
 
 def density_term(output: TensorVariable) -> Term:
@@ -198,6 +201,9 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         weights=weights,
         variable=rv_given,
         quadratic=isinstance(rv.owner.op, QUADRATIC) and locations and None not in weights,
+        unknown_noise=Role.SCALE in frontier.inputs.values()
+        and family is not None
+        and Role.LOCATION in family.roles.values(),
     )
 
 

@@ -254,6 +254,19 @@ class EnsembleKalmanSampler(EnsembleStep):
     def _end_burn_in(self) -> None:
         super()._end_burn_in()
         self._tell_others()
+        self._warn_of_unknown_noise()
+
+    def _warn_of_unknown_noise(self) -> None:
+        """Say so if a Gaussian takes the place of a posterior that is none in the noise."""
+        names = getattr(self._bound.problem, "unknown_noise", ())
+        if not names or self._place.chain or self._origin.law not in ("approximate", "gaussian"):
+            return
+        logger.warning(
+            f"The scale of the noise in `{names[0]}` is unknown, and with these options moves meet "
+            "no Metropolis test: the draws of it may be too narrow by a third, and those of other "
+            "parameters too. Sample with EnsembleKalmanSampler(adjust=True), or look at what "
+            "pymc_ensemble.diagnose says of the draws."
+        )
 
     def _tell_others(self) -> None:
         """Hand on what was found out, or that nothing will be.

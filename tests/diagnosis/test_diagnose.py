@@ -613,3 +613,12 @@ def test_ensembles_that_disagree_are_told_of_even_if_their_pool_is_right():
     assert float(sides.std()) > 0.2  # what the note is about
     told = str(pe.diagnose(idata))
     assert "disagree" in told or "wrong" in told
+
+
+def test_masses_of_narrow_modes_far_apart_are_doubted():
+    """A Metropolis test brings particles to both modes, but seldom: the masses are off."""
+    model = pe.gallery.lorenz63_modes()
+    idata = sample(model, pe.EnsembleKalmanSampler(), 1000, chains=2)
+    positive = idata.posterior["g"].to_numpy() > 0
+    assert 0.02 < positive.mean() < 0.98
+    assert pe.diagnose(idata).verdict != "trustworthy"

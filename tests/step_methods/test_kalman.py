@@ -198,3 +198,27 @@ def test_all_chains_follow_a_verdict_that_was_revised():
         assert (evaluations[0] - evaluations[1:] > 20 + 2 * 40).all()
         runs.append(idata)
     np.testing.assert_array_equal(runs[0].posterior.u, runs[1].posterior.u)
+
+
+def straight(sigma):
+    """Eight data on a plane, with a noise that is known or not."""
+    A = np.random.default_rng(3).standard_normal((8, 3))
+    data = A @ [0.5, -0.3, 1.0] + 0.3 * np.random.default_rng(2).standard_normal(8)
+    with pm.Model() as model:
+        u = pm.Normal("u", shape=3)
+        scale = pm.HalfNormal("sigma", 1.0) if sigma is None else sigma
+        pm.Normal("y", pm.math.dot(A, u), scale, observed=data)
+    return model
+
+
+@pytest.mark.parametrize("sigma", [None, 0.3])
+def test_log_says_that_plain_draws_are_off(sigma, caplog):
+    """With few data an unknown noise has no Gaussian posterior: its sd is a third too small."""
+    caplog.set_level("INFO", logger="pymc_ensemble")
+    step = pe.EnsembleKalmanSampler(adjust=False)
+    sample(straight(sigma), step, 2000, chains=1)
+    assert ("noise in `y` is unknown" in caplog.text) == (sigma is None)
+    assert ("what it should be, by the log density" in caplog.text) == (sigma is None)
+    caplog.clear()
+    sample(straight(sigma), pe.EnsembleKalmanSampler(adjust=True), 300, chains=1)
+    assert "is unknown" not in caplog.text
