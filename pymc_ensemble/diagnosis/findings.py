@@ -1,6 +1,7 @@
 """What speaks against a result, and what to do about it, from the evidence about a run."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,15 +88,17 @@ def first_look(run: Run) -> list[Finding]:
     list of Finding
         The worst first.
     """
-    unknown, regression = np.full(len(run.labels), np.nan), None
+    unknown = np.full(len(run.labels), np.nan)
+    weights = Weights.of(run.X, run.log_ratio)
+    evidence = Evidence(run, SamplingError.of(run.paths), weights, None, unknown, unknown)
+    parts = [_not_the_law, _not_arrived, _hardly_moved, far_from_learned, surrogate, _cut_off]
+    found = [finding for part in parts for finding in part(evidence)]
     untested = run.origin.law in ("gaussian", "approximate") and not run.origin.adjusted
     if untested and run.alone and run.facts.dimension <= MOST_PARAMETERS:
         rng = np.random.default_rng(0)
         regression = Regression.of(run.U, run.stats["lp"], run.shown, rng)
-    weights = Weights.of(run.X, run.log_ratio)
-    evidence = Evidence(run, SamplingError.of(run.paths), weights, regression, unknown, unknown)
-    parts = [_off, _not_the_law, _not_arrived, _hardly_moved, far_from_learned, surrogate, _cut_off]
-    return by_severity([finding for part in parts for finding in part(evidence)])
+        found = [*_off(replace(evidence, regression=regression)), *found]
+    return by_severity(found)
 
 
 def worst(values: FloatArray, labels: Sequence[str]) -> tuple[float, str]:
