@@ -128,8 +128,8 @@ class BoundStep(BlockedStep):
     def _bind(self, whole: pm.Model) -> None:
         if not self._averages and (names := list(estimated_likelihoods(whole))):
             raise ValueError(
-                f"`{names[0]}` is a synthetic likelihood, of which one simulation tells little, "
-                f"and {type(self).__name__}, with these options, would take it for the mean. "
+                f"`{names[0]}` is a synthetic likelihood: one simulation of it tells little, and "
+                f"{type(self).__name__}, with these options, would take that one for the mean. "
                 "Sample with pymc_ensemble.sample_synthetic(); one stage of it is "
                 "pm.sample(step=EnsembleKalmanSampler(rough=True))."
             )

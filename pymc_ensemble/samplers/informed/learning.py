@@ -16,7 +16,7 @@ from .walk import expected_acceptance
 # of them seem to be accepted, and sds come out up to 40% too small.
 ENOUGH = 0.7
 WIDE = 0.5  # share of proposals that learn of tails, and tell nothing of the acceptance
-POWER = 0.5  # of the likelihood, of which they are draws: informed directions are 1.4 times as wide
+POWER = 0.5  # of the likelihood in the law of the draws: informed directions are 1.4 times as wide
 LATELY = 5  # rounds whose acceptance is compared with that of as many before
 RISE = 0.05  # of it, below which more rounds would not help: the error of 125 proposals
 LINEAR = 0.1  # error of the loss at draws of the prior up to which a map is linear
