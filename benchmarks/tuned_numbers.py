@@ -52,7 +52,8 @@ import count_numbers  # noqa: E402
 from count_numbers import GUARD, TUNED, chosen_numbers, class_of, table_rows, value  # noqa: E402
 
 TABLE = ROOT / count_numbers.TABLE
-ROOMS = ("samplers", "diagnosis")
+MEASURED = ("samplers", "diagnosis")
+ROOMS = MEASURED
 COLUMNS = ("number", "value", "decides", "why", "half", "twice")
 SEEDS, QUICK_SEEDS = 24, 3  # of a problem that takes a tenth of a second
 NOT_MEASURED = "not measured"
@@ -161,7 +162,7 @@ def package_with(changed):
 
 def forget():
     """Have samplers and diagnosis loaded anew at their next import; return them as they were."""
-    rooms = tuple(f"pymc_ensemble.{room}" for room in ROOMS)
+    rooms = tuple(f"pymc_ensemble.{room}" for room in MEASURED)
     return {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(rooms)}
 
 
@@ -222,6 +223,7 @@ def failing(problem, share):
 
 
 KALMAN, LANGEVIN = "kalman.sampler.EnsembleKalman", "langevin.EnsembleLangevin"
+CHOICE = {"adjust": None, "rough": None}  # an examination of the map chooses
 MULTISCALE = "multiscale.sampler.Multiscale"
 PROCESS = "gaussian_process.sampler.EnsembleGaussianProcess"
 INFORMED = "informed.LikelihoodInformed"
@@ -237,6 +239,10 @@ SAMPLED = [
     Case("rough", lambda: problems.oscillating(True), KALMAN, {"rough": True}, 10),
     Case("rough decay", lambda: problems.decay(roughness=4.0), KALMAN, {"rough": True}, 10),
     Case("curved rough", lambda: problems.decay(0.3, roughness=1.0), KALMAN, {"rough": True}, 10),
+    Case("choice", lambda: problems.decay(0.3), KALMAN, CHOICE, 20),
+    Case("choice, rough", lambda: problems.oscillating(True), KALMAN, CHOICE, 10),
+    Case("choice, noisy", lambda: problems.decay(0.05, 5.0, 1.0), KALMAN, CHOICE, 10),
+    Case("choice, bent", lambda: problems.decay(0.3, roughness=1.5), KALMAN, CHOICE, 10),
     Case("paper", lambda: problems.stiff_linear(10), "kalman.sampler.PublishedKalman", {}, 20),
     Case("walkers", lambda: problems.stiff_linear(10), MULTISCALE, {"walkers": 5}, 100, 3),
     Case("two modes", problems.bimodal, MULTISCALE, {"walkers": 10}, 200, 3),
@@ -450,7 +456,7 @@ def functions_of(case):
 @cache
 def trees():
     """Syntax trees of samplers and diagnosis, by file."""
-    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
+    files = [file for room in MEASURED for file in sorted((PACKAGE / room).rglob("*.py"))]
     return {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
 
@@ -531,7 +537,7 @@ def outcome(case, seed):
 def measure(options):
     """Measure what is missing in the file of measurements."""
     done = recorded(options.measured)
-    numbers = [n for room in ROOMS for n in chosen_numbers(PACKAGE / room) if n.kind != GUARD]
+    numbers = [n for room in MEASURED for n in chosen_numbers(PACKAGE / room) if n.kind != GUARD]
     known = {key: class_of(row) for key, row in table_rows(ROOT).items()}
     numbers = [n for n in numbers if known.get(key_of(n), TUNED) == TUNED]
     numbers = [n for n in numbers if re.search(options.only, key_of(n))]
@@ -539,16 +545,13 @@ def measure(options):
     diagnosed = DIAGNOSED[:QUICK_RUNS] if options.quick else DIAGNOSED
     cases = [case for case in (*SAMPLED, *diagnosed) if case.room in rooms]
     reached = {case.name: functions_of(case) for case in cases}
-    runs = []
-    for case in cases:
-        fewest = REFERENCE_SEEDS if case.room == "samplers" else 1
-        seeds = range(max(fewest, len(seeds_of(case, options.quick))))
-        runs += [("", None, case, seed) for seed in seeds]
+    runs, asked = [], []
     for number in numbers:
         module = module_of(number.file)
         felt = [case for case in cases if reaches(number, reached[case.name])]
         if ".samplers." in module:  # the diagnosis uses some of them: no need to ask it, too
             felt = [case for case in felt if case.room == "samplers"]
+        asked += [case for case in felt if case not in asked]
         for to in variants(number.text):
             changed = Changed(module, number.line, number.column, number.text, to)
             runs += [] if felt else [(key_of(number), changed, None, 0)]
@@ -556,6 +559,12 @@ def measure(options):
                 runs += [
                     (key_of(number), changed, case, seed) for seed in seeds_of(case, options.quick)
                 ]
+    references = []
+    for case in asked:
+        fewest = REFERENCE_SEEDS if case.room == "samplers" else 1
+        seeds = range(max(fewest, len(seeds_of(case, options.quick))))
+        references += [("", None, case, seed) for seed in seeds]
+    runs = [*references, *runs]
     before = object()
     loaded = None
     with options.measured.open("a", encoding="utf-8") as file:

@@ -19,16 +19,15 @@ from pymc_ensemble.samplers.ensemble import Ensemble
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.proposals import tail_degrees
 
+from .findings import CERTAIN
 from .run import Run
 from .weights import FEWEST_WEIGHTS, Weights
 
 FloatArray = NDArray[np.float64]
 
 FEWEST_EVALUATIONS = 2 * FEWEST_WEIGHTS
-COMPONENTS = (1, 2, 4, 8)  # among which held-out draws choose
 WIDE = 0.1  # weight of a component around all draws, as the draws may lack tails
 WIDTH = 2.0  # its scale, in their standard deviations
-DISAGREEMENT = 3.0  # standard errors between two values: by chance in one of 700 runs
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,15 @@ class Mixture:
         anomalies = Anomalies.of(U)
         x = (U - anomalies.mean) @ anomalies.L_pinv.T
         held_out = rng.random(len(x)) < 1 / 3
-        best, highest = 1, -np.inf
-        for k in COMPONENTS:
-            fitted = _components(x[~held_out], k, rng)
-            if fitted is None:
-                break
+        best, highest, k = 1, -np.inf, 1
+        while (fitted := _components(x[~held_out], k, rng)) is not None:
             score = float(_log_density(fitted, x[held_out]).mean())
-            if score > highest:
-                best, highest = k, score
-        components = _components(x, best, rng) or _components(x, 1, rng)
+            if score <= highest:
+                break
+            best, highest, k = k, score, 2 * k
+        # of all draws, a cluster may be smaller than any was
+        while (components := _components(x, best, rng)) is None and best > 1:
+            best //= 2
         if components is None or anomalies.rank < U.shape[1]:
             raise ValueError(
                 f"{len(np.unique(U, axis=0))} different draws are too few for a law in "
@@ -182,7 +181,7 @@ def _require_agreement(found: tuple[float, float, float], alone: tuple[float, fl
     These alone give values that are right on average, and too low most of the time if their weights
     have a heavy tail, so one that is higher speaks against the draws.
     """
-    if alone[0] - found[0] > DISAGREEMENT * np.hypot(found[1], alone[1]):
+    if alone[0] - found[0] > CERTAIN * np.hypot(found[1], alone[1]):
         raise ValueError(
             f"The draws do not follow the posterior: bridged with them, the log evidence is "
             f"{number(found[0], '.2f')} (standard error {number(found[1], '.2g')}), and from "

@@ -385,7 +385,7 @@ def _notes(evidence: Evidence, probe: int) -> list[str]:
             f"the forward map is rough: the log density scatters by {number(evidence.roughness)} "
             "about a smooth fit; rough=True is made for such maps"
         )
-    if run.failures > 0.01:
+    if run.failures > 0:
         notes.append(
             f"{percent(run.failures)} of the forward evaluations failed: the posterior is the one "
             "given that the forward map works"

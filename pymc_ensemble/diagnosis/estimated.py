@@ -9,11 +9,7 @@ from pymc_ensemble.log import number, percent
 
 from .facts import Facts
 from .findings import FAR
-from .known import WRONG_MEAN, WRONG_SD, Finding
-
-NOT_GAUSSIAN = 0.01  # p-value of Mardia's tests below which it is told
-UNLIKELY = 0.001  # share of data sets that may fit worse than the one that is observed
-MISSING = 0.1  # share of replicates that may fail
+from .known import LOST, RARE, WRONG_MEAN, WRONG_SD, Finding
 
 Likelihood = Mapping[str, Any]
 
@@ -106,7 +102,7 @@ def _raised(name: str, known: Likelihood) -> Iterator[Finding]:
 
 def _shape(name: str, known: Likelihood) -> Iterator[Finding]:
     """Summaries that are not Gaussian, and upon which the posterior rests."""
-    if known.get("gaussian", 1.0) >= NOT_GAUSSIAN:
+    if known.get("gaussian", 1.0) >= RARE:
         return
     if known["odd"] and not _rests_upon(known, "without"):
         return
@@ -134,7 +130,7 @@ def _unlike(name: str, known: Likelihood) -> Iterator[Finding]:
         return
     from scipy.special import chdtrc
 
-    if chdtrc(known["summaries"], known["misfit"]) < UNLIKELY:
+    if chdtrc(known["summaries"], known["misfit"]) < RARE:
         yield Finding(
             "doubtful",
             f"the simulator does not make data like those in `{name}` where the posterior is: "
@@ -147,7 +143,7 @@ def _unlike(name: str, known: Likelihood) -> Iterator[Finding]:
 def _failures(name: str, known: Likelihood) -> Iterator[Finding]:
     """Replicates that have failed."""
     share = known.get("failed", 0) / max(known.get("replicates", 1), 1)
-    if share > MISSING:
+    if share > LOST:
         yield Finding(
             "doubtful",
             f"{percent(share)} of the replicates for `{name}` failed: the Gaussian is that of runs "
@@ -174,7 +170,7 @@ def notes_on_likelihoods(facts: Facts) -> list[str]:
                 f"{smallest} posterior standard deviations, and may have moved them by less"
             )
         odd = known.get("odd", [])
-        if odd and known["gaussian"] < NOT_GAUSSIAN and not _rests_upon(known, "without"):
+        if odd and known["gaussian"] < RARE and not _rests_upon(known, "without"):
             shift = number(abs(known["without"][0]), ".2f")
             notes.append(
                 f"not Gaussian in `{name}`: {_listed(odd)}; without {_them(odd)} means move by "
@@ -185,7 +181,7 @@ def notes_on_likelihoods(facts: Facts) -> list[str]:
                 f"{_listed(raised)} in `{name}` hardly {_vary(raised)} "
                 "in the replicates, and the variance was raised to a twentieth of that of the prior"
             )
-        if 0 < known.get("failed", 0) <= MISSING * known["replicates"]:
+        if 0 < known.get("failed", 0) <= LOST * known["replicates"]:
             notes.append(f"{known['failed']} of the replicates for `{name}` failed")
     return notes
 

@@ -12,9 +12,9 @@ from .known import (
     ADJUST,
     CHANCE_LIMIT,
     LOST,
+    OFF,
     POSSIBLE,
     SAMPLE,
-    SD_LIMIT,
     SMOOTH,
     WRONG_MEAN,
     WRONG_SD,
@@ -29,10 +29,8 @@ from .weights import SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
 
-# What is estimated is estimated with an error, so less than makes a result wrong is doubted.
-MEAN_LIMIT, SUM_LIMIT = 0.27, 1.25
-CERTAIN = 2.5  # standard errors: the largest of ten by chance is larger in one of eight
-UNEQUAL = 1.05  # R-hat of chains that differ by more than chance
+CERTAIN = 3.0  # standard errors: the largest of ten by chance is larger in one of forty
+UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat of chains whose means scatter by so much
 LARGEST_KHAT = 0.7
 FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
@@ -132,14 +130,15 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
     shift, where = worst(_beyond(fit.shift, fit.shift_error), run.labels)
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
     ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
-    both = abs(shift) / WRONG_MEAN + abs(ratio) / WRONG_SD > SUM_LIMIT  # eq. (D7)
     # draws of an exact sampler that has settled are better than a tail that was never seen: there
     # what a fit says of values counts only if it says so of coordinates
     u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()
     seen = run.origin.adjusted and _settled(evidence)
-    if seen and u_shift < MEAN_LIMIT and u_ratio < SD_LIMIT:
+    if seen and np.hypot(u_shift / WRONG_MEAN, u_ratio / WRONG_SD) <= OFF:
         return
-    if abs(shift) > MEAN_LIMIT or (both and abs(ratio) <= SD_LIMIT):
+    of_mean, of_sd = abs(shift) / WRONG_MEAN, abs(ratio) / WRONG_SD
+    both = np.hypot(of_mean, of_sd) > OFF  # eq. (D7)
+    if of_mean > OFF or (both and of_sd <= OFF):
         k = run.labels.index(where)
         yield Finding(
             "wrong",
@@ -147,7 +146,7 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
             f"deviations, {by}",
             _remedy_of_error(evidence, fit.shift[k], evidence.chance.mean[k]),
         )
-    if abs(ratio) > SD_LIMIT or (both and abs(shift) <= MEAN_LIMIT):
+    if of_sd > OFF or (both and of_mean <= OFF):
         k = run.labels.index(which)
         yield Finding(
             "wrong",
@@ -170,7 +169,7 @@ def _remedy_of_error(evidence: Evidence, error: float, by_chance: float) -> str:
     reweight = "or correct these draws: pymc_ensemble.reweight."
     if evidence.rough and evidence.law == "density":
         return f"{SMOOTH}: more draws would not help, and weights neither."
-    if run.failures > 0.02:
+    if run.failures > LOST:
         return (
             f"{percent(run.failures)} of the forward evaluations failed: make the forward map work "
             "there, as a posterior is cut off where it fails."
@@ -220,7 +219,7 @@ def _by_chance(evidence: Evidence) -> Iterator[Finding]:
     if r_hat > UNEQUAL:
         reason = (
             f"the run has not converged: the ensembles disagree about `{worst_one}` (R-hat "
-            f"{number(r_hat, '.3f')}, where {UNEQUAL} is the most)"
+            f"{number(r_hat, '.3f')}, where {UNEQUAL:.3f} is the most)"
         )
         if evidence.apart:
             reason += " and have not seen the same posterior"
@@ -295,7 +294,7 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
         return
     if evidence.law == "gaussian" and weights.khat > LARGEST_KHAT:
         off = (run.U.mean(0) - weights.mean(run.U)) / np.maximum(run.U.std(0), 1e-300)
-        if np.abs(off).max() > MEAN_LIMIT + CERTAIN / np.sqrt(weights.ess):
+        if np.abs(off).max() > OFF * WRONG_MEAN + CERTAIN / np.sqrt(weights.ess):
             yield Finding(
                 "wrong",
                 "the ensemble is not where the posterior is: importance weights, by which the "
@@ -364,7 +363,7 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
         return
     drift, where = worst(evidence.chance.drift, run.labels)
     by_chance = 2 * evidence.chance.mean[run.labels.index(where)]  # of the halves' difference
-    if abs(drift) > max(WRONG_MEAN, 4 * by_chance):
+    if abs(drift) > max(WRONG_MEAN, CERTAIN * by_chance):
         yield Finding(
             "doubtful",
             f"`{where}` drifts: its mean moved by {number(drift, '+.2f')} posterior standard "

@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 from pymc_ensemble.samplers.ensemble import Law
 
 from .cells import Misplaced
-from .regression import MOST_PARAMETERS, Regression
+from .regression import MOST_PARAMETERS, ROUGH, Regression
 from .run import Run
 from .weights import SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["trustworthy", "doubtful", "wrong"]
 
-APART = 1.2  # R-hat of chains that have not seen the same posterior
 # Errors that make a result wrong, of a mean in posterior sd, and relative ones of an sd
 WRONG_MEAN, WRONG_SD = 0.3, 0.2
-# What is estimated is estimated with an error, so less than makes a result wrong is doubted
-SD_LIMIT = 0.15
+# What is estimated is estimated with an error, so less than makes a result wrong is called wrong:
+# so much of it, errors of a mean and of an sd being sides of a right angle
+OFF = 0.9
 POSSIBLE = 1.5  # standard errors that chance alone may well bring about
 CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
-ROUGH = 0.6  # scatter of the log density about a smooth fit
+RARE = 0.01  # chance that a test calls a right model wrong
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SAMPLE = "Sample, from here on: pm.sample(step=EnsembleKalmanSampler(initial_ensemble=result))"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"
@@ -128,8 +128,8 @@ class Evidence:
 
     @property
     def apart(self) -> bool:
-        """Whether chains are in different places."""
-        return bool(np.nan_to_num(self.r_hat).max() > APART)
+        """Whether chains are in different places: means scatter by twice what makes them wrong."""
+        return bool(np.nan_to_num(self.r_hat).max() > np.hypot(1, 2 * WRONG_MEAN))
 
 
 def _arviz(X: FloatArray) -> tuple[FloatArray, FloatArray]:

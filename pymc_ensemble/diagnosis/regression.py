@@ -19,12 +19,14 @@ FloatArray = NDArray[np.float64]
 MOST_PARAMETERS = 35
 TRAINING_DRAWS = 1000
 ENOUGH_DRAWS = 4000  # where these are too few for a fit
-VAGUE, NOISY = 0.1, 0.3  # error of a moment by the fit, and noise about it, that ask for more
+ROUGH = 0.6  # scatter of the log density about a smooth fit, or of the fit itself
+VAGUE, NOISY = 0.1, ROUGH / 2  # error of a moment by the fit, and noise, that ask for more
 FUNCTIONS, SAMPLE = 50, 1000  # that a fit leaves open, and the points at which they are compared
 PROPOSALS = 4000  # of each round of adaptive importance sampling
 ROUNDS = 5
 LARGEST_WEIGHT = 10  # that moves the law, in mean weights
 N_KERNELS, KERNEL_ROUNDS = 300, 2
+LEAST_SAMPLED = 0.02  # effective share of the sample from a fit that is used
 SHARE_OF_LAW = 0.3  # of the points, beside kernels
 BOTTOM = 10  # fall, in units of (D4), at which no draw is of any use
 CLOSE = 0.2  # posterior sd, within which a smooth function changes little
@@ -162,8 +164,7 @@ class Regression:
     @property
     def reliable(self) -> bool:
         """Whether the fit says anything about the posterior where the draws are."""
-        sampled = self.efficiency > 0.3 or (self.khat < 0.95 and self.efficiency > 0.02)
-        return sampled and self.uncertainty < 0.6
+        return self.efficiency > LEAST_SAMPLED and self.uncertainty < ROUGH
 
 
 def _fit(
@@ -206,7 +207,7 @@ def _errors_of_moments(
     """
     mean = weights @ parameters
     z = (parameters - mean) / np.maximum(np.sqrt(weights @ (parameters - mean) ** 2), 1e-300)
-    of_sample = np.sqrt(weights**2 @ np.array([z**2, 0.25 * (z**2 - 1) ** 2]))
+    of_sample = np.sqrt(weights**2 @ np.array([z**2, (0.5 * (z**2 - 1)) ** 2]))
     chosen = rng.choice(len(points), SAMPLE, p=weights)
     points, moved = points[chosen], parameters[chosen]
     drawn = process.draw(FUNCTIONS, rng)

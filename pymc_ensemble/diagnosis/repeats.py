@@ -11,7 +11,8 @@ from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 
 from .findings import UNTRUE
-from .known import ROUGH, SD_LIMIT, SMOOTH, Evidence, Finding
+from .known import OFF, SMOOTH, WRONG_SD, Evidence, Finding
+from .regression import ROUGH
 from .run import Run
 
 FloatArray = NDArray[np.float64]
@@ -87,7 +88,7 @@ class Agreement:
         if self.error - self.error_sd > UNTRUE:
             return f"is off by {number(self.error)} (standard error {number(self.error_sd)})"
         low, high = (max(self.slope + k * self.slope_sd, 1e-300) for k in (-1, 1))
-        if 0.5 * np.log(low) > SD_LIMIT or 0.5 * np.log(high) < -SD_LIMIT:
+        if 0.5 * np.log(low) > OFF * WRONG_SD or 0.5 * np.log(high) < -OFF * WRONG_SD:
             flat = self.slope > 1
             factor = self.slope if flat else 1 / max(self.slope, 1e-300)
             return f"is {number(factor)} times too {'flat' if flat else 'steep'}"

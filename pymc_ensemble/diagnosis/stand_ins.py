@@ -6,10 +6,10 @@ import numpy as np
 
 from pymc_ensemble.log import number, percent
 
-from .known import CHANCE_LIMIT, LOST, SAMPLE, SD_LIMIT, Evidence, Finding
+from .known import CHANCE_LIMIT, LOST, POSSIBLE, RARE, SAMPLE, WRONG_SD, Evidence, Finding
 from .run import Run
 
-FAMILIAR = 0.99  # share of the simulations that may look more like the others than the data do
+FAMILIAR = 1 - RARE  # share of the simulations that may look more like the others than the data do
 UNLIKE = 0.25  # acceptance of independent proposals below which a learned law is far off
 HELPS = 0.5  # error of means by a cheap model beyond which it is of no help
 
@@ -102,7 +102,7 @@ def surrogate(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("wrong", "the surrogate did not pass its verification.", remedy)
     errors = [run.stats.get(name) for name in ("surrogate_error", "surrogate_error_sd")]
     mean, sd = (0.0 if e is None else float(np.nan_to_num(e).max()) for e in errors)
-    if mean > CHANCE_LIMIT or sd > SD_LIMIT:
+    if mean > CHANCE_LIMIT or sd > WRONG_SD / POSSIBLE:
         yield Finding(
             "doubtful",
             f"the surrogate leaves means open by {number(mean, '.2f')} posterior standard "

@@ -1,0 +1,149 @@
+"""Half and twice of the numbers that verdicts depend on: rows of docs/tuned_numbers.csv.
+
+    python benchmarks/diagnosis.py --seeds 1 --runs outputs/diagnosis     first, to have runs
+    python benchmarks/diagnosis_numbers.py --runs outputs/diagnosis
+
+The evidence of every finished run is gathered once, and judged with each number halved and doubled.
+Printed is of how many wrong runs, and of how many right ones, something is said against: with the
+numbers as they are, and with each one changed. ``--refit`` gathers the evidence anew, for numbers
+of the regression, and ``--every 5`` takes one run of five.
+"""
+
+import argparse
+import logging
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytensor
+import xarray as xr
+from diagnosis import CASES, MEAN, SD, errors
+from known_posteriors import PROBLEMS
+
+from pymc_ensemble.diagnosis import findings, known, modes, regression, stand_ins
+from pymc_ensemble.diagnosis.known import Evidence
+from pymc_ensemble.diagnosis.run import Run
+
+MODULES = (findings, known, modes, regression, stand_ins)
+OF_VERDICTS = {
+    "OFF": (0.45, 0.95),
+    "CERTAIN": (1.25, 5.0),
+    "LARGEST_KHAT": (0.35, 1.4),
+    "FAR": (0.5, 2.0),
+    "LOW_ACCEPTANCE": (0.025, 0.1),
+    "LOW_WOULD_BE": (0.3, 0.8),
+    "UNTRUE": (0.5, 2.0),
+    "CHANCE_LIMIT": (0.1, 0.4),
+    "POSSIBLE": (0.75, 3.0),
+    "LOST": (0.05, 0.2),
+    "ROUGH": (0.3, 1.2),
+    "UNEQUAL": (float(np.hypot(1, 0.15)), float(np.hypot(1, 0.6))),
+    "WIDE_OPEN": (10.0, 40.0),
+    "UNLIKE": (0.125, 0.5),
+    "EXTREME": (0.005, 0.02),
+    "DEEP": (1.5, 6.0),
+    "FEWEST_APART": (15, 60),
+    "FEWEST_VISITS": (1, 4),
+}
+OF_REGRESSION = {
+    "LARGEST_WEIGHT": (5, 20),
+    "SHARE_OF_LAW": (0.15, 0.6),
+    "BOTTOM": (5, 20),
+    "HORIZON": (1.5, 6.0),
+    "CLOSE": (0.1, 0.4),
+    "VAGUE": (0.05, 0.2),
+    "NOISY": (0.15, 0.6),
+    "FUNCTIONS": (25, 100),
+    "N_KERNELS": (150, 600),
+    "ROUNDS": (3, 10),
+    "KERNEL_ROUNDS": (1, 4),
+}
+
+
+def changed(number, value):
+    """The package with another value of a number, wherever it is known by its name."""
+    stack = ExitStack()
+    for module in MODULES:
+        if hasattr(module, number):
+            stack.enter_context(patch.object(module, number, value))
+    return stack
+
+
+def finished(folder, seeds):
+    """Finished runs with their names, and whether each is wrong."""
+    references = {}
+    for case in CASES:
+        for seed in range(seeds):
+            path = folder / f"{case.name}, {seed}.nc".replace(" ", "_")
+            if not path.exists():
+                continue
+            if case.problem not in references:
+                references[case.problem] = PROBLEMS[case.problem].reference()
+            with xr.open_datatree(path, engine="h5netcdf") as opened:
+                idata = opened.load()
+            mean, sd = errors(idata, references[case.problem])
+            yield path.stem, Run.of(idata, None), mean > MEAN or sd > SD
+
+
+def evidence_of(run):
+    """All that is known of a run."""
+    return Evidence.of(run, None, np.random.default_rng(0))
+
+
+def modes_lost(run):
+    """Whether the burn-in has seen a mode that the draws do not have."""
+    known = run.burn_in is not None and run.alone and run.origin.density_known
+    return bool(known and modes.missed_mode(run, *run.burn_in, "{}"))
+
+
+def doubted(gathered, lost):
+    """Whether anything is said against each of the runs."""
+    judged = [bool(findings.judge(evidence)) for evidence in gathered]
+    return np.array(judged) | np.array(lost)
+
+
+def main():
+    """Print what half and twice do."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("outputs/diagnosis"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--refit", action="store_true", help="numbers of the regression")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one run of N")
+    parser.add_argument("--only", nargs="*", help="only these numbers")
+    options = parser.parse_args()
+    pytensor.config.mode = "FAST_COMPILE"
+    logging.getLogger("pymc_ensemble").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    runs = list(finished(options.runs, options.seeds))[:: options.every]
+    wrong = np.array([one for _, _, one in runs])
+    gathered = [evidence_of(run) for _, run, _ in runs]
+    lost = [modes_lost(run) for _, run, _ in runs]
+    usual = doubted(gathered, lost)
+    print(f"{len(runs)} runs: {usual[wrong].sum()} of {wrong.sum()} wrong ones are told")
+    print(f"and {usual[~wrong].sum()} of {(~wrong).sum()} right ones doubted", flush=True)
+    for name, one, told in zip([name for name, _, _ in runs], wrong, usual, strict=True):
+        if one != told:
+            print(f"  {'missed' if one else 'false alarm'}: {name}")
+    for number, values in (OF_REGRESSION if options.refit else OF_VERDICTS).items():
+        if options.only and number not in options.only:
+            continue
+        for value in values:
+            with changed(number, value):
+                if options.refit:
+                    now = doubted([evidence_of(run) for _, run, _ in runs], lost)
+                elif hasattr(modes, number):
+                    now = doubted(gathered, [modes_lost(run) for _, run, _ in runs])
+                else:
+                    now = doubted(gathered, lost)
+            which = [name for (name, _, _), a, b in zip(runs, now, usual, strict=True) if a != b]
+            counts = f"{now[wrong].sum()} told and {now[~wrong].sum()} doubted"
+            print(
+                f"{number} {value}: {counts}; {len(which)} change: {', '.join(which[:6])}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
