@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pymc_ensemble.samplers.phases import default_ensemble_size
 from pymc_ensemble.samplers.proposals import differential_evolution
 
 FloatArray = NDArray[np.float64]
 
-WALKERS = 100
 BURN_IN = 60  # sweeps; a third of it is enough where the start is resampled from many simulations
 THINNING = 10  # sweeps between two draws of a walker
 BANDWIDTH = 0.3  # of the start about resampled simulations, in their sd: none are the same
@@ -78,7 +78,7 @@ def walk(
 
 def walkers(dimension: int) -> int:
     """Number of walkers: an even one, and enough to span the parameters in either half."""
-    return max(WALKERS, 4 * (dimension + 2))
+    return default_ensemble_size(dimension)
 
 
 def start(

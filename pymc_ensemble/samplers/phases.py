@@ -327,9 +327,9 @@ class PhasedSampler(ABC):
             )
 
 
-def default_ensemble_size(dimension: int) -> int:
-    """``max(100, 4 (d + 2))`` particles: an even number."""
-    return max(100, 4 * (dimension + 2))
+def default_ensemble_size(dimension: int, fewest: int = 100) -> int:
+    """``max(100, 4 (d + 2))`` particles: an even number, if the `fewest` are."""
+    return max(fewest, 4 * (dimension + 2))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ CovarianceOption = Literal["constant", "linear"]
 REPLICATES = 200
 FEWEST_FOR_EACH = 5  # replicates for each summary: with fewer, variances are a quarter too wide
 PAIRS = 50  # runs at two of a point each: a variance to a fifth
-MOST_MISSING = 0.5  # of runs that fail, beyond which nothing is estimated
 SEED = 0x5EED  # of runs when a model is built
 LARGEST_LOG = 20.0  # of a variance relative to that at the center: keeps densities finite
 

@@ -20,6 +20,7 @@ from pymc_ensemble.log import logger, show_log
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.points import compiled, layout_of, points_of
 from pymc_ensemble.samplers.options import require_counts, require_flags, require_given_counts
+from pymc_ensemble.samplers.phases import default_ensemble_size
 from pymc_ensemble.step_methods.kalman import EnsembleKalmanSampler
 
 from .checking import Design, check_posterior
@@ -261,7 +262,7 @@ class Staged:
     def find(self, found: FloatArray | None = None) -> FloatArray:
         """Sample roughly: particles of one sweep, shape (J, d)."""
         d = sum(v.where.stop - v.where.start for v in layout_of(self.model))
-        size = max(FIND_SIZE, 4 * (d + 2))
+        size = default_ensemble_size(d, FIND_SIZE)
         step = self.step(size, found)
         with self.model:
             idata = pm.sample(
