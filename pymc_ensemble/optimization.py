@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pymc.initial_point import make_initial_point_fn
 from pytensor.graph.basic import Variable
 
+from pymc_ensemble.diagnosis.facts import estimated_likelihoods
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
 from pymc_ensemble.problem.leaves import without_leaves
@@ -204,6 +205,11 @@ def find_MAP_ensemble(
     require_counts(1, directions=directions, maxiter=maxiter)
     require_positive(sigma=sigma, tol=tol)
     model = without_leaves(given_model(model))
+    if synthetic := list(estimated_likelihoods(model)):
+        raise ValueError(
+            f"`{synthetic[0]}` is a synthetic likelihood: the highest density would be that of the "
+            "luckiest simulation. Sample instead, with pymc_ensemble.sample_synthetic()."
+        )
     rng = given_generator(random_seed, "random_seed")
     known = {*model.named_vars, *(value.name for value in model.value_vars)}
     if initvals is not None and not isinstance(initvals, Mapping):

@@ -111,6 +111,11 @@ def reweight(
             "The draws carry the density of an amortized estimate, which cannot correct them. With "
             "a likelihood, AmortizedPosterior.refine(data, evaluations=200) can."
         )
+    if run.facts.map == "stochastic":
+        raise ValueError(
+            "The forward model is stochastic, so that weights would prefer the draws with lucky "
+            "runs. Use the draws as they are, if they come from a sampler that averages."
+        )
     if not run.origin.density_known:
         raise ValueError(
             f"These draws come from a {run.origin.law}, and their log density is its own, so it "

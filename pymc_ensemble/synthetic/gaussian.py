@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
 FLOOR = 0.05  # of the variance over the prior: with a tenth of it, C2ST of an epidemic is the same
 NULL = 500  # Gaussian samples that tests are compared with: p-values are multiples of 1 in 501
+ROUNDING = 1e-8  # of a summary beside what others tell of it: a sum of doubles is exact to 1e-15
 ODD = 0.99  # quantile of theirs, beyond which a summary is not Gaussian
 
 
@@ -95,6 +97,21 @@ def of_pairs(first: FloatArray, second: FloatArray) -> Covariance:
     rho = shrinkage(correlation, n)
     matrix = ((1 - rho) * correlation + rho * np.eye(K)) * np.outer(sd, sd)
     return Covariance(matrix, rho, 1.0, variances <= 0)
+
+
+def dependent(residuals: FloatArray) -> list[int]:
+    """Summaries that follow from others, as rows (n, K) with a mean of zero say up to rounding.
+
+    Those that do not vary are left out, and fewer rows than summaries tell nothing.
+    """
+    n, K = residuals.shape
+    sd = np.sqrt((residuals**2).mean(0))
+    vary = np.flatnonzero(sd > 0)
+    if n <= K or not len(vary):
+        return []
+    R, order = scipy.linalg.qr(residuals[:, vary] / sd[vary], mode="r", pivoting=True)
+    sizes = np.abs(np.diag(R))
+    return sorted(vary[order[sizes < ROUNDING * sizes[0]]].tolist())
 
 
 @dataclass(frozen=True)

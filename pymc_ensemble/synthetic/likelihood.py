@@ -254,6 +254,7 @@ class SyntheticLikelihood:
                 "run twice: it has no noise, and no Gaussian. Leave it out, or observe it by an "
                 "ordinary likelihood with an error of its own."
             )
+        simulator.require_independent(first[both] - second[both])
         return Initial(pairs.matrix, np.diag(pairs.matrix), len(made.outputs), made.n_failed)
 
 

@@ -18,6 +18,7 @@ from pymc_ensemble.diagnosis.facts import TooFewDrawsError, facts_of
 from pymc_ensemble.diagnosis.fountain import Fountain
 from pymc_ensemble.log import logger, show_log
 from pymc_ensemble.problem.checks import given_generator, given_model
+from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.problem.points import compiled, layout_of, points_of
 from pymc_ensemble.samplers.options import require_counts, require_flags, require_given_counts
 from pymc_ensemble.samplers.phases import default_ensemble_size
@@ -153,6 +154,11 @@ def sample_synthetic(
         raise ValueError(f"{taken[0]} is no option of sample_synthetic, which sets it itself.")
     if unknown := sorted(set(sample_kwargs) - KNOWN):
         raise ValueError(f"{unknown[0]} is an option neither of sample_synthetic nor of pm.sample.")
+    if (sample_kwargs.get("idata_kwargs") or {}).get("log_likelihood"):
+        raise ValueError(
+            'idata_kwargs={"log_likelihood": True} asks for log likelihoods of single simulations, '
+            "which are random. Leave it out."
+        )
     model = given_model(model)
     rng = given_generator(random_seed, "random_seed")
     likelihoods = likelihoods_in(model)
@@ -233,6 +239,15 @@ class Staged:
         rng: np.random.Generator,
     ):
         self.model, self.likelihoods, self.rng = model, likelihoods, rng
+        self.moved = without_leaves(model)  # without what is drawn beside the others
+        if discrete := [
+            str(self.moved.values_to_rvs[v].name) for v in self.moved.discrete_value_vars
+        ]:
+            raise ValueError(
+                f"`{discrete[0]}` is discrete, and no sampler that averages over a synthetic "
+                "likelihood can move it. Marginalize it out of the model; or do without a "
+                "Gaussian of summaries: pymc_ensemble.amortize, or pm.sample_smc with pm.Simulator."
+            )
         self.counted = Counted({}, {})
         self.designs: dict[str, Design] = {}
         self.replicates: dict[str, FloatArray] = {}
@@ -261,7 +276,7 @@ class Staged:
 
     def find(self, found: FloatArray | None = None) -> FloatArray:
         """Sample roughly: particles of one sweep, shape (J, d)."""
-        d = sum(v.where.stop - v.where.start for v in layout_of(self.model))
+        d = sum(v.where.stop - v.where.start for v in layout_of(self.moved))
         size = default_ensemble_size(d, FIND_SIZE)
         step = self.step(size, found)
         with self.model:
@@ -289,6 +304,8 @@ class Staged:
             K = made.outputs.shape[1]
             simulator.require(made, "the mean of the posterior", min(R, FEWEST_FOR_EACH * K))
             least = simulator.initial.variances
+            if least is None:  # else they were compared over the prior, where more of them vary
+                simulator.require_independent(made.good - made.good.mean(0))
             covariance = Covariance.of(made.good, None if least is None else FLOOR * least)
             matrix = covariance.matrix
             constant = np.flatnonzero(np.ptp(made.good, axis=0) == 0).tolist()
@@ -365,7 +382,7 @@ class Staged:
 
     def _columns(self, simulator: SummaryModel, node: Apply) -> list[int]:
         """Coordinates that the simulator depends on, in the order of its free variables."""
-        layout = {v.name: v.where for v in layout_of(self.model)}
+        layout = {v.name: v.where for v in layout_of(self.moved)}
         free = free_behind(self.model, node)
         names = [str(self.model.rvs_to_values[rv].name) for rv in free]
         columns = [k for n in names for k in range(layout[n].start, layout[n].stop)]
@@ -377,8 +394,8 @@ class Staged:
         name = simulator.observed
         varying = [node.inputs[i] for i in node.op.signature.varying]
         if name not in self._inputs:
-            self._inputs[name] = compiled(self.model, self.model.replace_rvs_by_values(varying))
-        rows = [self._inputs[name](point) for point in points_of(layout_of(self.model), U)]
+            self._inputs[name] = compiled(self.moved, self.model.replace_rvs_by_values(varying))
+        rows = [self._inputs[name](point) for point in points_of(layout_of(self.moved), U)]
         inputs = [np.array(column) for column in zip(*rows, strict=True)]
         seed = np.random.SeedSequence(int(self.rng.integers(2**63)))
         made = simulator.run(node, inputs, seed)

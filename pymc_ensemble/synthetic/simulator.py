@@ -20,6 +20,8 @@ from pymc_ensemble.forward.versions import fingerprint
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import quoted
 
+from .gaussian import dependent
+
 FloatArray = NDArray[np.float64]
 
 MOST_MISSING = 0.5  # of runs that fail, beyond which nothing is estimated
@@ -177,6 +179,24 @@ class SummaryModel(ForwardModel):
             f"{failed} of {n} runs of {self.name} for `{self.observed}` failed at {where}, so that "
             f"the covariance of its summaries is not known. {remedy}. The first failure:\n{reason}"
         )
+
+    def require_independent(self, residuals: FloatArray) -> None:
+        """Refuse summaries that follow from others: shrinkage would count what they tell twice.
+
+        Parameters
+        ----------
+        residuals : ndarray of shape (n, K)
+            Noise of some runs.
+
+        Raises
+        ------
+        ValueError
+        """
+        if which := dependent(residuals):
+            raise ValueError(
+                f"Summary {', '.join(map(str, which))} of `{self.observed}` follows from the "
+                "others, as their sum or difference does, and would be counted twice. Leave it out."
+            )
 
     def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]]:
         """Name of the observed variable, and what its likelihood is known by."""

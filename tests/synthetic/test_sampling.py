@@ -292,3 +292,69 @@ def test_more_stages_begin_anew_every_time():
     )
     np.testing.assert_array_equal(one["posterior"]["a"], other["posterior"]["a"])
     assert one["synthetic"].attrs["n_evals_replicates"] == 200
+
+
+def shifted(a, rng):
+    CALLS.append(a)
+    return a + rng.standard_normal(2)
+
+
+def test_discrete_variables_are_drawn_beside_the_others_or_refused():
+    likelihood = pe.synthetic_likelihood(shifted, replicates=20)
+    with pm.Model() as model:
+        a = pm.Normal("a")
+        likelihood("y", a, observed=[1.0, 1.2])
+        pm.Poisson("after", pm.math.exp(a))
+    idata = pe.sample_synthetic(100, model=model, random_seed=1, progressbar=False, check=False)
+    # the posterior mean is 2.2 / 3, known to 0.2 with a covariance of 20 replicates
+    assert float(idata["posterior"]["a"].mean()) == pytest.approx(2.2 / 3, abs=0.35)
+    assert idata["posterior"]["after"].dtype.kind == "i"
+    with model:
+        pm.Normal("z", pm.Poisson("k", 2.0) * 1.0, observed=1.0)
+    CALLS.clear()
+    with pytest.raises(ValueError, match=r"`k` is discrete.*pymc_ensemble\.amortize"):
+        pe.sample_synthetic(model=model, progressbar=False)
+    assert not CALLS
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_summaries_that_follow_from_others_are_refused(given):
+    """Their correlation would be shrunk, so that what they tell would count twice."""
+
+    def total(a, rng):
+        both = a + rng.standard_normal(2)
+        return [both[0], both[1], both.sum()]
+
+    option = {"initial_covariance": np.eye(3)} if given else {}
+    likelihood = pe.synthetic_likelihood(total, replicates=20, **option)
+    with pytest.raises(ValueError, match="of `y` follows from the others"), pm.Model():  # noqa: PT012
+        likelihood("y", pm.Normal("a"), observed=[1.0, 1.2, 2.2])
+        pe.sample_synthetic(50, random_seed=1, progressbar=False)
+
+
+def test_log_likelihoods_are_refused_before_anything_is_simulated():
+    model = model_of()
+    CALLS.clear()
+    with pytest.raises(ValueError, match="log likelihoods of single simulations"):
+        pe.sample_synthetic(model=model, progressbar=False, idata_kwargs={"log_likelihood": True})
+    assert not CALLS
+
+
+def test_mode_and_weights_of_lucky_simulations_are_refused():
+    model = model_of(initial_covariance=np.diag(NOISE**2))
+    CALLS.clear()
+    with model, pytest.raises(ValueError, match=r"`y` is a synthetic.*luckiest"):
+        pe.find_MAP_ensemble()
+    assert not CALLS
+    with model:
+        idata = pm.sample(
+            200,
+            step=pe.EnsembleKalmanSampler(adjust=False),
+            chains=1,
+            cores=1,
+            random_seed=1,
+            progressbar=False,
+            compute_convergence_checks=False,
+        )
+    with pytest.raises(ValueError, match="lucky runs"):
+        pe.reweight(idata)
