@@ -39,9 +39,6 @@ STEP = 0.2
 # A Metropolis test errs by more than 0.2 posterior sd from s = 2 on. Where s is less than 1 it is
 # harmless, and the linear fit, which averages fluctuations, may err by as much in curved problems.
 LARGEST_FLUCTUATION = 1.2
-# Steps that are 1.8 times shorter make the differences of a smooth map smaller by this factor. In
-# two modes of the Lorenz system they fall by 10^4 and more.
-NARROW = 10.0
 STARTS = 4  # of k-means: one of them misses two modes in every seventh case
 TINY = np.finfo(float).tiny
 # Where a linear fit does not do, it errs by 0.3 posterior sd and more; a Metropolis test does so
@@ -75,10 +72,13 @@ class Examination:
         return self.fluctuation > tolerable
 
     def after(self, closer: "Examination") -> "Examination":
-        """Join with a `closer` look, by steps that suit the modes of the ensemble."""
+        """Join with a `closer` look, by steps that suit the modes of the ensemble.
+
+        That tells fluctuations as well, and of narrow modes it does not find any.
+        """
         evaluations = self.evaluations + closer.evaluations
-        narrow = closer.fluctuation < self.fluctuation / NARROW
-        fluctuation = closer.fluctuation if narrow else self.fluctuation
+        told = np.isfinite(closer.fluctuation)
+        fluctuation = closer.fluctuation if told else self.fluctuation
         return replace(self, fluctuation=fluctuation, evaluations=evaluations)
 
     def __str__(self) -> str:
