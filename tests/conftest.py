@@ -28,6 +28,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import numpy as np
 import pytensor
 import pytest
+import threadpoolctl
+
+# A plugin of pytest may have loaded NumPy before these settings: that of jaxtyping does.
+threadpoolctl.threadpool_limits(int(os.environ["OPENBLAS_NUM_THREADS"]), user_api="blas")
 
 
 def pytest_addoption(parser):
