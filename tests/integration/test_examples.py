@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
+import pytensor
 import pytest
 
 import pymc_ensemble as pe
@@ -25,8 +26,30 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.md"))
 
 
-SMALLER = {"data_assimilation": {"TRUTHS, OTHERS = 8, 6": "TRUTHS, OTHERS = 3, 2"}}
+SMALLER = {
+    "bayes_factors": {"            1000,\n": "            600,\n"},
+    "c_program": {
+        "        1000,\n": "        400,\n",
+        "draws=500": "draws=100",
+    },
+    "data_assimilation": {
+        "TRUTHS, OTHERS = 8, 6": "TRUTHS, OTHERS = 3, 1",
+        "draws=3000": "draws=1500",
+        "pm.sample(3000": "pm.sample(1500",
+        "steps=16000": "steps=3000",
+        "size=64": "size=32",
+    },
+    "diffusion": {"draws=4000": "draws=1500", "4000": "1000"},
+    "lorenz63": {", 1000)": ", 600)", "500, tune=20": "200, tune=10"},
+    "many_data_sets": {"simulations(model, 100,": "simulations(model, 60,"},
+    "outbreak": {"simulations(model, 4000,": "simulations(model, 2000,"},
+    "thrown_ball": {"coverage(200,": "coverage(50,"},
+    "two_solvers": {"start, 4000)": "start, 1000)"},
+}
 """Lines of notebooks that are others here, as these take longest."""
+
+IN_DEFAULT_MODE = {"quickstart", "darcy", "unknown_noise"}
+"""Notebooks in the mode of users: there more is compiled, which pays where much is evaluated."""
 
 
 def run_notebook(name):
@@ -176,9 +199,10 @@ def outbreak(session):
 
 def many_data_sets(session):
     assert session["answers"][session["wrong"]] is None
-    assert len(session["known"]) >= 93
-    assert 0.8 < session["inside"].mean() < 0.98
-    assert len(session["efficiencies"]) >= 20
+    assert len(session["known"]) >= 55
+    # 60 intervals of 90%: a standard deviation of .04
+    assert 0.78 < session["inside"].mean() < 0.99
+    assert len(session["efficiencies"]) >= 12
     learned, sampled = (
         one.posterior.dataset[["fastest", "half"]]
         for one in (session["answers"][session["k"]], session["sampled"])
@@ -297,15 +321,14 @@ def test_notebooks_are_checked():
     assert {path.stem for path in NOTEBOOKS} == {check.__name__ for check in checks}
 
 
-@pytest.mark.default_mode
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_notebook(check, monkeypatch, tmp_path, request):
     """Each runs from top to bottom, and finds what its text says.
 
-    There are fewer simulations than on the page, two networks of four where these take longest, one
-    chain where each evaluation is a process, and fewer paths that are to be found.
+    There are fewer simulations than on the page, two networks of four, fewer ends that a map
+    learns, one chain where each evaluation is a process, and fewer draws where these take longest.
     """
     if check is c_program and shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
@@ -318,11 +341,16 @@ def test_notebook(check, monkeypatch, tmp_path, request):
         return whole(*args, simulations=max(simulations // 4, 2), **options)
 
     monkeypatch.setattr(pe, "coverage", fewer)
-    if check is thrown_ball:
+    if request.node.get_closest_marker("amortized"):
         monkeypatch.setattr(pe, "amortize", partial(pe.amortize, members=2))
+    if check is diffusion:
+        monkeypatch.setattr("pymc_ensemble.amortized.refining.LABELS", 1000)
     if check is c_program:
         monkeypatch.setattr(pm, "sample", one_chain(pm.sample))
-    check(run_notebook(check.__name__))
+    mode = "Mode" if check.__name__ in IN_DEFAULT_MODE else pytensor.config.mode
+    with pytensor.config.change_flags(mode=mode):
+        session = run_notebook(check.__name__)
+    check(session)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
