@@ -142,7 +142,9 @@ def test_code_of_summaries(capsys):
 
 
 @pytest.mark.amortized
-def test_code_of_amortized(capsys):
+def test_code_of_amortized(capsys, monkeypatch):
+    """With two networks of four."""
+    monkeypatch.setattr(pe, "amortize", functools.partial(pe.amortize, members=2))
     session = {}
     for block in blocks("amortized.md"):
         exec(compile(block, "amortized.md", "exec"), session)
@@ -210,7 +212,7 @@ def test_code_of_recipes(monkeypatch):
     results = []
 
     def short(*args, **kwargs):
-        options = {"draws": 500, "chains": 2, "cores": 1, "random_seed": 1, "progressbar": False}
+        options = {"draws": 500, "chains": 1, "cores": 1, "random_seed": 1, "progressbar": False}
         results.append(sample(*args, **options, **kwargs))
         return results[-1]
 

@@ -175,7 +175,7 @@ def derived():
             pm.Deterministic(name, of(x))
         pm.Normal("y", x[0] - x[1], scale, observed=[1.0, 1.4, 0.2])
     with np.errstate(all="ignore"):
-        return sample(model, pe.EnsembleKalmanSampler(adjust=True), draws=1000), model
+        return sample(model, pe.EnsembleKalmanSampler(adjust=True), draws=500), model
 
 
 @pytest.mark.parametrize("kept", [[*DERIVED], ["many", "x", "scale"], ["infinite"], []])

@@ -632,7 +632,7 @@ def test_modes_that_were_lost_are_marked(caplog):
     step = partial(pe.EnsembleKalmanSampler, ensemble_size=80)
     for seed in range(3):
         caplog.clear()
-        idata = sample(model, step(), draws=480, chains=2, random_seed=seed)
+        idata = sample(model, step(), draws=240, chains=2, random_seed=seed)
         one_mode = (idata.posterior["u"].std("draw") < 0.5).to_numpy()  # they are three apart
         lost = idata.sample_stats["lost"].to_numpy()
         assert (lost == one_mode[:, None]).all()

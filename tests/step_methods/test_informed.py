@@ -111,7 +111,7 @@ def test_a_law_is_called_far_below_a_quarter_of_acceptance(caplog, steep, flagge
 
 def test_hyperparameters_that_bend_outputs_are_flagged():
     """A latent process of many sites is far from any line, though curvature helps."""
-    x = np.linspace(0, 1, 60)
+    x = np.linspace(0, 1, 30)
     counts = np.exp(1 + 1.5 * np.sin(7 * x)).astype(int)
     with pm.Model() as model:
         amplitude = pm.HalfNormal("amplitude")

@@ -222,7 +222,7 @@ def test_what_the_workers_do_not_have(client):
         inverse.evaluate(points([1, 2]))
 
 
-@pytest.mark.parametrize(("mp_ctx", "chains"), [("fork", 4), ("spawn", 2)])
+@pytest.mark.parametrize(("mp_ctx", "chains"), [("fork", 3), ("spawn", 2)])
 def test_chains_in_processes_of_their_own(client, mp_ctx, chains):
     if mp_ctx == "fork" and os.name != "posix":
         pytest.skip("no fork")

@@ -88,12 +88,12 @@ def test_rough_map_is_averaged():
 
 def test_design_is_wider_than_the_posterior_where_the_map_is_rough():
     problem, rng = oscillating(True), np.random.default_rng(0)
-    sampler = EnsembleGaussianProcess(problem, ensemble_size=200)
-    state, widest = sampler.start(rng.random((200, 2))), 0.0
+    sampler = EnsembleGaussianProcess(problem, ensemble_size=120)
+    state, widest = sampler.start(rng.random((120, 2))), 0.0
     for _ in range(8):
         points, pending = sampler.ask(state, rng)
         state, _ = sampler.tell(state, pending, problem.evaluate(points))
-        if problem.n_evaluations > 600:
+        if problem.n_evaluations > 360:
             widest = max(widest, (points.std(0) / problem.sd).min())
     assert widest > 1.3
 
@@ -154,7 +154,7 @@ def test_archive_saves_evaluations(losses):
         with_archive.append(problem.n_evaluations)
         assert len(learned(state).archive) == len(known) + with_archive[-1]
         if state.converged:
-            assert errors(problem, draws(sampler, problem, state, rng, 60))[0] < 0.15
+            assert errors(problem, draws(sampler, problem, state, rng, 20))[0] < 0.15
         learn(problem, np.random.default_rng(seed), **options)
         without.append(problem.n_evaluations)
     assert np.median(with_archive) < np.median(without)
@@ -261,7 +261,7 @@ def test_constant_outputs_leave_the_prior():
     np.testing.assert_allclose(U.std(0), 1, atol=0.12)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_start_of_few_points_does_not_cut_the_posterior(seed):
     """Losses of few points are predicted without error, but the posterior goes on beyond them."""
     problem, rng = random_linear(3), np.random.default_rng(seed)
@@ -277,8 +277,8 @@ def test_start_of_few_points_does_not_cut_the_posterior(seed):
 def test_start_from_nearly_one_point(target):
     """A ball of a thousandth of the posterior's size, as around an optimum."""
     problem, rng = random_linear(3), np.random.default_rng(0)
-    U = problem.mean + 1e-3 * problem.sd * rng.standard_normal((60, 3))
-    sampler, state, _ = learn(problem, rng, U=U, target=target, ensemble_size=60)
+    U = problem.mean + 1e-3 * problem.sd * rng.standard_normal((40, 3))
+    sampler, state, _ = learn(problem, rng, U=U, target=target, ensemble_size=40)
     assert state.converged
     mean, sd = errors(problem, draws(sampler, problem, state, rng, 50))
     assert mean < 0.12
