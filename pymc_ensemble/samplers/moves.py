@@ -14,7 +14,6 @@ Move = Callable[[Array, Array, GaussianLaw, np.random.Generator], Sequence[Array
 
 INDEPENDENT_SHARE = 0.8  # of the moves by default
 LARGEST_STRETCH = 2.0  # as in emcee
-WALK_PARTNERS = 3
 
 
 class WrongMoveError(ValueError):
@@ -104,7 +103,7 @@ def stretch(
 def walk(
     group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Step with the covariance of three partners, drawn anew for each particle [1]_.
+    """Step with the covariance of the partners, all of them [1]_.
 
     Parameters
     ----------
@@ -122,11 +121,9 @@ def walk(
        Communications in Applied Mathematics and Computational Science, 5, 65-80.
        https://doi.org/10.2140/camcos.2010.5.65
     """
-    n, size = len(group), min(WALK_PARTNERS, len(partners))
-    chosen = partners[rng.random((n, len(partners))).argsort(axis=1)[:, :size]]
-    anomalies = (chosen - chosen.mean(1, keepdims=True)) / np.sqrt(size - 1)
-    step = np.einsum("ns,nsd->nd", rng.standard_normal((n, size)), anomalies)  # eq. (K21)
-    return group + step, np.zeros(n)
+    n, size = len(group), len(partners)
+    anomalies = (partners - partners.mean(0)) / np.sqrt(size - 1)
+    return group + rng.standard_normal((n, size)) @ anomalies, np.zeros(n)  # eq. (K21)
 
 
 DEFAULT: Mapping[Move, float] = {
