@@ -98,7 +98,7 @@ def test_reference_is_the_posterior(name):
     density = log_density(model)
     reference = raveled_reference(model)
     mean, sd = reference[:2]
-    d, n, degrees = len(mean), 3000, 7
+    d, n, degrees = len(mean), 2000, 7
 
     # In units of the reference the posterior is round enough for BFGS to find its curvature.
     mode = minimize(lambda v: -density(mean + sd * v), np.zeros(d), method="BFGS")
