@@ -11,6 +11,7 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
+from pytensor.graph.traversal import ancestors
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pymc_ensemble.log import ProgressLog, logger, number, percent, show_log
@@ -123,7 +124,8 @@ def invert(
     Raises
     ------
     ValueError
-        If an option does not fit the model.
+        If an option does not fit the model, or if it has potentials of the unknowns and `target` is
+        the posterior.
     NotImplementedError
         If the model has no forward map.
     SamplingError
@@ -171,7 +173,16 @@ def invert(
         localization = np.asarray(localization, dtype=float)
     model = without_leaves(given_model(model))
     rng = given_generator(random_seed, "random_seed")
+    if target == "posterior":
+        _require_prior_and_data(model)
     problem = InverseProblem.from_model(model, compile_kwargs=compile_kwargs)
+    if target == "posterior" and problem.unknown_noise:
+        logger.warning(
+            f"invert: the scale of the noise in `{problem.unknown_noise[0]}` is unknown, which an "
+            "inversion hardly learns: it may be many standard deviations off, and the spread of "
+            "the other parameters with it. Sample from there, with EnsembleKalmanSampler("
+            "initial_ensemble=result)."
+        )
     moved = problem
     if target == "map":  # the mode of the model's own density, as that of `pymc.find_MAP`
         moved = InverseProblem.from_model(model, compile_kwargs=compile_kwargs, jacobian=False)
@@ -195,6 +206,23 @@ def invert(
     options |= {"momentum": momentum, "inflation": inflation, "localization": localization}
     _tell(end, target)
     return result_of(model, problem, end, search.rows, search.ensembles, options)
+
+
+def _require_prior_and_data(model: pm.Model) -> None:
+    """Refuse potentials of the unknowns: draws of the prior do not know of them.
+
+    Raises
+    ------
+    ValueError
+    """
+    free = set(model.free_RVs)
+    for potential in model.potentials if model.observed_RVs else ():
+        if free & set(ancestors([potential])):
+            raise ValueError(
+                f"The potential `{potential.name}` would be left out: an inversion moves draws of "
+                "the prior by what observed variables tell. Write it as a prior or as a "
+                'likelihood; or use target="map", or EnsembleKalmanSampler, which know of it.'
+            )
 
 
 @dataclass

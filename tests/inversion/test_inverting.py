@@ -279,3 +279,26 @@ def test_unfit_options_are_refused_before_anything_is_evaluated():
     with pytest.raises((ValueError, NotImplementedError), match="observed"):
         quiet(model=density)
     assert model is not black_box
+
+
+def test_a_potential_that_would_be_left_out_is_refused():
+    """Draws of the prior do not know of it; the search for the mode does."""
+    model, *_ = linear()
+    with model:
+        pm.Potential("pull", -0.5 * (model.free_RVs[0].sum() - 1) ** 2)
+    with pytest.raises(ValueError, match=r"`pull` would be left out.*EnsembleKalmanSampler"):
+        quiet(model=model)
+    assert quiet(model=model, target="map").posterior.sizes["chain"] == 1
+
+
+def test_log_says_that_noise_is_unknown(caplog):
+    x = np.linspace(-1, 1, 20)
+    for sigma in (0.3, None):
+        caplog.clear()
+        with pm.Model() as model:
+            scale = pm.HalfNormal("sigma") if sigma is None else sigma
+            pm.Normal("y", pm.Normal("slope") * x, scale, observed=0.5 * x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            quiet(model=model)
+        assert ("noise in `y` is unknown" in caplog.text) == (sigma is None)
