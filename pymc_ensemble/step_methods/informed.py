@@ -39,8 +39,8 @@ class LikelihoodInformedSampler(EnsembleStep):
         Variables to sample. The sampler owns all continuous variables of the model, so this can
         only repeat what is the default.
     walkers : int, default 50
-        Walkers M of each chain, which are evaluated together, in one batch. Given what was learned,
-        each of them is a chain of its own.
+        Walkers M of each chain, at least four, which are evaluated together, in one batch. Given
+        what was learned, each of them is a chain of its own.
     round_size : int, default 50
         Forward evaluations in each batch while the slope is learned; at least 20.
     initial_ensemble : array_like, mapping or DataTree, optional
@@ -77,11 +77,11 @@ class LikelihoodInformedSampler(EnsembleStep):
 
     The price of a draw depends on how far the forward map is linear over the posterior. The
     acceptance of independent proposals tells this: that of the sweeps whose stat `step_size` is
-    infinite. If it would be below 0.7, the sampler learns curvature of the outputs, too, in up to
-    ten rounds. An acceptance above 0.5 is good, and one between 0.25 and 0.5 is usable. If it is
-    lower, sweeps of smaller moves come between the others. If it is below 0.25, with curvature or
-    without, `diagnose` says that the posterior is far from the law. The draws are always exact,
-    once there are enough.
+    infinite. If it would be below 0.7, the sampler learns curvature of the outputs, too, in rounds
+    that go on while the acceptance rises. An acceptance above 0.5 is good, and one between 0.25 and
+    0.5 is usable. If it is lower, sweeps of smaller moves come between the others. If it is below
+    0.25, with curvature or without, `diagnose` says that the posterior is far from the law. The
+    draws are always exact, once there are enough.
 
     A prior that is Gaussian in unconstrained coordinates, correlated or not, is kept as it is.
     It is best to write fields in coordinates that are independent in the prior, as `pymc.gp.Latent`

@@ -178,7 +178,7 @@ def test_continues_from_an_earlier_result():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"walkers": 1}, "walkers must be an integer of at least 2"),
+        ({"walkers": 3}, "walkers must be an integer of at least 4"),
         ({"walkers": 2.5}, "walkers must be"),
         ({"round_size": 10}, "round_size must be an integer of at least 20"),
     ],

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from scipy import linalg
 
-from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure
 
 MATRIX_LIMIT = 2000  # parameters up to which the matrix is kept
 WINDOW = 1000  # evaluations that are remembered beyond that
@@ -31,9 +31,16 @@ class Covariance(Protocol):
 
 def _innovation_root(X: Array, XS: Array, noise: Array) -> Array:
     """Lower Cholesky factor of the covariance of observations."""
-    M = XS @ X.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        M = XS @ X.T
     M[np.diag_indices_from(M)] += noise
-    return linalg.cholesky((M + M.T) / 2, lower=True)
+    try:
+        return linalg.cholesky((M + M.T) / 2, lower=True)
+    except ValueError as error:  # not finite, or not positive, which LinAlgError is
+        raise EnsembleFailure(
+            "Forward outputs differ by so many orders of magnitude that no slope can be learned. "
+            "Let the forward model return their logarithms, or NaN where they are absurd."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class LikelihoodInformed(SlopeLearning):
 
     def __post_init__(self) -> None:
         """Refuse what is no size, and a problem without outputs."""
-        require_counts(2, walkers=self.walkers)
+        require_counts(4, walkers=self.walkers)  # half of them have differences
         require_counts(SMALLEST_ROUND, round_size=self.round_size)
         require_counts(1, max_rounds=self.max_rounds)
         if not has_forward_map(self.problem):

@@ -377,8 +377,8 @@ def test_without_a_forward_map_there_is_nothing_to_learn():
 
 
 def test_sizes():
-    with pytest.raises(ValueError, match="walkers must be an integer of at least 2"):
-        LikelihoodInformed(curved_problem(), walkers=1)
+    with pytest.raises(ValueError, match="walkers must be an integer of at least 4"):
+        LikelihoodInformed(curved_problem(), walkers=3)
     with pytest.raises(ValueError, match="round_size must be an integer of at least 20"):
         LikelihoodInformed(curved_problem(), round_size=5)
 

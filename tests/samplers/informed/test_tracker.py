@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.informed import covariance
 from pymc_ensemble.samplers.informed.covariance import MatrixCovariance, ReducedCovariance
 from pymc_ensemble.samplers.informed.tracker import SlopeTracker
@@ -25,6 +26,13 @@ def test_covariance_after_observations(form):
     np.testing.assert_allclose(gain, (expected @ X.T / noise).T, atol=1e-12)
     added = after.plus(np.arange(6.0)).times(np.eye(6))
     np.testing.assert_allclose(added, expected + np.diag(np.arange(6.0)), atol=1e-12)
+
+
+def test_steps_beyond_all_measure_are_refused_in_words():
+    """A slope of outputs that differ by hundreds of orders of magnitude asks for such steps."""
+    before, _, X, noise = observed(MatrixCovariance, np.random.default_rng(1))
+    with pytest.raises(EnsembleFailure, match="orders of magnitude"):
+        before.reduced(1e200 * X, noise)
 
 
 def test_what_is_forgotten_leaves_more_unknown(monkeypatch):
