@@ -23,13 +23,14 @@ def basis_size(basis: Basis, dimension: int) -> int:
 
 def basis_values(x: Array, basis: Basis) -> Array:
     """Functions of the mean at points (n, d): 1, x_i and, if quadratic, x_i x_j; shape (n, q)."""
-    columns = [np.ones((len(x), 1))]
+    n, d = x.shape
+    values = np.ones((n, basis_size(basis, d)))
     if basis != "constant":
-        columns.append(x)
+        values[:, 1 : d + 1] = x
     if basis == "quadratic":
-        i, j = np.triu_indices(x.shape[1])
-        columns.append(x[:, i] * x[:, j])
-    return np.hstack(columns)
+        i, j = np.triu_indices(d)
+        values[:, d + 1 :] = x[:, i] * x[:, j]
+    return values
 
 
 def basis_gradient(x: Array, coefficients: Array, basis: Basis) -> Array:

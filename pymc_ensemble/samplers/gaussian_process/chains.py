@@ -84,7 +84,7 @@ class Region:
     def contains(self, x: Array, prior: Array) -> Array:
         """Whether whitened points (n, d) of some prior potential (n,) lie inside, shape (n,)."""
         with np.errstate(over="ignore", invalid="ignore"):
-            inside = ((x**2).sum(1) <= self.wall**2) & (prior <= self.highest_prior)
+            inside = (np.vecdot(x, x) <= self.wall**2) & (prior <= self.highest_prior)
         if self.tree is not None and self.failed is not None and inside.any():
             _, neighbors = self.tree.query(x[inside], NEIGHBORS)
             inside[inside] = self.failed[neighbors].sum(1) < MANY_FAILED
@@ -217,15 +217,14 @@ class Chains:
     def _exchange(self, state: "_State", parity: int, rng: np.random.Generator) -> None:
         """Exchange particles of the same number between neighboring temperatures."""
         L, n = state.potential.shape
-        inverse = 1 / self.temperatures
-        for low in range(parity, L - 1, 2):
-            high = low + 1
-            with np.errstate(invalid="ignore"):
-                excess = state.potential[low] - state.potential[high]
-                log_alpha = (inverse[low] - inverse[high]) * excess  # eq. (G9)
-            who = np.flatnonzero(np.log(rng.random(n)) < log_alpha)
-            for values in (state.x, state.potential, state.gradient):
-                values[low, who], values[high, who] = values[high, who], values[low, who].copy()
+        inverse, low = 1 / self.temperatures, np.arange(parity, L - 1, 2)
+        with np.errstate(invalid="ignore"):
+            excess = state.potential[low] - state.potential[low + 1]
+            log_alpha = (inverse[low] - inverse[low + 1])[:, None] * excess  # eq. (G9)
+        pair, who = np.nonzero(np.log(rng.random((len(low), n))) < log_alpha)
+        cold, hot = (low[pair], who), (low[pair] + 1, who)
+        for values in (state.x, state.potential, state.gradient):
+            values[cold], values[hot] = values[hot], values[cold]
 
 
 @dataclass

@@ -236,9 +236,10 @@ class SurrogatePosterior:
 
     def _loss_sd(self, weights: Array, sd: Array) -> Array:
         """The same by the gradient of the loss and the sd of the values, both (n, k)."""
-        variance = ((weights * sd) ** 2).sum(1)  # eq. (G6)
+        by_slope, squares = weights * sd, sd * sd
+        variance = np.vecdot(by_slope, by_slope)  # eq. (G6)
         if isinstance(self.target, ForwardTarget):
-            variance = variance + 0.5 * (sd**4).sum(1)
+            variance += 0.5 * np.vecdot(squares, squares)
         return np.sqrt(variance)
 
     def loss_noise(self, x: Array) -> Array:

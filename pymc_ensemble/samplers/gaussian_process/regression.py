@@ -378,8 +378,9 @@ class Place:
         """Posterior standard deviations of the noise-free values, shape (n, k)."""
         process = self.process
         by_basis, by_kernel = process._rotation
-        squares = (self.basis @ by_basis + self.kernels @ by_kernel) ** 2
-        known = squares.sum(1) - BASIS_VARIANCE * (self.basis**2).sum(1)
+        projected = self.basis @ by_basis + self.kernels @ by_kernel
+        squares = projected * projected
+        known = squares.sum(1) - BASIS_VARIANCE * np.vecdot(self.basis, self.basis)
         missing = np.maximum(np.exp(process.hyperparameters.amplitude) - known, 0.0)
         variance = squares @ (1 / process.precision.eigenvalues) + missing[:, None]
         return process.scale * np.sqrt(variance)

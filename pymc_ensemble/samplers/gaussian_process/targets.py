@@ -39,13 +39,13 @@ class Bend:
 
     def inverse(self, bent: Array) -> tuple[Array, Array]:
         """Values before the bend, and their derivatives by the bent ones."""
-        size = np.abs(bent)
-        far = size > self.start
+        slope, far = np.ones_like(bent), np.abs(bent) > self.start
         if not far.any():
-            return bent, np.ones_like(bent)
-        growth = np.exp(np.minimum(np.where(far, size, self.start) / self.start - 1, LARGEST_LOG))
-        values = np.where(far, np.sign(bent) * self.start * growth, bent)
-        return values, np.where(far, growth, 1.0)
+            return bent, slope
+        values, bent = bent.copy(), bent[far]
+        growth = np.exp(np.minimum(np.abs(bent) / self.start - 1, LARGEST_LOG))
+        values[far], slope[far] = np.sign(bent) * self.start * growth, growth
+        return values, slope
 
 
 class Target(Protocol):
