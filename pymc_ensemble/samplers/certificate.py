@@ -14,13 +14,15 @@ lost altogether is looked for by draws from a wider law.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import fdtri
+from scipy.special import fdtri, ndtri
 
 from .ensemble import Array
 from .weights import normalized_weights
 from .words import number
 
-QUANTILE = 1.645  # of the normal law: the limit holds with 95%
+LEVEL = 0.95  # of all limits and tests
+QUANTILE = float(ndtri(LEVEL))
+TOLERANCE = 0.1  # of means, in sd, by default
 FEWEST = 5  # fewer log weights do not tell an sd
 LARGEST_LOG = 50.0  # keeps exponentials finite
 TAILS = (0.05, 0.5, 0.95)  # quantiles by which two laws are compared
@@ -113,7 +115,7 @@ class Certificate:
     sd: float
     size: int
     missed: float = 0.0
-    tolerance: float = 0.1
+    tolerance: float = TOLERANCE
     outer: float = 0.0
     noise: float = 0.0
     moved: float = 0.0
@@ -122,7 +124,7 @@ class Certificate:
     def of(
         cls,
         log_weights: Array,
-        tolerance: float = 0.1,
+        tolerance: float = TOLERANCE,
         wide: Array | None = None,
         reach: Array | None = None,
         outer: Array | None = None,
@@ -156,7 +158,7 @@ class Certificate:
         sd = float(log_weights.std(ddof=1))
         return cls(limit, sd, len(log_weights), missed, tolerance, float(tail))
 
-    def under_noise(self, fluctuation: float, error: float, degrees: int = 5) -> "Certificate":
+    def under_noise(self, fluctuation: float, error: float, degrees: int) -> "Certificate":
         """Certificate of a smooth law, where the density that was evaluated fluctuates about it.
 
         The scatter of the log weights must be what the fluctuations explain, by an F test with 95%;
@@ -168,12 +170,12 @@ class Certificate:
             Standard deviation of the log density by fluctuations, as it was measured.
         error : float
             By how much means may be off, as the law itself can tell.
-        degrees : int, default 5
+        degrees : int
             Degrees of freedom of the measurement of the fluctuation.
         """
         explained = np.isfinite(self.sd) and self.size > 1
         if explained:
-            largest = fdtri(self.size - 1, degrees, 0.95)
+            largest = fdtri(self.size - 1, degrees, LEVEL)
             explained = self.sd**2 <= largest * (fluctuation**2 + self.tolerance**2)
         limit = float(error) if explained else np.inf
         return replace(self, limit=limit, noise=fluctuation, missed=0.0, outer=0.0)

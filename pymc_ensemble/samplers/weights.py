@@ -4,6 +4,8 @@ import numpy as np
 
 from .ensemble import Array
 
+USUAL = 0.95  # quantile of the potential of draws
+
 
 def normalized_weights(log_weights: Array) -> tuple[Array, float]:
     """Weights that sum to one, and their effective sample size."""
@@ -39,6 +41,11 @@ def deep(dimension: int) -> float:
     Half the dimension is usual. The chance of so much more is below ``exp(-10)``.
     """
     return 10.0 + 2 * dimension
+
+
+def usual(potential: Array) -> float:
+    """Potential that few draws exceed: where it is lower is a likely place."""
+    return float(np.quantile(potential, USUAL))
 
 
 def plausible_limit(potential: Array, dimension: int) -> float:

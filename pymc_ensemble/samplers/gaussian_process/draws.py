@@ -10,11 +10,9 @@ from pymc_ensemble.samplers.linearization import Anomalies, moment_law
 
 from .chains import Chains, Ladder
 from .learning import MOVES, WIDTHS, LearningState
+from .verification import OUTLIERS
 
 MOVES_BETWEEN_SWEEPS = 25
-# share of the particles that set the limit of what draws may not know; the others, as many as a
-# verification allows to be outliers, may be in a hole already
-SURE = 0.98
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class SurrogateDraws(NothingToFreeze[DrawsState]):
         rng, posterior = np.random.default_rng(learned.seed), learned.bound(self.problem).posterior
         assert posterior is not None
         x = posterior.whitening.coordinates(learned.ladder.particles[0])
-        surest = 1 + 2 * float(np.quantile(posterior.loss_sd(x), SURE))
+        # particles that a verification allows to be outliers may be in a hole already
+        surest = 1 + 2 * float(np.quantile(posterior.loss_sd(x), 1 - OUTLIERS))
         state = DrawsState(learned.ensemble, learned.ladder, learned, surest)
         ladder, _ = self._chains(state).run(learned.ladder, 2 * MOVES, rng)
         ensemble = posterior.predicted(ladder.particles[0], learned.archive.Z.shape[1])

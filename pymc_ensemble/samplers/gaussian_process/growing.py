@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from pymc_ensemble.samplers.certificate import TOLERANCE
 from pymc_ensemble.samplers.ensemble import Array
 from pymc_ensemble.samplers.options import require_counts, require_positive
 from pymc_ensemble.samplers.phases import PhaseState, default_ensemble_size
@@ -15,12 +16,13 @@ from .growing_state import Budget, GrowingState, whole
 from .growth import Growth
 from .posterior import Whitening
 from .proof import REPEATED
-from .sampler import DEFAULT_EPOCHS, EnsembleGaussianProcess
+from .sampler import DEFAULT_EPOCHS, EXTRA_EPOCHS, EnsembleGaussianProcess
 
-TOLERANCE = 0.1  # of means, in posterior sd
 SMALLEST_BATCH = 10  # from fewer log weights an upper limit of their sd tells hardly anything
-ENSEMBLES = 13  # evaluations of the learning at most, in ensembles of the default size
-SHARE = 4  # of those ensembles, before a surrogate that is not certified goes on in epochs
+# Evaluations of the learning at most, in ensembles of the default size: what epochs alone may take.
+ENSEMBLES = DEFAULT_EPOCHS + 1 + EXTRA_EPOCHS
+# Those before a surrogate that is not certified goes on in epochs: half of the epochs are left.
+SHARE = (DEFAULT_EPOCHS + 1) // 2
 CANDIDATES = 20  # draws of the prior from which a point of the first design is chosen
 
 

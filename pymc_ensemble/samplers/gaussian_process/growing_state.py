@@ -11,11 +11,10 @@ from pymc_ensemble.samplers.words import number
 
 from .learning import LearningState
 from .proof import Proof, Repeats
+from .verification import OUTLIERS, few
 
 REFUSALS = 4  # proofs in a row after which the forward map is examined
 SETTLED = 8  # rounds after which noise is no longer taken for what a new fit has missed
-BEYOND = 0.03  # share of particles beyond all points of the fit up to which a surrogate is proved
-BLANK = 0.02  # share of unexplored particles of a temperature up to which the same is done
 SHARE_OF_ROUND = 4  # a round has no less than one point for so many evaluations before
 
 
@@ -130,7 +129,7 @@ class GrowingState(LearningState):
     @property
     def known(self) -> bool:
         """Whether no place may hide a part of the posterior, as far as the surrogate can tell."""
-        return self.unexplored <= BLANK and self.beyond <= BEYOND
+        return self.unexplored <= OUTLIERS and few(self.beyond, len(self.particles))
 
     @property
     def fluctuation(self) -> float:

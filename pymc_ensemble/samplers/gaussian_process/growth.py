@@ -18,13 +18,13 @@ import numpy as np
 from pymc_ensemble.samplers.certificate import QUANTILE, Certificate
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info
 from pymc_ensemble.samplers.examination import Probes
-from pymc_ensemble.samplers.weights import deep
+from pymc_ensemble.samplers.weights import deep, usual
 from pymc_ensemble.samplers.words import percent
 
 from .basis import farthest_points
 from .chains import Chains, Ladder
 from .fitting import Fitting
-from .growing_state import BLANK, REFUSALS, SETTLED, Budget, GrowingState
+from .growing_state import REFUSALS, SETTLED, Budget, GrowingState
 from .learning import (
     MOVES,
     WIDTHS,
@@ -35,11 +35,11 @@ from .learning import (
     remembered,
 )
 from .proof import Proof, Repeats, unexplored
+from .verification import OUTLIERS
 
 READY = 0.25  # surrogate error in posterior sd from which on rounds are proofs
 NOISY = 1.0  # noise of the loss with which the same is done
 CLOSE = 0.2  # scale of the potentials of points that a fit of a smooth map sees
-USUAL = 0.95  # quantile of the potential of particles: what is lower is a likely place
 
 
 @dataclass(frozen=True)
@@ -319,11 +319,11 @@ class Growth(Learning):
     def _lost(self, state: GrowingState) -> int:
         """Evaluations that have failed in places as likely as those of the particles."""
         posterior = state.fit.posterior
-        usual, failed = (
+        known, failed = (
             posterior.potential(posterior.whitening.coordinates(U))[0]
             for U in (state.particles, state.failed)
         )
-        return int((failed < np.quantile(usual, USUAL)).sum())  # eq. (G16)
+        return int((failed < usual(known)).sum())  # eq. (G16)
 
     def _fitting(self, state: LearningState) -> Fitting:
         assert isinstance(state, GrowingState)
@@ -337,6 +337,6 @@ class Growth(Learning):
         """One line on the state of the learning."""
         assert isinstance(state, GrowingState)
         parts = [super().account(state)]
-        if state.unexplored > BLANK:
+        if state.unexplored > OUTLIERS:
             parts.append(f"{percent(state.unexplored)} of wide particles where nothing is known")
         return ", ".join([*parts, state.verdict])

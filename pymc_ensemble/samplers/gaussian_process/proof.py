@@ -6,7 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.certificate import Certificate, disagreement
 from pymc_ensemble.samplers.ensemble import Array, Ensemble
-from pymc_ensemble.samplers.weights import normalized_weights
+from pymc_ensemble.samplers.weights import normalized_weights, usual
 
 from .chains import Chains, Ladder
 from .posterior import SurrogatePosterior
@@ -48,9 +48,8 @@ def unexplored(
     functions = posterior.process.draw(ERROR_DRAWS, rng)
     for kernel, basis in zip(functions.kernel, functions.basis, strict=True):
         np.minimum(lowest, posterior.loss(x, Function(kernel, basis)) + prior, out=lowest)
-    usual = np.quantile(potential[:J], 0.95)
     unknown = potential - lowest > UNKNOWN * max(1.0, fluctuation)
-    return (unknown & (lowest < usual)).reshape(L, J)  # eq. (G14)
+    return (unknown & (lowest < usual(potential[:J]))).reshape(L, J)  # eq. (G14)
 
 
 @dataclass(frozen=True)

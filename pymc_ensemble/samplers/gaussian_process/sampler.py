@@ -13,7 +13,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Origin, Problem, has_forward_map
 from pymc_ensemble.samplers.options import require_counts, require_positive
-from pymc_ensemble.samplers.phases import EnsembleSampler, PhaseState
+from pymc_ensemble.samplers.phases import EnsembleSampler, PhaseState, default_ensemble_size
 from pymc_ensemble.samplers.start import StartState
 
 from .basis import basis_size
@@ -228,7 +228,7 @@ def require_teachable(size: int, dimension: int) -> None:
         raise ValueError(
             f"ensemble_size={size} is too small for {d} parameters: the mean function of the "
             f"surrogate has {basis_size('linear', d)} coefficients to learn from the first "
-            f"evaluations. Use at least {d + 2}, better {max(50, 4 * (d + 2))}."
+            f"evaluations. Use at least {d + 2}, better {default_ensemble_size(d)}."
         )
 
 

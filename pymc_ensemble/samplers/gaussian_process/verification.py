@@ -13,6 +13,7 @@ from .regression import Function
 
 ERROR_DRAWS = 20
 LOST = 0.05  # effective share of the particles below which the surrogate error is not known
+OUTLIERS = 0.02  # share of particles that may be where the surrogate is wrong
 UNSURE = 0.5  # surrogate error with which no verification is passed
 
 
@@ -62,7 +63,7 @@ class Verification:
         passed = (
             abs(mean) < 0.5 + 4 * nugget / np.sqrt(n)  # eq. (G12)
             and sd < 1 + 2 * nugget
-            and max(outliers, beyond) * n <= 0.02 * n + 1
+            and few(max(outliers, beyond), n)
         )
         return cls(mean, sd, outliers, nugget, beyond, bool(passed))
 
@@ -78,6 +79,11 @@ class Verification:
                 else ""
             )
         )
+
+
+def few(share: float, size: int) -> bool:
+    """Whether a share of so many particles, less one that may be there by chance, is allowed."""
+    return share * size <= OUTLIERS * size + 1
 
 
 def surrogate_error(

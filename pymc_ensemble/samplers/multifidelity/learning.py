@@ -22,8 +22,8 @@ from pymc_ensemble.samplers.ensemble import (
     Problem,
 )
 from pymc_ensemble.samplers.gaussian_process.basis import farthest_points
-from pymc_ensemble.samplers.gaussian_process.growth import USUAL
 from pymc_ensemble.samplers.gaussian_process.posterior import Whitening
+from pymc_ensemble.samplers.weights import usual
 
 from .correction import Correction, Outputs, corrected
 from .exploration import Exploration, Explorer
@@ -354,9 +354,9 @@ class Learning:
 
         Some draws may all be where it works, by chance.
         """
-        usual = np.quantile(state.ensemble.potential, USUAL)
+        limit = usual(state.ensemble.potential)
         lost = state.lost.predicted(self.problem, state.correction)
-        return bool((lost.potential < usual).any())
+        return bool((lost.potential < limit).any())
 
     def _corrected(
         self, state: LearningState, particles: Array, rng: np.random.Generator

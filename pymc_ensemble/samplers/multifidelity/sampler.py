@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from pymc_ensemble.samplers.certificate import TOLERANCE
 from pymc_ensemble.samplers.ensemble import (
     Array,
     Ensemble,
@@ -23,7 +24,6 @@ from .draws import CorrectedDraws, DrawsState, TestedDraws
 from .exploration import Explorer
 from .learning import Learning, LearningState
 
-TOLERANCE = 0.1  # of means, in posterior sd
 MOST_BATCHES = 10  # of the fine model, by default
 
 
