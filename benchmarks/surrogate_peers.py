@@ -5,16 +5,21 @@
 
 Of each run: all forward evaluations, counted by the forward map, the error of the worst mean (in
 posterior standard deviations) or standard deviation (relative), whichever is larger, and processor
-time. PyVBMC takes the model through its `PyMCTarget` with several limits of its evaluations; the
-others run as their documentation says. Runs are kept in a file, one a line: an interrupted command
-goes on, and more seeds can be added.
+time. PyVBMC takes the model through its `PyMCTarget` with several limits of its evaluations: a run
+that has ended by itself below one limit stands for the larger ones, too. The others run as their
+documentation says. A run that takes more processor time than ``--limit`` is stopped, and is a row
+that says so; so is one that crashes. Runs are kept in a file, one a line: an interrupted command
+goes on, and more seeds can be added. ``--page docs/gaussian_process.md`` puts the table into its
+page; with ``--report`` that is all.
 """
 
 import argparse
 import json
 import logging
+import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import process_time
 
@@ -26,7 +31,14 @@ from scipy.stats import norm
 import pymc_ensemble as pe
 from pymc_ensemble.problem.inverse_problem import problem_of
 
-PROBLEMS = ["decay", "bimodal", "nonlinear, d = 5", "four smooth modes", "Poisson, d = 5"]
+DIMENSIONS = {
+    "decay": 2,
+    "bimodal": 2,
+    "nonlinear, d = 5": 5,
+    "four smooth modes": 2,
+    "Poisson, d = 5": 5,
+}
+PROBLEMS = [*DIMENSIONS]
 WALKERS, STEPS = 32, 300  # of emcee
 PARTICLES = 1000  # of sequential Monte Carlo; its default is 2000
 
@@ -139,11 +151,15 @@ def nautilus(problem: Problem, seed: int) -> tuple[np.ndarray, bool]:
     return points[None], True
 
 
+LIMITS: dict[str, Callable[[int], int]] = {  # of PyVBMC, from small to large
+    "PyVBMC, 100": lambda d: 100,
+    "PyVBMC, 200": lambda d: 200,
+    "PyVBMC, 50 (d + 2)": lambda d: 50 * (d + 2),
+    "PyVBMC, 100 (d + 2)": lambda d: 100 * (d + 2),
+}
 METHODS: dict[str, Method] = {
     "EnsembleGaussianProcessSampler()": ours,
-    "PyVBMC, 100": vbmc(lambda d: 100),
-    "PyVBMC, 200": vbmc(lambda d: 200),
-    "PyVBMC, 50 (d + 2)": vbmc(lambda d: 50 * (d + 2)),
+    **{name: vbmc(limit) for name, limit in LIMITS.items()},
     "sample_smc": smc,
     "emcee": emcee,
     "dynesty": dynesty,
@@ -151,7 +167,30 @@ METHODS: dict[str, Method] = {
 }
 
 
-def run(name: str, method: str, seed: int) -> dict:
+class TooSlow(BaseException):
+    """Processor time is used up. No handler of a package for its own errors may catch it."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Stop what takes more processor time, where the system can tell."""
+
+    def stop(*_: object) -> None:
+        raise TooSlow(f"stopped after {seconds:g} s")
+
+    if not hasattr(signal, "setitimer"):  # Windows
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def run(name: str, method: str, seed: int, limit: float) -> dict:
     """One run, with what it costs and its error; a crash is an infinite one."""
     problem = Problem(name)
     forward = problem.model.forward  # type: ignore[attr-defined]
@@ -160,11 +199,12 @@ def run(name: str, method: str, seed: int) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            values, converged = METHODS[method](problem, seed)
+            with limited(limit):
+                values, converged = METHODS[method](problem, seed)
             error = problem.error(values.reshape(-1, values.shape[-1]))
         except ImportError:
             raise
-        except Exception as reason:  # whatever a package raises is its result
+        except (Exception, TooSlow) as reason:  # whatever a package raises is its result
             crash = repr(reason)[:200]
     return {
         "problem": name,
@@ -178,6 +218,75 @@ def run(name: str, method: str, seed: int) -> dict:
     }
 
 
+def the_same(done: dict[tuple[str, str, int], dict], key: tuple[str, str, int]) -> dict | None:
+    """Run of PyVBMC that a larger limit would repeat, if there is one."""
+    name, method, seed = key
+    if method not in LIMITS:
+        return None
+    for smaller, limit in LIMITS.items():
+        if smaller == method:
+            return None
+        row, d = done.get((name, smaller, seed)), DIMENSIONS[name]
+        if row is None:
+            continue
+        ended = row["converged"] and row["evaluations"] < limit(d)
+        if ended or limit(d) == LIMITS[method](d):
+            return row | {"method": method}
+    return None
+
+
+METHOD_NAMES = {
+    "EnsembleGaussianProcessSampler()": "`EnsembleGaussianProcessSampler()`, four chains",
+    "sample_smc": f"`pm.sample_smc`, {PARTICLES} particles",
+    "emcee": f"emcee, {WALKERS} walkers",
+} | {name: name.replace(", ", ", at most ") for name in LIMITS}
+HEAD = "| problem | sampler | evaluations | error | seconds | |"
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Median, with least and greatest where they differ; a dash for what was not reached."""
+    least, middle, greatest = (
+        f"{value:{form}}" if np.isfinite(value) else "–"
+        for value in (min(values), float(np.median(values)), max(values))
+    )
+    return middle if least == greatest else f"{middle} ({least} to {greatest})"
+
+
+def remark(rows: list[dict], most: int) -> str:
+    """What is to be said of runs beside their figures."""
+    said = [] if len(rows) == most else [f"{len(rows)} run" + "s" * (len(rows) > 1)]
+    slow = [row for row in rows if row["crash"].startswith(TooSlow.__name__)]
+    crashed = [row for row in rows if row["crash"] and row not in slow]
+    others = [row for row in rows if not row["crash"] and not row["converged"]]
+    for some, what in ((slow, "too slow"), (crashed, "crashed"), (others, "not converged")):
+        if some:
+            said.append(f"{what}: {len(some)} of {len(rows)}")
+    return ", ".join(said)
+
+
+def table(done: dict, problems: Sequence[str], methods: Sequence[str]) -> str:
+    """Median and range of evaluations, errors and seconds; runs that are the same once."""
+    lines = [HEAD, "|---|---|---|---|---|---|"]
+    for name in problems:
+        found = {
+            method: [row for key, row in done.items() if key[:2] == (name, method)]
+            for method in methods
+        }
+        most, shown = max(len(rows) for rows in found.values()), name
+        for method, rows in found.items():
+            if rows and not all(the_same(done, (name, method, row["seed"])) for row in rows):
+                evaluations = spread([row["evaluations"] for row in rows], ",.0f")
+                errors = spread([row["error"] for row in rows], ".3f")
+                seconds = spread([row["seconds"] for row in rows], ".0f")
+                lines.append(
+                    f"| {shown} | {METHOD_NAMES.get(method, method)} | "
+                    f"{evaluations.replace(',', ' ')} | {errors} | {seconds} | "
+                    f"{remark(rows, most)} |"
+                )
+                shown = ""
+    return "\n".join(lines)
+
+
 def main():
     """Make the runs that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -185,7 +294,10 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--problems", nargs="*", default=PROBLEMS, choices=PROBLEMS)
     parser.add_argument("--methods", nargs="*", default=[*METHODS], choices=[*METHODS])
+    parser.add_argument("--limit", type=float, default=300, help="processor time of a run, seconds")
     parser.add_argument("--file", type=Path, default=Path("surrogate_peers.jsonl"))
+    parser.add_argument("--report", action="store_true", help="make no runs")
+    parser.add_argument("--page", type=Path, help="docs/gaussian_process.md, for its table")
     arguments = parser.parse_args()
     for name in ("pymc", "pymc_ensemble", "VBMC"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -195,25 +307,18 @@ def main():
         for name in arguments.problems:
             for method in arguments.methods:
                 key = (name, method, seed)
-                if key not in done:
-                    done[key] = run(*key)
+                if key not in done and not arguments.report:
+                    done[key] = the_same(done, key) or run(*key, arguments.limit)
                     with arguments.file.open("a") as file:
                         file.write(json.dumps(done[key]) + "\n")
                     print(json.dumps(done[key]), flush=True)
-    print("| problem | sampler | runs | evaluations | error | worst | seconds |")
-    print("|---|---|---|---|---|---|---|")
-    for name in arguments.problems:
-        for method in arguments.methods:
-            rows = [row for key, row in done.items() if key[:2] == (name, method)]
-            if not rows:
-                continue
-            evaluations, errors, seconds = (
-                [row[what] for row in rows] for what in ("evaluations", "error", "seconds")
-            )
-            print(
-                f"| {name} | {method} | {len(rows)} | {np.median(evaluations):.0f} | "
-                f"{np.median(errors):.2f} | {max(errors):.2f} | {np.median(seconds):.0f} |"
-            )
+    text = table(done, arguments.problems, arguments.methods)
+    print(text)
+    if arguments.page is not None:
+        page = arguments.page.read_text(encoding="utf-8")
+        before, rest = page.split(HEAD, 1)
+        after = rest[rest.index("\n\n") :]
+        arguments.page.write_text(before + text + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
