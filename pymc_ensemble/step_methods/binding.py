@@ -8,6 +8,7 @@ import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike
 from pymc.step_methods.compound import BlockedStep, Competence
+from pytensor.compile import SharedVariable
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
@@ -258,7 +259,8 @@ class BoundStep(BlockedStep):
 
 def _variables(model: pm.Model) -> tuple[Any, ...]:
     """All that a posterior depends on: when it changes, a step has to be bound anew."""
-    shapes = [np.shape(data.get_value(borrow=True)) for data in model.data_vars]
+    data = [one for one in model.data_vars if isinstance(one, SharedVariable)]  # others are frozen
+    shapes = [np.shape(one.get_value(borrow=True)) for one in data]
     return (*model.basic_RVs, *model.potentials, *shapes)
 
 

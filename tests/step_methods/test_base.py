@@ -13,6 +13,7 @@ import numpy as np
 import pymc as pm
 import pytest
 from pymc.exceptions import SamplingError
+from pymc.model.transform.optimization import freeze_dims_and_data
 from pymc.sampling.parallel import ParallelSamplingError
 from pymc.step_methods import CompoundStep
 from toys import CountCalls, ToyState, ToyStep, gaussian_model, sample
@@ -655,6 +656,17 @@ def test_data_of_another_length_bind_the_step_anew():
         pm.set_data({"x": np.arange(31.0), "z": 2 * np.arange(31.0)})
         slopes = sample(model, step).posterior["slope"]
     assert abs(float(slopes.mean()) - 2) < 0.1
+
+
+def test_frozen_data_change_nothing():
+    with pm.Model(coords={"t": np.arange(5)}) as model:
+        x = pm.Data("x", np.arange(5.0), dims="t")
+        pm.Normal("y", pm.Normal("slope") * x, 1.0, observed=pm.Data("z", np.ones(5)), dims="t")
+    one, two = (
+        sample(each, pe.EnsembleKalmanSampler(ensemble_size=20)).posterior["slope"]
+        for each in (model, freeze_dims_and_data(model))
+    )
+    np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("stat", ["made_by", "unconstrained"])
