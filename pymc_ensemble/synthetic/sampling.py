@@ -168,6 +168,11 @@ def sample_synthetic(
             '`pe.synthetic_likelihood(simulate, summaries=...)("y", theta, observed=data)`; or '
             "sample with pm.sample(step=pe.EnsembleKalmanSampler())."
         )
+    if frozen := [simulator.observed for simulator, _ in likelihoods if simulator.is_frozen(model)]:
+        raise ValueError(
+            f"The covariance of `{frozen[0]}` is a constant of the model, and cannot be estimated. "
+            "Sample the model as it was before freeze_dims_and_data."
+        )
     staged = Staged(model, likelihoods, rng)
     if progressbar:
         show_log()

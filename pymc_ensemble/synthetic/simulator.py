@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike, NDArray
-from pytensor.graph.basic import Apply
+from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.traversal import ancestors
 
 from pymc_ensemble.forward.model import ForwardModel
@@ -198,10 +198,15 @@ class SummaryModel(ForwardModel):
                 "others, as their sum or difference does, and would be counted twice. Leave it out."
             )
 
+    def is_frozen(self, model: pm.Model) -> bool:
+        """Whether the covariance in a model is a constant, and no data that can be changed."""
+        return isinstance(model[f"{self.observed}_covariance"], Constant)
+
     def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]]:
         """Name of the observed variable, and what its likelihood is known by."""
         own: dict[str, Any] = {"summaries": len(self.initial.matrix)}
-        used = model[f"{self.observed}_covariance"].get_value()
+        matrix: Any = model[f"{self.observed}_covariance"]
+        used = matrix.data if self.is_frozen(model) else matrix.get_value()
         if self.estimate is not None and np.array_equal(used, self.estimate.matrix):
             own |= {"covariance": "estimated", **self.estimate.facts}
         elif np.array_equal(used, self.initial.matrix) and self.initial.n_evals:

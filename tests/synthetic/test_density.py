@@ -3,6 +3,7 @@
 import numpy as np
 import pymc as pm
 import pytest
+from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pymc_ensemble as pe
 
@@ -89,6 +90,18 @@ def test_samplers_that_average_are_not_refused(model):
     with model:
         for step in (pe.EnsembleGaussianProcessSampler(), pe.EnsembleKalmanSampler(adjust=False)):
             assert step.vars
+
+
+def test_a_covariance_that_is_frozen_is_used_and_not_estimated(model):
+    frozen = freeze_dims_and_data(model)
+    step = pe.EnsembleKalmanSampler(rough=True, ensemble_size=20)
+    with frozen:
+        idata = pm.sample(step=step, **FEW)
+    assert "first guess" in pe.diagnose(idata).reasons[0]
+    CALLS.clear()
+    with pytest.raises(ValueError, match="covariance of `y` is a constant"):
+        pe.sample_synthetic(40, model=frozen, progressbar=False)
+    assert not CALLS
 
 
 def test_stages_are_suggested(model):
