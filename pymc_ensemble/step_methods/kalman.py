@@ -263,9 +263,10 @@ class EnsembleKalmanSampler(EnsembleStep):
             return
         logger.warning(
             f"The scale of the noise in `{names[0]}` is unknown, and with these options moves meet "
-            "no Metropolis test: the draws of it may be too narrow by a third, and those of other "
-            "parameters too. Sample with EnsembleKalmanSampler(adjust=True), or look at what "
-            "pymc_ensemble.diagnose says of the draws."
+            "no Metropolis test. With few data the draws of the scale are too narrow, and those of "
+            "other parameters too: by a quarter to a half with five to eight data, hardly with "
+            "more than twenty. Sample with EnsembleKalmanSampler(adjust=True) then, or look at "
+            "what pymc_ensemble.diagnose says of the draws."
         )
 
     def _tell_others(self) -> None:
