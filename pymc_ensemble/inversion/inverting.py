@@ -124,8 +124,8 @@ def invert(
     Raises
     ------
     ValueError
-        If an option does not fit the model, or if it has potentials of the unknowns and `target` is
-        the posterior.
+        If an option does not fit the model, or if the model has potentials of the unknowns and
+        `target` is the posterior.
     NotImplementedError
         If the model has no forward map.
     SamplingError
