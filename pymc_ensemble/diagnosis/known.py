@@ -22,7 +22,7 @@ Verdict = Literal["trustworthy", "doubtful", "wrong"]
 WRONG_MEAN, WRONG_SD = 0.3, 0.2
 # What is estimated is estimated with an error, so less than makes a result wrong is called wrong:
 # so much of it, errors of a mean and of an sd being sides of a right angle
-OFF = 0.9
+OFF = 0.85
 POSSIBLE = 1.5  # standard errors that chance alone may well bring about
 CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
 LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
