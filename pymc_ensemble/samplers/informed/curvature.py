@@ -17,6 +17,7 @@ SINGLE_LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # in coordinates of single numbers, 
 NOISES = 10.0 ** np.arange(-6, 1)  # share of what directions left out contribute
 SIZES = (1.0, 0.5, 0.2)  # of moves across the directions: each has one of these, at random
 CHOOSING = 300  # newest proposals that choose the kernel
+MOST = 2000  # newest proposals that it learns from: its time grows like their third power
 RECENT = 200  # proposals whose differences make moves: earlier ones were off
 CLIP = 100.0  # residual, in units of the noise of data, beyond which a point is out of question
 
@@ -125,6 +126,7 @@ class Curvature:
         units : ndarray of shape (K,)
             Inverse noise of the data, in which outputs are comparable: they share a kernel.
         """
+        x, residuals = x[-MOST:], residuals[-MOST:]
         units = np.where(units > 0, units, 1.0)
         Y = np.clip(residuals * units, -CLIP, CLIP)
         sites = x - origin

@@ -7,7 +7,7 @@ import pytest
 from array_problems import GaussianProblem, run, step, sweeps, within
 
 from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
-from pymc_ensemble.samplers.informed import LikelihoodInformed, linearized, walk
+from pymc_ensemble.samplers.informed import LikelihoodInformed, curvature, linearized, walk
 from pymc_ensemble.samplers.informed.curvature import Curvature
 from pymc_ensemble.samplers.informed.law import InformedLaw
 from pymc_ensemble.samplers.informed.learning import TrialState, _rises
@@ -254,6 +254,12 @@ def corrected_banana(rng):
     x = rng.standard_normal((40, 3))
     residuals = banana(x) - line.predicted(x) + rng.standard_normal((40, 1))
     return problem, line.curved(problem, x, residuals, 0.1)
+
+
+def test_curvature_is_learned_from_the_newest(monkeypatch):
+    monkeypatch.setattr(curvature, "MOST", 30)
+    _, target = corrected_banana(np.random.default_rng(1))
+    assert len(target.curvature.sites) == len(target.curvature.weights) == 30
 
 
 def test_corrected_outputs_leave_the_posterior_invariant():
