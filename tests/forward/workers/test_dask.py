@@ -23,7 +23,11 @@ PATIENCE = 300  # seconds that a worker may take to start on a busy machine
 
 @contextmanager
 def cluster():
-    """Client of a cluster with two workers."""
+    """Client of a cluster with two workers, which gives up a call that has killed two.
+
+    With more than that, Dask may give up a worker that was killed while it started, and both in the
+    end: a call then waits for ever.
+    """
     with (
         distributed.LocalCluster(
             n_workers=2,
@@ -31,6 +35,7 @@ def cluster():
             processes=True,
             dashboard_address=":0",  # None is port 8787, and a warning where that is taken
             silence_logs=50,
+            scheduler_kwargs={"allowed_failures": 1},
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
