@@ -16,9 +16,10 @@ from .linearized import LinearizedPosterior
 
 TRIAL_SWEEPS = 2  # of independent moves, which tell how many are accepted; the first is the start
 SETTLED = 0.05  # share of what the walkers remember of their start when they settle
-GOOD, POOR = 0.5, 0.25  # acceptance of independent moves: no others are made; others are tuned
+GOOD, POOR = 0.5, 0.25  # acceptance of independent moves: few others, or none; others are tuned
 SHARES = {  # of independent, correlated and differential sweeps
     "good": (1.0, 0.0, 0.0),
+    "covered": (0.8, 0.0, 0.2),  # where learned curvature may miss a part of the posterior
     "usable": (0.5, 0.0, 0.5),
     "poor": (0.2, 0.3, 0.5),
 }
@@ -28,6 +29,7 @@ GAIN = 0.5  # of the logarithm of their size, by acceptance
 SMALLEST, LARGEST = 0.01, 0.99
 
 
+Quality = Literal["good", "covered", "usable", "poor"]
 Kind = Literal["independent", "correlated", "differential"]
 KINDS: tuple[Kind, ...] = ("independent", "correlated", "differential")
 
@@ -40,7 +42,7 @@ class WalkState(SweepState):
     ----------
     target : LinearizedPosterior
         What was learned of the posterior.
-    quality : {"good", "usable", "poor"}
+    quality : {"good", "covered", "usable", "poor"}
         How many independent moves are accepted, which tells what sweeps there are.
     size : float
         Size of correlated moves.
@@ -55,7 +57,7 @@ class WalkState(SweepState):
     """
 
     target: LinearizedPosterior = field(kw_only=True)
-    quality: Literal["good", "usable", "poor"] = "good"
+    quality: Quality = "good"
     size: float = 0.5
     kind: Kind = "independent"
     known: bool = True
@@ -156,8 +158,10 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         remembered, more = 1 - acceptance, 0
         while remembered > SETTLED and more < TUNING_SWEEPS:
             remembered, more = remembered * (1 - acceptance), more + 1
-        poor: Literal["usable", "poor"] = "poor" if acceptance < POOR else "usable"
-        return replace(state, quality="good" if acceptance >= GOOD else poor, rest=Countdown(more))
+        quality: Quality = "poor" if acceptance < POOR else "usable"
+        if acceptance >= GOOD:
+            quality = "good" if state.target.curvature is None else "covered"
+        return replace(state, quality=quality, rest=Countdown(more))
 
     def snapshot(self, state: WalkState, dt: float) -> Snapshot:
         """Walkers after a sweep, with their density in the linearized posterior."""

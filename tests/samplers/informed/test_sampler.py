@@ -208,6 +208,7 @@ def test_curvature_brings_walkers_to_the_tails(seed):
     assert state.inner.target.curvature is not None
     while not state.burned_in:
         state, _ = step(sampler, problem, state, rng)
+    assert state.inner.quality == "covered"  # by moves that reach what proposals miss
     state, snapshots = sweeps(sampler, problem, state, 20, rng)
     u = np.linspace(-4, 5, 901)
     along = 0.5 * u**2  # what is left of the prior of the first, and of the third
