@@ -237,11 +237,12 @@ def test_a_batch_is_one_call(mode):
     function = Recorder(lambda x, y: x.sum(axis=-1) + y)
     forward = pe.forward_model(function, output_shape=(), vectorized=True)
     X, y = pt.matrix("X", shape=(None, 3)), pt.scalar("y")
-    vectorized = pytensor.graph.vectorize_graph(
-        forward(x := pt.vector("x", shape=(3,)), y) * 1.0, {x: X}
-    )
     points = np.arange(12.0).reshape(4, 3)
-    result = pytensor.function([X, y], vectorized, mode=mode)(points, 2.0)
+    with pytensor.config.change_flags(mode=mode):
+        vectorized = pytensor.graph.vectorize_graph(
+            forward(x := pt.vector("x", shape=(3,)), y) * 1.0, {x: X}
+        )
+        result = pytensor.function([X, y], vectorized)(points, 2.0)
     np.testing.assert_array_equal(result, points.sum(axis=1) + 2.0)
     [((batch, numbers), _)] = function.calls
     assert batch.shape == (4, 3)
