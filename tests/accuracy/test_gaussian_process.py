@@ -109,7 +109,7 @@ def normal(d):
 CASES = {
     "rough, forward": Case(rough(0.05), unit_square, 200, 1800, (0.15, 0.7), (0.06, 0.3)),
     "rough, potential": Case(
-        rough(0.05), unit_square, 200, 1800, (0.3, 0.9), (0.15, 0.45), options=POTENTIAL
+        rough(0.05), unit_square, 200, 2000, (0.3, 0.9), (0.15, 0.45), options=POTENTIAL
     ),
     "rough, wide prior": Case(rough(1.0), unit_square, 200, 1800, (0.18, 0.45), (0.08, 0.35)),
     "Lorenz 63": Case(

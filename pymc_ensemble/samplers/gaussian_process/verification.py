@@ -14,7 +14,7 @@ from .regression import Function
 ERROR_DRAWS = 20
 LOST = 0.05  # effective share of the particles below which the surrogate error is not known
 OUTLIERS = 0.02  # share of particles that may be where the surrogate is wrong
-UNSURE = 0.2  # surrogate error, in posterior sd, with which no verification is passed
+UNSURE = 0.25  # surrogate error, in posterior sd, with which no verification is passed
 
 
 @dataclass(frozen=True)
