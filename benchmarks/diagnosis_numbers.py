@@ -28,7 +28,7 @@ from pymc_ensemble.diagnosis.run import Run
 
 MODULES = (findings, known, modes, regression, stand_ins)
 OF_VERDICTS = {
-    "OFF": (0.45, 0.95),
+    "OFF": (0.425, 0.925),
     "CERTAIN": (1.25, 5.0),
     "LARGEST_KHAT": (0.35, 1.4),
     "FAR": (0.5, 2.0),
