@@ -1,11 +1,11 @@
 """Models with known posteriors: the problems of the papers, and real data.
 
-Each function returns a ready `pymc.Model`, a `GalleryModel`, that also knows
+Each function returns a `GalleryModel`: a ready `pymc.Model` that also knows
 
 - ``model.reference``: mean and standard deviation of each parameter's exact posterior,
 - ``model.reference_draws``: two thousand draws of it,
-- ``model.forward``: its forward map, a plain function that counts its evaluations; None if the
-  model was asked for as ``native``, with gradients,
+- ``model.forward``: its forward map, a plain function that counts its evaluations. It is None for
+  ``native=True``, a model with gradients,
 - ``model.cheap``: a cheap forward map of the same outputs, where there is one,
 - ``model.truth``: the parameters behind synthetic data,
 - ``model.description``: what it teaches, in one sentence.

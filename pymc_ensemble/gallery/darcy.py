@@ -34,7 +34,7 @@ OBSERVED_NODES = np.ix_(OBSERVED - 1, OBSERVED - 1)
 SOURCE = 50.0
 
 STORED = 64
-"""Parameters up to which references are stored."""
+"""Most parameters for which a reference is stored."""
 
 CHUNK = 64
 """Number of matrices that are assembled together."""
@@ -78,9 +78,9 @@ def _stiffness(a: Array) -> Array:
     -------
     ndarray, shape (3, n, 31, 31)
         The diagonal of each symmetric matrix, minus the entries of neighbors along y, and minus
-        those of neighbors along x. The last of each line belong to the boundary.
+        those of neighbors along x. The last entries of each line belong to the boundary.
     """
-    # Conductivities of the faces between neighboring nodes, in each direction.
+    # Conductivities at the faces between neighboring nodes, in each direction.
     ax = (a[:, 1:, 1:-1] + a[:, :-1, 1:-1]) / 2
     ay = (a[:, 1:-1, 1:] + a[:, 1:-1, :-1]) / 2
     return np.stack([ax[:, 1:] + ax[:, :-1] + ay[:, :, 1:] + ay[:, :, :-1], ay[..., 1:], ax[:, 1:]])
@@ -95,13 +95,13 @@ def _solve(diagonal: Array, along_y: Array, along_x: Array) -> tuple[Array, Arra
     bands[inner, :-inner] = -along_x[:-1].ravel()
     load = np.full(inner**2, SOURCE / (inner + 1) ** 2)
     factor, T, failure = dpbsv(bands, load, lower=1, overwrite_ab=1, overwrite_b=1)
-    if failure:  # conductivities so wild that rounding makes the matrix indefinite
+    if failure:  # conductivities vary so much that rounding makes the matrix indefinite
         T = np.full(inner**2, np.nan)
     return factor, T.reshape(inner, inner)
 
 
 def _observed(T: Array) -> Array:
-    """Temperatures (n, inner, inner) where they are observed, (n, 10, 10); between nodes linear."""
+    """Observed temperatures (n, 10, 10) of (n, inner, inner), linear between the nodes."""
     cells = T.shape[1] + 1
     if cells == CELLS:
         return T[:, *OBSERVED_NODES]
@@ -116,20 +116,20 @@ def _observed(T: Array) -> Array:
 def temperatures(u: Array, cells: int = CELLS) -> Array:
     """Solve -div(a grad T) = 50 on the unit square with T = 0 on its boundary.
 
-    Five-point flux scheme on cells x cells cells, with the `log_conductivity` log a, for any number
-    of members at once.
+    The scheme is the five-point flux scheme on `cells` x `cells` cells. The `log_conductivity` is
+    log a. Any number of members are solved at once.
 
     Parameters
     ----------
     u : ndarray, shape (..., d)
         Coefficients of the log conductivity; d is a square.
     cells : int, default 32
-        Cells per side; where there are fewer than 32, temperatures between nodes are interpolated.
+        Cells per side. With fewer than 32, temperatures between nodes are interpolated.
 
     Returns
     -------
     ndarray, shape (..., 100)
-        T at the observed nodes, the index along x varying slowest.
+        T at the observed nodes. The index along x varies slowest.
     """
     u = np.asarray(u, dtype=float)
     rows = u.reshape(-1, u.shape[-1])
@@ -146,7 +146,8 @@ class Temperatures(Op):
     """`temperatures` of one member, with the gradient of the discretized problem.
 
     The outputs are the observed temperatures, those of all nodes, and the Cholesky factor of the
-    matrix: with it the gradient costs one more pair of substitutions, by the adjoint method.
+    matrix. With this factor the gradient costs one more pair of substitutions, by the adjoint
+    method.
     """
 
     __props__ = ()
@@ -173,7 +174,7 @@ class Temperatures(Op):
         outputs: Sequence[Variable],
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
-        """Gradient of what depends on the observed temperatures; nothing else is for users."""
+        """Gradient with respect to u, from that of the observed temperatures alone."""
         observed, *others = cotangents
         assert all(isinstance(other.type, DisconnectedType) for other in others)
         adjoint: Any = TemperaturesAdjoint()
@@ -197,8 +198,8 @@ class TemperaturesAdjoint(Op):
         load = np.zeros((INNER, INNER))
         load[OBSERVED_NODES] = w.reshape(len(OBSERVED), -1)
         adjoint, _ = dpbtrs(factor, load.ravel(), lower=1)
-        # With A(a) T = f the gradient in a face's conductivity is minus the product of the
-        # differences across it of T and of the adjoint solution.
+        # A(a) T = f. So the gradient with respect to the conductivity of a face is minus the
+        # difference of T across the face, times that of the adjoint solution.
         T, adjoint = np.pad(T, 1), np.pad(adjoint.reshape(INNER, INNER), 1)
         sensitivity = np.zeros((CELLS + 1, CELLS + 1))
         along_x = np.diff(T, axis=0) * np.diff(adjoint, axis=0) / 2
@@ -237,7 +238,7 @@ def _slope(u: Array) -> Array:
 
 
 def _reference(d: int, y: Array, noise_sd: float) -> Reference:
-    """Posterior that is stored, or computed where there are many parameters."""
+    """Posterior: read if it is stored, computed if there are more parameters."""
     if d <= STORED:
         return stored_reference(f"darcy_{d}")
 
@@ -253,18 +254,18 @@ def _reference(d: int, y: Array, noise_sd: float) -> Reference:
 def darcy(d: int = 16, native: bool = False) -> GalleryModel:
     """Log conductivity of a plate from a hundred temperatures, in 9 to 1024 parameters.
 
-    The prior is a Gaussian field cut off after n x n Karhunen-Loeve modes; the noise has standard
-    deviation 0.01. One evaluation takes about a quarter of a millisecond. The data for each d come
-    from another truth.
+    The prior is a Gaussian field that is cut off after n x n Karhunen-Loeve modes. The noise has a
+    standard deviation of 0.01. One evaluation takes about a quarter of a millisecond. Each d has a
+    truth and data of its own.
 
     Parameters
     ----------
     d : int, default 16
-        Number of parameters, n^2 for n from 3 to 32. Beyond 64 the reference is computed when it is
-        asked for: half a minute for 256 parameters.
+        Number of parameters: n^2 with n from 3 to 32. Above 64 the reference is computed on its
+        first use, which takes half a minute for 256 parameters.
     native : bool, default False
         Whether the map has a gradient, by the adjoint method, so that NUTS can be used. Otherwise
-        it is a black box, which takes a whole ensemble at once.
+        it is a black box that evaluates a whole ensemble at once.
 
     Returns
     -------
@@ -274,7 +275,7 @@ def darcy(d: int = 16, native: bool = False) -> GalleryModel:
     Raises
     ------
     ValueError
-        If `d` is no such square.
+        If `d` is not the square of an integer from 3 to 32.
 
     References
     ----------
@@ -305,7 +306,7 @@ def darcy(d: int = 16, native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(temperatures, output_shape=(100,), vectorized=True)
     with GalleryModel(
-        "An inverse problem of textbook type: many data, a prior that decides what they do not, "
+        "A textbook inverse problem: many data, a prior that decides what the data leave open, "
         "and a nearly Gaussian posterior that the ensemble Kalman sampler finds in few solves.",
         forward=forward,
         reference=lambda: _reference(d, y, noise_sd),

@@ -22,18 +22,18 @@ DATA = {
 def decay(noise_sd: float = 0.05, roughness: float = 0.0, native: bool = False) -> GalleryModel:
     """Exponential decay, amplitude times exp(-rate t), observed at twelve times with known noise.
 
-    With little noise the posterior is nearly Gaussian; with much it is curved, and the ensemble
-    Kalman sampler keeps a bias that only adjusting removes.
+    With little noise the posterior is nearly Gaussian. With much noise it is curved, and the
+    ensemble Kalman sampler has a bias that only ``adjust=True`` removes.
 
     Parameters
     ----------
     noise_sd : {0.05, 0.3}, default 0.05
         Standard deviation of the noise. Each value has its own data.
     roughness : float, default 0
-        Amplitude, in units of `noise_sd`, of plane waves in random directions, with periods of
-        about 0.02, that are added to the outputs. What a sampler that averages them out should find
-        is the reference of ``roughness=0``; the posterior of the rough map itself is too ragged for
-        quadrature.
+        Amplitude of plane waves that are added to the outputs, in units of `noise_sd`. They have
+        random directions and periods of about 0.02. A sampler that averages them out should find
+        the reference of ``roughness=0``. The posterior of the rough map itself has no reference, as
+        it is too ragged for quadrature.
     native : bool, default False
         Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
         Otherwise it is a black box.
@@ -46,7 +46,7 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0, native: bool = False) 
     Raises
     ------
     ValueError
-        If there are no data for `noise_sd`; when the reference of a rough map is asked for.
+        If there are no data for `noise_sd`. Also when the reference of a rough map is read.
 
     Examples
     --------
@@ -57,7 +57,9 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0, native: bool = False) 
     require_flags(native=native)
     require_not_negative(roughness=roughness)
     if noise_sd not in list(DATA):
-        raise ValueError(f"decay has data for noise_sd 0.05 and 0.3, not for {noise_sd}.")
+        raise ValueError(
+            f"decay has data for `noise_sd` 0.05 and 0.3, not for {noise_sd}. Take one of these."
+        )
     times = np.linspace(0.2, 4, 12)
     y = np.array(DATA[noise_sd])
     rng = np.random.default_rng(3)
@@ -91,8 +93,8 @@ def decay(noise_sd: float = 0.05, roughness: float = 0.0, native: bool = False) 
     solve = outputs if roughness else smooth
     forward = None if native else forward_model(solve, output_shape=(12,))
     with GalleryModel(
-        "A smooth nonlinear map with a curved posterior: it shows the bias of the ensemble Kalman "
-        "sampler, which grows with the noise, and that adjusting removes it.",
+        "A smooth nonlinear map with a curved posterior: the bias of the ensemble Kalman sampler "
+        "grows with the noise, and adjusting removes it.",
         forward=forward,
         reference=reference,
         truth={"log_amplitude": 0.3, "log_rate": -0.2},

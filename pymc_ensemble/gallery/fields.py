@@ -15,8 +15,8 @@ from pymc_ensemble.samplers.options import require_counts, require_flags
 def deconvolution(d: int = 100, native: bool = False) -> GalleryModel:
     """A field on a circle from blurred values: a linear map with a posterior in closed form.
 
-    Every third value is seen through a blur of width 0.03, with noise of standard deviation 0.05.
-    The prior is an exponential covariance of length 0.1.
+    Every third value is observed through a blur of width 0.03, with noise of standard deviation
+    0.05. The prior is Gaussian, with an exponential covariance of length 0.1.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def deconvolution(d: int = 100, native: bool = False) -> GalleryModel:
     Raises
     ------
     ValueError
-        If `d` is smaller.
+        If `d` is below 10.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def deconvolution(d: int = 100, native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(blurred, output_shape=(len(A),), vectorized=True)
     with GalleryModel(
-        "A field that is known from its prior as much as from data: an ensemble smaller than the "
+        "A field about which the prior says as much as the data: an ensemble smaller than the "
         "field cannot hold its covariance.",
         forward=forward,
         reference=reference,
@@ -97,7 +97,7 @@ def cox_process(d: int = 256, native: bool = False) -> GalleryModel:
     Raises
     ------
     ValueError
-        If `d` is smaller.
+        If `d` is below 10.
 
     References
     ----------
@@ -132,7 +132,7 @@ def cox_process(d: int = 256, native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(log_intensity, output_shape=(64,), vectorized=True)
     with GalleryModel(
-        "Counts in space: the forward map is linear, and only the likelihood is not Gaussian.",
+        "Counts in space: the forward map is linear, but the likelihood is not Gaussian.",
         forward=forward,
         reference=lambda: hamiltonian_reference(potential, information, d, "on the intensity"),
         truth={"u": truth},
@@ -145,10 +145,10 @@ def cox_process(d: int = 256, native: bool = False) -> GalleryModel:
 
 
 def line_flow(d: int = 100, native: bool = False) -> GalleryModel:
-    """Pressures along a line, whose log conductivity is a Gaussian field: far from linear.
+    """Pressures along a line whose log conductivity is a Gaussian field: far from linear.
 
-    The pressure is the integral of the inverse of the conductivity from one end. It is observed at
-    24 places, with noise of 5% of the largest value.
+    The pressure is the integral of the inverse of the conductivity, from one end. It is observed at
+    24 places. The noise has a standard deviation of 5% of the largest value.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def line_flow(d: int = 100, native: bool = False) -> GalleryModel:
     Raises
     ------
     ValueError
-        If `d` is smaller.
+        If `d` is below 10.
 
     Examples
     --------
@@ -202,8 +202,8 @@ def line_flow(d: int = 100, native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(pressure, output_shape=(24,), vectorized=True)
     with GalleryModel(
-        "A field behind an exponential: the posterior is far from any Gaussian law, and a sampler "
-        "that has learned one has to say so.",
+        "A field behind an exponential: the posterior is far from Gaussian, and a sampler that has "
+        "fitted a Gaussian law has to say so.",
         forward=forward,
         reference=lambda: hamiltonian_reference(potential, information, d, "on the pressures"),
         truth={"u": truth},

@@ -28,12 +28,13 @@ def hamiltonian_reference(
     d : int
         Number of parameters.
     source : str
-        How the posterior is known, after "Hamiltonian Monte Carlo".
+        How the posterior is known: the words that follow "Hamiltonian Monte Carlo".
 
     Returns
     -------
     Reference
-        Of the variable ``u``. Errors of its moments come from differences between chains.
+        Posterior of the variable ``u``. The errors of its moments come from the differences between
+        chains.
     """
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -85,7 +86,7 @@ def hamiltonian_reference(
 def mode_of(
     whole: Callable[[Array], tuple[Array, Array]], information: Callable[[Array], Array], d: int
 ) -> InformedLaw:
-    """Law at the mode, by Gauss-Newton steps whose damping is searched."""
+    """Gaussian law at the mode, by Gauss-Newton steps with a search for their damping."""
     x, damping = np.zeros(d), 1.0
     [value], [gradient] = whole(x[None])
     factor = information(x)

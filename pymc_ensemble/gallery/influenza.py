@@ -18,12 +18,12 @@ from pymc_ensemble.samplers.options import require_flags
 DAYS = np.arange(1, 15)
 
 IN_BED = np.array([3, 8, 26, 76, 225, 298, 258, 233, 189, 128, 68, 29, 14, 4])
-"""Boys in bed, day by day from the 22nd of January 1978."""
+"""Number of boys in bed on each day, from 22 January 1978."""
 
 BOYS = 763
 
 MAX_SLOPES = 5000
-"""Most evaluations of the right-hand side that one solution may cost; the posterior needs 300."""
+"""Most evaluations of the right-hand side for one solution. In the posterior it takes 300."""
 
 
 class _TooMuchWork(Exception):
@@ -33,9 +33,9 @@ class _TooMuchWork(Exception):
 def log_infected(parameters: ArrayLike, days: ArrayLike = DAYS) -> Array:
     """Solve the SIR equations for the logarithm of the number of infected boys.
 
-    s' = -beta s i / N and (log i)' = beta s / N - gamma, with s = N - 1 and i = 1 on day 0, by
-    SciPy's LSODA. It takes less than a millisecond; where parameters are so wild that it would take
-    more than ten it gives up.
+    The equations are s' = -beta s i / N and (log i)' = beta s / N - gamma, with s = N - 1 and i = 1
+    on day 0. SciPy's LSODA solves them in less than a millisecond. It gives up where extreme
+    parameters would take it more than ten.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def log_infected(parameters: ArrayLike, days: ArrayLike = DAYS) -> Array:
     Returns
     -------
     ndarray, shape (n,)
-        log i, NaN where the solver gave up.
+        log i. It is NaN if the solver gave up.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def log_infected(parameters: ArrayLike, days: ArrayLike = DAYS) -> Array:
 def _native_log_infected(parameters: TensorVariable, steps_per_day: int = 10) -> TensorVariable:
     """Solve the same equations in PyTensor, by the classical Runge-Kutta method of fixed step.
 
-    The first variable is log s, which no step can make negative.
+    The first variable is log s, so that no step can make s negative.
     """
     beta, gamma = parameters[0], parameters[1]
     h = 1 / steps_per_day
@@ -118,16 +118,16 @@ def influenza(native: bool = False) -> GalleryModel:
     Parameters
     ----------
     native : bool, default False
-        False: the equations are solved by SciPy, a black box without gradient. True: they are
-        solved in PyTensor, to 1e-6 in the logarithm, so that NUTS can be used.
+        False: SciPy solves the equations, a black box without a gradient. True: PyTensor solves
+        them, with an error of 1e-6 in the logarithm, so that NUTS can be used.
 
     Returns
     -------
     GalleryModel
-        Parameters ``beta`` (infection, per day), ``gamma`` (recovery, per day), ``phi_inv``
-        (dispersion: the variance of a count is mu + phi_inv mu^2); data ``in_bed`` of shape (14,).
-        The reference holds the moments of all of them, and of their logarithms under the names of
-        PyMC's unconstrained variables, such as ``beta_log__``.
+        Parameters ``beta`` (infection, per day), ``gamma`` (recovery, per day) and ``phi_inv``
+        (dispersion: the variance of a count is mu + phi_inv mu^2). Data ``in_bed`` of shape (14,).
+        The reference has the moments of all parameters, and those of their logarithms under the
+        names of PyMC's unconstrained variables, such as ``beta_log__``.
 
     References
     ----------
@@ -146,8 +146,8 @@ def influenza(native: bool = False) -> GalleryModel:
     forward = None if native else forward_model(log_infected, output_shape=IN_BED.shape)
     solve = forward or _native_log_infected
     with GalleryModel(
-        "Counts of an epidemic, whose noise has a scale that is unknown, too: few data, a "
-        "posterior with a long tail in the dispersion.",
+        "Counts of an epidemic, with noise of unknown scale: few data, and a posterior with a "
+        "long tail in the dispersion.",
         forward=forward,
         reference=lambda: stored_reference("influenza"),
         coords={"day": DAYS},

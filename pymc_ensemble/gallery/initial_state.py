@@ -1,4 +1,4 @@
-"""Initial state of a small weather model, from a background and what was seen since."""
+"""Initial state of a small weather model, from a background and later observations."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from pymc_ensemble.gallery.hamiltonian import hamiltonian_reference
 from pymc_ensemble.gallery.model import Array, GalleryModel
 from pymc_ensemble.samplers.options import require_counts
 
-FORCING = 8.0  # with which the system is chaotic: errors double in 0.4 units of time
-STEP = 0.05  # of the Runge-Kutta scheme: six hours, if a unit of time is five days
-STEPS = 8  # from the state that is asked for to the last observation
+FORCING = 8.0  # makes the system chaotic: errors double in 0.4 units of time
+STEP = 0.05  # time step of the Runge-Kutta scheme: six hours, if a unit of time is five days
+STEPS = 8  # from the initial state to the last observation
 SEEN = (4, 8)  # steps after which every second variable is observed
 BACKGROUND_SD, NOISE_SD = 1.0, 0.5
 SPIN_UP = 400  # steps from rest to the attractor
@@ -20,7 +20,7 @@ DATA_SEED = 61
 
 
 def _neighbors(x: Array) -> tuple[Array, Array, Array, Array]:
-    """States of shape (d, ...) two and one places below, and one and two above."""
+    """Neighbors of states of shape (d, ...): two and one places below, one and two above."""
     ring = np.concatenate([x[-2:], x, x[:2]])
     return ring[:-4], ring[1:-3], ring[3:-1], ring[4:]
 
@@ -39,7 +39,7 @@ def _pulled(x: Array, w: Array) -> Array:
 
 
 def _stages(x: Array) -> tuple[Array, list[Array]]:
-    """State a step later, and the four states at which the velocity was taken."""
+    """State one step later, and the four states at which the velocity was computed."""
     velocities: list[Array] = []
     states: list[Array] = []
     for weight in (0.0, 0.5, 0.5, 1.0):
@@ -50,7 +50,7 @@ def _stages(x: Array) -> tuple[Array, list[Array]]:
 
 
 def _pulled_back(states: list[Array], w: Array) -> Array:
-    """Product of `w` with the Jacobian of a step, whose states are known."""
+    """Product of `w` with the Jacobian of one step, given the states of `_stages`."""
     g4 = _pulled(states[3], STEP / 6 * w)
     g3 = _pulled(states[2], STEP / 3 * w + STEP * g4)
     g2 = _pulled(states[1], STEP / 3 * w + STEP / 2 * g3)
@@ -60,7 +60,7 @@ def _pulled_back(states: list[Array], w: Array) -> Array:
 
 @np.errstate(over="ignore", invalid="ignore")
 def seen_later(start: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """Every second variable after 0.2 and after 0.4 units of time, and the adjoint.
+    """Every second variable after 0.2 and 0.4 units of time, and the adjoint of this map.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ def initial_state(d: int = 40) -> GalleryModel:
     """Initial state of the Lorenz 96 system: what a weather forecast begins with.
 
     The state of d variables on a circle follows
-    x_i' = (x_{i+1} - x_{i-2}) x_{i-1} - x_i + 8. A background is known with errors of standard
-    deviation 1; every second variable is observed after 0.2 and 0.4 units of time, with noise of
-    standard deviation 0.5. The parameters are what the background is wrong by.
+    x_i' = (x_{i+1} - x_{i-2}) x_{i-1} - x_i + 8. A first guess of it, the background, has errors of
+    standard deviation 1. Every second variable is observed after 0.2 and 0.4 units of time, with
+    noise of standard deviation 0.5. The parameters are the errors of the background.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def initial_state(d: int = 40) -> GalleryModel:
     Raises
     ------
     ValueError
-        If `d` is smaller.
+        If `d` is below 10.
 
     References
     ----------
@@ -153,8 +153,8 @@ def initial_state(d: int = 40) -> GalleryModel:
 
     forward = forward_model(seen, output_shape=(len(y),), vectorized=True)
     with GalleryModel(
-        "The state of a chaotic system a moment ago: observations of half of it, later, and a "
-        "prior that is as wide as the map is curved.",
+        "The state of a chaotic system a moment ago: later observations of half of it, and a "
+        "prior so wide that the map is curved across it.",
         forward=forward,
         reference=lambda: hamiltonian_reference(potential, information, d, "on the adjoint"),
         truth={"u": truth},

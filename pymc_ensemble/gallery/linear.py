@@ -15,14 +15,14 @@ from pymc_ensemble.gallery.model import (
 )
 from pymc_ensemble.samplers.options import require_counts, require_flags, require_positive
 
-MOST_PARAMETERS = 10_000  # whose map is a matrix of 1.6 GB
+MOST_PARAMETERS = 10_000  # the matrix of the map then takes 1.6 GB
 
 
 def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
     """Linear map with Gaussian noise and prior: the posterior is known in closed form.
 
-    The data are 2 d outputs with unit noise; the map's squared singular values run from 1 to 100,
-    so that the posterior's precision has condition number 50.5.
+    The data are 2 d outputs with unit noise. The squared singular values of the map run from 1 to
+    100, so that the precision of the posterior has a condition number of 50.5.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
     require_flags(native=native)
     require_counts(1, d=d)
     if d is None or d > MOST_PARAMETERS:
-        raise ValueError(f"d must be an integer from 1 to {MOST_PARAMETERS}, not {d!r}.")
+        raise ValueError(f"`d` must be an integer from 1 to {MOST_PARAMETERS}, not {d!r}.")
     rng = np.random.default_rng(1000)
     Q, _ = np.linalg.qr(rng.standard_normal((2 * d, d)))
     W, _ = np.linalg.qr(rng.standard_normal((d, d)))
@@ -59,8 +59,8 @@ def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(outputs, output_shape=(2 * d,))
     with GalleryModel(
-        "Linear and Gaussian: the ensemble Kalman sampler has no bias here, so whatever error is "
-        "left is Monte Carlo error or a mistake.",
+        "Linear and Gaussian: the ensemble Kalman sampler has no bias here, so any error is Monte "
+        "Carlo error or a mistake.",
         forward=forward,
         reference=lambda: gaussian_posterior(A, y, noise_sd=1.0),
         truth={"u": truth},
@@ -79,16 +79,16 @@ def linear_multiscale(
 ) -> GalleryModel:
     """Linear map with a fast oscillation: G(u) = A u + sin(2 pi u / 0.1), A = diag(-1, 2).
 
-    Noise variance 0.05; the data come from u = (-1, 1). With ``data=(1, 2)`` they are free of
-    noise. The paper starts its ensembles uniformly on the unit square.
+    The noise has variance 0.05. The data come from u = (-1, 1); ``data=(1, 2)`` has no noise. The
+    paper draws its first ensembles uniformly from the unit square.
 
     Parameters
     ----------
     prior_variance : float, default 0.05
-        The prior is N(0, prior_variance I). The figures of the paper belong to 1.
+        The prior is N(0, prior_variance I). The figures of the paper have 1.
     rough : bool, default True
-        Whether the oscillation is there. The reference is always the posterior of the model as it
-        stands; what a sampler that averages the oscillation out should find is the reference of
+        Whether the map has the oscillation. The reference is always the posterior of the model as
+        it stands. A sampler that averages the oscillation out should find the reference of
         ``rough=False``.
     data : array_like, shape (2,)
         The observation.
@@ -149,8 +149,8 @@ def linear_multiscale(
 
     forward = None if native else forward_model(outputs, output_shape=(2,))
     with GalleryModel(
-        "A smooth trend under a fast oscillation: pointwise gradients are useless, differences "
-        "across an ensemble see the trend.",
+        "A smooth trend under a fast oscillation: gradients at single points are useless, but "
+        "differences across an ensemble see the trend.",
         forward=forward,
         reference=reference,
         truth={"u": [-1.0, 1.0]},

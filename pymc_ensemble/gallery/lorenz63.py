@@ -11,16 +11,16 @@ from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
 
 TRUTH = np.array([28.0, 8 / 3])
-"""Parameters r and b of the data."""
+"""True parameters r and b, from which the data come."""
 
 DATA_SEED = 63
-WINDOW = 10.0  # time units of an average
-SPIN_UP = 20.0  # from a random start to the attractor
-STEP = 0.01  # of the Runge-Kutta scheme
+WINDOW = 10.0  # units of time that an average takes in
+SPIN_UP = 20.0  # units of time from a random start to the attractor
+STEP = 0.01  # time step of the Runge-Kutta scheme
 
 
 def random_start(rng: np.random.Generator) -> Array:
-    """Start near the attractor, shape (3,)."""
+    """Random state near the attractor, shape (3,)."""
     return rng.normal(size=3) * 8 + [0.0, 0.0, 24.0]
 
 
@@ -34,16 +34,17 @@ def lorenz63_averages(
     parameters : ndarray of shape (n, 2)
         r and b of each run.
     starts : ndarray of shape (n, 3)
-        Where the runs start; the way to the attractor does not count.
+        Where the runs start. The averages leave out the way to the attractor.
     window : float, default 10
-        Length of a window.
+        Length of a window, in units of time.
     windows : int, default 1
         Number of windows, one after the other.
 
     Returns
     -------
     ndarray of shape (n, windows, 9)
-        Averages of x, y, z, x^2, y^2, z^2, xy, yz, xz; not finite where the system runs away.
+        Averages of x, y, z, x^2, y^2, z^2, xy, yz, xz. They are not finite where the solution
+        diverges.
     """
     r, b = np.asarray(parameters, dtype=float).T
     state = np.array(starts, dtype=float).T
@@ -85,9 +86,10 @@ def lorenz63_data() -> tuple[Array, Array]:
 def lorenz63() -> GalleryModel:
     """Parameters of the Lorenz system from averages over ten units of time.
 
-    The averages are those of x, y, z and their products. Each evaluation starts anew, at random,
-    and fluctuates as the data do. r and b have log-normal priors: log r ~ N(3.3, 0.15^2), log b ~
-    N(1.2, 0.5^2). The paper starts its ensembles uniformly on [27, 29] x [2.25, 3.5].
+    The averages are those of x, y, z and their products. Each evaluation starts from a new random
+    state and fluctuates as the data do. r and b have log-normal priors: log r ~ N(3.3, 0.15^2) and
+    log b ~ N(1.2, 0.5^2). The paper draws its first ensembles uniformly from
+    [27, 29] x [2.25, 3.5].
 
     Returns
     -------
@@ -114,8 +116,8 @@ def lorenz63() -> GalleryModel:
 
     forward = forward_model(averages, output_shape=(9,), stochastic=True, vectorized=True)
     with GalleryModel(
-        "Chaos as noise: no evaluation can be repeated, and only a fit to many of them shows what "
-        "the averages depend on.",
+        "Chaos as noise: each evaluation fluctuates, and only a fit to many of them shows what the "
+        "averages depend on.",
         forward=forward,
         reference=lambda: stored_reference("lorenz63"),
         truth={"r": TRUTH[0], "b": TRUTH[1]},

@@ -25,9 +25,9 @@ SLOW = 36
 FAST = 10
 """Number of fast variables for each slow one."""
 
-WINDOW = 50.0  # time units of an average
-SPIN_UP = 10.0  # from a random start to the attractor
-STEP = 0.005  # of the Runge-Kutta scheme
+WINDOW = 50.0  # units of time that an average takes in
+SPIN_UP = 10.0  # units of time from a random start to the attractor
+STEP = 0.005  # time step of the Runge-Kutta scheme
 CHUNK = 64  # members that are advanced together; more do not fit into a processor's cache
 
 DATA_SEED = 96
@@ -46,7 +46,7 @@ FLUCTUATIONS = np.array([
 
 
 def random_start(rng: np.random.Generator) -> Array:
-    """Start near the attractor: X in the first row, below it the fast variables; (11, 36)."""
+    """Random state near the attractor (11, 36): X in the first row, fast variables below."""
     start = rng.standard_normal((1 + FAST, SLOW))
     start[0] = 2 + 3 * start[0]
     start[1:] *= 0.1
@@ -60,7 +60,7 @@ def _velocity(X: Array, Y: Array, h: Array, F: Array, c: Array, b: Array) -> tup
     dX -= X
     dX += F
     dX -= (h * c / FAST) * Y.sum(0)
-    # All fast variables form one circle: behind the last of k comes the first of k + 1.
+    # All fast variables form one circle: after the last one of k comes the first one of k + 1.
     Y_padded = np.concatenate([np.roll(Y[-1:], 1, axis=1), Y, np.roll(Y[:2], -1, axis=1)])
     dY = Y_padded[:-3] - Y_padded[3:]
     dY *= Y_padded[2:-1]
@@ -87,17 +87,17 @@ def lorenz96_averages(
     parameters : ndarray of shape (n, 4)
         h, F, log c and b of each run.
     starts : ndarray of shape (n, 11, 36)
-        Where the runs start; the way to the attractor does not count.
+        Where the runs start. The averages leave out the way to the attractor.
     window : float, default 50
-        Length of a window.
+        Length of a window, in units of time.
     windows : int, default 1
         Number of windows, one after the other.
 
     Returns
     -------
     ndarray of shape (n, windows, 5)
-        Averages, over time and k, of X, Ybar, X^2, X Ybar, Ybar^2; not finite where the scheme
-        is unstable.
+        Averages, over time and k, of X, Ybar, X^2, X Ybar, Ybar^2. They are not finite where the
+        scheme is unstable.
     """
     parameters = np.asarray(parameters, dtype=float)
     averages = np.zeros((len(parameters), windows, 5))
@@ -134,7 +134,7 @@ def _chunk_averages(parameters: Array, starts: Array, window: float, windows: in
 def simulate_data() -> tuple[Array, Array]:
     """Averages of one window (5,) and covariance (5, 5) of 200 windows, both at the truth.
 
-    They are what `OBSERVED` and `FLUCTUATIONS` hold; it takes half a minute.
+    `OBSERVED` and `FLUCTUATIONS` hold them. To simulate them takes half a minute.
     """
     rng = np.random.default_rng(DATA_SEED)
     starts = np.stack([random_start(rng) for _ in range(21)])
@@ -147,18 +147,18 @@ def simulate_data() -> tuple[Array, Array]:
 def lorenz96() -> GalleryModel:
     """Parameters of a small climate from averages over fifty units of time.
 
-    The two-scale Lorenz 96 system has 36 slow and 360 fast variables; the data are the averages of
+    The two-scale Lorenz 96 system has 36 slow and 360 fast variables. The data are the averages of
     the slow variables, of the fast ones, and of their second moments. The four parameters are the
     strength h of the coupling, the forcing F, the logarithm of the ratio c of the time scales, and
-    the amplitude b of the fast nonlinearity. Each evaluation starts anew, at random, and fluctuates
-    as the data do. Twenty of them take two to three seconds. It stands for a climate model, which
-    would be run for an ensemble of 20 members and 50 iterations or less.
+    the amplitude b of the fast nonlinearity. Each evaluation starts from a new random state and
+    fluctuates as the data do. Twenty of them take two to three seconds. The problem stands for a
+    climate model, for which one can afford an ensemble of 20 members and at most 50 iterations.
 
     Returns
     -------
     GalleryModel
         Parameters ``h``, ``F``, ``log_c`` and ``b``, data ``averages`` of shape (5,). The reference
-        is the posterior of the infinite-time averages, known to about a tenth of a posterior
+        is the posterior of the infinite-time averages. Its error is about a tenth of a posterior
         standard deviation.
 
     References
@@ -180,8 +180,8 @@ def lorenz96() -> GalleryModel:
 
     forward = forward_model(averages, output_shape=(5,), stochastic=True, vectorized=True)
     with GalleryModel(
-        "Tuning a climate model: statistics of chaos, a narrow curved valley in parameter space, "
-        "and a budget of a thousand runs.",
+        "Tuning a climate model: statistics of chaos, a narrow curved posterior, and a budget of a "
+        "thousand runs.",
         forward=forward,
         reference=lambda: stored_reference("lorenz96"),
         truth=TRUTH,

@@ -23,10 +23,10 @@ PELTS = np.array([
     [4.0, 6.1, 9.8, 35.2, 59.4, 41.7, 19.0, 13.0, 8.3, 9.1, 7.4,
      8.0, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6],
 ]).T  # fmt: skip
-"""Thousands of pelts per year, hare and lynx, shape (21, 2)."""
+"""Thousands of pelts per year of hare and lynx, shape (21, 2)."""
 
 MAX_SLOPES = 5000
-"""Most evaluations of the right-hand side that one solution may cost; the posterior needs 340."""
+"""Most evaluations of the right-hand side for one solution. In the posterior it takes 340."""
 
 
 class _TooMuchWork(Exception):
@@ -36,9 +36,9 @@ class _TooMuchWork(Exception):
 def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
     """Solve the Lotka-Volterra equations for the logs of both populations.
 
-    (log h)' = alpha - beta l and (log l)' = delta h - gamma, with SciPy's LSODA. It takes less than
-    a millisecond; where parameters are so wild that it would take more than ten, or overflow, it
-    gives up.
+    The equations are (log h)' = alpha - beta l and (log l)' = delta h - gamma. SciPy's LSODA solves
+    them in less than a millisecond. It gives up where extreme parameters would take it more than
+    ten, or overflow.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
         The rates alpha, beta, gamma and delta per year, and the populations h and l at the start,
         in thousands of pelts.
     years : ndarray, shape (n,), default 1900 to 1920
-        Times of the solution; the first is the start.
+        Times of the solution. The first is that of the initial populations.
 
     Returns
     -------
     ndarray, shape (n, 2)
-        Logarithms of hare and lynx, NaN where the solver gave up.
+        Logarithms of hare and lynx. They are NaN if the solver gave up.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
         n_slopes += 1
         if n_slopes > MAX_SLOPES:
             raise _TooMuchWork
-        log_hare, log_lynx = state.tolist()  # arithmetic of Python is faster
+        log_hare, log_lynx = state.tolist()  # for two numbers, Python's own arithmetic is faster
         return alpha - beta * math.exp(log_lynx), delta * math.exp(log_hare) - gamma
 
     try:
@@ -115,24 +115,25 @@ def _native_log_populations(parameters: TensorVariable, steps_per_year: int = 10
 def lynx_hare(native: bool = False) -> GalleryModel:
     """Hares and lynxes in Canada, 1900 to 1920: eight parameters of a predator-prey model.
 
-    The pelts that the Hudson's Bay Company bought follow the Lotka-Volterra equations with
-    log-normal noise, of unknown scale for each species. Priors are those of the Stan case study.
+    The pelts that the Hudson's Bay Company bought follow the Lotka-Volterra equations. They have
+    log-normal noise, whose scale is unknown for each species. Priors are those of the Stan case
+    study.
 
     Parameters
     ----------
     native : bool, default False
-        False: the equations are solved by SciPy, a black box without gradient. True: they are
-        solved in PyTensor, to 1e-5 in the logarithms, so that NUTS can be used.
+        False: SciPy solves the equations, a black box without a gradient. True: PyTensor solves
+        them, with an error of 1e-5 in the logarithms, so that NUTS can be used.
 
     Returns
     -------
     GalleryModel
         Parameters ``alpha`` (growth of hares, per year), ``beta`` (loss of hares per thousand
         lynxes), ``gamma`` (death of lynxes), ``delta`` (growth of lynxes per thousand hares),
-        ``initial`` (populations in 1900, thousands), ``sigma`` (scales of the noise on the logs);
-        data ``pelts`` of shape (21, 2). The reference holds the moments of all of them, and of
-        their logarithms under the names of PyMC's unconstrained variables, such as
-        ``alpha_log__``.
+        ``initial`` (populations in 1900, thousands) and ``sigma`` (scales of the noise on the
+        logarithms). Data ``pelts`` of shape (21, 2). The reference has the moments of all
+        parameters, and those of their logarithms under the names of PyMC's unconstrained variables,
+        such as ``alpha_log__``.
 
     References
     ----------
@@ -151,8 +152,8 @@ def lynx_hare(native: bool = False) -> GalleryModel:
     forward = None if native else forward_model(log_populations, output_shape=PELTS.shape)
     solve = forward or _native_log_populations
     with GalleryModel(
-        "Real data and a solver without derivatives: eight parameters, strong correlations, noise "
-        "scales unknown, and prior draws that are far from the posterior.",
+        "Real data and a solver without derivatives: eight parameters, strong correlations, "
+        "unknown scales of the noise, and a prior that is far from the posterior.",
         forward=forward,
         reference=lambda: stored_reference("lynx_hare"),
         coords={"year": YEARS, "species": ["hare", "lynx"]},

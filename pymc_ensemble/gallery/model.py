@@ -1,4 +1,4 @@
-"""What every problem of the gallery is: a model that knows its forward map and its posterior."""
+"""The model of every gallery problem: it knows its forward map and its posterior."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ DRAWS_SEED = 2000
 
 @dataclass(frozen=True)
 class Reference:
-    """A posterior that is known."""
+    """A known posterior."""
 
     moments: Moments
     draws: Draws
@@ -43,13 +43,13 @@ class GalleryModel(pm.Model):
     Parameters
     ----------
     description : str
-        What the problem teaches, one sentence.
+        What the problem teaches, in one sentence.
     forward : ForwardModel, optional
-        The black box; None for a model that is written in PyTensor throughout.
+        The black box. It is None if the whole model is written in PyTensor.
     reference : callable
-        Returns the posterior, a `Reference`; called when first asked for.
+        Returns the posterior, a `Reference`. It is called on the first use.
     truth : mapping, optional
-        The parameters behind the data, where the data are synthetic.
+        The parameters behind the data, if the data are synthetic.
     coords : mapping, optional
         Coordinates as in `pymc.Model`.
     cheap : ForwardModel, optional
@@ -85,8 +85,8 @@ class GalleryModel(pm.Model):
         -------
         xarray.Dataset
             Each parameter with the dimension ``statistic``: ``mean``, ``sd`` and their Monte Carlo
-            standard errors ``mcse_mean`` and ``mcse_sd``, which are zero where the posterior is
-            known in closed form or by quadrature. The attribute ``source`` says how it is known.
+            standard errors ``mcse_mean`` and ``mcse_sd``. These are zero if the posterior is known
+            in closed form or by quadrature. The attribute ``source`` says how it is known.
         """
         values = {
             name: np.array([moments.get(k, np.zeros_like(moments["mean"])) for k in STATISTICS])
@@ -96,9 +96,9 @@ class GalleryModel(pm.Model):
 
     @cached_property
     def reference_draws(self) -> xr.Dataset:
-        """Nearly independent draws of the model's exact posterior, for distances between laws.
+        """Nearly independent draws of the model's exact posterior, to compare samples with.
 
-        They are the same in every process.
+        Every process gets the same draws.
 
         Returns
         -------
@@ -135,8 +135,8 @@ class GalleryModel(pm.Model):
 def stored_reference(problem: str) -> Reference:
     """Read a posterior that took long to compute from the package's data.
 
-    ``benchmarks/gallery_references.py`` computes and stores them, the draws in units of standard
-    deviations from the mean, as half-precision numbers.
+    ``benchmarks/gallery_references.py`` computes and stores these posteriors. The stored draws are
+    half-precision numbers, in standard deviations from the mean.
     """
     folder = files(__package__).joinpath("data")
     entry = json.loads(folder.joinpath("references.json").read_text(encoding="utf-8"))[problem]
@@ -176,9 +176,10 @@ def quadrature(potential: Callable[[Array], Array], *axes: Array) -> tuple[Array
     Parameters
     ----------
     potential : callable
-        Takes points of shape (..., d) and returns their potentials.
+        Takes points of shape (..., d) and returns their potentials, shape (...).
     *axes : ndarray
-        Equidistant nodes of each coordinate, wide enough that the density vanishes at the ends.
+        Equidistant nodes of each coordinate. They reach so far that the density vanishes at the
+        ends.
 
     Returns
     -------

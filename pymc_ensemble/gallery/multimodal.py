@@ -20,7 +20,7 @@ def bimodal(native: bool = False) -> GalleryModel:
     """Two ridges: only the squared difference of two parameters is observed.
 
     G(u) = (u_1 - u_2)^2 with y = 2, unit noise and prior N(0, I). The modes lie at
-    ``|u_1 - u_2| = 1.3229``; by symmetry each side has half of the mass.
+    ``|u_1 - u_2| = 1.3229``. By symmetry, each side has half of the mass.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def bimodal(native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(outputs, output_shape=(1,))
     with GalleryModel(
-        "Two equal ridges: the ensemble Kalman sampler without adjusting fits one Gaussian over "
+        "Two equal ridges: without adjusting, the ensemble Kalman sampler fits one Gaussian over "
         "both and must fail.",
         forward=forward,
         reference=lambda: _posterior(potential, half_width=7.0, n=1001),
@@ -64,16 +64,16 @@ def bimodal(native: bool = False) -> GalleryModel:
 def four_modes(rough: bool = True, native: bool = False) -> GalleryModel:
     """Four equal modes, with a fast oscillation on top.
 
-    G(u) = (u_1^2 - 1)^2 + (u_2^2 - 1)^2 + 0.1 (sin(20 pi u_1) + sin(20 pi u_2)), y = 0, noise
-    variance 0.05, prior N(0, 0.1 I). Without the oscillation the modes are at
-    (+-0.7766, +-0.7766), not at +-1, and each quadrant has a quarter of the mass. The paper starts
-    its ensembles uniformly on the square [-2, 2]^2.
+    G(u) = (u_1^2 - 1)^2 + (u_2^2 - 1)^2 + 0.1 (sin(20 pi u_1) + sin(20 pi u_2)) with y = 0, noise
+    variance 0.05 and prior N(0, 0.1 I). Without the oscillation the modes are at
+    (+-0.7766, +-0.7766), not at +-1. Each quadrant has a quarter of the mass. The paper draws its
+    first ensembles uniformly from the square [-2, 2]^2.
 
     Parameters
     ----------
     rough : bool, default True
-        Whether the oscillation is there. The reference is always the posterior of the model as it
-        stands; what a sampler that averages the oscillation out should find is the reference of
+        Whether the map has the oscillation. The reference is always the posterior of the model as
+        it stands. A sampler that averages the oscillation out should find the reference of
         ``rough=False``.
     native : bool, default False
         Whether the map is part of the model's graph, with gradients, so that NUTS can be used.
@@ -109,8 +109,8 @@ def four_modes(rough: bool = True, native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(outputs, output_shape=(1,))
     with GalleryModel(
-        "Four equal modes behind high barriers: whoever finds all four in the right proportion "
-        "moves globally.",
+        "Four equal modes behind high barriers: a sampler that finds all four in the right "
+        "proportion makes global moves.",
         forward=forward,
         reference=lambda: _posterior(potential, half_width=2.2, n=1101),
         coords={"component": range(2)},

@@ -20,8 +20,8 @@ from pymc_ensemble.samplers.options import require_flags
 def poisson_regression(native: bool = False) -> GalleryModel:
     """Sixty counts with a log-linear rate: linear forward map, non-Gaussian likelihood.
 
-    The forward map is the linear predictor, so that all that is nonlinear is in the likelihood,
-    where the samplers know its curvature.
+    The forward map is the linear predictor. So all that is nonlinear is in the likelihood, and the
+    samplers know the curvature of the likelihood.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def poisson_regression(native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(predictor, output_shape=(60,))
     with GalleryModel(
-        "Counts instead of Gaussian noise: keep the nonlinearity in the likelihood, and the "
-        "ensemble Kalman sampler is accurate to Monte Carlo error.",
+        "Counts instead of Gaussian noise: keep what is nonlinear in the likelihood, and the "
+        "ensemble Kalman sampler has no error but Monte Carlo error.",
         forward=forward,
         reference=lambda: stored_reference("poisson_regression"),
         truth={"beta": truth},
@@ -65,7 +65,7 @@ def poisson_regression(native: bool = False) -> GalleryModel:
 
 
 def smooth_nonlinear(native: bool = False) -> GalleryModel:
-    """Five parameters, six outputs, a gentle nonlinearity in each direction.
+    """Five parameters and six outputs, which are a little nonlinear in each direction.
 
     G(u) = (u_1, u_2 - 0.6 u_1^2, u_3, u_4 exp(0.3 u_3), u_5 + 0.4 u_1 u_3, u_1 + ... + u_5) with
     noise standard deviations (0.9, 0.25, 0.3, 0.3, 0.3, 0.5) and prior N(0, I).
@@ -99,8 +99,8 @@ def smooth_nonlinear(native: bool = False) -> GalleryModel:
         )
 
     def reference() -> Reference:
-        # Given u_1 and u_3 all is linear in the others, v: integrate v in closed form, the two on a
-        # grid.
+        # Given u_1 and u_3, the outputs are linear in the other parameters v. So v is integrated in
+        # closed form, and the two on a grid.
         axis = np.linspace(-6.0, 6.0, 481)
         u1, u3 = (x.ravel() for x in np.meshgrid(axis, axis, indexing="ij"))
         zero = np.zeros_like(u1)
@@ -133,7 +133,8 @@ def smooth_nonlinear(native: bool = False) -> GalleryModel:
 
     forward = None if native else forward_model(outputs, output_shape=(6,))
     with GalleryModel(
-        "Mildly curved in every direction: a surrogate or an adjustment pays, and can be checked.",
+        "A little curved in every direction: a surrogate or adjusting pays, and both can be "
+        "checked.",
         forward=forward,
         reference=reference,
         coords={"component": range(5), "output": range(6)},

@@ -1,7 +1,6 @@
 """Pairs of models: a simulator on a fine grid, and a cheap one on a coarse grid.
 
-The cheap one is ``model.cheap``. What it costs is a matter of its grid, and how far off its
-posterior is, too.
+The cheap one is ``model.cheap``. Its grid decides what it costs, and how far off its posterior is.
 """
 
 import numpy as np
@@ -22,13 +21,14 @@ BURGERS_TRUTH = np.array([np.log(0.04), 1.1, 0.1])
 def shock(parameters: Array, cells: int) -> Array:
     """Velocities of a viscous fluid at eight places and three times, by Burgers' equation.
 
-    Finite volumes of first order on a ring of length two.
+    The scheme has finite volumes of first order, on a ring of length two.
 
     Parameters
     ----------
     parameters : ndarray of shape (n, 3)
-        Logarithm of the viscosity, amplitude and phase of the first wave.
+        Logarithm of the viscosity, and amplitude and phase of the initial wave.
     cells : int
+        Number of cells of the grid.
 
     Returns
     -------
@@ -60,20 +60,20 @@ def shock(parameters: Array, cells: int) -> Array:
 
 
 def burgers(cells: int = 16) -> GalleryModel:
-    """Viscosity and first wave of a fluid from 24 velocities, on a coarse and on a fine grid.
+    """Viscosity and initial wave of a fluid from 24 velocities, on a coarse and on a fine grid.
 
-    The fine grid has 48 cells, the cheap one `cells`: it smears the shock, and its posterior is six
-    standard deviations off.
+    The fine grid has 48 cells, that of the cheap simulator has `cells`. By default the coarse grid
+    smears the shock, and its posterior is six standard deviations off.
 
     Parameters
     ----------
     cells : int, default 16
-        Of the cheap simulator; from 8 to 48.
+        Cells of the cheap simulator, from 8 to 48.
 
     Returns
     -------
     GalleryModel
-        Parameters ``log_viscosity``, ``amplitude`` and ``phase``, data ``y`` of shape (24,); the
+        Parameters ``log_viscosity``, ``amplitude`` and ``phase``, data ``y`` of shape (24,). The
         cheap simulator is ``model.cheap``.
 
     Raises
@@ -89,7 +89,10 @@ def burgers(cells: int = 16) -> GalleryModel:
     """
     require_counts(8, cells=cells)
     if cells > BURGERS_CELLS:
-        raise ValueError(f"cells={cells} is a finer grid than that of {BURGERS_CELLS} cells.")
+        raise ValueError(
+            f"cells={cells} is a finer grid than that of the expensive simulator. Take at most "
+            f"{BURGERS_CELLS} cells."
+        )
     noise = 0.05 * np.random.default_rng(3).standard_normal(24)
     observed = shock(BURGERS_TRUTH[None], BURGERS_CELLS)[0] + noise
 
@@ -102,7 +105,7 @@ def burgers(cells: int = 16) -> GalleryModel:
     simulate = simulator(BURGERS_CELLS)
     names = ("log_viscosity", "amplitude", "phase")
     with GalleryModel(
-        "Two models: a coarse grid smears a shock, as viscosity does.",
+        "Two models: a coarse grid smears a shock, just as viscosity does.",
         forward=simulate,
         cheap=simulator(cells),
         reference=lambda: stored_reference("burgers"),
@@ -124,13 +127,13 @@ def coarse_darcy(cells: int = 8) -> GalleryModel:
     Parameters
     ----------
     cells : int, default 8
-        Cells per side of the cheap simulator. With 8 its posterior is 33 standard deviations off,
-        with 4 it is 160.
+        Cells per side of the cheap simulator. Its posterior is 33 standard deviations off with 8
+        cells, and 160 with 4.
 
     Returns
     -------
     GalleryModel
-        As `darcy`, with nine parameters; the cheap simulator is ``model.cheap``.
+        As `darcy` with nine parameters. The cheap simulator is ``model.cheap``.
 
     Raises
     ------
@@ -145,7 +148,10 @@ def coarse_darcy(cells: int = 8) -> GalleryModel:
     """
     require_counts(3, cells=cells)
     if cells > 32:
-        raise ValueError(f"cells={cells} is a finer grid than that of 32 cells.")
+        raise ValueError(
+            f"cells={cells} is a finer grid than that of the expensive simulator. Take at most 32 "
+            "cells."
+        )
     model = darcy(9)
 
     def plate(u: Array) -> Array:

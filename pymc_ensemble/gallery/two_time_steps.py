@@ -1,7 +1,6 @@
 """Pairs of models: a simulator with a small time step, and a cheap one with a large step.
 
-The cheap one is ``model.cheap``. What it costs is a matter of its step, and how far off its
-posterior is, too.
+The cheap one is ``model.cheap``. Its step decides what it costs, and how far off its posterior is.
 """
 
 from collections.abc import Callable
@@ -28,9 +27,11 @@ def runge_kutta(velocity: Velocity, state: Array, time: float, step: float) -> A
     Parameters
     ----------
     velocity : callable
-        Of states of shape (k, n).
+        Time derivatives (k, n) of states (k, n).
     state : ndarray of shape (k, n)
+        Initial states.
     time, step : float
+        Time until the state that is returned, and time step.
     """
     steps = max(1, round(time / step))
     h = time / steps
@@ -48,19 +49,19 @@ def runge_kutta(velocity: Velocity, state: Array, time: float, step: float) -> A
 FIRST_COUNTS = np.log([30.0, 1.0])
 SPACING, COUNTS = 2.1, 9  # time between counts, and how many there are after the first
 RATES = np.array([0.7, 0.045, 0.9, 0.06])
-COUNT_NOISE = 0.025  # of their logarithms
-FEWEST_LOG, MOST_LOG = -23.0, 9.2  # logarithms of populations that are gone, and that blow up
+COUNT_NOISE = 0.025  # standard deviation of the logarithm of a count
+FEWEST_LOG, MOST_LOG = -23.0, 9.2  # logarithms of populations that die out, and that blow up
 
 
 def log_populations(rates: Array, step: float) -> Array:
-    """Logarithms of prey and predators at nine times, by the equations of Lotka and Volterra.
+    """Logarithms of prey and predators at nine times, by the Lotka-Volterra equations.
 
     Parameters
     ----------
     rates : ndarray of shape (n, 4)
-        Birth of prey, predation, death of predators, and their growth by prey.
+        Birth of prey, predation, death of predators, and growth of predators by prey.
     step : float
-        Of the Runge-Kutta scheme, in the logarithms.
+        Time step of the Runge-Kutta scheme, which works on the logarithms.
 
     Returns
     -------
@@ -84,8 +85,9 @@ def log_populations(rates: Array, step: float) -> Array:
 def predators_and_prey(step: float = 1.05) -> GalleryModel:
     """Rates of predators and prey from eighteen counts, with a coarse and a fine time step.
 
-    The fine simulator makes steps of 0.035, the cheap one of `step`. With the default its posterior
-    is five standard deviations off, and with 2.1, one step from count to count, it is garbage.
+    The fine simulator has time steps of 0.035, the cheap one of `step`. By default the posterior of
+    the cheap one is five standard deviations off. With 2.1, one step from count to count, its
+    posterior is useless.
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def predators_and_prey(step: float = 1.05) -> GalleryModel:
     Returns
     -------
     GalleryModel
-        Parameters ``rates`` of shape (4,), data ``y`` of shape (18,); the cheap simulator is
+        Parameters ``rates`` of shape (4,), data ``y`` of shape (18,). The cheap simulator is
         ``model.cheap``.
 
     Raises
@@ -121,7 +123,7 @@ def predators_and_prey(step: float = 1.05) -> GalleryModel:
 
     simulate = simulator(0.035)
     with GalleryModel(
-        "Two models: with large time steps a simulator is cheap, and its posterior is off.",
+        "Two models: a simulator with large time steps is cheap, but its posterior is off.",
         forward=simulate,
         cheap=simulator(step),
         reference=lambda: stored_reference("predators_and_prey"),
@@ -144,14 +146,14 @@ def lorenz_path(parameters: Array, step: float) -> Array:
     Parameters
     ----------
     parameters : ndarray of shape (n, 2)
-        g and rho; the Prandtl number is g squared.
+        g and rho. The Prandtl number is g squared.
     step : float
-        Of the Runge-Kutta scheme.
+        Time step of the Runge-Kutta scheme.
 
     Returns
     -------
     ndarray of shape (n, 15)
-        NaN where the path blows up.
+        The coordinates. They are NaN where the path blows up.
     """
     g, rho = np.asarray(parameters, dtype=float).T
     sigma = g**2
@@ -170,10 +172,10 @@ def lorenz_path(parameters: Array, step: float) -> Array:
 
 
 def lorenz63_modes(step: float = 0.1) -> GalleryModel:
-    """Two modes of equal mass: a path of the Lorenz system, which knows the square of a parameter.
+    """Two modes of equal mass: a path of the Lorenz system depends on the square of a parameter.
 
-    The fine simulator makes steps of 0.01, the cheap one of `step`. It fails, with outputs that are
-    not finite, where these are too large for it.
+    The fine simulator has time steps of 0.01, the cheap one of `step`. The cheap one fails, with
+    outputs that are not finite, where its steps are too large for the parameters.
 
     Parameters
     ----------
@@ -183,7 +185,7 @@ def lorenz63_modes(step: float = 0.1) -> GalleryModel:
     Returns
     -------
     GalleryModel
-        Parameters ``g`` and ``rho``, data ``y`` of shape (15,); the cheap simulator is
+        Parameters ``g`` and ``rho``, data ``y`` of shape (15,). The cheap simulator is
         ``model.cheap``. The reference is by quadrature, which takes some seconds.
 
     Raises
@@ -209,7 +211,7 @@ def lorenz63_modes(step: float = 0.1) -> GalleryModel:
 
     simulate = simulator(0.01)
     with GalleryModel(
-        "Two models, and two modes: each of them has to have half of the mass.",
+        "Two models and two modes: each mode has to have half of the mass.",
         forward=simulate,
         cheap=simulator(step),
         reference=lambda: _lorenz_reference(observed),
@@ -221,7 +223,7 @@ def lorenz63_modes(step: float = 0.1) -> GalleryModel:
 
 
 def _lorenz_reference(observed: Array) -> Reference:
-    """Quadrature over positive g; the other half of the posterior is its mirror image."""
+    """Posterior by quadrature over positive g. The half with negative g is its mirror image."""
 
     def potential(points: Array) -> Array:
         loss = 0.5 * ((lorenz_path(points, 0.01) - observed) ** 2).sum(1)
@@ -246,14 +248,14 @@ DISPERSION = 8.0
 
 
 def log_new_cases(rates: Array, step: float) -> Array:
-    """Logarithms of expected new cases on each of thirty days, of people who do not fall ill twice.
+    """Logarithms of expected new cases on each of thirty days. Nobody falls ill twice.
 
     Parameters
     ----------
     rates : ndarray of shape (n, 2)
-        Infection and recovery, a day.
+        Rates of infection and recovery, per day.
     step : float
-        Of Euler's scheme, in days: an inverse integer.
+        Time step of Euler's scheme, in days: one divided by an integer.
 
     Returns
     -------
@@ -273,20 +275,20 @@ def log_new_cases(rates: Array, step: float) -> Array:
 
 
 def outbreak(step: float = 1.0) -> GalleryModel:
-    """Counts of an outbreak with unknown dispersion, in steps of a day and of a fiftieth of it.
+    """Counts of an outbreak with unknown dispersion, in steps of a day and of 0.02 days.
 
-    New cases have a negative binomial law about the expected ones: Poisson counts whose rate varies
-    by a factor with a gamma law.
+    New cases have a negative binomial distribution about the expected ones: they are Poisson counts
+    whose rate is multiplied by a gamma-distributed factor.
 
     Parameters
     ----------
     step : float, default 1.0
-        Step of the cheap simulator, in days, at most one.
+        Time step of the cheap simulator, in days, at most one.
 
     Returns
     -------
     GalleryModel
-        Parameters ``beta``, ``gamma`` and ``dispersion``, data ``cases`` of shape (30,); the cheap
+        Parameters ``beta``, ``gamma`` and ``dispersion``, data ``cases`` of shape (30,). The cheap
         simulator is ``model.cheap``.
 
     Raises
@@ -302,7 +304,9 @@ def outbreak(step: float = 1.0) -> GalleryModel:
     """
     require_positive(step=step)
     if step > 1:
-        raise ValueError(f"step={step} is more than a day; cases are counted each day.")
+        raise ValueError(
+            f"step={step} is more than a day, but cases are counted each day. Take at most 1."
+        )
     rng = np.random.default_rng(12)
     expected = np.exp(log_new_cases(OUTBREAK_TRUTH[None], 0.02)[0])
     observed = rng.poisson(expected * rng.gamma(DISPERSION, 1 / DISPERSION, DAYS))
@@ -315,7 +319,7 @@ def outbreak(step: float = 1.0) -> GalleryModel:
 
     simulate = simulator(0.02)
     with GalleryModel(
-        "Two models of counts: what is learned are differences of logarithms.",
+        "Two models of counts: the sampler learns differences of logarithms.",
         forward=simulate,
         cheap=simulator(step),
         reference=lambda: stored_reference("outbreak"),
