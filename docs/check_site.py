@@ -4,7 +4,7 @@
 
 Opens every page in Chromium, as wide as a desk and as narrow as a phone. It fails if a picture or a
 link is broken, if a script fails, if a page is wider than a phone, if code or a table is cut off,
-or if the search does not find a class of the package. On a phone a table may scroll in its own box;
+if the top bar of a desk needs two lines, or if the search does not find a class of the package. On a phone a table may scroll in its own box;
 code may not, and on a desk neither may. Needs Chromium with its driver, and
 `pip install --group site`. Other sites are not asked: links to them are left out, and equations
 stay as they are written.
@@ -40,6 +40,12 @@ if (wide <= 0) return null;
 const found = [...document.querySelectorAll('main *')].find(
     e => e.getBoundingClientRect().right > window.innerWidth + 1);
 return wide + ' pixels too wide: ' + (found ? found.outerHTML.slice(0, 120) : 'outside of main')
+"""
+TWO_LINES = """
+const of = name => document.querySelector('.bd-header .navbar-header-items__' + name);
+const [links, search] = [of('center'), of('end')].map(e => e.getBoundingClientRect());
+return search.top >= links.bottom || [...of('center').querySelectorAll('li')].some(
+    e => e.getBoundingClientRect().top >= search.bottom)
 """
 CUT_OFF = """
 const found = [];
@@ -107,6 +113,8 @@ def look_at(browser, name, root, screenshots):
         browser.get(root + name)
         if size == PHONE and (wide := browser.execute_script(WIDE)):
             complaints.append(f"{name} is {wide}")
+        if size == DESK and browser.execute_script(TWO_LINES):
+            complaints.append(f"{name}: the top bar needs two lines, {size[0]} pixels wide")
         cut_off = browser.execute_script(CUT_OFF)
         complaints += [f"{name}, {size[0]} pixels wide: {what}" for what in cut_off]
         if screenshots:
