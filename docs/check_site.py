@@ -4,10 +4,10 @@
 
 Opens every page in Chromium, as wide as a desk and as narrow as a phone. It fails if a picture or a
 link is broken, if a script fails, if a page is wider than a phone, if code or a table is cut off,
-if the top bar of a desk needs two lines, or if the search does not find a class of the package. On a phone a table may scroll in its own box;
-code may not, and on a desk neither may. Needs Chromium with its driver, and
-`pip install --group site`. Other sites are not asked: links to them are left out, and equations
-stay as they are written.
+if the top bar of a desk needs two lines, or if the search does not find a class of the package. On
+a phone a table may scroll in its own box; code may not, and on a desk neither may. Needs Chromium
+with its driver, and `pip install --group site`. The browser asks no other site: links to other
+sites are left out, and equations stay as they are written.
 """
 
 import argparse
