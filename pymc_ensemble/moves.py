@@ -1,25 +1,25 @@
-"""Moves of Metropolis sweeps: where the particles of one half may go, given the other half.
+"""Moves of Metropolis sweeps: they propose where one half of the ensemble goes, given the other.
 
 A move is a function of four arguments.
 
 ==========  =======================================================================================
 group       ndarray of shape (n, d): the particles to be moved, in unconstrained coordinates
 partners    ndarray of shape (m, d): the other half of the ensemble, which stays where it is
-law         `GaussianLaw`: fitted to the partners. ``law.mean``, shape (d,), and
-            ``law.covariance``, shape (d, d), approximate the posterior by a linear fit of the
-            forward outputs; ``law.log_density(U)`` is its density, and ``law.map(U)`` the fit,
-            shape (n, K). ``law.anomalies.mean`` and ``law.anomalies.L``, shape (d, r), are the mean
+law         `GaussianLaw` that approximates the posterior. It comes from a linear fit of the forward
+            outputs of the partners, which is ``law.map(U)``, shape (n, K). It has ``law.mean``,
+            shape (d,), ``law.covariance``, shape (d, d), and ``law.log_density(U)``, shape (n,).
+            ``law.anomalies.mean``, shape (d,), and ``law.anomalies.L``, shape (d, r), are the mean
             of the partners and a factor of their covariance.
 rng         `numpy.random.Generator`: the only source of randomness
 ==========  =======================================================================================
 
-It returns the points that it proposes, shape (n, d), and the logarithm of the proposal ratio,
-``log q(u | u') - log q(u' | u)``, shape (n,), where q is the density of a proposal given the
-partners: zeros, if the move is symmetric. A move that does not look at the group may return, as
-well, the log density from which it drew each point, shape (n,).
+A move returns two arrays: the points that it proposes, shape (n, d), and the logarithm of the
+proposal ratio, ``log q(u | u') - log q(u' | u)``, shape (n,). Here q is the density of a proposal,
+given the partners. For a symmetric move the log ratio is zero. A move that does not look at the
+group may return a third array: the log density from which it drew each point, shape (n,).
 
-Each row is moved by itself: a proposal must not depend on other rows of the group. Then the
-posterior is invariant, whatever the move is.
+The proposal for one row must not depend on the other rows of the group. Then the posterior is
+invariant, whatever the move is.
 
 Examples
 --------

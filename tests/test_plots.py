@@ -176,7 +176,7 @@ def test_wrong_outputs_are_refused(idata):
         plots.outputs(values, np.zeros(3))
     with pytest.raises(ValueError, match="levels"):
         plots.outputs(values, levels=[50])
-    with pytest.raises(ValueError, match="and not"):
+    with pytest.raises(ValueError, match=r"has the shape \(4,\)"):
         plots.outputs(np.zeros(4))
     with pytest.raises(ValueError, match="var_name='z' has to be one of y"):
         plots.outputs(idata, var_name="z")

@@ -187,13 +187,14 @@ def load_amortized(path: str | PathLike, model: pm.Model | None = None) -> Amort
     Parameters
     ----------
     path : path-like
-        The file. It has arrays and text, and nothing that could be executed.
+        The file. It has arrays and text, but no code that could be executed.
     model : pymc.Model, optional
         The model that was simulated, by default the one on the context stack.
 
     Returns
     -------
     AmortizedPosterior
+        The estimate as it was saved. It draws, and takes data, as before.
 
     Raises
     ------
@@ -202,7 +203,11 @@ def load_amortized(path: str | PathLike, model: pm.Model | None = None) -> Amort
     TypeError
         If there is no model.
     ValueError
-        If the file is none of an amortized posterior, or is that of another model.
+        If the file does not hold an amortized posterior, or that of another model.
+
+    See Also
+    --------
+    amortize : learns the estimate; its ``save(path)`` writes the file.
     """
     require_extra()
     model = given_model(model)

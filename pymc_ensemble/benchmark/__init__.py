@@ -2,6 +2,7 @@
 
     python -m pymc_ensemble.benchmark --quick
 
-runs a small one in less than three minutes; without ``--quick`` it takes hours, can be interrupted,
-and goes on where it was. See ``--help``, and `pymc_ensemble.benchmark.report` for what comes out.
+runs a small benchmark in less than three minutes. Without ``--quick`` it takes hours. You can
+interrupt it, and the same command goes on later. ``--help`` lists the options, and
+`pymc_ensemble.benchmark.report` says what comes out.
 """

@@ -30,28 +30,30 @@ def parser() -> argparse.ArgumentParser:
     """Options of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m pymc_ensemble.benchmark",
-        description="Compare the ensemble samplers with NUTS, emcee and others. Results are kept "
-        "run by run; a benchmark that was interrupted goes on where it was.",
+        description="Compare the ensemble samplers with NUTS, emcee and others. Each run is kept "
+        "in a file. After an interrupt, the same command goes on with the runs that are missing.",
     )
     made.add_argument(
         "studies", nargs="*", metavar="STUDY", help=f"{' or '.join(STUDIES)}; both by default"
     )
-    made.add_argument("--quick", action="store_true", help="a small one, in under three minutes")
+    made.add_argument(
+        "--quick", action="store_true", help="run a small one, in under three minutes"
+    )
     made.add_argument("--problems", nargs="+", choices=list(PROBLEMS), metavar="NAME")
     made.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), metavar="NAME")
     made.add_argument("--seeds", type=int, help="runs of each sampler on each problem; default 5")
     made.add_argument(
         "--budget",
         type=int,
-        help="evaluations that our ensembles may spend; single chains have 4 times, ensembles "
-        "from elsewhere 10 to 30 times as many; default 10000",
+        help="evaluations that ensembles of this package may spend; single chains may spend 4 "
+        "times, ensembles of other packages 10 to 30 times as many; default 10000",
     )
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     made.add_argument(
         "--output", type=Path, default=Path("benchmark-results"), help="folder of the results"
     )
     made.add_argument(
-        "--report", action="store_true", help="only write tables and pictures of what there is"
+        "--report", action="store_true", help="only write tables and pictures of the kept runs"
     )
     made.add_argument("--list", action="store_true", help="show problems and samplers, and stop")
     return made
@@ -59,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def progress(console: Console, total: int, what: str) -> Iterator[Callable[[Case], None]]:
-    """Bar that counts runs."""
+    """Progress bar that counts runs."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -79,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     Parameters
     ----------
     arguments : list of str, optional
-        Of the command line, by default those of the process.
+        Arguments of the command line, by default those of the process.
     """
     matplotlib.use("Agg")
     console = Console()
@@ -110,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path, console: Console) -> None:
-    """Samplers on problems."""
+    """Run samplers on problems, and write what came out."""
     runs = folder / "runs"
     if not options.report:
         todo = study.cases(options.problems, options.samplers, options.budget, options.seeds)
@@ -134,7 +136,7 @@ def compare(options: argparse.Namespace, folder: Path, console: Console) -> None
 
 
 def scale(options: argparse.Namespace, folder: Path, console: Console) -> None:
-    """Costs by dimension, particles, outputs and workers."""
+    """Measure costs by dimension, particles, outputs and workers, and write them."""
     quick = options.quick
     dimensions = (2, 5) if quick else (2, 5, 10, 20, 50, 100)
     samplers = ("EKS", "emcee") if quick else scaling.DIMENSION_SAMPLERS

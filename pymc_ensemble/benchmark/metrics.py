@@ -1,4 +1,4 @@
-"""How far draws are from the posterior that they should have come from."""
+"""Distances of draws from the exact posterior."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 Labels = Callable[[Array], NDArray[np.int_]]
 
 DRAWS = 2000
-"""Draws, chosen at random, from which distances of samples are computed."""
+"""Number of draws, chosen at random, from which distances of samples are computed."""
 
 DIRECTIONS = 50
 
@@ -17,17 +17,19 @@ LEVELS = 100
 
 
 def moment_errors(draws: Array, mean: Array, sd: Array) -> tuple[Array, Array]:
-    """Errors of the means, in posterior standard deviations, and relative errors of the latter.
+    """Errors of means, in posterior standard deviations, and relative errors of these deviations.
 
     Parameters
     ----------
     draws : ndarray of shape (n, d)
+        Draws of a sampler.
     mean, sd : ndarray of shape (d,)
-        Of the exact posterior.
+        Means and standard deviations of the exact posterior.
 
     Returns
     -------
     mean_error, sd_error : ndarray of shape (d,)
+        Absolute errors.
 
     Examples
     --------
@@ -39,7 +41,7 @@ def moment_errors(draws: Array, mean: Array, sd: Array) -> tuple[Array, Array]:
 
 
 def thinned(draws: Array, n: int) -> Array:
-    """At most n of the draws, chosen at random: even steps may fall in with those of walkers."""
+    """At most n of the draws, chosen at random. Every k-th draw may be the same walker always."""
     if len(draws) <= n:
         return draws
     return draws[np.sort(np.random.default_rng(0).choice(len(draws), n, replace=False))]
@@ -51,12 +53,14 @@ def sliced_wasserstein(draws: Array, reference: Array, sd: Array) -> float:
     Parameters
     ----------
     draws, reference : ndarray of shapes (n, d) and (m, d)
+        The two samples.
     sd : ndarray of shape (d,)
+        Standard deviations of the exact posterior.
 
     Returns
     -------
     float
-        Mean over directions of the mean difference of the quantiles of the projections.
+        Mean over directions of the mean absolute difference of quantiles of the projections.
 
     References
     ----------
@@ -88,8 +92,9 @@ def mode_error(draws: Array, reference: Array, labels: Labels) -> float:
     Parameters
     ----------
     draws, reference : ndarray of shapes (n, d) and (m, d)
+        The two samples.
     labels : callable
-        Number of the mode, counted from 0, that each draw belongs to.
+        Takes draws (n, d) and returns the number of the mode of each, counted from 0.
     """
     ours, exact = labels(draws), labels(reference)
     n = int(max(ours.max(), exact.max())) + 1
@@ -98,19 +103,19 @@ def mode_error(draws: Array, reference: Array, labels: Labels) -> float:
 
 
 def first_within(costs: Array, *errors: tuple[Array, float]) -> float:
-    """Least cost from which on all errors stay within their bounds.
+    """Smallest cost from which on all errors stay within their bounds.
 
     Parameters
     ----------
     costs : ndarray of shape (n,)
-        In any order.
+        Costs, in any order.
     *errors : (ndarray of shape (n,), float)
-        Errors at these costs, and the bound they are to keep.
+        Errors at these costs, and their bound.
 
     Returns
     -------
     float
-        Infinite if the errors are not within their bounds at the largest cost.
+        The cost. It is infinite if the errors are not within their bounds at the largest cost.
 
     Examples
     --------

@@ -22,17 +22,17 @@ Runner = Callable[[Problem, int, int], Run]
 QUIET = {"progressbar": False, "compute_convergence_checks": False, "chains": 1, "cores": 1}
 
 CHAINS_FACTOR = 4
-"""The same for single chains: those of PyMC, and our multiscale sampler."""
+"""The same for single chains: those of PyMC, and the multiscale sampler of this package."""
 
 LEARNED_DRAWS = 2000
-"""Draws of a surrogate, which cost nothing: enough that their own error is small."""
+"""Number of draws from a surrogate. They cost nothing, and so many have a small error."""
 
 START_SIZE = 100
-"""Particles of an ensemble that starts where the paper of a problem has it start."""
+"""Number of particles of an ensemble that starts where the paper of the problem starts it."""
 
 
 class Hidden:
-    """A problem whose forward map is hidden: its one output is its loss."""
+    """A problem whose forward map is hidden: its loss is its only output."""
 
     density_only = True
     quadratic_loss = False
@@ -63,12 +63,12 @@ class DensitySampler(pe.EnsembleKalmanSampler):
 
 
 def fast_compiling() -> Any:
-    """Return a context in which models are compiled quickly."""
+    """Context manager in which models are compiled quickly."""
     return pytensor.config.change_flags(mode="FAST_COMPILE")
 
 
 def _in_time_order(problem: Problem, idata: xr.DataTree) -> tuple[Array, np.ndarray]:
-    """Draws of an ensemble step method in the order of their sweeps, and evaluations by then."""
+    """Draws of an ensemble step method by sweep, and the evaluations until each of them."""
     stats = idata["sample_stats"].to_dataset()
     order = np.lexsort((stats["particle"].values[0], stats["sweep"].values[0]))
     draws = problem.draws(idata["posterior"].to_dataset())[order]
@@ -79,7 +79,7 @@ def sampled(
     problem: Problem, step: Callable[..., Any], draws: int, seed: int, native: bool = False,
     from_prior: bool = False, **options: Any,
 ) -> tuple[Run, xr.DataTree, list[int]]:  # fmt: skip
-    """Run `pymc.sample` with one of our step methods."""
+    """Run `pymc.sample` with a step method of this package."""
     started = perf_counter()
     make = problem.native if native else problem.model
     assert make is not None
@@ -99,7 +99,7 @@ def sampled(
         )
     values, evaluations = _in_time_order(problem, idata)
     batches = [] if meter is None else meter.batches
-    if meter is None:  # all particles at once
+    if meter is None:  # all particles are evaluated at once
         rounds = evaluations / (1 + idata["sample_stats"].to_dataset()["particle"].values.max())
     else:
         rounds = meter.rounds(evaluations)
@@ -116,17 +116,18 @@ def sampled(
 def ensemble(
     step: Callable[..., Any], native: bool = False, roughness: bool = False, **options: Any
 ) -> Runner:
-    """Step methods whose every draw is an evaluation.
+    """Runner of a step method for which each draw is one evaluation.
 
     Parameters
     ----------
     step : callable
+        Class of the step method.
     native : bool, default False
         Whether it needs gradients.
     roughness : bool, default False
-        Whether to tell the sampler of roughness where there is any.
+        Whether to pass ``rough=True`` for problems that are rough.
     **options
-        Of the step method.
+        Options of the step method.
     """
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
@@ -139,7 +140,7 @@ def ensemble(
 
 
 def multiscale(**options: Any) -> Runner:
-    """Walkers of the multiscale sampler: a draw costs one evaluation more than directions."""
+    """Runner of the multiscale sampler: a draw costs d + 1 evaluations for d parameters."""
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
         draws = max(50, CHAINS_FACTOR * budget // (len(problem.moments[0]) + 1))
@@ -150,7 +151,7 @@ def multiscale(**options: Any) -> Runner:
 
 
 def gaussian_process(sizes: tuple[int, ...] = (50, 100, 200), **options: Any) -> Runner:
-    """Ensemble Gaussian process samplers of several sizes, as draws are free after learning."""
+    """Runner of Gaussian process samplers of several sizes, as draws are free after learning."""
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
         total = Run([], attributes={"converged": 1})
@@ -171,16 +172,19 @@ def gaussian_process(sizes: tuple[int, ...] = (50, 100, 200), **options: Any) ->
             total.forward_seconds += part.forward_seconds
             total.attributes["converged"] &= part.attributes["converged"]
         if not total.traces:
-            raise ValueError("The ensembles are too small for so many parameters.")
+            raise ValueError(
+                f"All ensembles of {sizes} particles are too small for so many parameters. Leave "
+                "this sampler out."
+            )
         return total
 
     return run
 
 
 def growing(problem: Problem, budget: int, seed: int) -> Run:
-    """The ensemble Gaussian process sampler by default: it stops when it is certified.
+    """The ensemble Gaussian process sampler with its defaults: it stops when it is certified.
 
-    An ensemble to start from would choose epochs, so it starts in the prior everywhere.
+    It starts in the prior on all problems, as an initial ensemble would choose another scheme.
     """
     step = pe.EnsembleGaussianProcessSampler
     run, _, batches = sampled(problem, step, LEARNED_DRAWS, seed, from_prior=True)
@@ -197,7 +201,7 @@ def columns(trace: Trace) -> tuple[Array, np.ndarray, np.ndarray]:
 def gradient_price(model: pm.Model) -> float:
     """Cost of a log density with its gradient, as a multiple of the log density alone.
 
-    Both are compiled as PyMC does it, and timed alternately at the initial point.
+    PyMC compiles both. They are timed in turn at the initial point.
     """
     logp = model.compile_logp()
     logp_dlogp = model.logp_dlogp_function(ravel_inputs=True)

@@ -1,4 +1,4 @@
-"""Samplers from elsewhere, each run as its documentation says."""
+"""Samplers of other packages, each run as its documentation says."""
 
 from time import perf_counter
 from typing import Any
@@ -21,10 +21,10 @@ from pymc_ensemble.benchmark.problems import Problem
 from pymc_ensemble.benchmark.traces import Meter, Run, Trace
 
 PEERS_FACTOR = 10
-"""How many times more evaluations ensembles from elsewhere may spend than ours."""
+"""How many times more evaluations than ours the ensembles of other packages may spend."""
 
 STRETCH_FACTOR = 30
-"""The same for emcee as it comes, with which ours are compared above all."""
+"""The same for emcee with its defaults, the main sampler of the comparison."""
 
 NUTS_DRAWS = 2000
 
@@ -38,10 +38,10 @@ def emcee(moves: str = "stretch", start: str = "prior", factor: int = PEERS_FACT
         emcee's default move, or the mixture of 80% differential evolution and 20% snooker moves
         that its documentation proposes.
     start : {"prior", "ensemble Kalman"}
-        Where walkers start: in the prior (or where the problem has its ensembles start), or from
-        the last sweep of an adjusted ensemble Kalman sampler, whose evaluations count.
+        Where walkers start. Either in the prior, or where the problem starts its ensembles. Or from
+        the last sweep of an adjusted ensemble Kalman sampler, whose evaluations count, too.
     factor : int
-        How many times more evaluations than ours.
+        How many times more evaluations than ours it may spend.
     """
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
@@ -76,7 +76,7 @@ def emcee(moves: str = "stretch", start: str = "prior", factor: int = PEERS_FACT
             if start == "prior":
                 make = problem.start or posterior.sample_prior
                 walkers = make(n_walkers, rng)
-                for _ in range(100):  # walkers have to start where the density is positive
+                for _ in range(100):  # walkers must start where the density is positive
                     lost = ~np.isfinite(log_density(walkers))
                     if not lost.any():
                         break
@@ -111,7 +111,7 @@ def emcee(moves: str = "stretch", start: str = "prior", factor: int = PEERS_FACT
 def nuts(package: str) -> Runner:
     """NUTS with its default warm-up, on the model that has gradients.
 
-    A leapfrog step counts as one evaluation with its gradient, times the price of a gradient.
+    Each leapfrog step counts as one evaluation, times the price of a gradient.
     """
 
     def run(problem: Problem, budget: int, seed: int) -> Run:
@@ -143,7 +143,7 @@ def nuts(package: str) -> Runner:
 
 
 def demetropolis_z(problem: Problem, budget: int, seed: int) -> Run:
-    """PyMC's differential evolution with a memory; tuning draws may serve where they suit."""
+    """PyMC's differential evolution with a memory. Its tuning draws may count as draws."""
     started = perf_counter()
     draws = CHAINS_FACTOR * budget
     with problem.model() as model, fast_compiling():
@@ -167,7 +167,7 @@ def demetropolis_z(problem: Problem, budget: int, seed: int) -> Run:
 
 
 def smc(problem: Problem, budget: int, seed: int) -> Run:
-    """PyMC's sequential Monte Carlo with its default kernel, with numbers of particles that fit."""
+    """PyMC's sequential Monte Carlo with its default kernel, and particles as the budget allows."""
     started = perf_counter()
     traces, seconds = [], 0.0
     for n in (100, 300, 1000, 2000, 5000):

@@ -1,4 +1,4 @@
-"""Problems of the comparison: models of the gallery, with the posteriors that are to be found."""
+"""Problems of the comparison: gallery models, with the posteriors that samplers should find."""
 
 import re
 from collections.abc import Callable
@@ -13,34 +13,35 @@ from pymc_ensemble.benchmark.metrics import Array, Labels
 from pymc_ensemble.gallery import GalleryModel
 
 Start = Callable[[int, np.random.Generator], Array]
-"""Law of the first ensemble: draws of shape (J, d) in unconstrained coordinates."""
+"""Makes a first ensemble of shape (J, d), in unconstrained coordinates."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, and what a sampler of it is to find.
+    """A model, and the posterior that a sampler should find.
 
     Parameters
     ----------
     name : str
+        Name in tables and on the command line.
     model : callable
-        Makes the model, its forward map a black box.
+        Makes the model, with a black box as forward map.
     native : callable, optional
         Makes the same model in PyTensor, with gradients.
     target : callable, optional
-        Makes the model whose posterior is to be found, by default `model`. For rough forward maps
-        it is the smooth model behind them, which exact samplers cannot find.
+        Makes the model whose posterior the sampler should find, by default `model`. For rough
+        forward maps it is the smooth model behind them. Exact samplers cannot find its posterior.
     rough : bool, default False
-        Whether the forward map has fluctuations that are to be averaged out.
+        Whether the forward map has fluctuations that a sampler should average out.
     modes : callable, optional
-        Number of the mode that each draw (n, d) belongs to.
+        Takes draws (n, d) and returns the number of the mode of each.
     start : callable, optional
         Where ensembles start, by default in the prior.
     share : float, default 1
-        Part of the budget that is to be spent, where evaluations are expensive.
+        Part of the budget that samplers spend. It is below 1 if evaluations are expensive.
     only : tuple of str, optional
-        Samplers that are to be compared, by default all. Systems that are stepped through time cost
-        too much for chains that evaluate them one by one.
+        Samplers to compare, by default all. Systems with many time steps cost too much for chains
+        that evaluate one point at a time.
     """
 
     name: str
@@ -82,20 +83,20 @@ class Problem:
         Raises
         ------
         NotImplementedError
-            If a variable has another transform than the logarithm.
+            If a variable has a transform other than the logarithm.
         """
         logs = {}
         for name in self.coordinates:
             if name not in posterior:
                 variable, transform, _ = name.rsplit("_", 3)[0], *name.rsplit("_", 3)[1:3]
                 if transform != "log":
-                    raise NotImplementedError(f"{name}: only logarithms are known here.")
+                    raise NotImplementedError(f"{name} has a transform that is not a logarithm.")
                 logs[name] = np.log(posterior[variable])
         return flattened(posterior.assign(logs), self.coordinates, ("chain", "draw"))
 
 
 def flattened(values: xr.Dataset, names: list[str], dims: tuple[str, ...]) -> Array:
-    """Stack the variables: (n, d) for the n entries along `dims`, (d,) without any."""
+    """Stack the variables: (n, d) for n entries along `dims`, (d,) without `dims`."""
     n = int(np.prod([values.sizes[dim] for dim in dims])) if dims else 1
     columns = [
         values[name].transpose(*dims, ...).values.reshape(n, -1).astype(float) for name in names
@@ -121,7 +122,7 @@ def _sides(u: Array) -> np.ndarray:
 
 
 def _both(name: str, maker: Callable[..., GalleryModel], **options: object) -> Problem:
-    """Take a problem of the gallery as it is, with its native version."""
+    """A problem of the gallery as it is, with its native version."""
     return Problem(name, partial(maker, **options), partial(maker, native=True, **options))
 
 
@@ -186,7 +187,7 @@ PROBLEMS = {
 
 @cache
 def find(name: str) -> Problem:
-    """Problem of that name, with linear ones of any dimension: ``linear 50-d``."""
+    """Problem of that name. Linear problems have any dimension, as in ``linear 50-d``."""
     if name in PROBLEMS:
         return PROBLEMS[name]
     if (linear := re.fullmatch(r"linear (\d+)-d", name)) is None:

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and pictures, of what the runs have shown."""
+"""Results of the runs: tables in Markdown, and pictures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ SHOWN = {
     "SMC": "#d4a017",
     "NUTS nutpie": "#333333",
 }
-"""Samplers of the pictures, with their colors; those from elsewhere have dashed lines."""
+"""Samplers of the pictures, with their colors. Those of other packages have dashed lines."""
 
 
 def _names(results: Results, which: int, known: Iterable[str]) -> list[str]:
@@ -45,7 +45,7 @@ def _number(value: float) -> str:
 def _table(
     results: Results, cell: Callable[[Summary, str], str], problems: Sequence[str]
 ) -> list[str]:
-    """Samplers by problems."""
+    """Table with a row for each sampler and a column for each problem."""
     lines = [
         "| | " + " | ".join(problems) + " |",
         "|---|" + "---|" * len(problems),
@@ -89,16 +89,16 @@ def tables(results: Results) -> str:
     Parameters
     ----------
     results : mapping
-        Summaries by (problem, sampler), as `study.load` gives them.
+        Summaries by (problem, sampler), as `study.load` returns them.
     """
     problems = _names(results, 0, PROBLEMS)
     seeds = max(len(summary.runs) for summary in results.values())
     lines = [
-        f"Precision: errors of at most {MEAN_BOUND:g} posterior standard deviations in the means, "
-        f"of {SD_BOUND:.0%} in the standard deviations, and of {MASS_BOUND:g} in the masses of "
-        f"modes where there are several, from there on. Median of {seeds} seeds, with least and "
+        f"Precision: from there on, errors are at most {MEAN_BOUND:g} posterior standard "
+        f"deviations in the means, {SD_BOUND:.0%} in the standard deviations, and {MASS_BOUND:g} "
+        f"in the masses of modes, if there are several. Median of {seeds} seeds, with least and "
         "greatest; warm-up, pilots and failed evaluations included. A sampler that did not get "
-        "there has a > with what it had spent. A round is a batch of evaluations that can run at "
+        "there has a > with what it had spent. A round is a set of evaluations that can run at "
         "the same time.",
         "",
     ]
@@ -110,14 +110,14 @@ def tables(results: Results) -> str:
         "## Errors at the end",
         "",
         "Error of the worst mean in posterior sd / relative error of the worst sd / sliced "
-        "Wasserstein distance in posterior sd / largest error of the mass of a mode, where there "
-        "are several. For rough problems they are errors against the smooth posterior.",
+        "Wasserstein distance in posterior sd / largest error of the mass of a mode, if there "
+        "are several. For rough problems these are errors against the smooth posterior.",
         "",
         *_table(results, _errors, problems),
         "## Seconds until precision, if an evaluation takes a second",
         "",
-        "On one worker / on enough workers, own arithmetic and compilation included; by root mean "
-        "square.",
+        "On one worker / on enough workers. Both include the sampler's own arithmetic and "
+        "compilation. Errors are root mean squares.",
         "",
         *_table(results, _seconds, problems),
     ]
@@ -142,7 +142,7 @@ def _seconds(summary: Summary, problem: str) -> str:
 def savings(results: Results, ours: str = "EKS adjusted", peer: str = "emcee") -> str:
     """How many times fewer evaluations and rounds one sampler needs than another.
 
-    Where the peer has not got there the factor is a lower bound.
+    If the peer did not get there, the factor is a lower bound.
     """
     columns = [(cost, over) for over in OVER for cost in ("evaluations", "rounds")]
     heads = [f"{cost}, {'rms' if over == 'rms' else 'worst parameter'}" for cost, over in columns]
@@ -164,7 +164,7 @@ def _ratio(ours: Summary, peer: Summary, cost: str, over: str) -> str:
 
 
 def draw_errors(results: Results, file: Path) -> None:
-    """Error of the means against evaluations, one panel a problem."""
+    """Draw the error of the means against evaluations, in one panel per problem."""
     problems = _names(results, 0, PROBLEMS)
     columns = min(4, len(problems))
     rows = -(-len(problems) // columns)
@@ -209,7 +209,7 @@ def draw_errors(results: Results, file: Path) -> None:
 
 
 def draw_scaling(dimension: Results, studies: Mapping[str, xr.Dataset], file: Path) -> None:
-    """Evaluations against dimension, own time against particles and outputs, speed-up."""
+    """Draw evaluations by dimension, own time by particles and by outputs, and speed-up."""
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
     for sampler in _names(dimension, 1, SAMPLERS):
         pairs = sorted(
@@ -247,7 +247,7 @@ def _legend(ax: Axes) -> None:
 
 
 def scaling_tables(dimension: Results, studies: Mapping[str, xr.Dataset]) -> str:
-    """Markdown of the studies of scaling."""
+    """Tables of the scaling studies, in Markdown."""
     lines = ["## Evaluations by dimension, linear Gaussian problem", ""]
     problems = sorted(
         {problem for problem, _ in dimension},
@@ -276,7 +276,7 @@ def scaling_tables(dimension: Results, studies: Mapping[str, xr.Dataset]) -> str
         lines += [
             "## Speed-up on a simulated cluster",
             "",
-            "Evaluations take log-normal times, whose logarithm has a standard deviation of 0.5.",
+            "Evaluations take log-normal times. Their logarithm has a standard deviation of 0.5.",
             "",
             "| workers | " + " | ".join(speed["run"].values) + " |",
             "|---|" + "---|" * speed.sizes["run"],

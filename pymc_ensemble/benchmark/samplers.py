@@ -1,4 +1,4 @@
-"""Our samplers and their peers by name."""
+"""The samplers of this package and of other packages, by name."""
 
 import logging
 import warnings
@@ -38,10 +38,11 @@ class Sampler:
     Parameters
     ----------
     name : str
+        Name in tables and on the command line.
     run : callable
         Samples a problem.
     ours : bool, default True
-        Whether it is one of this package.
+        Whether it belongs to this package.
     gradients : bool, default False
         Whether it needs a model with gradients.
     requires : str, optional
@@ -56,11 +57,11 @@ class Sampler:
 
     @property
     def installed(self) -> bool:
-        """Whether what it requires is there."""
+        """Whether the package that it requires is installed."""
         return find_spec(self.requires) is not None
 
     def suits(self, problem: Problem) -> bool:
-        """Whether the problem has what the sampler needs, and is meant for it."""
+        """Whether the problem has what the sampler needs, and is to be run with it."""
         if problem.only and self.name not in problem.only:
             return False
         return problem.native is not None or not self.gradients
@@ -117,8 +118,14 @@ def sample(problem: Problem, sampler: Sampler, budget: int, seed: int) -> Run:
     problem : Problem
     sampler : Sampler
     budget : int
-        Evaluations that one of ours is to spend; others may spend more.
+        Evaluations that a sampler of this package spends. Others may spend more.
     seed : int
+        Seed of the random numbers.
+
+    Returns
+    -------
+    Run
+        Traces and costs.
     """
     with silence():
         return sampler.run(problem, round(problem.share * budget), seed)
@@ -126,7 +133,7 @@ def sample(problem: Problem, sampler: Sampler, budget: int, seed: int) -> Run:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep warnings, and logs below errors, to themselves."""
+    """Context manager that suppresses warnings, and log messages below errors."""
     loggers = [logging.getLogger(name) for name in ("pymc", "pymc_ensemble", "emcee")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -18,18 +18,18 @@ from pymc_ensemble.benchmark.problems import find
 from pymc_ensemble.benchmark.traces import Meter
 
 SWEEPS, SHORTEST = 10, 1000
-"""Sweeps whose time is taken, and how many draws they have at least."""
+"""Sweeps that are timed, and the least number of draws that they have."""
 
 COSTS = ("own_seconds", "evaluations")
 SPREAD = 0.5
-"""Standard deviation of the logarithm of the time that an evaluation takes on the cluster."""
+"""Standard deviation of the logarithm of the time of an evaluation on the simulated cluster."""
 
 DIMENSION_SAMPLERS = ("EKS", "EKS adjusted", "multiscale", "emcee", "emcee DE", "NUTS nutpie")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of the ensemble Kalman sampler has cost, and its draws."""
+    """Costs and draws of a run of the ensemble Kalman sampler."""
 
     own_seconds: float  # without the forward map
     evaluations: float
@@ -51,7 +51,7 @@ def _run(model: pm.Model, forward: Any, size: int, sweeps: int) -> Cost:
 
 
 def _per_particle(model: pm.Model, forward: Any, size: int) -> Cost:
-    """Own processor time a particle and sweep, from the difference of long and short runs."""
+    """Own processor time per particle and sweep: the difference of a long and a short run."""
     _run(model, forward, size, 1)  # compiles
     n = max(SWEEPS, SHORTEST // size)
     short, long = (
@@ -75,8 +75,8 @@ def ensemble_size(sizes: Sequence[int], dimension: int = 10) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        By ``J``: ``own_seconds`` a particle and sweep, without the forward map; ``evaluations`` of
-        the run; worst ``mean_error`` and ``sd_error`` of its draws.
+        With the dimension ``J``: ``own_seconds`` per particle and sweep, without the forward map;
+        ``evaluations`` of the run; worst ``mean_error`` and ``sd_error`` of its draws.
     """
     rows = []
     problem = find(f"linear {dimension}-d")
@@ -101,7 +101,8 @@ def outputs(numbers: Sequence[int], size: int = 100, dimension: int = 10) -> xr.
     Returns
     -------
     xarray.Dataset
-        By ``K``: ``own_seconds`` a particle and sweep, and ``evaluations`` of the run.
+        With the dimension ``K``: ``own_seconds`` per particle and sweep, and ``evaluations`` of the
+        run.
     """
     rows = []
     for number in numbers:
@@ -122,13 +123,14 @@ def outputs(numbers: Sequence[int], size: int = 100, dimension: int = 10) -> xr.
 
 
 def makespan(batches: Sequence[int], workers: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Time that batches take, one after the other, on workers that take what comes next.
+    """Time of batches, one after the other, on workers that take the next evaluation when free.
 
     Parameters
     ----------
     batches : sequence of int
-        Evaluations in each batch; a batch begins when the one before has ended.
+        Evaluations in each batch. A batch begins when the one before has ended.
     workers : int
+        Number of workers.
     rng : Generator
         Evaluations take log-normal times with mean 1.
 
@@ -161,13 +163,15 @@ def cluster(batches: Mapping[str, Sequence[int]], workers: Sequence[int]) -> xr.
     Parameters
     ----------
     batches : mapping
-        Batches that runs have asked for, by the name of the run.
+        Batches that each run has asked for, by the name of the run.
     workers : sequence of int
+        Numbers of workers.
 
     Returns
     -------
     xarray.Dataset
-        ``speed_up`` against one worker, by ``run`` and ``workers``; the ideal is their number.
+        ``speed_up`` against one worker, by ``run`` and ``workers``. The ideal is the number of
+        workers.
     """
     rng = np.random.default_rng(1)
     table = []
@@ -186,8 +190,14 @@ def measured_batches(sizes: Sequence[int] = (100, 1000), sweeps: int = 20) -> di
     Parameters
     ----------
     sizes : sequence of int
-        Particles of the ensemble Kalman sampler.
+        Numbers of particles of the ensemble Kalman sampler.
     sweeps : int, default 20
+        Sweeps of each run.
+
+    Returns
+    -------
+    dict
+        Evaluations of each batch, by the name of the run.
     """
     found: dict[str, list[int]] = {}
 

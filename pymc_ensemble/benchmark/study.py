@@ -1,4 +1,4 @@
-"""Runs of samplers on problems, each kept in a file of its own, so that a study can be resumed."""
+"""Runs of samplers on problems. Each has a file of its own, so that a study can be resumed."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +18,11 @@ from pymc_ensemble.benchmark.samplers import SAMPLERS, sample
 from pymc_ensemble.benchmark.traces import BUDGET_STEP, CURVES, curves
 
 MEAN_BOUND, SD_BOUND, MASS_BOUND = 0.1, 0.1, 0.1
-"""Errors that count as found: of means in posterior standard deviations, of these relative to them,
-and of the masses of modes where there are several."""
+"""Largest errors of a posterior that counts as found: those of means in posterior standard
+deviations, relative ones of standard deviations, and those of the masses of modes."""
 
 OVER = {"rms": "in the root mean square over parameters", "worst": "for the worst parameter"}
-"""How the errors of several parameters are taken together."""
+"""How the errors of several parameters become one number."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Case:
     problem, sampler : str
         Names of a problem (`problems.find`) and of one of `SAMPLERS`.
     budget : int
-        Evaluations that one of our samplers is to spend.
+        Evaluations that a sampler of this package spends.
     seed : int
+        Seed of the random numbers.
     """
 
     problem: str
@@ -45,12 +46,12 @@ class Case:
 
     @property
     def file(self) -> str:
-        """Name of its result."""
+        """Name of the file of the result."""
         name = f"{self.problem}--{self.sampler}--{self.budget}--{self.seed}.nc"
         return name.replace(" ", "_").replace(",", "")
 
     def is_done(self, folder: Path) -> bool:
-        """Whether there is a result, and not only a failure."""
+        """Whether there is a result that is not a failure."""
         path = folder / self.file
         if not path.exists():
             return False
@@ -58,12 +59,12 @@ class Case:
             return "failed" not in result.attrs
 
     def run(self, folder: Path) -> Path:
-        """Sample and keep the result; a run that fails keeps what it said.
+        """Sample and keep the result. A run that fails keeps its error message.
 
         Returns
         -------
         Path
-            The file, which appears when it is complete.
+            The file. It appears when it is complete.
         """
         path = folder / self.file
         problem = find(self.problem)
@@ -90,9 +91,9 @@ class Case:
 
 
 def cases(problems: Sequence[str], samplers: Sequence[str], budget: int, seeds: int) -> list[Case]:
-    """All runs of a comparison, seed by seed, so that an early end leaves fewer seeds of all.
+    """All runs of a comparison, seed by seed: after an early end, all pairs have some seeds.
 
-    Pairs that do not fit, and samplers whose package is not installed, are left out.
+    A sampler is left out if it does not suit a problem, or if its package is not installed.
     """
     return [
         Case(problem, sampler, budget, seed)
@@ -112,12 +113,13 @@ def run_all(
     Parameters
     ----------
     todo : sequence of Case
+        The cases.
     folder : Path
-        Where results are kept.
+        Folder of the results.
     workers : int, default 1
-        Processes.
+        Number of processes.
     told : callable, optional
-        Is called after each case, those with a result included.
+        Called with each case that is done, also with those that had a result before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = []
@@ -145,14 +147,14 @@ class Summary:
     Parameters
     ----------
     runs : sequence of Dataset
-        One for each seed.
+        One dataset for each seed.
     """
 
     runs: Sequence[xr.Dataset]
 
     @property
     def failures(self) -> list[str]:
-        """What runs that failed have said."""
+        """Error messages of runs that failed."""
         return [run.attrs["failed"] for run in self.runs if "failed" in run.attrs]
 
     @property
@@ -161,7 +163,7 @@ class Summary:
         return [run for run in self.runs if run.sizes["checkpoint"]]
 
     def reached(self, cost: str = "evaluations", over: str = "rms") -> np.ndarray:
-        """Evaluations, or rounds, until errors `over` parameters keep their bounds, or infinity."""
+        """Evaluations, or rounds, until errors `over` parameters stay in bounds, or infinity."""
         return np.array(
             [
                 first_within(
@@ -180,13 +182,13 @@ class Summary:
         return max((float(run[cost].max()) for run in self.finished), default=np.nan)
 
     def at_end(self, metric: str) -> np.ndarray:
-        """A metric at the largest number of evaluations, one value a run."""
+        """A metric at the largest number of evaluations, one value per run."""
         return np.array(
             [float(run[metric][int(run["evaluations"].values.argmax())]) for run in self.finished]
         )
 
     def curve(self, metric: str) -> Iterator[tuple[float, float, float, float]]:
-        """Evaluations; median, least and largest metric of the runs that have a value there."""
+        """Evaluations, and median, least and largest metric of the runs that have values there."""
         bins: dict[int, list[tuple[float, float]]] = {}
         for run in self.finished:
             pairs = zip(run["evaluations"].values, run[metric].values, strict=True)
@@ -199,7 +201,7 @@ class Summary:
 
     @property
     def own_seconds(self) -> float:
-        """Median time besides the forward map, compilation included."""
+        """Median time without the forward map, but with compilation."""
         return float(
             np.median(
                 [run.attrs["seconds"] - run.attrs["forward_seconds"] for run in self.finished]
@@ -213,8 +215,9 @@ def load(folder: Path, budget: int | None = None) -> dict[tuple[str, str], Summa
     Parameters
     ----------
     folder : Path
+        Folder of the results.
     budget : int, optional
-        Only runs with this budget.
+        Read only runs with this budget.
 
     Returns
     -------
@@ -235,8 +238,8 @@ def combined(results: dict[tuple[str, str], Summary]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Dimensions ``run`` and ``checkpoint``, NaN after the end of a run, with the coordinates
-        ``problem``, ``sampler`` and ``seed`` of each run.
+        Dimensions ``run`` and ``checkpoint``, with the coordinates ``problem``, ``sampler`` and
+        ``seed`` of each run. Values after the end of a run are NaN.
     """
     runs = [run for summary in results.values() for run in summary.runs]
     kept = ["evaluations", "rounds", *CURVES]

@@ -1,4 +1,4 @@
-"""What a run has found by the time it had spent so much."""
+"""Draws of a run against what it had spent until then."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,36 +18,36 @@ from pymc_ensemble.benchmark.metrics import (
 )
 from pymc_ensemble.benchmark.problems import Problem
 
-BUDGET_STEP = 0.125  # of decimal logarithms
+BUDGET_STEP = 0.125  # step of the decimal logarithm of evaluations
 
 BUDGETS = np.round(10 ** np.arange(1.5, 7.01, BUDGET_STEP)).astype(int)
 """Numbers of evaluations at which errors are measured."""
 
 BURN_IN = (0.1, 0.25, 0.5)
-"""Fractions of a trace with warm-up; the one that suits it best is left out."""
+"""Shares of a trace with warm-up that may be left out. The share that suits it best is taken."""
 
 SHOWN_DRAWS = 1000
-"""Draws that are kept, for pictures."""
+"""Number of draws that are kept for pictures."""
 
 CURVES = ("mean_worst", "mean_rms", "sd_worst", "sd_rms", "wasserstein", "mode_mass")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Draws in the order in which they were made, with what had been spent by then.
+    """Draws in the order in which they were made, with the costs until then.
 
     Parameters
     ----------
     draws : ndarray of shape (n, d)
-        In unconstrained coordinates.
+        Draws in unconstrained coordinates.
     evaluations, rounds : ndarray of shape (n,)
-        Evaluations, and batches of them, from the start of the run until each draw was made.
+        Evaluations, and rounds of them, from the start of the run until each draw was made.
     warm_up : bool, default False
-        Whether the draws begin with the warm-up. At each number of evaluations the burn-in is then
-        chosen in hindsight, which no user can: the comparison leans to the side of these samplers.
+        Whether the draws begin with the warm-up. Then the burn-in is chosen in hindsight, at each
+        number of evaluations. No user can do so, and the comparison favors these samplers.
     growing : bool, default True
-        Whether a shorter run would have given the first of these draws; if not, the trace counts as
-        a whole.
+        Whether a shorter run would have given the first of these draws. If not, the trace counts
+        only as a whole.
     """
 
     draws: Array
@@ -57,7 +57,7 @@ class Trace:
     growing: bool = True
 
     def samples(self) -> Iterator[tuple[float, float, list[Array]]]:
-        """Evaluations, rounds, and the draws that one may choose from, at each budget."""
+        """At each budget: evaluations, rounds, and the draws for each share that is left out."""
         if not self.growing:
             yield float(self.evaluations[-1]), float(self.rounds[-1]), [self.draws]
             return
@@ -74,14 +74,15 @@ class Trace:
 
 @dataclass
 class Run:
-    """Traces of one sampler on one problem, and what they have cost.
+    """Traces of one sampler on one problem, and their costs.
 
     Parameters
     ----------
     traces : sequence of Trace
-        One, or several of different length where draws do not simply add up.
+        One trace. Or several of different length, for samplers whose longer run is not the
+        same run with more draws.
     seconds : float
-        Time by the clock, compilation included.
+        Time by the clock, with compilation.
     forward_seconds : float
         Time spent in the forward map.
     attributes : dict
@@ -100,8 +101,8 @@ def curves(run: Run, problem: Problem) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        With the dimension ``checkpoint``: ``evaluations``, ``rounds``, and the errors of
-        `CURVES`; ``draws`` are those of the end.
+        With the dimension ``checkpoint``: ``evaluations``, ``rounds``, and the errors of `CURVES`.
+        ``draws`` are those at the end.
     """
     mean, sd = problem.moments
     rows: list[list[float]] = []
@@ -128,14 +129,14 @@ def curves(run: Run, problem: Problem) -> xr.Dataset:
 
 
 class Meter:
-    """Counts the batches in which a forward model is evaluated, from outside.
+    """Counts the batches in which a forward model is evaluated, by replacing its method.
 
     Attributes
     ----------
     batches : list of int
-        Evaluations of each batch; points that were known are left out.
+        Evaluations of each batch, without points that were known before.
     seconds : float
-        Time that they took, by the clock.
+        Time of the batches, by the clock.
     """
 
     def __init__(self, forward: Any, clock: Callable[[], float] = perf_counter):
@@ -155,5 +156,5 @@ class Meter:
         forward.evaluate = metered
 
     def rounds(self, evaluations: ArrayLike) -> NDArray:
-        """Batches that had been evaluated when so many evaluations were made."""
+        """Number of batches until so many evaluations were made."""
         return np.searchsorted(np.cumsum(self.batches), np.asarray(evaluations), side="left") + 1

@@ -218,17 +218,24 @@ def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Datase
     Returns
     -------
     Dataset
-        Effective sample size of the mean of each variable; as many as there are draws in
-        `to_ensemble` if sweeps are independent.
+        Effective sample size of the mean of each variable. If sweeps are independent, it is the
+        number of draws in `to_ensemble`.
+
+    Raises
+    ------
+    TypeError
+        If `idata` is not a DataTree, or `var_names` not a list of names.
+    ValueError
+        If no ensemble step method made the result, or it lacks a variable of `var_names`.
 
     Notes
     -----
     The variance of the mean over S sweeps of J particles in C chains is the variance of the
     posterior times ``(1 + 2 sum_t (1 - t / S) rho_t) / (C S J)``, with the autocorrelation
-    ``rho_t`` of a particle's path at a lag of t sweeps. It is estimated about the mean of
-    everything and pooled over particles and chains, so that ten sweeps are enough. The sum ends
-    where the estimate is lost in noise, by the rule of Geyer [1]_. Particles of one sweep count as
-    independent, which they are up to an error of order 1/J.
+    ``rho_t`` of a particle's path at a lag of t sweeps. It is estimated about the mean of all
+    draws, and pooled over particles and chains, so that ten sweeps are enough. The sum ends where
+    noise hides the estimate, by the rule of Geyer [1]_. Particles of one sweep count as
+    independent. This is right up to an error of order 1/J.
 
     References
     ----------
@@ -237,7 +244,7 @@ def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Datase
 
     Examples
     --------
-    Fifty particles that stay where they are for ten sweeps are fifty draws, and not five hundred.
+    Fifty particles that do not move for ten sweeps are fifty draws, not five hundred.
 
     >>> import numpy as np, xarray as xr
     >>> draws = {

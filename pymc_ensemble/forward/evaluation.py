@@ -26,16 +26,17 @@ class Evaluations:
     Parameters
     ----------
     outputs : ndarray of shape (n, K)
-        One row of forward outputs per point; NaN in the rows that failed.
+        One row of forward outputs for each point. Rows that failed are NaN.
     failed : ndarray of bool, shape (n,)
         Whether the evaluation of the point failed.
     errors : tuple of (int, str), default ()
-        Row and reason (a short traceback, or what was wrong with the outputs) of the failures
-        whose cause is known.
+        Row and reason of each failure whose cause is known. The reason is a short traceback, or
+        says what was wrong with the outputs.
     n_calls : int, optional
-        Evaluations that were made; less than n if some were known already. None if not known.
+        Number of evaluations that were made: less than n if some were known before. None if it is
+        not known.
     seconds : float, optional
-        Time that these took, added up over all workers.
+        Time of these evaluations, added up over all workers.
     """
 
     outputs: FloatArray
@@ -54,7 +55,7 @@ class Evaluations:
         n_calls: int | None = None,
         seconds: float | None = None,
     ) -> "Evaluations":
-        """Take outputs as they came: a row that is not finite is a failed row.
+        """Take outputs as the forward map returned them: a row that is not finite has failed.
 
         Parameters
         ----------
@@ -65,11 +66,21 @@ class Evaluations:
         copy : bool, default True
             Whether to leave the array as it is, and keep a copy.
         n_calls, seconds : optional
-            As above.
+            As in `Evaluations`.
 
         Returns
         -------
         Evaluations
+            The outputs, with NaN in the rows that failed, and the reasons.
+
+        Examples
+        --------
+        >>> from pymc_ensemble.forward import Evaluations
+        >>> made = Evaluations.from_outputs([[1.0, 2.0], [float("inf"), 0.0]])
+        >>> made.failed
+        array([False,  True])
+        >>> made.errors
+        ((1, '1 of 2 forward outputs are not finite, the first is output 0: inf'),)
         """
         outputs = np.array(outputs, dtype=np.float64, copy=True if copy else None)
         reasons = dict(errors)

@@ -203,7 +203,7 @@ class EvaluationStore(Database):
         -------
         xarray.Dataset
             With the dimension ``evaluation``: the inputs of the forward model by name; its
-            outputs, NaN where the evaluation failed; ``status`` (ok, failed, timeout, died),
+            outputs, which are NaN if the evaluation failed; ``status`` (ok, failed, timeout, died),
             ``reason``, ``start`` (time), ``duration`` (seconds), ``worker``, ``version``,
             ``replicate`` and ``attempt``.
         """
@@ -244,12 +244,30 @@ def open_store(path: str | PathLike) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        See `EvaluationStore.to_dataset`.
+        All evaluations, as `EvaluationStore.to_dataset` describes them.
 
     Raises
     ------
     StoreError
-        If there is no such file, or if it is damaged or something else.
+        If there is no such file, if it is damaged, or if it is not an evaluation store.
+    TypeError
+        If `path` is not a path.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import pytensor.tensor as pt
+    >>> import pymc_ensemble as pe
+    >>> path = f"{tempfile.mkdtemp()}/runs.db"
+    >>> @pe.forward_model(store=path, output_shape=(3,))
+    ... def simulate(rate):
+    ...     return np.exp(-rate * np.arange(3))
+    >>> rate = pt.dscalar("rate")
+    >>> simulate(rate).eval({rate: 0.5}).round(2)
+    array([1.  , 0.61, 0.37])
+    >>> pe.open_store(path)["rate"].values
+    array([0.5])
     """
     if not isinstance(path, str | PathLike):
         raise TypeError(f"`path` has to be that of an evaluation store, not {path!r}.")

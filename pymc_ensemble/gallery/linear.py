@@ -37,6 +37,11 @@ def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
     GalleryModel
         Parameters ``u`` of shape (d,), data ``y`` of shape (2 d,).
 
+    Raises
+    ------
+    ValueError
+        If `d` is not an integer from 1 to 10 000.
+
     Examples
     --------
     >>> from pymc_ensemble import gallery
@@ -100,6 +105,11 @@ def linear_multiscale(
     -------
     GalleryModel
         Parameters ``u`` of shape (2,), data ``y`` of shape (2,).
+
+    Raises
+    ------
+    ValueError
+        If `prior_variance` is not positive, or `data` are not two finite numbers.
 
     References
     ----------

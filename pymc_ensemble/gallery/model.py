@@ -54,6 +54,16 @@ class GalleryModel(pm.Model):
         Coordinates as in `pymc.Model`.
     cheap : ForwardModel, optional
         A cheaper and less accurate black box with the same outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_ensemble import gallery
+    >>> model = gallery.decay()
+    >>> model.forward(np.array([0.3, -0.2])).shape
+    (12,)
+    >>> model.reference["log_rate"].sel(statistic="mean").round(2).item()
+    -0.21
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Pictures of ensembles that ArviZ does not have: Axes in, Axes out.
 
-Each function draws into the Axes that it is given, or into those of a new figure, and returns them.
+Each function draws into the Axes that you pass, or into those of a new figure. It returns the Axes.
 """
 
 from pymc_ensemble.plots.judging import coverage, outputs, weights

@@ -28,14 +28,14 @@ def outputs(
     Parameters
     ----------
     predictions : array_like of shape (..., K) or DataTree
-        Outputs of the forward map at draws, the last axis being that of the K data; or a result
-        with the group ``posterior_predictive``, as `pymc.sample_posterior_predictive` returns it.
+        Outputs of the forward map at draws, with the K data along the last axis. Or a result with
+        the group ``posterior_predictive``, as `pymc.sample_posterior_predictive` returns it.
     data : array_like of shape (K,), optional
-        The data; those of the result by default.
+        The data. By default they are those of the result.
     var_name : str, optional
-        Observed variable of the result; may be left out if there is one only.
+        Observed variable of the result. Leave it out if there is only one.
     x : array_like of shape (K,), optional
-        Where the data were taken; by default the coordinate of the data, or their number.
+        Where the data were taken. By default it is the coordinate of the data, or their index.
     levels : sequence of float, default (0.5, 0.9)
         Probabilities of the bands, which lie about the median.
     ax : matplotlib.axes.Axes, optional
@@ -44,11 +44,12 @@ def outputs(
     Returns
     -------
     matplotlib.axes.Axes
+        The Axes with the bands.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, a level is none, or there is no such variable.
+        If shapes do not fit, a level is not between 0 and 1, or there is no such variable.
 
     Examples
     --------
@@ -60,7 +61,7 @@ def outputs(
     ['90%', '50%', 'median', 'data']
     """
     if any(not 0 < level < 1 for level in levels):
-        raise ValueError(f"levels={tuple(levels)}: each has to lie between 0 and 1.")
+        raise ValueError(f"levels={tuple(levels)}: each level must lie between 0 and 1.")
     if isinstance(predictions, xr.DataTree):
         groups = predictions.children
         if "posterior_predictive" not in groups:
@@ -79,7 +80,10 @@ def outputs(
         x = predictions.coords.get(predictions.dims[-1])
     values = np.asarray(predictions, dtype=float)
     if values.ndim < 2:
-        raise ValueError(f"predictions have the shape {values.shape}, and not (..., K).")
+        raise ValueError(
+            f"`predictions` has the shape {values.shape}. Pass an array of shape (..., K), with "
+            "the K data along its last axis."
+        )
     values = values.reshape(-1, values.shape[-1])
     K = values.shape[1]
     where = np.arange(K) if x is None else np.asarray(x)
@@ -101,8 +105,8 @@ def outputs(
 def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     """Draw the log density of the draws against that of the law that the ensemble has fitted.
 
-    If both agree, the posterior is what the ensemble takes it to be, and the dots lie along the
-    line. Dots above it are in regions that the ensemble visits too rarely.
+    If both agree, the dots lie along the line: the posterior is the law that the ensemble has
+    fitted. Dots above the line are in regions that the ensemble visits too rarely.
 
     Parameters
     ----------
@@ -114,9 +118,9 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        Draws are dots; those of the largest importance weights are orange. If the draws follow that
-        law, as those of a plain ensemble Kalman sampler do, the title tells the Pareto k-hat of the
-        weights and their efficiency.
+        Draws are dots. Those with the largest importance weights are orange. If the draws follow
+        the fitted law, as those of `EnsembleKalmanSampler(adjust=False)` do, the title has the
+        Pareto k-hat of the weights, and their efficiency.
 
     Raises
     ------
@@ -125,7 +129,7 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
 
     See Also
     --------
-    diagnose : what follows from the weights, and from more than them.
+    diagnose : judges the weights, and much besides.
 
     Examples
     --------
@@ -156,7 +160,7 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
     offset = np.median(log_ratio[finite])
     ends = np.quantile(log_q[finite], [0.0, 1.0])
     ax.plot(ends, ends + offset, color="0.5", linewidth=1, label="as the fitted law has it")
-    # a few draws that are far down would leave no room for the others
+    # a few draws of very low density would leave no room for the others
     low, high = np.quantile(lp[finite], [0.005, 1.0])
     ax.set_ylim(low - 0.2 * (high - low), high + 0.05 * (high - low))
     ax.set(
@@ -171,31 +175,37 @@ def weights(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
 
 
 def _tail_length(n: int) -> int:
-    """Number of weights whose tail is fitted, as of Pareto-smoothed importance sampling."""
+    """Number of largest weights that Pareto smoothed importance sampling fits a tail to."""
     return max(5, int(min(0.2 * n, 3 * np.sqrt(n))))
 
 
 def coverage(result: Coverage | xr.DataTree, *, ax: Axes | None = None) -> Axes:
     """Draw how often regions hold the truth against how often they claim to.
 
-    Curves below the diagonal are those of regions that are too small, or in the wrong place.
+    A curve below the diagonal means that its regions are too small, or in the wrong place.
 
     Parameters
     ----------
     result : Coverage or DataTree
-        Result of `pymc_ensemble.coverage`, or its ``data``, as loaded from disk.
+        Result of `pymc_ensemble.coverage`, or its ``data``, for example as loaded from disk.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Regions of highest density in black, the central intervals of each parameter in color, and
-        the band that holds all of them together if the sampler is calibrated.
+        Regions of highest density are black, central intervals of each parameter have a color. If
+        the sampler is calibrated, the gray band holds all curves together, with the probability
+        that `pymc_ensemble.coverage` was called with.
+
+    Raises
+    ------
+    TypeError
+        If `result` is not that of `pymc_ensemble.coverage`.
 
     See Also
     --------
-    arviz.plot_ecdf_pit : draws the ranks, of ``result.data``.
+    arviz.plot_ecdf_pit : draws the ranks that ``result.data`` holds.
 
     Examples
     --------
@@ -214,7 +224,7 @@ def coverage(result: Coverage | xr.DataTree, *, ax: Axes | None = None) -> Axes:
     tree = result.data if isinstance(result, Coverage) else result
     if not isinstance(tree, xr.DataTree) or "coverage" not in tree.children:
         raise TypeError(
-            "What pymc_ensemble.coverage returned is needed, or its data, not "
+            "`result` must be what `pymc_ensemble.coverage` returned, or its `data`, not "
             f"{type(result).__name__} without a group `coverage`."
         )
     group = tree["coverage"].dataset

@@ -1,4 +1,4 @@
-"""Ensembles on their way: by sweep or by iteration."""
+"""Pictures of how an ensemble moves, by sweep or by iteration."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from pymc_ensemble.plots.axes import LINES, axes_of
 
 FloatArray = NDArray[np.float64]
 
-PATHS = 8  # of single particles
+PATHS = 8  # number of particles whose paths are drawn
 
 
 def _columns(
@@ -41,19 +41,19 @@ def _columns(
 
 
 def _free_variables(idata: xr.DataTree) -> list[str] | None:
-    """Names of the free variables that a posterior has, or None for all, if the draws do not tell.
+    """Names of the free variables of a posterior, or None, for all, if the draws do not tell.
 
-    Functions of these, as `pm.Deterministic` records them, may have thousands of entries.
+    What `pm.Deterministic` records may have thousands of entries, and is left out.
     """
     try:
         facts = facts_of(ensemble_stats(idata))
-    except ValueError:  # of version 0.1, or too few draws
+    except ValueError:  # draws of version 0.1, or too few of them
         return None
     return [v.name for v in facts.variables if v.name in idata["posterior"].data_vars] or None
 
 
 def _is_inverted(idata: xr.DataTree) -> bool:
-    """Whether `pymc_ensemble.invert` has returned it; what is no result is left to be refused."""
+    """Whether `pymc_ensemble.invert` returned it. Others refuse what is not a result at all."""
     return isinstance(idata, xr.DataTree) and "inversion" in idata.children
 
 
@@ -63,7 +63,7 @@ def _burn_in(idata: xr.DataTree) -> tuple[xr.Dataset, xr.Dataset] | None:
         return None
     draws, stats = idata["warmup_posterior"].dataset, idata["warmup_sample_stats"].dataset
     n_evals = stats["n_evals"].transpose("chain", "draw").to_numpy()
-    # tuning calls after the test has been passed show other particles, and do nothing
+    # after the burn-in has passed its test, tuning draws only show further particles
     moved = np.diff(n_evals, axis=1, prepend=-1).any(axis=0)
     return draws.isel(draw=moved), stats.isel(draw=moved)
 
@@ -82,27 +82,27 @@ def path(
     ----------
     idata : DataTree
         Result of `pymc.sample` with an ensemble step method. With ``discard_tuned_samples=False``
-        it has the burn-in, which is drawn as crosses: one particle of each iteration. Or that of
+        it has the burn-in, too. Crosses show it: one particle of each iteration. Or a result of
         `invert`, whose iterations take the place of sweeps.
     x, y : str, optional
-        Parameters on the axes, such as ``"rate"`` or ``"theta[1]"``; by default the first two
-        entries of free variables. Of an inversion they are unconstrained coordinates.
+        Parameters on the axes, such as ``"rate"`` or ``"theta[1]"``. By default they are the first
+        two entries of free variables. For a result of `invert` they are unconstrained coordinates.
     chain : int, default 0
-        Number of the chain: each is an ensemble of its own.
+        Number of the chain. Each chain is an ensemble of its own.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Particles are dots, colored by their sweep. Lines are the paths of some of them, and the
-        black one is that of the mean.
+        Particles are dots, colored by their sweep. Thin lines are the paths of some particles, the
+        black line is the path of the mean.
 
     Raises
     ------
     ValueError
-        If there are no two such parameters, or no such chain, or the result is not that of an
-        ensemble step method.
+        If there are no two such parameters or no such chain, or if no ensemble step method made the
+        result.
 
     Examples
     --------
@@ -168,7 +168,7 @@ def spread(
 ) -> Axes:
     """Draw the standard deviation over the particles by sweep.
 
-    An ensemble that shrinks has collapsed, one that still grows has not arrived, and ensembles that
+    An ensemble that shrinks has collapsed. One that still grows has not arrived. Ensembles that
     differ from each other sit in different places.
 
     Parameters
@@ -183,14 +183,14 @@ def spread(
     Returns
     -------
     matplotlib.axes.Axes
-        One color for each parameter, in units of the standard deviation of all of its draws, and
-        one line for each chain.
+        There is one color for each parameter and one line for each chain. The unit is the standard
+        deviation of all draws of the parameter.
 
     Raises
     ------
     ValueError
-        If there is one particle only, no such variable, or the result is not that of an ensemble
-        step method.
+        If there is only one particle or no such variable, or if no ensemble step method made the
+        result.
 
     Examples
     --------
@@ -210,8 +210,8 @@ def spread(
     columns = _columns(posterior, ("chain", "sweep", "particle"), chosen)
     if posterior.sizes["particle"] < 2:
         raise ValueError(
-            "Each chain has one particle, which has no spread. Draw the trace instead: "
-            "`arviz.plot_trace`."
+            "Each chain has only one particle, so there is no spread over particles. Draw the "
+            "trace instead: `arviz.plot_trace(idata)`."
         )
     ax = axes_of(ax)
     for k, (name, values) in enumerate(columns.items()):
@@ -227,26 +227,27 @@ def spread(
 
 
 def misfit(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
-    """Draw the negative log density by iteration: burn-in first, then the sweeps.
+    """Draw the negative log density by iteration: first the burn-in, then the sweeps.
 
     Parameters
     ----------
     idata : DataTree
         Result of `pymc.sample` with an ensemble step method. With ``discard_tuned_samples=False``
-        it has the burn-in, and one particle of each iteration is drawn. Or that of `invert`.
+        it has the burn-in, too, and one particle of each of its iterations is drawn. Or a result of
+        `invert`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Each chain in its color: the mean over the particles in a band that holds 90% of them.
-        Iterations of the burn-in are negative.
+        Each chain has a color: a line for the mean over the particles, in a band that holds 90% of
+        them. Iterations of the burn-in have negative numbers.
 
     Raises
     ------
     ValueError
-        If the result is not that of an ensemble step method.
+        If no ensemble step method made the result.
 
     Examples
     --------
@@ -274,7 +275,7 @@ def misfit(idata: xr.DataTree, *, ax: Axes | None = None) -> Axes:
         if of_chain.shape[1] > 1:
             ax.fill_between(sweeps, low, high, color=f"C{c}", alpha=0.2, linewidth=0)
         ax.plot(sweeps, np.nanmean(of_chain, axis=1), color=f"C{c}", marker=".", label=f"chain {c}")
-    if inverted:  # from the prior on, over many orders of magnitude
+    if inverted:  # the misfit falls from that of the prior, over many orders of magnitude
         ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values[:, -1])), 1.0))
     if (burn_in := _burn_in(idata)) is not None:
         early = -burn_in[1]["lp"].transpose("chain", "draw").to_numpy()

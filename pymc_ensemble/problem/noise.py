@@ -1,4 +1,4 @@
-"""Covariances of Gaussian noise, and how outputs are whitened by them."""
+"""Covariances of Gaussian noise, and the whitening of outputs by them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,14 @@ class CholeskyNoise:
     ----------
     factor : ndarray of shape (K, K)
         Lower triangular Cholesky factor L of the covariance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_ensemble.problem import CholeskyNoise
+    >>> noise = CholeskyNoise(np.linalg.cholesky(np.array([[4.0, 2.0], [2.0, 2.0]])))
+    >>> noise(np.array([[2.0, 3.0]]))
+    array([[1., 2.]])
     """
 
     factor: FloatArray
@@ -46,7 +54,7 @@ class CholeskyNoise:
 
 @dataclass(frozen=True)
 class LowRankNoise:
-    """Gaussian noise with covariance diag(variances) + F F^T, never formed.
+    """Gaussian noise with covariance diag(variances) + F F^T, which is never formed.
 
     Parameters
     ----------
@@ -57,8 +65,16 @@ class LowRankNoise:
 
     Notes
     -----
-    With the thin singular value decomposition D^(-1/2) F = Q S V^T the whitening is
-    (I + Q ((1 + S^2)^(-1/2) - I) Q^T) D^(-1/2), at a cost of O(K r) per row.
+    Let D = diag(variances), with the thin singular value decomposition D^(-1/2) F = Q S V^T. Then
+    the whitening is (I + Q ((1 + S^2)^(-1/2) - I) Q^T) D^(-1/2). It costs O(K r) per row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_ensemble.problem import LowRankNoise
+    >>> noise = LowRankNoise(np.ones(3), np.full((3, 1), 1.0))
+    >>> noise(np.ones((1, 3))).round(2)  # along the factor, the variance is 1 + 3
+    array([[0.5, 0.5, 0.5]])
     """
 
     variances: FloatArray

@@ -11,22 +11,24 @@ from .ensemble import Array
 from .linearization import Anomalies, GaussianLaw, LinearMap, moment_law
 
 Move = Callable[[Array, Array, GaussianLaw, np.random.Generator], Sequence[Array]]
+"""A function (group, partners, law, rng) that returns points and log ratios."""
 
-INDEPENDENT_SHARE = 0.8  # of the moves by default
+INDEPENDENT_SHARE = 0.8  # share of independence moves, by default
 LARGEST_STRETCH = 2.0  # as in emcee
 
 
 class WrongMoveError(ValueError):
-    """A move has returned what no Metropolis test can judge."""
+    """A move has returned what a Metropolis test cannot judge."""
 
 
 def independence(
     group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
 ) -> tuple[Array, ...]:
-    """Independent draws from Student-t laws: around the fitted law, and with the partners' moments.
+    """Independent draws from Student-t laws: about the fitted law, and with the partners' moments.
 
-    They do most of the work where the posterior is nearly Gaussian. Partners that do not span the
-    space evolve instead, as independent draws would not leave their span.
+    These moves do most of the work where the posterior is nearly Gaussian. If the partners do not
+    span the space, `differential_evolution` takes the place of this move, as independent draws
+    would not leave the span.
 
     Parameters
     ----------
@@ -36,9 +38,11 @@ def independence(
     Returns
     -------
     points : ndarray of shape (n, d)
+        Proposed points.
     log_ratio : ndarray of shape (n,)
+        Logarithms of the proposal ratios.
     log_q : ndarray of shape (n,)
-        Log density that the points were drawn from.
+        Log density from which each point was drawn.
     """
     if law.anomalies.rank < group.shape[1]:
         return differential_evolution(group, partners, law, rng)
@@ -48,7 +52,7 @@ def independence(
 def differential_evolution(
     group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Step along the difference of two partners [1]_: a tenth of the steps leads to other modes.
+    """Step along the difference of two partners [1]_: a tenth of the steps can reach other modes.
 
     Parameters
     ----------
@@ -58,7 +62,9 @@ def differential_evolution(
     Returns
     -------
     points : ndarray of shape (n, d)
+        Proposed points.
     log_ratio : ndarray of shape (n,)
+        Zeros, as the move is symmetric.
 
     References
     ----------
@@ -84,18 +90,30 @@ def stretch(
     Returns
     -------
     points : ndarray of shape (n, d)
+        Proposed points.
     log_ratio : ndarray of shape (n,)
+        Logarithms of the proposal ratios.
 
     References
     ----------
     .. [1] Goodman, J. and Weare, J. (2010). Ensemble samplers with affine invariance.
        Communications in Applied Mathematics and Computational Science, 5, 65-80.
        https://doi.org/10.2140/camcos.2010.5.65
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymc_ensemble import moves
+    >>> rng = np.random.default_rng(1)
+    >>> group, partners = rng.normal(size=(2, 5, 3))
+    >>> points, log_ratio = moves.stretch(group, partners, None, rng)
+    >>> points.shape, log_ratio.shape
+    ((5, 3), (5,))
     """
     n, d = group.shape
     root = np.sqrt(LARGEST_STRETCH)
     # eq. (K20)
-    factor = (1 / root + (root - 1 / root) * rng.random(n)) ** 2  # its density falls like a root
+    factor = (1 / root + (root - 1 / root) * rng.random(n)) ** 2  # density 1 / sqrt(factor)
     origin = partners[rng.integers(len(partners), size=n)]
     return origin + factor[:, None] * (group - origin), (d - 1) * np.log(factor)
 
@@ -103,7 +121,7 @@ def stretch(
 def walk(
     group: Array, partners: Array, law: GaussianLaw, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Step with the covariance of the partners, all of them [1]_.
+    """Random walk with the covariance of all partners [1]_.
 
     Parameters
     ----------
@@ -113,7 +131,9 @@ def walk(
     Returns
     -------
     points : ndarray of shape (n, d)
+        Proposed points.
     log_ratio : ndarray of shape (n,)
+        Zeros, as the move is symmetric.
 
     References
     ----------
@@ -138,26 +158,30 @@ def name_of(move: Move) -> str:
 
 
 def require_moves(moves: Any) -> None:
-    """Refuse what is no mapping from functions to positive weights.
+    """Refuse `moves` unless they map functions to positive weights.
 
     Raises
     ------
     ValueError
-        If it is empty, or a weight is not positive and finite.
+        If `moves` is empty, or a weight is not positive and finite.
     TypeError
-        If it is no mapping, or a move cannot be called.
+        If `moves` is not a mapping, or a move cannot be called.
     """
     if not isinstance(moves, Mapping):
         raise TypeError(
-            "moves must map functions to weights, such as {pe.moves.stretch: 1.0}, not "
+            "`moves` must map functions to weights, as {pe.moves.stretch: 1.0} does, not "
             f"{moves!r}."
         )
     if not moves:
-        raise ValueError("moves is empty: without a move nothing is sampled.")
+        raise ValueError(
+            "`moves` is empty. Name at least one move, as in {pe.moves.stretch: 1.0}, or leave "
+            "`moves` out."
+        )
     for move, weight in moves.items():
         if not callable(move):
             raise TypeError(
-                f"moves has {move!r}, which is no function (group, partners, law, rng)."
+                f"`moves` has {move!r}, which cannot be called. A move is a function of (group, "
+                "partners, law, rng)."
             )
         if (
             isinstance(weight, bool)
@@ -179,7 +203,7 @@ def proposed(
     ------
     WrongMoveError
         If the move raises an error, changes its arguments, or returns wrong shapes, points that are
-        not finite, or ratios that are no numbers.
+        not finite, or log ratios that are NaN.
     """
     n, d = group.shape
     name = f"The move `{name_of(move)}`"
@@ -203,7 +227,10 @@ def proposed(
             f"perhaps log densities, shape ({n},)."
         )
     if not np.isfinite(points).all():
-        raise WrongMoveError(f"{name} has proposed a point that is not finite: {_first(points)}.")
+        raise WrongMoveError(
+            f"{name} has proposed a point that is not finite: {_first(points)}. It must propose "
+            "finite points; a log ratio of minus infinity rejects one."
+        )
     if np.isnan(log_ratio).any() or (log_ratio == np.inf).any():
         raise WrongMoveError(
             f"{name} has returned a log ratio of {log_ratio[~(log_ratio < np.inf)][0]}. It must be "
@@ -218,7 +245,7 @@ def try_out(moves: Mapping[Move, float], dimension: int, n_outputs: int) -> None
     Raises
     ------
     WrongMoveError
-        If one of them returns what no Metropolis test can judge.
+        If a move returns what a Metropolis test cannot judge.
     """
     rng, n = np.random.default_rng(0), dimension + 2
     group, partners = rng.standard_normal((2, n, dimension))

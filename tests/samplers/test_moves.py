@@ -223,10 +223,10 @@ def test_a_move_that_goes_wrong_later_is_refused_by_name():
 @pytest.mark.parametrize(
     ("moves", "error", "message"),
     [
-        ({}, ValueError, "moves is empty"),
+        ({}, ValueError, "`moves` is empty"),
         (pe.moves.stretch, TypeError, "must map functions to weights"),
         ([pe.moves.stretch], TypeError, "must map functions to weights"),
-        ({"stretch": 1.0}, TypeError, "'stretch', which is no function"),
+        ({"stretch": 1.0}, TypeError, "'stretch', which cannot be called"),
         ({pe.moves.stretch: -1.0}, ValueError, "weight of the move `stretch` must be positive"),
         ({pe.moves.stretch: 0}, ValueError, "must be positive and finite, not 0"),
         ({pe.moves.stretch: np.inf}, ValueError, "must be positive and finite, not inf"),
