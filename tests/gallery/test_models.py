@@ -1,6 +1,6 @@
 """Every problem of the gallery: its reference must be the posterior of its model."""
 
-from functools import partial
+from functools import cache, partial
 
 import cloudpickle
 import numpy as np
@@ -9,6 +9,7 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 from pymc.blocking import DictToArrayBijection, RaveledVars
+from pytensor.graph.replace import vectorize_graph
 from scipy.optimize import minimize
 
 from pymc_ensemble import gallery
@@ -40,6 +41,13 @@ MODELS = {
     "influenza": gallery.influenza,
 }
 
+
+@cache
+def made(name):
+    """The model, whose reference may take seconds, once for all tests."""
+    return MODELS[name]()
+
+
 ODE_TOLERANCE = {"lynx_hare": 2e-3, "influenza": 2e-3}
 """Solvers that differ; all other native versions compute the same numbers."""
 
@@ -70,6 +78,17 @@ def log_density(model):
     return lambda u: float(logp(DictToArrayBijection.rmap(RaveledVars(u, info))))
 
 
+def log_densities(model):
+    """The same at all rows of an array (n, d): vectorized by PyTensor, not by the package."""
+    points, start, values = pt.matrix(), 0, {}
+    for variable in model.value_vars:
+        shape = np.shape(model.initial_point()[variable.name])
+        stop = start + int(np.prod(shape))
+        values[variable] = points[:, start:stop].reshape((-1, *shape))
+        start = stop
+    return pytensor.function([points], vectorize_graph(model.logp(), values))
+
+
 def raveled_reference(model):
     """Moments of the unconstrained coordinates, shape (4, d), in the order of `log_density`."""
     names = list(model.initial_point())
@@ -94,41 +113,35 @@ def assert_moments(draws, log_weights, reference, at_least):
 @pytest.mark.parametrize("name", SMOOTH_UNIMODAL)
 def test_reference_is_the_posterior(name):
     """Importance sampling with the model's own density from a Student-t law about its mode."""
-    model = MODELS[name]()
-    density = log_density(model)
+    model = made(name)
+    density = log_densities(model)
     reference = raveled_reference(model)
     mean, sd = reference[:2]
     d, n, degrees = len(mean), 2000, 7
 
-    # In units of the reference the posterior is round enough for BFGS to find its curvature.
-    mode = minimize(lambda v: -density(mean + sd * v), np.zeros(d), method="BFGS")
-    steps = 0.05 * np.eye(d)
-
     def potential(v):
         return -density(mean + sd * v)
 
-    hessian = np.array(
-        [
-            [
-                (
-                    potential(mode.x + a + b)
-                    - potential(mode.x + a - b)
-                    - potential(mode.x - a + b)
-                    + potential(mode.x - a - b)
-                )
-                / (4 * 0.05**2)
-                for b in steps
-            ]
-            for a in steps
-        ]
+    def gradient(v, step=1e-6):
+        steps = step * np.eye(d)
+        return (potential(v + steps) - potential(v - steps)) / (2 * step)
+
+    # In units of the reference the posterior is round enough for BFGS to find its curvature.
+    mode = minimize(lambda v: potential(v[None])[0], np.zeros(d), jac=gradient, method="BFGS")
+    steps = 0.05 * np.eye(d)
+    pairs = steps[:, None] + steps, steps[:, None] - steps
+    both, apart = (
+        sum(potential(mode.x + sign * pair.reshape(-1, d)) for sign in (1, -1)).reshape(d, d)
+        for pair in pairs
     )
+    hessian = (both - apart) / (4 * 0.05**2)
     L = np.linalg.cholesky(hessian / 1.2**2)
     center, root, rng = mode.x, np.linalg.inv(L.T), np.random.default_rng(1)
     for size in (1000, n):  # a law about the mode misses the ends of what is bent
         normal, radius2 = rng.standard_normal((size, d)), degrees / rng.chisquare(degrees, size)
         v = center + normal @ root.T * np.sqrt(radius2)[:, None]
         log_proposal = -(degrees + d) / 2 * np.log1p((normal**2).sum(1) * radius2 / degrees)
-        log_weights = np.array([-potential(x) for x in v]) - log_proposal
+        log_weights = -potential(v) - log_proposal
         weights = np.exp(log_weights - log_weights.max())
         center = np.average(v, axis=0, weights=weights)
         root = 1.2 * np.linalg.cholesky(np.cov(v.T, aweights=weights))
@@ -139,16 +152,16 @@ def test_reference_is_the_posterior(name):
 def test_reference_of_several_modes(name):
     """Importance sampling from a box that holds the posterior."""
     model = MODELS[name]()
-    density = log_density(model)
+    density = log_densities(model)
     reference = raveled_reference(model)
     draws = np.random.default_rng(2).uniform(-4 * reference[1], 4 * reference[1], (8000, 2))
-    assert_moments(draws, np.array([density(u) for u in draws]), reference, at_least=100)
+    assert_moments(draws, density(draws), reference, at_least=100)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "decay_rough"])
 def test_reference_draws_follow_the_reference(name):
     """Means and sds of 2000 draws, to 4.5 standard errors of independent ones; their order."""
-    model = MODELS[name]()
+    model = made(name)
     assert set(model.reference_draws) == set(model.reference)
     for variable, draws in model.reference_draws.items():
         assert draws.dims == ("draw", *model.reference[variable].dims[1:])
@@ -168,11 +181,11 @@ def test_reference_draws_follow_the_reference(name):
 def test_reference_draws_are_correlated_as_the_posterior():
     """The two rates of the decay, against a direct integral over the grid."""
     model = gallery.decay(noise_sd=0.3)
-    density = log_density(model)
+    density = log_densities(model)
     mean, sd = raveled_reference(model)[:2]
     axis = np.linspace(-5, 5, 61)
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    values = np.array([density(mean + sd * point) for point in points])
+    values = density(mean + sd * points)
     weights = np.exp(values - values.max())
     weights /= weights.sum()
     correlation = weights @ points.prod(1)
@@ -210,11 +223,11 @@ def test_native_version_is_the_same_posterior(name):
 def test_reference_of_a_rough_map(name):
     """Nothing couples the coordinates, so each may be integrated with the other held fixed."""
     model = MODELS[name]()
-    density = log_density(model)
+    density = log_densities(model)
     mean, sd = raveled_reference(model)[:2]
     for k in range(2):
         grid = np.linspace(mean[k] - 7 * sd[k], mean[k] + 7 * sd[k], 3001)
-        values = np.array([density(np.where(np.arange(2) == k, x, mean)) for x in grid])
+        values = density(np.where(np.arange(2) == k, grid[:, None], mean))
         weights = np.exp(values - values.max())
         weights /= weights.sum()
         assert weights @ grid == pytest.approx(mean[k], abs=1e-5)
