@@ -95,8 +95,6 @@ class Weights:
     @classmethod
     def of(cls, X: FloatArray, log_ratio: FloatArray) -> "Weights":
         """Weights of draws `X`, shape (n, p), by their unnormalized log weights, shape (n,)."""
-        from arviz_stats.base import array_stats  # takes longer to load than PyMC
-
         finite = np.isfinite(log_ratio)
         lowest = log_ratio[finite].min() if finite.any() else 0.0
         log_ratio = np.where(finite, log_ratio, lowest + np.log(NONE))
@@ -106,6 +104,8 @@ class Weights:
         if len(X) < FEWEST_WEIGHTS:
             khat = np.inf
         elif np.ptp(most) > 1e-8:  # else there is no tail to smooth
+            from arviz_stats.base import array_stats  # takes longer to load than PyMC
+
             with np.errstate(over="ignore", invalid="ignore"):  # by the quantiles of a huge tail
                 log_weights, khat = array_stats.psislw(-log_ratio)
             if np.isnan(khat) or not np.isfinite(log_weights).all():
