@@ -222,10 +222,30 @@ def failing(problem, share):
     return problem.failing(lambda U: np.modf(np.abs(1e4 * U.sum(1)))[0] < share)
 
 
+def noisy(problem, size):
+    """A problem whose outputs have noise of their own, in units of that of the data."""
+    rng, before = np.random.default_rng(5), problem.forward_map
+
+    def outputs(U):
+        Z = before(U)
+        return Z + size * rng.standard_normal(Z.shape)
+
+    problem.forward_map = outputs
+    return problem
+
+
+def changing(problem, after):
+    """A problem whose outputs are twice as large after some evaluations, for good."""
+    before = problem.forward_map
+    problem.forward_map = lambda U: before(U) * (2.0 if problem.n_evaluations > after else 1.0)
+    return problem
+
+
 KALMAN, LANGEVIN = "kalman.sampler.EnsembleKalman", "langevin.EnsembleLangevin"
 CHOICE = {"adjust": None, "rough": None}  # an examination of the map chooses
 MULTISCALE = "multiscale.sampler.Multiscale"
 PROCESS = "gaussian_process.sampler.EnsembleGaussianProcess"
+GROWING = "gaussian_process.growing.GrowingGaussianProcess"
 INFORMED = "informed.LikelihoodInformed"
 SAMPLED = [
     Case("linear", lambda: problems.stiff_linear(10), KALMAN, {}, 10),
@@ -289,6 +309,31 @@ SAMPLED = [
         "gaussian_process.sampler.PublishedGaussianProcess",
         {"ensemble_size": 50},
         20,
+        3,
+    ),
+    Case("outputs", lambda: problems.stiff_linear(8), PROCESS, {"epochs": 4}, 8, 3),
+    Case("growing", problems.decay, GROWING, {}, 8),
+    Case("growing modes", problems.bimodal, GROWING, {}, 8),
+    Case("growing outputs", lambda: problems.stiff_linear(8), GROWING, {}, 8, 3),
+    Case("growing losses", problems.decay, GROWING, {"target": "potential"}, 8),
+    Case("growing bend", lambda: problems.parabola(4.0, 3), GROWING, {}, 8, 3),
+    Case("growing rough", lambda: problems.decay(roughness=1.0), GROWING, {}, 8, 3),
+    Case(
+        "growing rough losses",
+        lambda: problems.Density(problems.oscillating(True)),
+        GROWING,
+        {},
+        8,
+        3,
+    ),
+    Case("growing noisy", lambda: noisy(problems.random_linear(2), 0.5), GROWING, {}, 8, 3),
+    Case("growing change", lambda: changing(problems.decay(), 15), GROWING, {}, 8),
+    Case(
+        "growing failures",
+        lambda: failing(problems.random_linear(2), 0.1),
+        GROWING,
+        {},
+        8,
         3,
     ),
     Case("informed", lambda: problems.stiff_linear(40), INFORMED, {"round_size": 20}, 20),
@@ -368,6 +413,68 @@ class Descended:
 
 
 SAMPLED += [Descended("mode")]
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The law of a noisy linear map, which is its posterior."""
+
+    name: str
+    noise: float
+    cost: int = 3
+
+    room = "samplers"
+
+    def measure(self, seed):
+        """Error of the law, evaluations, whether it is known, and a digest."""
+        module = importlib.import_module("pymc_ensemble.samplers.informed")
+        problem, rng = noisy(problems.stiff_linear(10), self.noise), np.random.default_rng(seed)
+        sampler = module.AveragedLaw(problem)
+        state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)
+        while not state.burned_in:
+            state, _ = problems.step(sampler, problem, state, rng)
+        U = sampler.reference.points(state.inner.target.law.draw(1000, rng))
+        shift, ratio = (U.mean(0) - problem.mean) / problem.sd, np.log(U.std(0) / problem.sd)
+        return {
+            "error": float(np.sqrt((shift**2 + ratio**2).mean())),
+            "evaluations": int(problem.n_evaluations),
+            "converged": bool(state.converged),
+            "digest": hashlib.sha256(U.tobytes()).hexdigest()[:12],
+        }
+
+
+SAMPLED += [Averaged("noisy law", 0.5), Averaged("very noisy law", 1.0)]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The mean of a training with batches of the outputs, of which there are more than members."""
+
+    name: str
+    cost: int = 1
+
+    room = "samplers"
+
+    def measure(self, seed):
+        """Distance from the map that the outputs come from, evaluations, and a digest."""
+        module = importlib.import_module("pymc_ensemble.samplers.kalman.training")
+        rng, d, J = np.random.default_rng(seed), 60, 40
+        A, true = rng.standard_normal((20 * d, d)), rng.standard_normal(d)
+        state = module.TrainingState(rng.standard_normal((J, d)))
+        for rows in np.array_split(rng.permutation(np.tile(np.arange(len(A)), 15)), 600):
+            batch = problems.LinearProblem(A[rows], A[rows] @ true, np.zeros(d), np.eye(d))
+            kernel = module.Training(batch, np.ones(d))
+            points, pending = kernel.ask(state, rng)
+            state, _ = kernel.tell(state, pending, batch.evaluate(points))
+        return {
+            "error": float(np.sqrt(((state.mean - true) ** 2).mean())),
+            "evaluations": 600 * J,
+            "converged": True,
+            "digest": hashlib.sha256(state.particles.tobytes()).hexdigest()[:12],
+        }
+
+
+SAMPLED += [Trained("training")]
 
 
 @dataclass(frozen=True)
@@ -657,7 +764,9 @@ def effect_on_errors(pairs, reference):
             np.mean([np.log(new["evaluations"] / old["evaluations"]) for new, old in both])
         )
         lost = sum(old["converged"] and not new["converged"] for new, old in both)
+        won = sum(new["converged"] and not old["converged"] for new, old in both)
         stuck += [f"{lost} of {len(both)} do not converge ({case})"] if lost else []
+        stuck += [f"{won} of {len(both)} converge that did not ({case})"] if won else []
     mean = float(np.mean([*errors.values()]))
     error = float(np.sqrt(sum(variances.values()))) / len(errors)
     told = [f"error ×{np.exp(mean):.2f} ± {error:.2f}"]

@@ -429,7 +429,9 @@ def run(sampler, problem, rng, *, max_evaluations=None, n_sweeps=None, U=None, m
     """A whole run from the prior (or from `U`): state and draws, shape (sweeps, J, d)."""
     redraw, problem.n_evaluations = U is None, 0
     size = getattr(sampler, "start_size", sampler.size)
-    U = problem.sample_prior(size, rng) if U is None else U
+    if U is None:
+        design = getattr(sampler, "first_design", lambda rng: problem.sample_prior(size, rng))
+        U = design(rng)
     state = sampler.start(U, redraw=redraw)
     for _ in range(max_rounds):
         if state.burned_in:
