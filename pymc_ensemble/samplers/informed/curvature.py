@@ -11,11 +11,9 @@ from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array
 
 LEAST_INFORMATION = 0.05  # of a direction that the correction depends on
-LENGTHS = np.array([0.5, 0.75, 1.1, 1.6, 2.5, 4.0, 6.0])  # of the kernel, over sqrt(r)
-LINE_LENGTHS = (0.3, 1.0, 3.0)  # what a level counts beside the steepest direction of a line
-SINGLE_LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # in coordinates of single numbers, in prior sd
+LENGTHS = 2.0 ** np.arange(-1, 4)  # of the kernel, in units of what is usual along each direction
 NOISES = 10.0 ** np.arange(-6, 1)  # share of what directions left out contribute
-SIZES = (1.0, 0.5, 0.2)  # of moves across the directions: each has one of these, at random
+SIZES = 2.0 ** -np.arange(3)  # of free moves: each has one of these, at random
 CHOOSING = 300  # newest proposals that choose the kernel
 MOST = 2000  # newest proposals that it learns from: its time grows like their third power
 RECENT = 200  # proposals whose differences make moves: earlier ones were off
@@ -64,8 +62,8 @@ class Kernel:
             yield cls(rows, single, float(length))
         if single.any():
             rows = np.sqrt(information / information.max())[:, None] * basis
-            for length, other in product(LINE_LENGTHS, SINGLE_LENGTHS):
-                yield cls(rows, single, float(length), other)
+            for length, other in product(LENGTHS, LENGTHS):
+                yield cls(rows, single, float(length), float(other))
 
 
 @dataclass(frozen=True)

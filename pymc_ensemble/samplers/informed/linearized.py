@@ -13,12 +13,11 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Problem
 
-from .curvature import LEAST_INFORMATION, Curvature
+from .curvature import LEAST_INFORMATION, SIZES, Curvature
 from .law import InformedLaw
 from .reference import GaussianReference
 
 INNER_STEPS = 60  # moves without evaluations that make a proposal
-INNER_SIZES = (1.0, 0.3, 0.1)  # each of them has one of these, at random
 CURVED_STEPS = 300  # the same where outputs are curved, half of them by differences
 
 
@@ -120,7 +119,7 @@ class LinearizedPosterior:
             return self.law.draw(len(x), rng)
         potential, curvature = self._potential(problem, x, power), self.curvature
         steps = INNER_STEPS if curvature is None else CURVED_STEPS
-        for step, size in enumerate(rng.choice(INNER_SIZES, (steps, len(x), 1))):
+        for step, size in enumerate(rng.choice(SIZES, (steps, len(x), 1))):
             if curvature is not None and min(step, steps - 1 - step) % 2:
                 moved, log_ratio = curvature.move(x, rng)
             else:

@@ -18,7 +18,7 @@ from pymc_ensemble.samplers.ensemble import (
     Problem,
 )
 from pymc_ensemble.samplers.kernels import NothingToFreeze
-from pymc_ensemble.samplers.words import number
+from pymc_ensemble.samplers.words import number, percent
 
 from .law import InformedLaw
 from .reference import GaussianReference
@@ -195,7 +195,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
             tracker = tracker.along(pending.trials[best], change)
             center = tried[best : best + 1]
         else:
-            damping = min(10 * damping, STRONGEST)
+            damping = min(float(pending.damping[-1]), STRONGEST)
         state = replace(
             state,
             ensemble=center,
@@ -208,7 +208,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         state = self._judged(state, min(gain, surprise))
         message = (
             f"potential {center.potential[0]:.6g}, {number(state.gap, '.2g')} may remain, "
-            f"{number(100 * state.tracker.unknown, '.2g')}% of the slope unknown"
+            f"{percent(state.tracker.unknown)} of the slope unknown"
         )
         return state, Info.of(evaluations, "burn-in", message)
 

@@ -18,7 +18,6 @@ EM_STEPS = 15
 BLEND = 0.05  # share of the energy that is spread over all columns alike
 LEAST_RESIDUAL = 1e-3  # of the first fit, relative to the variance of the outputs
 ROUNDING = 1e-8  # relative noise of differences, from rounding and curvature
-FIRST_NOISE = 0.2  # the same for the first guess of the residual, of draws of the prior
 POWERS = 2  # of the covariance, for the directions in which most is unknown
 CURVATURE_SHARE = 0.25  # of a squared innovation along a long step that is taken for its noise
 
@@ -61,7 +60,7 @@ class SlopeTracker:
         if total == 0:  # outputs that do not change
             return cls(np.zeros((K, d)), covariance_of(np.zeros(d), np.zeros((0, d))), np.zeros(d))
         energies = np.full(d, n * total / (dX**2).sum())
-        residual = FIRST_NOISE * total
+        residual = total
         for _ in range(EM_STEPS):  # eq. (F2)
             slope, known = _ridge(dX, dZ, energies, residual)
             variances = np.maximum(energies - (known**2).sum(0), 0.0)

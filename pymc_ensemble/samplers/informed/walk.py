@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem, Snapshot
+from pymc_ensemble.samplers.langevin_steps import tuned
 from pymc_ensemble.samplers.rest import AT_REST, Countdown
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
@@ -17,19 +18,12 @@ from .linearized import LinearizedPosterior
 TRIAL_SWEEPS = 2  # of independent moves, which tell how many are accepted; the first is the start
 SETTLED = 0.05  # share of what the walkers remember of their start when they settle
 GOOD, POOR = 0.5, 0.25  # acceptance of independent moves: few others, or none; others are tuned
-SHARES = {  # of independent, correlated and differential sweeps
-    "good": (1.0, 0.0, 0.0),
-    "covered": (0.8, 0.0, 0.2),  # where learned curvature may miss a part of the posterior
-    "usable": (0.5, 0.0, 0.5),
-    "poor": (0.2, 0.3, 0.5),
-}
 TUNING_SWEEPS = 25  # until walkers settle, at most
-TARGET = 0.35  # acceptance of correlated moves
-GAIN = 0.5  # of the logarithm of their size, by acceptance
-SMALLEST, LARGEST = 0.01, 0.99
+DIFFERENTIAL = 0.2  # share of differential sweeps, where independent ones may miss a part
+SMALLEST, LARGEST = 0.01, 0.99  # size of correlated moves
 
 
-Quality = Literal["good", "covered", "usable", "poor"]
+Quality = Literal["good", "usable", "poor"]
 Kind = Literal["independent", "correlated", "differential"]
 KINDS: tuple[Kind, ...] = ("independent", "correlated", "differential")
 
@@ -42,7 +36,7 @@ class WalkState(SweepState):
     ----------
     target : LinearizedPosterior
         What was learned of the posterior.
-    quality : {"good", "covered", "usable", "poor"}
+    quality : {"good", "usable", "poor"}
         How many independent moves are accepted, which tells what sweeps there are.
     size : float
         Size of correlated moves.
@@ -58,7 +52,7 @@ class WalkState(SweepState):
 
     target: LinearizedPosterior = field(kw_only=True)
     quality: Quality = "good"
-    size: float = 0.5
+    size: float = LARGEST
     kind: Kind = "independent"
     known: bool = True
     sweeps: int = 0
@@ -107,7 +101,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         if state.groups:
             return state
         state = super().in_sweep(state, rng)
-        kind = KINDS[rng.choice(len(KINDS), p=SHARES[state.quality])]
+        kind = kind_of(state.quality, rng.random())
         if kind == "differential":
             halves = super().split(state.ensemble, rng)
             state = replace(state, groups=halves, others=halves[::-1])
@@ -137,8 +131,8 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
     def adapt(self, state: WalkState, pending: GroupMove[WalkState], alpha: Array) -> WalkState:
         """Learn what size of moves is accepted, and how long walkers remember their start."""
         if state.kind == "correlated":
-            change = np.exp(GAIN * (float(alpha.mean()) - TARGET))
-            state = replace(state, size=float(np.clip(state.size * change, SMALLEST, LARGEST)))
+            size = tuned(state.size, float(alpha.mean()))
+            state = replace(state, size=float(np.clip(size, SMALLEST, LARGEST)))
         if state.groups:
             return state
         assert isinstance(state.rest, Countdown)
@@ -159,8 +153,8 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         while remembered > SETTLED and more < TUNING_SWEEPS:
             remembered, more = remembered * (1 - acceptance), more + 1
         quality: Quality = "poor" if acceptance < POOR else "usable"
-        if acceptance >= GOOD:
-            quality = "good" if state.target.curvature is None else "covered"
+        if acceptance >= GOOD and state.target.curvature is None:  # which may miss a part
+            quality = "good"
         return replace(state, quality=quality, rest=Countdown(more))
 
     def snapshot(self, state: WalkState, dt: float) -> Snapshot:
@@ -179,6 +173,18 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
             return replace(state, rest=AT_REST)
         state.ensemble.require(1)
         return replace(state, ensemble=state.ensemble.without_failures(), rest=AT_REST)
+
+
+def kind_of(quality: Quality, uniform: float) -> Kind:
+    """Kind of a sweep: where few independent moves are accepted, all are equally frequent.
+
+    >>> kind_of("good", 0.9), kind_of("usable", 0.7), kind_of("usable", 0.9), kind_of("poor", 0.5)
+    ('independent', 'independent', 'differential', 'correlated')
+    """
+    if quality == "poor":
+        return KINDS[int(len(KINDS) * uniform)]
+    mixed = quality == "usable" and uniform >= 1 - DIFFERENTIAL
+    return "differential" if mixed else "independent"
 
 
 def expected_acceptance(log_weights: Array) -> float:

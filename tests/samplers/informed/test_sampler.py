@@ -96,8 +96,7 @@ def test_a_wrong_law_leaves_the_posterior_invariant(monkeypatch, kind):
     )
     kernel = InformedWalk(problem)
     U = rng.multivariate_normal(mean, covariance, walkers)
-    shares = tuple(float(kind == one) for one in walk.KINDS)
-    monkeypatch.setitem(walk.SHARES, "good", shares)
+    monkeypatch.setattr(walk, "kind_of", lambda quality, uniform: kind)
     state = replace(kernel.start(target, walkers), size=0.4, rest=AT_REST)
     state = replace(state, ensemble=problem.ensemble(U))
     state, snapshots = sweeps(kernel, problem, state, 500, rng)
@@ -208,7 +207,7 @@ def test_curvature_brings_walkers_to_the_tails(seed):
     assert state.inner.target.curvature is not None
     while not state.burned_in:
         state, _ = step(sampler, problem, state, rng)
-    assert state.inner.quality == "covered"  # by moves that reach what proposals miss
+    assert state.inner.quality == "usable"  # by moves that reach what proposals miss
     state, snapshots = sweeps(sampler, problem, state, 20, rng)
     u = np.linspace(-4, 5, 901)
     along = 0.5 * u**2  # what is left of the prior of the first, and of the third
