@@ -135,16 +135,17 @@ def approximate(
     target, known = _learned(sampler, driver, rng, progressbar)
     if not known:
         warnings.warn(
-            f"The slope of the forward outputs was not learned to the end in {maxiter} rounds "
-            f"({driver.account.n_evals} evaluations). Allow more of them (maxiter).",
+            f"The slope of the forward outputs has not converged in {maxiter} rounds "
+            f"({driver.account.n_evals} evaluations). Allow more rounds with `maxiter`.",
             stacklevel=2,
         )
     if weigh and problem.stochastic:
         weigh = False
         warnings.warn(
-            "The forward model is noisy: the draws are those of the learned law alone. No weights "
-            "can tell how far the posterior is from it. pm.sample(step=EnsembleKalmanSampler()) "
-            "averages over the noise, too, and weigh=False leaves out this warning.",
+            "The forward model is noisy, so the draws have no importance weights: they follow the "
+            "learned law, and how far the posterior is from it is not known. "
+            "pm.sample(step=EnsembleKalmanSampler()) samples, and averages over the noise. "
+            "weigh=False leaves out this warning.",
             stacklevel=2,
         )
     x = target.propose(problem, target.law.draw(draws, rng), rng)
@@ -194,8 +195,8 @@ def _result(
         if weights.khat > LARGEST_KHAT:
             warnings.warn(
                 f"Pareto's k-hat of the importance weights is {number(weights.khat, '.2f')}: the "
-                "posterior is too far from the learned law for weights. "
-                "pm.sample(step=LikelihoodInformedSampler()) is exact.",
+                "posterior is too far from the learned law for importance weights. Use "
+                "pm.sample(step=LikelihoodInformedSampler()), which is exact.",
                 stacklevel=3,
             )
     numbers, unknown = np.arange(n), np.full(n, np.nan)

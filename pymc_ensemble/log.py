@@ -313,9 +313,9 @@ class ProgressLog:
             logger.info(str(found))
         elif found is not None:
             logger.warning(
-                f"{rough_ones} of {len(chains)} chains have found the forward map to be rough, and "
-                "follow the smooth posterior; the others meet a Metropolis test. Decide between "
-                "them: adjust=True or rough=True."
+                f"{rough_ones} of {len(chains)} chains have found the forward map to be rough, "
+                "and follow the smooth posterior. The other chains use a Metropolis test. Decide "
+                "for all: adjust=True or rough=True."
             )
 
     def conclude(self, doubt: str = "") -> None:

@@ -83,8 +83,8 @@ class MAPEstimate(dict[str, np.ndarray]):
     def _known_law(self) -> Laplace:
         if self._laplace is None:
             raise ValueError(
-                'method="explorers" does not know the slope of the forward outputs, hence no '
-                'covariance. Use method="tracked".'
+                'method="explorers" does not know the slope of the forward outputs, so there is '
+                'no covariance. Use method="tracked".'
             )
         return self._laplace
 
@@ -207,15 +207,17 @@ def find_MAP_ensemble(
     model = without_leaves(given_model(model))
     if synthetic := list(estimated_likelihoods(model)):
         raise ValueError(
-            f"`{synthetic[0]}` is a synthetic likelihood: the highest density would be that of the "
-            "luckiest simulation. Sample instead, with pymc_ensemble.sample_synthetic()."
+            f"`{synthetic[0]}` is a synthetic likelihood: the mode would be that of the luckiest "
+            "simulation. Sample instead, with pymc_ensemble.sample_synthetic()."
         )
     rng = given_generator(random_seed, "random_seed")
     known = {*model.named_vars, *(value.name for value in model.value_vars)}
     if initvals is not None and not isinstance(initvals, Mapping):
-        raise TypeError(f"`initvals` has to map names to values, and is {initvals!r}.")
+        raise TypeError(f"`initvals` must map names to values, but is {initvals!r}.")
     if unknown := {getattr(key, "name", key) for key in initvals or ()} - known:
-        raise ValueError(f"`initvals` names `{min(unknown)}`, which the model does not have.")
+        raise ValueError(
+            f"`initvals` names `{min(unknown)}`, which is not a variable of the model."
+        )
     point = make_initial_point_fn(model=model, overrides=initvals)(int(rng.integers(2**30)))
     sampled, given = model, ()
     names = None if vars is None else names_of(vars)
@@ -223,7 +225,9 @@ def find_MAP_ensemble(
         raise ValueError("`vars` is empty: leave it out to optimize all continuous variables.")
     owned = continuous_variables(model, names, "find_MAP_ensemble")
     if not owned:
-        raise ValueError("The model has no continuous free variable, hence nothing to optimize.")
+        raise ValueError(
+            "The model has no continuous free variable, so there is nothing to optimize."
+        )
     if len(owned) < len(model.value_vars):
         conditional = ConditionalModel(model, owned)
         conditional.condition(point)
@@ -246,7 +250,7 @@ def find_MAP_ensemble(
         if obstacle and method == "tracked":
             raise ValueError(f'{obstacle} Use method="explorers".')
         if obstacle:
-            logger.info(f'find_MAP_ensemble: {obstacle} The search is that of method="explorers".')
+            logger.info(f'find_MAP_ensemble: {obstacle} The search uses method="explorers".')
         method = "explorers" if obstacle else "tracked"
     if method == "tracked":
         begin = None if initvals is None else start
@@ -299,8 +303,8 @@ def _scale(
         search.problem.sample_prior(1, np.random.default_rng(0))
     except ValueError as error:  # an improper prior
         raise ValueError(
-            "There is no prior from which an ensemble could be drawn, to tell scales and a "
-            "start. Give both: `initvals`, and `preconditioner=None` or a covariance, with "
+            "There is no prior to draw an ensemble from, so scales and a start are not known. "
+            "Give both: `initvals`, and `preconditioner=None` or a covariance, with "
             'method="explorers".'
         ) from error
     ensemble = search.ensemble(ensemble_size)

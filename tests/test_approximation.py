@@ -74,7 +74,7 @@ def test_weights_that_cannot_be_relied_upon_are_told():
 
 def test_learning_that_is_cut_short_is_told():
     model, *_ = linear()
-    with pytest.warns(UserWarning, match="not learned to the end in 1 rounds"):
+    with pytest.warns(UserWarning, match="has not converged in 1 rounds"):
         pe.approximate(model, maxiter=1, weigh=False, random_seed=1, progressbar=False)
 
 

@@ -241,9 +241,9 @@ def load_amortized(path: str | PathLike, model: pm.Model | None = None) -> Amort
     same = dict(zip(scaling.names, scaling.shapes, strict=True)) == generator.shapes
     if of_file.variables != loaded.facts.variables or not same:
         raise ValueError(
-            f"The file is of another model, with the parameters "
+            "The file belongs to another model, with the parameters "
             f"{quoted(v.name for v in of_file.variables)}, in this order, and the data "
-            f"{quoted(scaling.names)}. Give the model that was simulated."
+            f"{quoted(scaling.names)}. Pass the model that was simulated."
         )
     return loaded
 
@@ -271,23 +271,25 @@ def log_prior_of(generator: Generator) -> Callable[[FloatArray], FloatArray]:
 
 def _check_options(method: Any, density: Any, conservative: Any, members: Any) -> None:
     if method not in get_args(Method):
-        raise ValueError(f'method={method!r} is none of "posterior", "ratio" and "diffusion".')
+        raise ValueError(f'method={method!r} must be "posterior", "ratio" or "diffusion".')
     if density not in ("mixture", "flow"):
-        raise ValueError(f'density={density!r} is neither "mixture" nor "flow".')
+        raise ValueError(f'density={density!r} must be "mixture" or "flow".')
     require_flags(conservative=conservative)
     require_given_counts(1, members=members)
     if conservative and method == "posterior":
         raise ValueError(
-            'conservative=True balances a classifier: give method="ratio". A balanced '
-            'method="posterior" is as confident as one that is not.'
+            'conservative=True balances a classifier: use method="ratio". Balancing does not make '
+            'method="posterior" less confident.'
         )
     if conservative and method == "diffusion":
         raise ValueError(
-            'conservative=True balances a classifier, and method="diffusion" has none: give '
-            'method="ratio".'
+            'conservative=True balances a classifier, but method="diffusion" has no classifier. '
+            'Use method="ratio".'
         )
     if method != "posterior" and density != "mixture":
-        raise ValueError(f'density={density!r} is for method="posterior"; leave it out.')
+        raise ValueError(
+            f'density={density!r} is an option of method="posterior" alone. Leave it out.'
+        )
 
 
 def _usable(simulations: xr.Dataset, generator: Generator) -> xr.Dataset:
@@ -301,11 +303,11 @@ def _usable(simulations: xr.Dataset, generator: Generator) -> xr.Dataset:
         good &= np.isfinite(values.astype(float)).all(1)
     if 2 * good.sum() < n:
         raise RuntimeError(
-            f"{n - good.sum()} of {n} simulations have failed. Give priors that stay where the "
-            "forward map works, or let it return a value instead of failing."
+            f"{n - good.sum()} of {n} simulations have failed. Choose priors that stay where the "
+            "forward map works, or let the forward map return a value instead of failing."
         )
     if not good.all():
-        logger.info(f"{percent(1 - good.mean())} of the simulations failed, and are left out.")
+        logger.info(f"{percent(1 - good.mean())} of the simulations failed. They are left out.")
     kept = simulations.isel(simulation=np.flatnonzero(good))
     return kept.transpose("simulation", ...)
 
@@ -341,8 +343,9 @@ def _with_new_noise(
     spread, size = np.ptp(Z, axis=0), np.abs(Z).max(0)
     if (spread <= SMALLEST * np.maximum(size, 1.0)).all():
         raise ValueError(
-            f"The forward outputs behind {quoted(noise.names)} are the same in all simulations: "
-            "the data tell nothing of the parameters. Check that the forward map uses them."
+            f"The forward outputs behind {quoted(noise.names)} are the same in all simulations, "
+            "so the data say nothing about the parameters. Check that the forward map uses the "
+            "parameters."
         )
 
     def fresh() -> FloatArray:

@@ -51,8 +51,8 @@ def test(
     numbers = np.flatnonzero(~failed.astype(bool))
     if len(numbers) < 2:
         raise ValueError(
-            f"`simulations` holds {len(numbers)} that have not failed; a test needs 2 or more, and "
-            "tells little with fewer than 100."
+            f"`simulations` holds {len(numbers)} that have not failed. A test needs at least 2, "
+            "and says little with fewer than 100. Make more with pymc_ensemble.simulations."
         )
     U = made["unconstrained"].transpose("simulation", ...).to_numpy()[numbers]
     data = {

@@ -163,8 +163,8 @@ class Estimate:
         elif (found < n).any():
             share = float((rejected / tried).max())
             raise RuntimeError(
-                f"{share:.1%} of what the estimate draws lies outside of the prior: it has learned "
-                "nothing of data like these. Check the model and the data, or make more "
+                f"{share:.1%} of the draws of the estimate lie outside of the prior: it has not "
+                "learned from data like these. Check the model and the data, or make more "
                 "simulations."
             )
         return U, self.log_density(U, X), rejected / tried

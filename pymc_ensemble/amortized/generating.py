@@ -144,10 +144,10 @@ class Generator:
         for name, values in zip(self.observed, row, strict=True):
             if (found := np.shape(values)) != (shape := self.shapes[name]):
                 raise ShapeError(
-                    f"A simulation of `{name}` has the shape {found}, and its data have {shape}. "
-                    "PyMC hands scalars to the function of a pm.Simulator as arrays of shape (1,) "
-                    "where the data have a dimension: take them by `x.item()`, and return an array "
-                    f"of the shape {shape}."
+                    f"A simulation of `{name}` has the shape {found}, but its data have {shape}. "
+                    "If the data have a dimension, PyMC passes scalars to the function of a "
+                    "pm.Simulator as arrays of shape (1,). Use `x.item()`, and return an array of "
+                    f"shape {shape}."
                 )
 
     @cached_property
@@ -226,34 +226,36 @@ def check(model: pm.Model) -> None:
     """
     if model.potentials:
         raise ValueError(
-            f"The potential `{model.potentials[0].name}` is no distribution: neither parameters "
-            "nor data can be drawn from it. Write it as a prior, or as an observed variable such "
-            "as a pm.CustomDist with `random`."
+            f"The potential `{model.potentials[0].name}` is not a distribution, so neither "
+            "parameters nor data can be drawn from it. Write it as a prior, or as an observed "
+            "variable, for example a pm.CustomDist with `random`."
         )
     check_model(model, None, needs_density=False)
     require_own_data(model)
     if flat := flat_variables(model):
         raise ValueError(
-            f"{quoted(flat)}: an improper prior (pm.Flat, pm.HalfFlat) cannot be drawn from. Give "
-            "a proper prior, such as a wide pm.Normal."
+            f"{quoted(flat)}: nothing can be drawn from an improper prior (pm.Flat, pm.HalfFlat). "
+            "Use a proper prior, such as a wide pm.Normal."
         )
     for rv in model.observed_RVs:
         if isinstance(rv.owner.op, PartialObservedRV):
             name = str(rv.name).removesuffix("_observed")
             raise ValueError(
-                f"`{name}` has missing entries, which a simulation has not. Leave these entries "
-                f"out: observe `data[known]`, and give `{name}` the parameters of these only."
+                f"`{name}` has missing entries, but a simulation has none. Leave these entries "
+                f"out: observe `data[known]`, and give `{name}` only the parameters of these "
+                "entries."
             )
     for rv in model.free_RVs:
         if is_behind_forward_model(rv, model):
             raise ValueError(
-                f"`{rv.name}` is unknown, and its distribution depends on a forward model, which "
-                "would be evaluated for each draw. Make its noise a part of the data, or of the "
+                f"`{rv.name}` is unknown, and its distribution depends on a forward model. So "
+                "each draw would cost an evaluation. Make its noise a part of the data, or of the "
                 "forward model (stochastic=True)."
             )
     if taken := [rv.name for rv in model.basic_RVs if rv.name in RESERVED]:
         raise ValueError(
-            f"`{taken[0]}` is what simulations call something else. Give the variable another name."
+            f"`{taken[0]}` is a name that data sets of simulations use themselves. Give the "
+            "variable another name."
         )
 
 

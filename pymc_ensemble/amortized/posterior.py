@@ -123,8 +123,8 @@ class AmortizedPosterior:
         if surprise > FAMILIAR:
             warnings.warn(
                 f"No simulation looks like these data: {percent(surprise)} of the simulations are "
-                "nearer to the others. The estimate has not learned from any that are like them. "
-                "Check the model and the data, or sample where there is a likelihood: "
+                "nearer to the other simulations. The estimate has not learned from data like "
+                "these. Check the model and the data. Or sample, if there is a likelihood: "
                 "pm.sample(step=pymc_ensemble.EnsembleKalmanSampler()).",
                 stacklevel=2,
             )
@@ -201,8 +201,8 @@ class AmortizedPosterior:
         generator = Generator(model) if model is not None and other else self.generator
         if generator.names != self.generator.names or generator.shapes != self.generator.shapes:
             raise ValueError(
-                "`model` has other parameters or data than the model that was simulated, or has "
-                f"them in another order. It must have {quoted(self.generator.names)} and "
+                "`model` has other parameters or data than the model that was simulated, or "
+                f"another order of them. It must have {quoted(self.generator.names)} and "
                 f"{quoted(self.generator.shapes)}."
             )
         result = calibration.test(self, generator, simulations, draws, rng, probability)
@@ -271,14 +271,14 @@ class AmortizedPosterior:
         draws = evaluations if draws is None else draws
         require_counts(1, draws=draws)
         if by not in refining.WAYS:
-            raise ValueError(f'by={by!r} is none of "weights", "equation" and "map".')
+            raise ValueError(f'by={by!r} must be "weights", "equation" or "map".')
         rng = given_generator(random_seed, "random_seed")
         given = self.given(data)
         fine = self.model if model is None else given_model(model)
         if variables_of(fine) != variables_of(self.model):
             raise ValueError(
-                "`model` has other free variables, or others of their shapes and priors' supports, "
-                "than the model that was simulated. Both must have the same."
+                "`model` differs from the model that was simulated in its free variables, their "
+                "shapes, or the supports of their priors. All of these must be the same."
             )
         proposed = self.estimate.propose(self.scaling(given), evaluations, rng)
         observed = {name: values[0] for name, values in given.items()}
@@ -301,30 +301,30 @@ class AmortizedPosterior:
             data = self.generator.own_data
         if not isinstance(data, Mapping):
             raise TypeError(
-                "`data` has to be a mapping from the names of observed variables to their values, "
+                "`data` must be a mapping from the names of observed variables to their values, "
                 f"such as {{{next(iter(shapes))!r}: ...}}, not {type(data).__name__}."
             )
         if missing := [name for name in shapes if name not in data]:
             raise ValueError(
-                f"`data` has no {quoted(missing)}. Give values of all observed variables."
+                f"`data` has no {quoted(missing)}. Pass values of all observed variables."
             )
         if unknown := [name for name in data if name not in shapes]:
             raise ValueError(
-                f"`data` has {quoted(unknown)}, which the model does not observe. It observes "
-                f"{quoted(shapes)}."
+                f"`data` has {quoted(unknown)}, which the model does not observe. The model "
+                f"observes {quoted(shapes)}."
             )
         values = {name: _numbers(name, data[name]) for name in shapes}
         for name, shape in shapes.items():
             if values[name].shape != shape:
                 raise ValueError(
-                    f"The data of `{name}` have the shape {values[name].shape}, and those of the "
-                    f"simulations {shape}. Data of another shape need simulations of their own: "
+                    f"The data of `{name}` have the shape {values[name].shape}, but those of the "
+                    f"simulations {shape}. Data of another shape need their own simulations: "
                     "pymc_ensemble.simulations."
                 )
             if not np.isfinite(values[name]).all():
                 raise ValueError(
-                    f"The data of `{name}` are not finite. Data with missing entries need "
-                    "simulations of a model without these entries."
+                    f"The data of `{name}` are not finite. If entries are missing, simulate a "
+                    "model without these entries."
                 )
         return {name: array[None] for name, array in values.items()}
 
@@ -362,6 +362,6 @@ def _numbers(name: str, values: Any) -> np.ndarray:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"The data of `{name}` are no array of numbers ({error}). Give what the model would "
-            "observe."
+            f"The data of `{name}` are not an array of numbers ({error}). Pass what the model "
+            "would observe."
         ) from error

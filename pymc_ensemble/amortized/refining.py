@@ -82,16 +82,15 @@ def refined(
     if is_stochastic(model):
         raise ValueError(
             "Draws cannot be refined, as the forward model is stochastic: its likelihood is "
-            "random, and weights would prefer lucky runs. Sample, from where the draws are: "
-            "pm.sample(step=EnsembleKalmanSampler(rough=True, "
+            "random, and weights would prefer lucky runs. Sample instead, and start from the "
+            "draws: pm.sample(step=EnsembleKalmanSampler(rough=True, "
             "initial_ensemble=amortized.sample(data)))."
         )
     try:
         problem = InverseProblem.from_model(_observing(model, observed))
     except NotImplementedError as error:
         raise ValueError(
-            f"Draws cannot be refined, as the model has no likelihood that could be evaluated: "
-            f"{error}"
+            f"Draws cannot be refined, as the likelihood of the model cannot be evaluated: {error}"
         ) from error
     # conditioned models have their variables in an order of their own
     order = [amortized.generator.names.index(name) for name in problem.coordinate_names]
@@ -103,8 +102,8 @@ def refined(
     lp = np.where(np.isfinite(lp), lp, -np.inf)
     if not np.isfinite(lp).any():
         raise ValueError(
-            f"None of the {len(U)} draws has a posterior density: the forward map fails at all of "
-            "them, or the data are impossible there."
+            f"None of the {len(U)} draws has a finite posterior density: the forward map fails at "
+            "all of them, or the data are impossible there. Check the model and the data."
         )
     weights = Weights.of(U, lp - log_q)
     attrs: dict[str, Any] = {
@@ -117,9 +116,10 @@ def refined(
         raise RefinementError(
             f"Draws cannot be refined: Pareto's k-hat of their {len(U)} importance weights is "
             f"{number(weights.khat, '.2f')} (at most {LARGEST_KHAT}), and they are worth "
-            f"{number(weights.ess, '.0f')}. What was evaluated is kept, as `draws` of this error. "
-            "Catch it, as `error`, and sample from there: pm.sample(step=EnsembleKalmanSampler("
-            "initial_ensemble=error.draws)). Or refine more `evaluations`; or simulate more.",
+            f"{number(weights.ess, '.0f')} draws. The evaluated draws are kept as `draws` of this "
+            "error. Catch it as `error`, and start a sampler there: "
+            "pm.sample(step=EnsembleKalmanSampler(initial_ensemble=error.draws)). Or allow more "
+            "`evaluations`, or make more simulations.",
             _as_evaluated(amortized, drawn, lp, observed, attrs),
         )
     better, densities = drawn.U[0], np.full(n, np.nan)
@@ -195,7 +195,10 @@ def _observing(model: pm.Model, observed: Mapping[str, np.ndarray]) -> pm.Model:
     """The model with other data."""
     known = {str(rv.name): rv for rv in model.observed_RVs}
     if missing := sorted(set(observed) - set(known)):
-        raise ValueError(f"`model` does not observe `{missing[0]}`, as the one that was simulated.")
+        raise ValueError(
+            f"`model` does not observe `{missing[0]}`, but the model that was simulated does. "
+            "Pass a model with the same observed variables."
+        )
     return pm.observe(
         model, {name: values.astype(known[name].type.dtype) for name, values in observed.items()}
     )

@@ -69,8 +69,8 @@ class Scaling:
         same = spread <= SMALLEST * np.maximum(np.abs(flat).max(0), 1.0)
         if same.all():
             raise ValueError(
-                f"{quoted(names)}: the same values in all simulations, which tell nothing of the "
-                "parameters. Check that the data depend on them."
+                f"{quoted(names)}: the values are the same in all simulations, so they say "
+                "nothing about the parameters. Check that the data depend on the parameters."
             )
         first = cls(
             names,
@@ -84,7 +84,7 @@ class Scaling:
         if same.any():
             logger.info(
                 f"{int(same.sum())} of {same.size} data are the same in all simulations, such as "
-                f"{first.labels()[int(np.flatnonzero(same)[0])]}, and are left out."
+                f"{first.labels()[int(np.flatnonzero(same)[0])]}. They are left out."
             )
         stable = first(data)
         sd = stable.std(0)

@@ -96,8 +96,9 @@ def simulations(
     rng = given_generator(random_seed, "random_seed")
     if executor is not None and not hasattr(executor, "submit"):
         raise TypeError(
-            "`executor` has to be an executor as those of `concurrent.futures`, not "
-            f"{executor!r}. Workers of a forward model are its own: pe.forward_model(executor=8)."
+            "`executor` must be an executor like those of `concurrent.futures`, not "
+            f"{executor!r}. Workers for a forward model are an option of its own: "
+            "pe.forward_model(executor=8)."
         )
     return simulated(Generator(model), n, rng, executor)
 
@@ -114,8 +115,8 @@ def simulated(
         if part.reason is not None and not n_failed:
             row, reason = part.reason
             logger.warning(
-                f"A simulation failed, at {describe(generator.model, part.U[row])}\n{reason}\n"
-                "It is marked. Later failures are counted, but not told."
+                f"A simulation failed, at {describe(generator.model, part.U[row])}\n{reason}\nIt "
+                "is marked as failed. Later failures are counted, but not reported."
             )
         n_failed += int(part.failed.sum())
         parts.append(part)
@@ -123,8 +124,9 @@ def simulated(
         log.tell("from the prior", done, n_failed, n - done)
     if n_failed == n:
         raise RuntimeError(
-            f"All {n} simulations failed; the warning says why the first one did. Give priors that "
-            "stay where the forward map works, or let it return a value instead of failing."
+            f"All {n} simulations failed; the warning says why the first one did. Choose priors "
+            "that stay where the forward map works, or let the forward map return a value instead "
+            "of failing."
         )
     if n_failed:
         logger.warning(f"{n_failed} of {n} simulations failed.")
@@ -239,36 +241,36 @@ def checked(given: Any, generator: Generator) -> xr.Dataset:
     remedy = "Make them with pymc_ensemble.simulations(model, n)."
     if not isinstance(given, xr.Dataset):
         raise TypeError(
-            f"`simulations` has to be a Dataset of simulations, not {type(given).__name__}: draws "
-            "and stores of a run are no sample of the prior, and an estimate that learns from them "
-            f"takes their density for the prior. {remedy}"
+            f"`simulations` must be a Dataset of simulations, not {type(given).__name__}. Draws "
+            "and stores of a run are not a sample of the prior: an estimate that learned from "
+            f"them would take their density for the prior. {remedy}"
         )
     if not given.sizes.get("simulation"):
         raise ValueError(
-            f"`simulations` holds none: it has the dimensions {dict(given.sizes)}, and needs one "
-            f"that is called simulation. {remedy}"
+            f"`simulations` is empty: it has the dimensions {dict(given.sizes)}, and needs a "
+            f"dimension `simulation`. {remedy}"
         )
     if given.attrs.get("drawn_from") != PRIOR:
         raise ValueError(
-            "`simulations` does not say that its parameters are drawn from the prior. The store of "
-            "a run is no sample of the prior: an estimate that learns from it takes its density "
-            f'for the prior. {remedy} If you made them yourself, set attrs["drawn_from"] = '
-            '"prior".'
+            "`simulations` does not say that its parameters are drawn from the prior. The store "
+            "of a run is not a sample of the prior: an estimate that learned from it would take "
+            f"its density for the prior. {remedy} If you made them yourself, set "
+            'attrs["drawn_from"] = "prior".'
         )
     wanted = {"unconstrained": (len(generator.names),)} | generator.shapes
     if missing := [name for name in wanted if name not in given]:
         raise ValueError(
-            f"`simulations` has no {quoted(missing)}: it is not of this model. {remedy}"
+            f"`simulations` has no {quoted(missing)}: it belongs to another model. {remedy}"
         )
     for name, shape in wanted.items():
         if (found := given[name].transpose("simulation", ...).shape[1:]) != shape:
             raise ValueError(
-                f"`{name}` has the shape {found} in each of the simulations, and {shape} in the "
-                f"model. {remedy}"
+                f"`{name}` has the shape {found} in each simulation, but {shape} in the model. "
+                f"{remedy}"
             )
     if "coordinate" in given.coords and tuple(given["coordinate"].values) != generator.names:
         raise ValueError(
-            f"`simulations` are in the coordinates {', '.join(given['coordinate'].values)}, and "
+            f"`simulations` are in the coordinates {', '.join(given['coordinate'].values)}, but "
             f"the model has {', '.join(generator.names)}. {remedy}"
         )
     return given

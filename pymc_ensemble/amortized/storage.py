@@ -70,13 +70,14 @@ def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[s
         raise
     except Exception as error:
         raise ValueError(
-            f"{Path(path)} is no file of an amortized posterior ({error}). AmortizedPosterior.save "
-            "writes them."
+            f"{Path(path)} is not a file of an amortized posterior ({error}). "
+            "AmortizedPosterior.save writes such files."
         ) from error
     if number != FORMAT:
         raise ValueError(
-            f"{Path(path)} was written by version {text.get('version')} of pymc_ensemble in format "
-            f"{number}; this version reads format {FORMAT}. Install that one, or amortize again."
+            f"{Path(path)} was written by version {text.get('version')} of pymc_ensemble in "
+            f"format {number}, but this version reads format {FORMAT}. Install the former "
+            "version, or amortize again."
         )
     arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
     for name, values in flat.items():
@@ -88,7 +89,7 @@ def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[s
 def _require_path(path: Any) -> None:
     """Refuse what names no file."""
     if not isinstance(path, str | PathLike) or not str(path):
-        raise TypeError(f"`path` has to name a file, such as 'learned.npz', and not {path!r}.")
+        raise TypeError(f"`path` must name a file, such as 'learned.npz', not {path!r}.")
 
 
 def networks_of(sizes: Any, members: int, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -103,8 +104,8 @@ def networks_of(sizes: Any, members: int, arrays: Mapping[str, np.ndarray]) -> A
     saved = [arrays[key] for key in sorted(arrays)]
     if [leaf.shape for leaf in leaves] != [array.shape for array in saved]:
         raise ValueError(
-            "The weights in the file are not those of these networks: it was made with another "
-            "version of flowjax or equinox. Amortize again."
+            "The weights in the file do not fit these networks: another version of flowjax or "
+            "equinox wrote it. Install that version, or amortize again."
         )
     filled = [jnp.asarray(array, leaf.dtype) for array, leaf in zip(saved, leaves, strict=True)]
     return eqx.combine(jax.tree_util.tree_unflatten(structure, filled), rest)

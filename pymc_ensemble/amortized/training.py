@@ -82,10 +82,11 @@ def train(
         trained = _train(sizes, theta, data, held_back, members, balance, rng)
         if np.isfinite(trained.history.min(0)).all():
             return trained
-        logger.debug("The training was not finite in attempt %d.", attempt)
+        logger.debug("The loss of the training was not finite in attempt %d.", attempt)
     raise RuntimeError(
-        "The loss of the training is not finite, with two seeds. Look for simulations with numbers "
-        "of very different size, and give the model data, or parameters, on a logarithmic scale."
+        "The loss of the training is not finite, with either of two seeds. Look for simulations "
+        "with numbers of very different size, and put data or parameters of the model on a "
+        "logarithmic scale."
     )
 
 

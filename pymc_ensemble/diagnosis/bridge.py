@@ -62,7 +62,7 @@ class Mixture:
             best //= 2
         if components is None or anomalies.rank < U.shape[1]:
             raise ValueError(
-                f"{len(np.unique(U, axis=0))} different draws are too few for a law in "
+                f"{len(np.unique(U, axis=0))} different draws are too few to fit a law in "
                 f"{U.shape[1]} dimensions. Draw more."
             )
         return cls(anomalies, components)
@@ -183,9 +183,9 @@ def _require_agreement(found: tuple[float, float, float], alone: tuple[float, fl
     """
     if alone[0] - found[0] > CERTAIN * np.hypot(found[1], alone[1]):
         raise ValueError(
-            f"The draws do not follow the posterior: bridged with them, the log evidence is "
-            f"{number(found[0], '.2f')} (standard error {number(found[1], '.2g')}), and from "
-            f"evaluations at other points alone {number(alone[0], '.2f')} "
+            "The draws do not follow the posterior: with the draws, the log evidence is "
+            f"{number(found[0], '.2f')} (standard error {number(found[1], '.2g')}), but from the "
+            f"evaluations at other points alone it is {number(alone[0], '.2f')} "
             f"({number(alone[1], '.2g')}). Draw again, with a longer burn-in and more draws; "
             "diagnose(idata) may tell more."
         )
@@ -210,7 +210,10 @@ def _other_draws(idata: xr.DataTree, model: pm.Model, evaluations: int) -> tuple
     posterior = idata["posterior"].dataset if "posterior" in idata.children else xr.Dataset()
     names = [rv.name for rv in model.free_RVs]
     if missing := [name for name in names if name not in posterior]:
-        raise ValueError(f"The result has no draws of `{missing[0]}`, a variable of the model.")
+        raise ValueError(
+            f"The result has no draws of `{missing[0]}`, which is a variable of the model. Pass "
+            "the model that was sampled."
+        )
     C, n = posterior.sizes["chain"], posterior.sizes["draw"]
     kept = max(1, min(n, evaluations // C))
     chosen = posterior.isel(draw=np.linspace(0, n - 1, kept).astype(int))
@@ -219,7 +222,7 @@ def _other_draws(idata: xr.DataTree, model: pm.Model, evaluations: int) -> tuple
     U = unconstrained(model, flat, "idata")
     if not np.isfinite(U).all():
         raise ValueError(
-            "Some draws are on the bounds of their variables, and have no unconstrained "
+            "Some draws lie on the bounds of their variables, where they have no unconstrained "
             "coordinates. Sample in double precision."
         )
     return U.reshape(C, kept, -1), None

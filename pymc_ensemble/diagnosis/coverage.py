@@ -139,8 +139,8 @@ def coverage(
         )
         if unused := [name for name, is_given in given.items() if is_given]:
             raise ValueError(
-                f"`{unused[0]}` is for step methods: what `amortize` has learned is tested in this "
-                "process, on independent draws, and takes milliseconds. Leave it out."
+                f"`{unused[0]}` is for step methods. Leave it out: an estimate of `amortize` is "
+                "tested in this process, with independent draws, which takes milliseconds."
             )
         return step.coverage(
             simulations,
@@ -151,8 +151,8 @@ def coverage(
         )
     if isinstance(step, BlockedStep | CompoundStep) or not callable(step):
         raise TypeError(
-            "`step` has to be a function that makes a step method, as each simulation needs its "
-            "own: for example `lambda: pymc_ensemble.EnsembleKalmanSampler(adjust=True)`."
+            "`step` must be a function that makes a step method, as each simulation needs its "
+            "own. Use, for example, `lambda: pymc_ensemble.EnsembleKalmanSampler(adjust=True)`."
         )
     require_counts(2, simulations=simulations)
     require_probability(probability)
@@ -160,8 +160,8 @@ def coverage(
     known = set(inspect.signature(pm.sample).parameters) - OWN
     if unknown := [name for name in sample_kwargs if name not in known]:
         raise TypeError(
-            f"`{unknown[0]}` is no argument of `pymc.sample` that can be given here. Options of "
-            "the step method belong into the function that makes it."
+            f"`{unknown[0]}` is not an argument of `pymc.sample` that can be passed here. Options "
+            "of the step method belong in the function that makes it."
         )
     given_generator(random_seed, "random_seed")
     _check(model, step)
@@ -192,17 +192,20 @@ def _check(source: ModelSource, step: StepFactory) -> None:
     """Refuse what would fail in every simulation."""
     model: Any = _made(source) if isinstance(source, pm.Model) or callable(source) else source
     if not isinstance(model, pm.Model):
-        raise TypeError(f"`model` has to be or to make a pymc.Model, and not {model!r}.")
+        raise TypeError(
+            f"`model` must be a pymc.Model, or a function that makes one, not {model!r}."
+        )
     if not model.observed_RVs:
         raise ValueError(
-            "The model has no observed variables, so there are no data that it could make."
+            "The model has no observed variables, so it cannot make data. Give a variable its "
+            "data with `observed=`."
         )
     require_own_data(model)
     if model.potentials:
         raise ValueError(
-            f"The potential `{model.potentials[0].name}` is no distribution: neither parameters "
-            "nor data can be drawn from it. Write it as a prior, or as an observed variable such "
-            "as a pm.CustomDist with `random`."
+            f"The potential `{model.potentials[0].name}` is not a distribution, so neither "
+            "parameters nor data can be drawn from it. Write it as a prior, or as an observed "
+            "variable, for example a pm.CustomDist with `random`."
         )
     with model:
         step()

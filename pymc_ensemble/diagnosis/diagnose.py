@@ -202,25 +202,29 @@ def diagnose(
         if value < 0:
             raise ValueError(f"`{option}` is {value}; it must not be negative.")
         if value and model is None:
-            raise ValueError(f"`{option}` evaluates the forward map: give the model, `model=`.")
+            raise ValueError(
+                f"`{option}` evaluates the forward map, and needs the model: pass `model=`."
+            )
     if repeats and repeats < 2 * REPEATS:
-        raise ValueError(f"`repeats` is {repeats}; at least {2 * REPEATS} evaluations are needed.")
+        raise ValueError(
+            f"`repeats` is {repeats}; at least {2 * REPEATS} evaluations are needed. Take a few "
+            "dozen."
+        )
     run = Run.of(idata, model)
     rows = _rows_of(run, var_names)
     if probe and probe < run.facts.smallest_ensemble:
         raise ValueError(
             f"`probe` is {probe}; an ensemble for {run.facts.dimension} parameters needs "
-            f"{run.facts.smallest_ensemble} evaluations at least, and a few thousand to arrive."
+            f"{run.facts.smallest_ensemble} evaluations at least. Take a few thousand."
         )
     if not run.alone and (repeats or probe or (store is not None and model is not None)):
         raise ValueError(
-            f"Other step methods have moved `{run.facts.others[0].name}`, so that the log "
-            "densities of the draws are not those of the model: leave out `repeats`, `probe` and "
-            "`store`."
+            f"Other step methods have moved `{run.facts.others[0].name}`, so the log densities of "
+            "the draws are not those of the model. Leave out `repeats`, `probe` and `store`."
         )
     if run.origin.law == "amortized" and (repeats or probe or store is not None):
         raise ValueError(
-            "The draws are those of an amortized estimate, and carry its density. Leave out "
+            "The draws come from an amortized estimate, and carry its density. Leave out "
             "`repeats`, `probe` and `store`: AmortizedPosterior.refine(data, evaluations=200) "
             "evaluates the forward map, and corrects them."
         )
@@ -287,8 +291,8 @@ def _rows_of(run: Run, var_names: Sequence[str] | None) -> list[int]:
         raise ValueError("`var_names` is empty: leave it out, or name free variables.")
     if var_names is not None and (extra := set(var_names) - set(names)):
         raise ValueError(
-            f"`var_names` has `{min(extra)}`, which is no free variable of the model. Those are "
-            f"{', '.join(f'`{name}`' for name in names)}."
+            f"`var_names` has `{min(extra)}`, which is not a free variable of the model. Free "
+            f"variables are {', '.join(f'`{name}`' for name in names)}."
         )
     chosen = names if var_names is None else var_names
     return [k for name in chosen for k, owner in enumerate(run.owners) if owner == name]

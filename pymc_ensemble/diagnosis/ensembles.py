@@ -89,7 +89,7 @@ def ensemble_stats(idata: xr.DataTree) -> xr.Dataset:
     """Stats of a run, if it comes from an ensemble step method; refuse anything else."""
     if not isinstance(idata, xr.DataTree):
         raise TypeError(
-            f"A DataTree as `pymc.sample` returns it is needed, not {type(idata).__name__}."
+            f"`idata` must be a DataTree as `pymc.sample` returns it, not {type(idata).__name__}."
         )
     stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else xr.Dataset()
     if not {"particle", "sweep"} <= set(stats):
@@ -100,9 +100,9 @@ def ensemble_stats(idata: xr.DataTree) -> xr.Dataset:
         )
     if set(stats["sweep"].dims) != {"chain", "draw"}:
         raise ValueError(
-            f"The stat `sweep` has the dimensions {stats['sweep'].dims}, and not (chain, draw): "
-            "several ensemble step methods have moved variables beside one another, and which "
-            "draws belong to which is not told."
+            f"The stat `sweep` has the dimensions {stats['sweep'].dims}, not (chain, draw): "
+            "several ensemble step methods have moved variables in one run, and the stats do not "
+            "say which draws belong to which. Use one ensemble step method."
         )
     return stats
 
@@ -266,10 +266,12 @@ def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Datase
     posterior = to_ensemble(idata)["posterior"].dataset
     if var_names is not None:
         if not isinstance(var_names, Sequence) or not len(var_names):
-            raise TypeError(f"`var_names` has to be a list of names, not {var_names!r}.")
+            raise TypeError(f"`var_names` must be a list of names, not {var_names!r}.")
         var_names = [var_names] if isinstance(var_names, str) else var_names
         if unknown := [name for name in var_names if name not in posterior]:
-            raise ValueError(f"`var_names` has {unknown[0]!r}, which the posterior does not have.")
+            raise ValueError(
+                f"`var_names` has {unknown[0]!r}, which is not a variable of the posterior."
+            )
         posterior = posterior[list(var_names)]
     result = xr.apply_ufunc(path_ess, posterior, input_core_dims=[["chain", "particle", "sweep"]])
     return under_own_names(result)

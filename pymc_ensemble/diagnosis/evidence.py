@@ -179,7 +179,7 @@ def log_evidence(
         _require_tail(weights, "the draws: sample with adjust=True, or draw more")
     elif not estimate.effective_size >= FEWEST_WEIGHTS:
         raise ValueError(
-            f"The mixture that was fitted to the draws overlaps with the posterior in no more than "
+            "The mixture that was fitted to the draws overlaps with the posterior in only "
             f"{number(estimate.effective_size, '.0f')} effective draws ({FEWEST_WEIGHTS} are "
             "needed). Draw more, or make more `evaluations`."
         )
@@ -195,7 +195,7 @@ STOCHASTIC = (
 def _is_ours(idata: xr.DataTree) -> bool:
     if not isinstance(idata, xr.DataTree):
         raise TypeError(
-            f"A DataTree as `pymc.sample` returns it is needed, not {type(idata).__name__}."
+            f"`idata` must be a DataTree as `pymc.sample` returns it, not {type(idata).__name__}."
         )
     return "sample_stats" in idata.children and "made_by" in idata["sample_stats"].dataset
 
@@ -207,19 +207,19 @@ def _known_run(idata: xr.DataTree, model: pm.Model | None = None) -> Run:
         raise ValueError(STOCHASTIC)
     if run.facts.map == "rough":
         raise ValueError(
-            "Fluctuations of the forward map were averaged out (rough=True, or found to be), so "
-            "that the densities that draws carry are those of a fit, and the evidence is not "
-            "known. If the map does not fluctuate, sample with adjust=True."
+            "The run has averaged out fluctuations of the forward map (rough=True, or the map was "
+            "found to be rough). So the draws carry the densities of a fit, and the evidence is "
+            "not known. If the map does not fluctuate, sample with adjust=True."
         )
     if not run.facts.proper:
         raise ValueError(
-            "The prior is improper (pm.Flat or pm.HalfFlat), so that the evidence depends on a "
-            "constant that nobody has chosen. Give each variable a proper prior."
+            "The prior is improper (pm.Flat or pm.HalfFlat), so the evidence depends on an "
+            "arbitrary constant. Give each variable a proper prior."
         )
     if not run.alone:
         raise ValueError(
-            f"Other step methods have moved `{run.facts.others[0].name}`, so that the log "
-            "densities of the proposals are not those of one law. Sample all variables with "
+            f"Other step methods have moved `{run.facts.others[0].name}`, so the proposals do not "
+            "have one common posterior. Sample all variables with "
             "EnsembleKalmanSampler(adjust=True)."
         )
     if run.stats["lost"].any():
@@ -235,22 +235,22 @@ def _of_proposals(run: Run, chain: NDArray[np.int64], rng: np.random.Generator) 
     again = "log_evidence(idata, model=model, evaluations=1000), which makes evaluations"
     if "proposal_log_q" not in run.stats:
         raise ValueError(
-            "The run has no stat `proposal_log_q`: it was sampled with an earlier version, or was "
-            f"stripped of it. Sample again, or use {again}."
+            "The run has no stat `proposal_log_q`: an earlier version sampled it, or the stat was "
+            f"removed. Sample again, or use {again}."
         )
     if not run.origin.density_known:
         raise ValueError(
-            f"Draws and proposals of this {run.facts.sampler} carry the log density of what was "
-            "learned in place of the model, so that they tell the evidence of that. Use "
-            f"{again} of the model itself. Of a run with adjust=True the draws enter, too."
+            f"Draws and proposals of this {run.facts.sampler} carry the log density of the "
+            f"surrogate, so they give the evidence of the surrogate. Use {again} of the model "
+            "itself. With adjust=True, the draws count as well."
         )
     lp, log_q = run.stats["proposal_lp"], run.stats["proposal_log_q"]
     independent = np.isfinite(log_q)
     if independent.sum() < FEWEST_WEIGHTS:
         raise ValueError(
             f"The run has made {independent.sum()} independence proposals ({FEWEST_WEIGHTS} are "
-            "needed), from which the evidence would follow. Sample with "
-            f"EnsembleKalmanSampler(adjust=True), or use {again}."
+            "needed)to tell the evidence. Sample with EnsembleKalmanSampler(adjust=True), or use "
+            f"{again}."
         )
     log_w = (lp - log_q)[independent]
     weights = Weights.of(np.empty((len(log_w), 0)), log_w)
@@ -275,7 +275,7 @@ def _require_tail(weights: Weights, remedy: str) -> None:
     if not weights.khat <= LARGEST_KHAT:
         n, khat = len(weights.log_weights), number(weights.khat, ".2f")
         raise ValueError(
-            f"The evidence cannot be told: the importance weights of {n} points have a Pareto "
-            f"k-hat of {khat} (at most {LARGEST_KHAT}), so that few of them decide. The posterior "
-            f"has tails or modes that are not those of {remedy}."
+            f"The evidence is not known: the importance weights of {n} points have a Pareto k-hat "
+            f"of {khat} (at most {LARGEST_KHAT}), so only a few of them decide. The posterior has "
+            f"tails or modes that are missing from {remedy}."
         )

@@ -205,9 +205,9 @@ class Facts:
         content = json.loads(text)
         if (number := content.pop("format")) != FORMAT:
             raise ValueError(
-                f"The draws were made by version {content.get('version')} of pymc_ensemble, which "
-                f"describes them in format {number}; this version knows format {FORMAT}. Install "
-                "that version."
+                f"The draws were made by version {content.get('version')} of pymc_ensemble in "
+                f"format {number}, but this version reads format {FORMAT}. Install the version "
+                "that made them."
             )
         variables = [
             FreeVariable(**v | {key: tuple(v[key]) for key in ("shape", "coordinates")})
@@ -297,7 +297,7 @@ def require_own_data(model: pm.Model) -> None:
     """
     if names := list(estimated_likelihoods(model)):
         raise ValueError(
-            f"`{names[0]}` is a synthetic likelihood: data that are drawn from it have the scatter "
+            f"`{names[0]}` is a synthetic likelihood. Data drawn from it would have the scatter "
             "of the simulator twice. Write a model that observes a pm.Simulator instead."
         )
 
@@ -329,16 +329,16 @@ def facts_of(stats: xr.Dataset) -> Facts:
     """
     if missing := [name for name in STATS if name not in stats]:
         raise ValueError(
-            f"The result has no stat `{missing[0]}`: it was sampled with version 0.1 of "
-            "pymc_ensemble, which did not say how draws were made, or was stripped of it. Sample "
-            "again, and keep the group `sample_stats` as it was returned."
+            f"The result has no stat `{missing[0]}`: version 0.1 of pymc_ensemble sampled it, "
+            "which did not record how draws were made, or the stat was removed. Sample again, and "
+            "keep the group `sample_stats` as it was returned."
         )
     packets = stats["made_by"].transpose("chain", "draw", ...).to_numpy()
     if packets.ndim != 3 or packets.shape[2] != PACKET:
         raise ValueError(
-            f"The stat `made_by` has the shape {packets.shape}, and not (chain, draw, {PACKET}): "
-            "it comes from several ensemble step methods beside one another, or from another "
-            "version of pymc_ensemble."
+            f"The stat `made_by` has the shape {packets.shape}, not (chain, draw, {PACKET}): "
+            "several ensemble step methods have made the run together, or another version of "
+            "pymc_ensemble. Sample again, with one ensemble step method."
         )
     packets = packets.reshape(-1, PACKET)
     if packets.dtype != np.uint8:  # filled up with NaN when results were put together
@@ -346,8 +346,9 @@ def facts_of(stats: xr.Dataset) -> Facts:
     told, incomplete = texts(packets)
     if incomplete or not told:
         raise TooFewDrawsError(
-            f"The result has {len(packets)} draws, too few to tell how they were made: each "
-            f"carries {BLOCK} bytes of that. Keep some dozens of draws of each run."
+            f"The result has {len(packets)} draws. They are too few to tell how they were made, "
+            f"as each draw carries {BLOCK} bytes of that description. Keep a few dozen draws of "
+            "each run."
         )
     return together(Facts.of_text(text) for text in told)
 
@@ -359,7 +360,9 @@ def together(facts: Iterable[Facts]) -> Facts:
         if other.variables != first.variables:
             different = {v.name for v in other.variables} ^ {v.name for v in first.variables}
             what = f": `{min(different)}` is in one of them only" if different else ""
-            raise ValueError(f"The draws are of different models{what}. Take them apart.")
+            raise ValueError(
+                f"The draws come from different models{what}. Diagnose each result by itself."
+            )
     every = [first, *others]
     laws: set[Law] = {one.origin.law for one in every}
     law = min(laws, key=LEAST_KNOWN.index)

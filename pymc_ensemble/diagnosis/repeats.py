@@ -186,7 +186,7 @@ def repeat(
     if not kept.any():
         raise ValueError(
             f"All of the {again.size} forward evaluations at draws failed, the first one at "
-            f"{driver.account.first_failure}\nDoes the forward map still work?"
+            f"{driver.account.first_failure}\nCheck that the forward map still works."
         )
     again, told, carried = again[kept], told[kept], lp[chosen][kept]
     mean, variance = np.nanmean(again, axis=1), np.nanvar(again, axis=1, ddof=1)

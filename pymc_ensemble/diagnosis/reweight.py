@@ -108,26 +108,28 @@ def reweight(
     run = Run.of(idata, model)
     if run.origin.law == "amortized":
         raise ValueError(
-            "The draws carry the density of an amortized estimate, which cannot correct them. With "
-            "a likelihood, AmortizedPosterior.refine(data, evaluations=200) can."
+            "The draws carry the density of an amortized estimate, which cannot correct them. If "
+            "the model has a likelihood, use AmortizedPosterior.refine(data, evaluations=200)."
         )
     if run.facts.map == "stochastic":
         raise ValueError(
-            "The forward model is stochastic, so that weights would prefer the draws with lucky "
-            "runs. Use the draws as they are, if they come from a sampler that averages."
+            "The forward model is stochastic, so weights would prefer draws with lucky runs. If "
+            "the sampler averages (rough=True), use the draws as they are."
         )
     if not run.origin.density_known:
         raise ValueError(
-            f"These draws come from a {run.origin.law}, and their log density is its own, so it "
-            "cannot correct them. Sample with adjust=True instead."
+            f"These draws come from a {run.origin.law}, and carry its log density. So they cannot "
+            "be corrected. Sample with adjust=True instead."
         )
     if not run.alone:
         raise ValueError(
-            f"Other step methods have moved `{run.facts.others[0].name}`, so that the log "
-            "densities of the draws are not those of the model, and cannot correct them. Draw more."
+            f"Other step methods have moved `{run.facts.others[0].name}`, so the log densities of "
+            "the draws are not those of the model, and cannot correct them. Draw more instead."
         )
     if not np.isfinite(run.log_ratio).any():
-        raise ValueError("These draws cannot be corrected: they carry no log densities.")
+        raise ValueError(
+            "These draws carry no log densities, so they cannot be corrected. Use them as they are."
+        )
     rng = given_generator(random_seed, "random_seed")
     if proposals:
         return _recycled(idata, run, model, rng)
@@ -146,7 +148,7 @@ def reweight(
         khat = Weights.of(X, base).khat
     elif run.origin.law != "gaussian":
         raise ValueError(
-            "These draws cannot be corrected: they do not follow a known law, so that they have no "
+            "These draws cannot be corrected: they do not follow a known law, so they have no "
             "importance weights, and their log densities do not determine the moments. "
             + ("Draw more." if run.origin.adjusted else "Sample with adjust=True instead.")
         )
@@ -198,15 +200,15 @@ def _recycled(
     """Proposals of a run, accepted or not, resampled by their importance weights."""
     if "proposal" not in run.stats:
         raise ValueError(
-            "The draws do not carry the points that were proposed (stat `proposal`). "
-            "EnsembleKalmanSampler keeps them, unless adjust=False or rough=True: sample with it."
+            "The draws do not carry the proposed points (stat `proposal`). Sample with "
+            "EnsembleKalmanSampler(adjust=True), which keeps them."
         )
     stats = run.stats
     independent = np.flatnonzero(np.isfinite(stats["proposal_log_q"]))
     if len(independent) < FEWEST_WEIGHTS:
         raise ValueError(
-            f"The run has {len(independent)} independent proposals ({FEWEST_WEIGHTS} are needed), "
-            "whose weights could be told. Sample with adjust=True, or draw more."
+            f"The run has {len(independent)} independent proposals ({FEWEST_WEIGHTS} are "
+            "needed)for their weights to count. Sample with adjust=True, or draw more."
         )
     log_w = (stats["proposal_lp"] - stats["proposal_log_q"])[independent]
     weights = Weights.of(np.empty((len(log_w), 0)), log_w)
@@ -214,8 +216,8 @@ def _recycled(
     worth = float(SamplingError.of(run.paths).ess.min()) if run.draw.size else 0.0
     if 2 * weights.ess < worth:  # both are estimates, and those from short paths too high
         raise ValueError(
-            f"The proposals are worth {weights.ess:.0f} independent draws, and the draws "
-            f"themselves {worth:.0f}. Use these as they are."
+            f"The proposals are worth {weights.ess:.0f} independent draws, but the draws "
+            f"themselves are worth {worth:.0f}. Use the draws as they are."
         )
     size = idata["sample_stats"].sizes["chain"] * idata["sample_stats"].sizes["draw"]
     w = np.exp(weights.log_weights)
@@ -243,15 +245,15 @@ def _free_variables(
         start += variable.size
         if variable.backward is None:
             raise ValueError(
-                f"The transform of `{variable.name}` is not one of PyMC's own, so that its values "
-                "are known to the model only. Give it: reweight(idata, proposals=True, "
+                f"The transform of `{variable.name}` is not one of PyMC's own, so only the model "
+                "can compute its values. Pass the model: reweight(idata, proposals=True, "
                 "model=model)."
             )
         values[variable.name] = variable.backward(u)
     if left_out := [str(name) for name in posterior if name not in values]:
         logger.info(
-            f"reweight: the posterior has the free variables only, without {', '.join(left_out)}. "
-            "pymc.compute_deterministics computes them."
+            f"reweight: the posterior has only the free variables, without {', '.join(left_out)}. "
+            "pymc.compute_deterministics adds these."
         )
     names = [name for name in values if name in posterior]
     return _with_values(posterior[names], {name: values[name] for name in names})

@@ -77,20 +77,22 @@ class Run:
         """
         if not isinstance(idata, xr.DataTree):
             raise TypeError(
-                f"A DataTree as `pymc.sample` returns it is needed, not {type(idata).__name__}."
+                "`idata` must be a DataTree as `pymc.sample` returns it, not "
+                f"{type(idata).__name__}."
             )
         posterior = idata["posterior"].dataset if "posterior" in idata else xr.Dataset()
         if {"khat", "efficiency"} <= set(posterior.attrs):
             raise ValueError(
-                "These draws are reweighted: their frequencies do not come from a sampler any "
-                "more, and cannot be diagnosed or corrected. Diagnose the result of pymc.sample; "
-                'how far weights can be relied upon is in posterior.attrs["khat"].'
+                "These draws are reweighted, so they are no longer the path of a sampler, and "
+                "cannot be diagnosed or corrected. Diagnose the result of pymc.sample. "
+                'posterior.attrs["khat"] says how reliable the weights are.'
             )
         stats = ensemble_stats(idata)
         if missing := set(NEEDED) - set(stats):
             raise ValueError(
-                f"The result has no stat `{min(missing)}`, so it does not come from a sampler of "
-                "pymc_ensemble, or was stripped of it. Diagnose the DataTree as it was returned."
+                f"The result has no stat `{min(missing)}`: it does not come from a sampler of "
+                "pymc_ensemble, or the stat was removed. Pass the DataTree as `pymc.sample` "
+                "returned it."
             )
         facts = facts_of(stats)
         shown, labels = _shown(facts, model)
@@ -200,7 +202,7 @@ def _shown(
             if name not in own or name not in given:
                 what = "is a free variable of one of them only"
             raise ValueError(
-                f"The draws are not those of this model: `{name}` {what}. Give the model that was "
+                f"The draws come from another model: `{name}` {what}. Pass the model that was "
                 "sampled."
             )
         if not facts.others and any(variable.backward is None for variable in facts.variables):

@@ -97,7 +97,7 @@ def other_evaluations(store: Store, run: Run, model: pm.Model | None) -> OtherEv
             f"returns, or a pair (points, outputs); it is of type {type(store).__name__}."
         )
     if model is None:
-        raise ValueError("Outputs alone have no density: give the model, `model=`, too.")
+        raise ValueError("Outputs alone have no density. Pass the model, too: `model=`.")
     return _of_archive(store, run, model)
 
 
@@ -112,13 +112,13 @@ def _of_archive(pair: tuple[Any, ArrayLike], run: Run, model: pm.Model) -> Other
     Z = np.asarray(outputs, dtype=float)
     if U.ndim != 2 or U.shape[1] != problem.dimension:
         raise ValueError(
-            f"The points of `store` have shape {U.shape}; the model has {problem.dimension} "
-            f"unconstrained coordinates, so that (n, {problem.dimension}) is expected."
+            f"The points of `store` have shape {U.shape}, but the model has {problem.dimension} "
+            f"unconstrained coordinates. Pass an array of shape (n, {problem.dimension})."
         )
     if Z.shape != (len(U), problem.n_outputs):
         raise ValueError(
-            f"The outputs of `store` have shape {Z.shape}; for {len(U)} points and "
-            f"{problem.n_outputs} outputs, ({len(U)}, {problem.n_outputs}) is expected."
+            f"The outputs of `store` have shape {Z.shape}. Pass ({len(U)}, {problem.n_outputs}), "
+            f"for {len(U)} points and {problem.n_outputs} outputs."
         )
     X = run.shown(U)
     failed = ~np.isfinite(Z).all(1)
@@ -129,7 +129,7 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
     if "evaluation" not in stored.dims or not set(stored.variables).issuperset(BOOKKEEPING):
         raise ValueError(
             "`store` is a Dataset, but not one of `pymc_ensemble.open_store`: it has no dimension "
-            "`evaluation`, or no `status`."
+            "`evaluation`, or no `status`. Pass the path of the store."
         )
     stored = _latest(stored)
     failed = stored["status"].to_numpy() != "ok"
@@ -147,7 +147,7 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
     }
     if len(nodes) != 1:
         raise ValueError(
-            f"`store` is about one forward model; there are {len(nodes)} in the model. Give a pair "
+            f"`store` holds one forward model, but the model has {len(nodes)}. Pass a pair "
             "(points, outputs) instead, or leave out `model=`."
         )
     [node] = nodes
@@ -155,7 +155,7 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
     if missing := [name for name in names if name not in stored]:
         raise ValueError(
             f"`store` has no `{missing[0]}`, which is an input of the forward model "
-            f"{node.op.forward.name}: it belongs to another model."
+            f"{node.op.forward.name}. Pass the store of this forward model."
         )
     inputs, labels = _table(stored, names)
     where = dict(zip(node.inputs, names, strict=True))
@@ -172,7 +172,7 @@ def _of_store(stored: xr.Dataset, run: Run, model: pm.Model | None) -> OtherEval
 def _latest(stored: xr.Dataset) -> xr.Dataset:
     """The last attempts of the version that was used last."""
     if not stored.sizes["evaluation"]:
-        raise ValueError("`store` is empty: no evaluation was saved in it.")
+        raise ValueError("`store` is empty: no evaluation was saved in it. Leave it out.")
     version = stored["version"].to_numpy()
     rows = np.flatnonzero(version == version[-1])
     numeric, _ = _table(stored, _inputs_of(stored, stored["status"].to_numpy() != "ok"))

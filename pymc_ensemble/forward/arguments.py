@@ -127,8 +127,8 @@ class Arguments:
             return self._container("object", made_by, name, attributes, attributes.values())
         raise TypeError(
             f"The argument `{name}` of {self.function} is a {type(value).__name__} that holds "
-            f"variables of the model{' and the function is vectorized' * self.vectorized}, and "
-            "cannot be taken apart. Give the variables one by one, or in a dict, list, tuple or "
+            f"variables of the model{' and the function is vectorized' * self.vectorized}, which "
+            "cannot be taken apart. Pass the variables one by one, or in a dict, list, tuple or "
             "dataclass."
         )
 
@@ -148,11 +148,15 @@ class Arguments:
             variable = pt.as_tensor(value if isinstance(value, Variable) else np.asarray(value))
         except (TypeError, ValueError, NotImplementedError) as error:
             raise TypeError(
-                f"The argument `{name}` of {self.function} is {value!r:.100}, which is no number, "
-                "array or PyTensor variable. Fix it with functools.partial, and wrap the result."
+                f"The argument `{name}` of {self.function} is {value!r:.100}, which is not a "
+                "number, an array or a PyTensor variable. Fix it with functools.partial, and wrap "
+                "the result."
             ) from error
         if variable.type.dtype.startswith("complex"):
-            raise TypeError(f"The argument `{name}` of {self.function} is complex.")
+            raise TypeError(
+                f"The argument `{name}` of {self.function} is complex. Pass its real and "
+                "imaginary part as two arguments."
+            )
         if variable.type.dtype == "float32":
             variable = variable.astype("float64")
         while name in self.names:

@@ -40,8 +40,9 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
     if not done:
         thread.name = ABANDONED
         raise Abandoned(
-            f"It took more than timeout={seconds:g} s. It counts as lost, but it cannot be killed "
-            "there and may go on; our own processes can be (executor='processes')."
+            f"It took more than timeout={seconds:g} s. It counts as lost. It may go on, as it "
+            "cannot be killed in this executor. Use executor='processes', whose calls can be "
+            "killed."
         )
     good, value = done[0]
     if good:

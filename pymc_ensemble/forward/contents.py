@@ -38,7 +38,10 @@ def of_file(path: Path) -> bytes:
     """Digest of a file; it is read again when its time, size or place have changed."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is no file. `depends_on` takes files: list those of a folder.")
+        raise ValueError(
+            f"{path} is not a file. `depends_on` takes files: list the files of a folder one by "
+            "one."
+        )
     mark = (status.st_mtime_ns, status.st_size, status.st_ino)
     known = _contents.get(path)
     if known is not None and known[0] == mark:

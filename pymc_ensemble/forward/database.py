@@ -109,20 +109,23 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         if not self.path.parent.is_dir():
-            raise StoreError(f"There is no folder {self.path.parent} for the evaluation store.")
+            raise StoreError(
+                f"There is no folder {self.path.parent} for the evaluation store. Make it, or "
+                "choose another path for `store=`."
+            )
         if not self.path.exists():
             self._create()
         if (size := self.path.stat().st_size) < HEADER_BYTES:
             raise StoreError(
-                f"{self.path} has {size} bytes, so it is no evaluation store. It is left as it is: "
-                "choose another file for `store=`, or remove this one."
+                f"{self.path} has {size} bytes, so it is not an evaluation store. It was not "
+                "touched. Choose another file for `store=`, or remove this one."
             )
         log = self.path.with_name(f"{self.path.name}-wal")
         if what := damage(log):
             raise StoreError(
                 f"{log}, which holds the last evaluations of a run that was killed, is damaged "
-                f"({what}). Restore it from a backup, or remove it: what it holds is then "
-                "evaluated again."
+                f"({what}). Restore it from a backup, or remove it. Then its evaluations are made "
+                "again."
             )
         try:
             connection = sqlite3.connect(
@@ -145,14 +148,16 @@ class Database:
             [[owner]] = connection.execute("PRAGMA application_id").fetchall()
             if owner != APPLICATION_ID:
                 raise StoreError(
-                    f"{self.path} is a database, but no evaluation store. Choose another file for "
-                    "`store=`."
+                    f"{self.path} is a database, but not an evaluation store. Choose another file "
+                    "for `store=`."
                 )
             found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
             for kind, name, table, text in found.fetchall():
                 known = kind == "table" and TABLES.get(name) == text
                 if not known and not (kind == "index" and table in TABLES and text is None):
-                    raise self._damaged(f"it has a {kind} {name!r} that is not ours")
+                    raise self._damaged(
+                        f"it has a {kind} {name!r} that an evaluation store does not have"
+                    )
             connection.execute("PRAGMA journal_mode = WAL")
             self._check(connection)
 
@@ -165,8 +170,9 @@ class Database:
             raise self._damaged("the checksum of its description is wrong")
         if about.get("format") != FORMAT:
             raise StoreError(
-                f"The evaluation store {self.path} has format {about.get('format')!r}, this "
-                f"version of the package reads format {FORMAT!r}."
+                f"The evaluation store {self.path} has format {about.get('format')!r}, but this "
+                f"version of the package reads format {FORMAT!r}. Choose another file for "
+                "`store=`, or install the version that wrote it."
             )
         problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
         if problems != [("ok",)]:
@@ -196,7 +202,8 @@ class Database:
                     new.rename(self.path)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
-                f"The evaluation store {self.path} cannot be made: {error}."
+                f"The evaluation store {self.path} cannot be created: {error}. Choose another "
+                "file for `store=`."
             ) from error
         finally:
             new.unlink(missing_ok=True)

@@ -162,7 +162,7 @@ def evaluate_batch(
     except (ForwardModelError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        logger.debug("A batch failed, its members are evaluated one by one: %r", error)
+        logger.debug("A batch failed. Its members are evaluated one by one: %r", error)
     return evaluate_rows(
         lambda point: np.asarray(unwrapped(function(point[None])))[0], points, n_outputs
     )

@@ -38,9 +38,9 @@ def warn_of_untold(name: str, untold: Mapping[str, str], warned: set[str]) -> No
     if _first(warned, "untold"):
         path, what = next(iter(untold.items()))
         logger.warning(
-            f"Whether {name} changes cannot be told: it uses `{path}`, which is {what}. If "
-            f"you change it, call `{name}.forget()`, so that no outputs of before are used. "
-            "Give `version` to silence this."
+            f"Changes of {name} cannot be detected: it uses `{path}`, which is {what}. If you "
+            f"change that, call `{name}.forget()`, so that no earlier outputs are used. Give "
+            "`version` to silence this."
         )
 
 
@@ -48,8 +48,7 @@ def tell_of_change(name: str, changed: Sequence[str], executor: Any) -> None:
     """Tell that a function is not what it was, and of workers that cannot know it."""
     first = min(changed)
     logger.info(
-        f"{name} has changed (`{first}`): what was evaluated before is not used, and "
-        "workers start anew."
+        f"{name} has changed (`{first}`): earlier evaluations are not used, and workers start anew."
     )
     if not isinstance(executor, Executor) or isinstance(executor, ThreadPoolExecutor):
         return
@@ -57,8 +56,8 @@ def tell_of_change(name: str, changed: Sequence[str], executor: Any) -> None:
     if any(first.startswith(f"{module}.") for module in modules):
         logger.warning(
             f"`{first}` has changed since {name} was last used. The workers of your "
-            f"{type(executor).__name__} import modules on their own and may have it as it was: "
-            "start them anew, or hand it to the function as an argument."
+            f"{type(executor).__name__} import modules themselves, and may have the earlier "
+            "version. Start the workers anew, or pass this to the function as an argument."
         )
 
 
@@ -67,11 +66,11 @@ def tell_of_store(name: str, store: EvaluationStore) -> None:
     ours, others = store.count()
     if ours:
         known = "1 evaluation of" if ours == 1 else f"{ours} evaluations of"
-        logger.info(f"{store.path} holds {known} {name}: none of them is made again.")
+        logger.info(f"{store.path} holds {known} {name}, which are not made again.")
     elif others:
         logger.warning(
-            f"The {others} evaluations of {name} in {store.path} are of other versions of "
-            f"the model, and are not used. This is version {store.version!r}."
+            f"The {others} evaluations of {name} in {store.path} come from other versions of the "
+            f"model, and are not used. This version is {store.version!r}."
         )
 
 
@@ -90,8 +89,8 @@ def warn_of_failure(name: str, batch: Batch, warned: set[str]) -> None:
     row = min(batch.reasons)
     where = inputs(batch.signature, batch.points[row])
     logger.warning(
-        f"The forward model {name} failed, and gives NaN, at {where}\n{batch.reasons[row]}\n"
-        "Later failures are not told."
+        f"The forward model {name} failed, and gives NaN, at {where}\n{batch.reasons[row]}\nLater "
+        "failures are not reported one by one."
     )
 
 

@@ -271,8 +271,8 @@ class ForwardModel(Evaluator):
             result = self.function(*args, **kwargs)
         if is_symbolic(result):
             raise TypeError(
-                f"{self.name} was called without variables of the model, and returned some: it "
-                "must have them from its surroundings. Hand them over as arguments, so that its "
+                f"{self.name} was called without variables of the model, but returned some: it "
+                "takes them from outside of its arguments. Pass them as arguments, so that its "
                 "evaluations can be counted and stored."
             )
         return result
@@ -302,9 +302,9 @@ class ForwardModel(Evaluator):
                 return found
             reason = found
         raise ValueError(
-            f"The shape of the outputs of {self.name} could not be found: it failed at {TRIALS} "
-            "points of the prior. Give `output_shape`, or a prior that stays where it works. The "
-            f"last failure was at {reason}"
+            f"The shape of the outputs of {self.name} could not be found: {self.name} failed at "
+            f"{TRIALS} points of the prior. Give `output_shape`, or a prior that stays where "
+            f"{self.name} works. The last failure was at {reason}"
         )
 
     def _found_at(
@@ -341,8 +341,8 @@ class ForwardModel(Evaluator):
             if isinstance(outcome, str):
                 raise ValueError(
                     f"The data of {self.name} have other shapes than when the model was built, "
-                    f"{shapes}, and the shape of its outputs could not be found: it failed at "
-                    f"{outcome}"
+                    f"{shapes}, and the shape of its outputs could not be found. {self.name} "
+                    f"failed at {outcome}"
                 )
             found[unknown] = outcome
         return found[unknown]

@@ -119,6 +119,6 @@ def _without_unit(value: Any, unit: Any) -> Any:
                 break
     raise TypeError(
         f"the forward model returned {value!r:.100} of type {type(value).__name__}: values in "
-        f"{unit} are not taken, as the likelihood cannot know the unit. Return plain numbers in "
+        f"{unit} are refused, as the likelihood does not know the unit. Return plain numbers in "
         "the unit of the data"
     )

@@ -177,9 +177,9 @@ class ForwardOp(Op):
             return signature, leads
         if not self.flexible:
             raise ValueError(
-                f"{self.forward.name} was put into the model for inputs of shapes "
-                f"{signature.shapes}, and got {cores}. For data whose shape changes, use pm.Data, "
-                "and leave out `output_shape`."
+                f"{self.forward.name} was built into the model for inputs of shapes "
+                f"{signature.shapes}, but got {cores}. If the shape of the data changes, use "
+                "pm.Data, and leave out `output_shape`."
             )
         one = [value[(0,) * end] for value, end in zip(inputs, ends, strict=True)]
         return self.forward.resized(signature, one), leads

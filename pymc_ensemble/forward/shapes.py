@@ -30,7 +30,7 @@ def described(output_shape: Any) -> Outputs:
 
     if isinstance(output_shape, Mapping | list) and not output_shape:
         raise ValueError(
-            f"output_shape={output_shape!r} has no output. Give a tuple of integers, such as (10,) "
+            f"output_shape={output_shape!r} has no output. Use a tuple of integers, such as (10,) "
             "for ten numbers, or () for one; or a list or dict of such tuples."
         )
     if isinstance(output_shape, Mapping):
@@ -53,8 +53,8 @@ def at_prior(inputs: Sequence[Variable], seed: int) -> list[np.ndarray]:
         model = pm.modelcontext(None) if pm.Model.get_context(error_if_none=False) else None
         if model is None or seed:
             raise ValueError(
-                "The inputs of the forward model cannot be drawn from the prior, so its outputs "
-                "have to be described: give `output_shape`, and inputs of known shapes. "
+                "The inputs of the forward model cannot be drawn from the prior, so the shape of "
+                "its outputs is not known. Give `output_shape`, and inputs of known shapes. "
                 f"({error})"
             ) from error
         in_values = model.replace_rvs_by_values(list(inputs))

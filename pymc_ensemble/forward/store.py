@@ -80,9 +80,9 @@ class EvaluationStore(Database):
         results = () if signature.outputs is None else signature.outputs.names
         if taken := [name for name in (*signature.names, *results) if name in BOOKKEEPING]:
             raise StoreError(
-                f"`{taken[0]}` is the name of an input or output of the forward model, and of what "
-                f"an evaluation store notes itself: {', '.join(BOOKKEEPING)}. Rename it, for "
-                f"example to `{taken[0]}_`."
+                f"`{taken[0]}` is the name of an input or output of the forward model, but an "
+                f"evaluation store uses this name itself: {', '.join(BOOKKEEPING)}. Rename it, "
+                f"for example to `{taken[0]}_`."
             )
         stored = self._query("SELECT value FROM about WHERE name = 'signature'")
         if not stored:
@@ -94,7 +94,7 @@ class EvaluationStore(Database):
         if theirs != ours:
             raise StoreError(
                 f"The evaluation store {self.path} belongs to another forward model: its inputs "
-                f"are {theirs['inputs']} and its outputs {outputs}; here they are "
+                f"are {theirs['inputs']} and its outputs {outputs}. Here they are "
                 f"{ours['inputs']} and {ours['outputs']}. Choose another file for `store=`."
             )
         return Outputs(
@@ -136,7 +136,8 @@ class EvaluationStore(Database):
             new = self._insert(rows)
         except sqlite3.DatabaseError as error:
             raise StoreError(
-                f"An evaluation could not be saved in {self.path}: {error}."
+                f"An evaluation could not be saved in {self.path}: {error}. Check that the disk "
+                "has space and the file can be written."
             ) from error
         if new < len(rows):
             for i, stored in self.get(keys, outcomes.outputs.shape[1]):
@@ -270,9 +271,9 @@ def open_store(path: str | PathLike) -> xr.Dataset:
     array([0.5])
     """
     if not isinstance(path, str | PathLike):
-        raise TypeError(f"`path` has to be that of an evaluation store, not {path!r}.")
+        raise TypeError(f"`path` must be the path of an evaluation store, not {path!r}.")
     if not Path(path).is_file():
-        raise StoreError(f"There is no evaluation store {path}.")
+        raise StoreError(f"There is no evaluation store {path}. Check the path.")
     return EvaluationStore(path).to_dataset()
 
 

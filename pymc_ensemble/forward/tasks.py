@@ -298,6 +298,6 @@ def random_argument(function: Callable[..., Any]) -> str:
         if name in names:
             return name
     raise TypeError(
-        "A stochastic forward model takes its randomness as an argument: `rng`, a NumPy Generator, "
-        "or `seed`, an integer. Add one of them to the function."
+        "A stochastic forward model needs an argument for its randomness: `rng`, a NumPy "
+        "Generator, or `seed`, an integer. Add one of them to the function."
     )

@@ -121,7 +121,10 @@ class UMBridgeModel:
         vectors = [np.atleast_1d(value).astype(float).tolist() for value in inputs]
         found = self._ask("/Evaluate", "output", self.timeout, input=vectors)
         if not isinstance(found, list) or not found:
-            raise RuntimeError(f"The server at {self.url} sent no list of outputs: {found!r:.200}.")
+            raise RuntimeError(
+                f"The server at {self.url} did not send a list of outputs, but {found!r:.200}. "
+                "Check that it is a UM-Bridge server."
+            )
         outputs = [np.array(values, dtype=float) for values in found]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -130,7 +133,8 @@ class UMBridgeModel:
         good = isinstance(sizes, list) and all(type(n) is int and n >= 0 for n in sizes)
         if not good or not sizes:
             raise RuntimeError(
-                f"The server at {self.url} sent no list of lengths of vectors: {sizes!r:.200}."
+                f"The server at {self.url} did not send a list of the lengths of vectors, but "
+                f"{sizes!r:.200}. Check that it is a UM-Bridge server."
             )
         return sizes
 
@@ -148,8 +152,8 @@ class UMBridgeModel:
             return answer[what]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RuntimeError(
-                f"The answer of the server at {self.url} to {path} (status {status}) is none of "
-                f"UM-Bridge for a model {self.name!r}: {text[:200]!r}"
+                f"The answer of the server at {self.url} to {path} (status {status}) is not that "
+                f"of UM-Bridge for a model {self.name!r}: {text[:200]!r}"
             ) from error
 
 
@@ -194,7 +198,7 @@ def _post(url: str, path: str, body: bytes, seconds: float) -> tuple[int, bytes]
             raise TimedOut(late)
         if len(text) > MAX_BYTES:
             raise RuntimeError(
-                f"The answer of {url} has more than {MAX_BYTES} bytes, and was not read to its end."
+                f"The answer of {url} has more than {MAX_BYTES} bytes, and was not read to the end."
             )
         return response.status, text
     finally:

@@ -22,8 +22,8 @@ def files_in(depends_on: Any) -> tuple[Path, ...]:
         files.append(Path(path).absolute())
         if not files[-1].is_file():
             raise ValueError(
-                f"depends_on has {str(path)!r}, which is no file. List the files of a folder one "
-                "by one."
+                f"depends_on has {str(path)!r}, which is not a file. List the files of a folder "
+                "one by one."
             )
     return tuple(files)
 
@@ -122,9 +122,9 @@ class Watch:
         if self.untold:
             path, what = next(iter(self.untold.items()))
             raise ValueError(
-                f"The version of {self.function!r:.100} cannot be told: `{path}` is {what}. Give "
+                f"The version of {self.function!r:.100} is not known, as `{path}` is {what}. Give "
                 '`version`, a text such as "1", and change it whenever results change. A store '
-                "needs it: it uses evaluations only for the version that made them."
+                "needs the version, as it uses evaluations only for the version that made them."
             )
         return digest(self.at_first | self._leaves).hex()[:16]
 

@@ -178,10 +178,10 @@ def invert(
     problem = InverseProblem.from_model(model, compile_kwargs=compile_kwargs)
     if target == "posterior" and problem.unknown_noise:
         logger.warning(
-            f"invert: the scale of the noise in `{problem.unknown_noise[0]}` is unknown, which an "
-            "inversion hardly learns: it may be many standard deviations off, and the spread of "
-            "the other parameters with it. Sample from there, with EnsembleKalmanSampler("
-            "initial_ensemble=result)."
+            f"invert: the scale of the noise in `{problem.unknown_noise[0]}` is unknown. An "
+            "inversion hardly learns it: the scale may be many standard deviations off, and with "
+            "it the spread of the other parameters. Continue with "
+            "EnsembleKalmanSampler(initial_ensemble=result)."
         )
     moved = problem
     if target == "map":  # the mode of the model's own density, as that of `pymc.find_MAP`
@@ -219,9 +219,9 @@ def _require_prior_and_data(model: pm.Model) -> None:
     for potential in model.potentials if model.observed_RVs else ():
         if free & set(ancestors([potential])):
             raise ValueError(
-                f"The potential `{potential.name}` would be left out: an inversion moves draws of "
-                "the prior by what observed variables tell. Write it as a prior or as a "
-                'likelihood; or use target="map", or EnsembleKalmanSampler, which know of it.'
+                f"An inversion would ignore the potential `{potential.name}`: it moves draws of "
+                "the prior by observed variables alone. Write the potential as a prior or as a "
+                'likelihood. Or use target="map" or EnsembleKalmanSampler, which include it.'
             )
 
 
@@ -341,14 +341,15 @@ def _tell(end: InversionState, target: Target) -> None:
         more = "more particles (ensemble_size)" if stuck else "more iterations (maxiter)"
         warnings.warn(
             f"The inversion ended {why}, with a misfit of {number(end.misfit, '.3g')} per datum, "
-            f"where noise explains 1, before it had reached its target. Allow {more}, or check the "
-            "model: a forward map or noise that does not fit the data has no better fit.",
+            f"before it had reached its target. Noise alone explains a misfit of 1. Allow {more}, "
+            "or check the model: there may be no better fit, if the forward map or the noise does "
+            "not suit the data.",
             stacklevel=3,
         )
     if target != "posterior":
         logger.info(
-            f'The inversion has ended at time {end.time:.3g}. With target="{target}" the spread of '
-            "the ensemble is no uncertainty."
+            f'The inversion has ended at time {end.time:.3g}. With target="{target}" the spread '
+            "of the ensemble is not a posterior uncertainty."
         )
         return
     deficit = end.information / J
@@ -361,8 +362,9 @@ def _tell(end: InversionState, target: Target) -> None:
     if distance > FAR:
         warnings.warn(
             f"The mean of the ensemble is about {number(distance)} posterior standard deviations, "
-            "per dimension that the data inform, from the mode that it points to: it is no "
-            "posterior. Use more particles, or sample, with the result as initial_ensemble.",
+            "per dimension that the data inform, from the mode that its slope points to, so it "
+            "does not represent the posterior. Use more particles, or sample with the result as "
+            "`initial_ensemble`.",
             stacklevel=3,
         )
     if deficit > LARGEST_DEFICIT:

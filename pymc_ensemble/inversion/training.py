@@ -74,7 +74,7 @@ class TrainedEnsemble:
         known = [variable.name for variable in self.model.deterministics]
         names = tuple(known if var_names is None else var_names)
         if unknown := set(names) - set(known):
-            raise ValueError(f"`{min(unknown)}` is no deterministic variable of the model.")
+            raise ValueError(f"`{min(unknown)}` is not a deterministic variable of the model.")
         if not names:
             raise ValueError(
                 "The model has no deterministic variable to predict. Wrap what is to be predicted "
@@ -212,11 +212,11 @@ def train(
         )
     if callable(batches) != (steps is not None):
         raise ValueError(
-            "`steps` of an epoch are needed if `batches` is a function, and then only: an iterable "
-            "has a length of its own."
+            "Give `steps` of an epoch if `batches` is a function, and only then: an iterable has "
+            "its own length."
         )
     if patience is not None and validation is None:
-        raise ValueError("`patience` waits for a better `validation`: give that, too.")
+        raise ValueError("`patience` waits for a better `validation`. Give `validation`, too.")
     problem = InverseProblem.from_model(model, compile_kwargs=compile_kwargs)
     particles = problem.sample_prior(ensemble_size, rng).astype(np.float32)
     scale = particles.std(0, dtype=float)
@@ -253,23 +253,23 @@ class _Source:
 
     def _put(self, batch: Batch) -> None:
         if not isinstance(batch, Mapping):
-            raise TypeError(f"A batch has to map names of data to values, and is {batch!r:.100}.")
+            raise TypeError(f"A batch must map names of data to values, but is {batch!r:.100}.")
         shapes = {name: np.shape(values) for name, values in batch.items()}
         if not self.first:
             data = {variable.name for variable in self.model.data_vars}
             if unknown := set(shapes) - data:
                 raise ValueError(
-                    f"A batch has `{min(unknown)}`, which is no pm.Data of the model. Those are "
-                    f"{', '.join(f'`{name}`' for name in sorted(map(str, data)))}."
+                    f"A batch has `{min(unknown)}`, which is not a pm.Data of the model. There "
+                    f"are {', '.join(f'`{name}`' for name in sorted(map(str, data)))}."
                 )
             self.own = {name: self.model[name].get_value() for name in shapes}
             self.first = {name: values.shape for name, values in self.own.items()}
         for name in self.first.keys() | shapes.keys():
             if shapes.get(name) != self.first.get(name):
                 raise ValueError(
-                    f"A batch has the shape {shapes.get(name)} for `{name}`, and the data of the "
-                    f"model have {self.first.get(name)}: all have to be the same. Build the model "
-                    "with a batch as its data, and leave out what remains at the end."
+                    f"A batch has the shape {shapes.get(name)} for `{name}`, but the data of the "
+                    f"model have {self.first.get(name)}. All must be the same. Build the model "
+                    "with a batch as its data, and leave out an incomplete batch at the end."
                 )
         pm.set_data(dict(batch), model=self.model)
 
@@ -315,7 +315,7 @@ class Course:
             if not losses:
                 if epoch:
                     break  # an iterator that is used up
-                raise ValueError("`batches` has no batch.")
+                raise ValueError("`batches` is empty. Give at least one batch.")
             score = np.nan if validation is None else float(validation(self.point(state)))
             spread = float(np.mean(state.particles.std(0, dtype=float) / self.scale))
             self.rows.append(

@@ -179,7 +179,7 @@ class BatchFunction:
             try:
                 return self._all(*arguments)
             except Exception as error:
-                logger.debug("A batch failed, its points are evaluated one by one: %r", error)
+                logger.debug("A batch failed. Its points are evaluated one by one: %r", error)
         return self._rows(arguments, n)
 
     def compile(self) -> None:
@@ -251,7 +251,7 @@ def vectorized(
         node.op.core_op for node in applys_between(batch, results) if isinstance(node.op, Blockwise)
     ]
     if any(isinstance(core, Scan) for core in cores):
-        raise NotImplementedError("The loops in the graph would be started anew for each point.")
+        raise NotImplementedError("The loops in the graph would start anew for each point.")
     if any(map(is_foreign_op, cores)):
         results = rewritten(results, (), custom_rewrite=in2out(_in_one_call))
     return batch, [spread(result, one, n) for result, one in zip(results, outputs, strict=True)]

@@ -96,19 +96,19 @@ def stand_ins(model: pm.Model, cheap: Cheap) -> dict[str, ForwardModel]:
         every = [forward.name for forward in ops]
         twice = next(name for name in every if every.count(name) > 1)
         raise ValueError(
-            f"Two forward models of the model have the name {twice!r}, so that it cannot be told "
-            "which cheap one belongs to which. Give their functions different names."
+            f"Two forward models of the model have the name {twice!r}, so it is not known which "
+            "cheap model belongs to which. Give their functions different names."
         )
     if not own:
         raise ValueError(
-            "The model has no forward model that a cheap one could stand in for. Write its "
-            "simulator as `simulate = pe.forward_model(function)`, and call that in the model."
+            "The model has no forward model that a cheap one could replace. Write its simulator "
+            "as `simulate = pe.forward_model(function)`, and call that in the model."
         )
     if not isinstance(cheap, Mapping):
         if len(own) > 1:
             names = ", ".join(f"{name!r}: ..." for name in own)
             raise ValueError(
-                f"The model has {len(own)} forward models, and `cheap` is one function. Give one "
+                f"The model has {len(own)} forward models, but `cheap` is one function. Give one "
                 f"for each, by name: cheap={{{names}}}."
             )
         cheap = dict.fromkeys(own, cheap)
@@ -119,8 +119,8 @@ def stand_ins(model: pm.Model, cheap: Cheap) -> dict[str, ForwardModel]:
         )
     if missing := [name for name in own if name not in cheap]:
         raise ValueError(
-            f"`cheap` has none for the forward model {missing[0]!r}. Give one for each; where it "
-            "costs little, the same function."
+            f"`cheap` has no function for the forward model {missing[0]!r}. Give one for each. If "
+            "a forward model costs little, give the same function."
         )
     found = {}
     for name, function in cheap.items():
@@ -130,9 +130,9 @@ def stand_ins(model: pm.Model, cheap: Cheap) -> dict[str, ForwardModel]:
         for one, what in ((own[name].forward, "forward model"), (found[name], "cheap model")):
             if one.random:
                 raise ValueError(
-                    f"The {what} {one.name} is stochastic, so that there is no difference between "
-                    "it and another one that could be learned. Use EnsembleGaussianProcessSampler, "
-                    "which averages over noise."
+                    f"The {what} {one.name} is stochastic, so its difference to another model "
+                    "cannot be learned. Use EnsembleGaussianProcessSampler, which averages over "
+                    "noise."
                 )
     return found
 
@@ -150,9 +150,9 @@ def _in_place_of(op: ForwardOp, cheap: ForwardModel, inputs: Sequence[Variable])
     assert other is not None
     if (own.kind, own.shapes) != (other.kind, other.shapes):
         raise ValueError(
-            f"The cheap model {cheap.name} returns outputs of shape {_told(other.shapes)}, and "
-            f"{op.forward.name} of shape {_told(own.shapes)}. They are to be the same quantities: "
-            "let the cheap model interpolate to where the data were taken."
+            f"The cheap model {cheap.name} returns outputs of shape {_told(other.shapes)}, but "
+            f"{op.forward.name} of shape {_told(own.shapes)}. Both must return the same "
+            "quantities: let the cheap model interpolate to where the data were taken."
         )
     return ForwardOp(cheap, signature, op.rounding, op.unknowns, op.flexible)
 

@@ -46,9 +46,9 @@ def given_model(model: Any) -> Model:
     if model is None:
         model = Model.get_context(error_if_none=False)
         if model is None:
-            raise TypeError("There is no model: do this inside `with model:`, or give `model=`.")
+            raise TypeError("There is no model. Call this inside `with model:`, or pass `model=`.")
     if not isinstance(model, Model):
-        raise TypeError(f"`model` has to be a pymc.Model, not {type(model).__name__}.")
+        raise TypeError(f"`model` must be a pymc.Model, not {type(model).__name__}.")
     return model
 
 
@@ -58,7 +58,7 @@ def given_generator(seed: Any, name: str) -> np.random.Generator:
         return get_random_generator(seed)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`{name}` has to be a seed, such as 1, or a numpy.random.Generator, not {seed!r}."
+            f"`{name}` must be a seed, such as 1, or a numpy.random.Generator, not {seed!r}."
         ) from error
 
 
@@ -68,14 +68,14 @@ def check_compile_kwargs(compile_kwargs: Any) -> None:
         return
     if not isinstance(compile_kwargs, Mapping):
         raise TypeError(
-            "`compile_kwargs` has to be a mapping of options of pytensor.function, such as "
-            f'{{"mode": "NUMBA"}}, not {compile_kwargs!r}.'
+            '`compile_kwargs` must be a mapping of options of pytensor.function, such as {"mode": '
+            f'"NUMBA"}}, not {compile_kwargs!r}.'
         )
     known = set(inspect.signature(pytensor.function).parameters) - {"inputs", "outputs"}
     if unknown := [name for name in compile_kwargs if name not in known]:
         raise ValueError(
-            f"`compile_kwargs` has {unknown[0]!r}, which is no option of pytensor.function. Those "
-            f"are {', '.join(sorted(known))}."
+            f"`compile_kwargs` has {unknown[0]!r}, which is not an option of pytensor.function. "
+            f"Options are {', '.join(sorted(known))}."
         )
 
 
@@ -119,11 +119,11 @@ def check_model(
         )
     if needs_likelihood and not model.observed_RVs:
         raise ValueError(
-            "The model has no observed variable, hence no likelihood to invert. Give the data to a "
+            "The model has no observed variable, so there is no likelihood. Give the data to a "
             "variable with `observed=`, or draw from the prior with pm.sample_prior_predictive."
         )
     if not model.free_RVs:
-        raise ValueError("The model has no free variable, hence nothing to sample.")
+        raise ValueError("The model has no free variable, so there is nothing to sample.")
     for rv in model.basic_RVs if needs_density else ():
         if isinstance(core_op(rv), pm.Simulator.rv_type):
             raise NotImplementedError(
@@ -138,13 +138,13 @@ def check_model(
         if any(isinstance(op, MinibatchOp) for op in ops):
             raise ValueError(
                 f"`{rv.name}` depends on a pm.Minibatch, a part of the data that changes at "
-                "random: it has no posterior that could be sampled. Give it all data, without "
+                "random, so there is no posterior to sample. Give it all data, without "
                 "pm.Minibatch and `total_size`."
             )
     if vars is not None:
         vars = [vars] if isinstance(vars, Variable | str) else vars
         if not isinstance(vars, Sequence) or not all(isinstance(v, Variable | str) for v in vars):
-            raise TypeError(f"`vars` has to be a list of variables or their names, not {vars!r}.")
+            raise TypeError(f"`vars` must be a list of variables or their names, not {vars!r}.")
         unknown = [v for v in vars if isinstance(v, str) and v not in model.named_vars]
         if unknown:
             raise ValueError(f"The model has no {quoted(unknown)}, named in `vars`.")
@@ -153,8 +153,8 @@ def check_model(
         missing = [model.values_to_rvs[v].name for v in model.value_vars if v not in given]
         if missing:
             raise ValueError(
-                f"`vars` leaves out {quoted(missing)}; an ensemble step owns all continuous "
-                f"variables of the model. Add {_them(missing)} to `vars` or leave `vars` out; to "
+                f"`vars` leaves out {quoted(missing)}, but an ensemble step moves all continuous "
+                f"variables of the model. Add {_them(missing)} to `vars`, or leave `vars` out. To "
                 "hold a variable fixed, use pm.do."
             )
     check_data(model)
@@ -216,8 +216,8 @@ def check_data(model: Model) -> None:
             continue
         if data.size == 0:
             raise ValueError(
-                f"`{rv.name}` has no data: what it observes is empty, of shape {data.shape}. Give "
-                "it data, or leave it out of the model."
+                f"`{rv.name}` has no data: its observed array is empty, of shape {data.shape}. "
+                "Give it data, or leave it out of the model."
             )
         if data.dtype.kind == "f" and not isinstance(core_op(rv), CUSTOM_DISTRIBUTIONS):
             wrong = np.argwhere(~np.isfinite(data))

@@ -75,7 +75,7 @@ class CompiledForward:
             except (ForwardModelError, KeyboardInterrupt):
                 raise
             except BaseException as error:
-                logger.debug("A batch failed, its members are evaluated one by one: %r", error)
+                logger.debug("A batch failed. Its members are evaluated one by one: %r", error)
                 return self._each(points, seed)
         failures = list(this.failures.items())
         return Evaluations.from_outputs(
@@ -231,8 +231,8 @@ class CompiledPrior:
         if self.flat:
             names = ", ".join(f"`{name}`" for name in self.flat)
             raise ValueError(
-                f"{names}: an improper prior (pm.Flat, pm.HalfFlat) cannot be drawn from. Hand "
-                "over the starting ensemble as `initial_ensemble=`, or give a proper prior."
+                f"{names}: nothing can be drawn from an improper prior (pm.Flat, pm.HalfFlat). "
+                "Pass the starting ensemble as `initial_ensemble=`, or use a proper prior."
             )
         members = self._draw(size, rng)
         # draws out of the support, such as unordered ones of an ordered variable, are drawn again:
@@ -247,8 +247,8 @@ class CompiledPrior:
         column = np.flatnonzero(~np.isfinite(members[bad]).all(axis=0))[0]
         raise ValueError(
             f"Draws of `{self.names[column]}` from the prior are not finite in unconstrained "
-            "coordinates. Check its distribution and transform, or hand over the starting ensemble "
-            "as `initial_ensemble=`."
+            "coordinates. Check its distribution and transform, or pass the starting ensemble as "
+            "`initial_ensemble=`."
         )
 
     def _draw(self, size: int, rng: np.random.Generator) -> FloatArray:
@@ -256,7 +256,7 @@ class CompiledPrior:
             draws = self._draws(size, rng)
         except NotImplementedError as error:
             raise ValueError(
-                f"The prior cannot be drawn from: {error} Hand over the starting ensemble as "
+                f"Nothing can be drawn from the prior: {error} Pass the starting ensemble as "
                 "`initial_ensemble=`."
             ) from error
         return np.concatenate([np.reshape(draw, (size, -1)) for draw in draws], axis=1, dtype=float)

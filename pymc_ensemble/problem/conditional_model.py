@@ -87,12 +87,12 @@ def continuous_variables(model: pm.Model, names: Sequence[str] | None, who: str)
     for v in model.discrete_value_vars:
         if known[v] & chosen:
             raise ValueError(
-                f"`{model.values_to_rvs[v].name}` is discrete; {who} moves continuous variables "
-                "only. Leave it out of `vars`."
+                f"`{model.values_to_rvs[v].name}` is discrete, but {who} moves continuous "
+                "variables only. Leave it out of `vars`."
             )
     if unknown := chosen.difference(*known.values()):
         raise ValueError(
-            f"`{min(unknown)}` is not a free variable of the model. Those are "
+            f"`{min(unknown)}` is not a free variable of the model. Free variables are "
             f"{', '.join(f'`{rv.name}`' for rv in model.free_RVs)}."
         )
     return [v for v in owned if known[v] & chosen]

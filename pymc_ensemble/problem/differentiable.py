@@ -54,9 +54,9 @@ class DifferentiableProblem:
             [gradient] = gradients(loss.sum(), [root])
         except (NotImplementedError, NullTypeGradError) as error:
             raise NotImplementedError(
-                "The log density of the model has no gradient, which the ensemble Langevin sampler "
-                f"needs ({error}). Use pe.EnsembleKalmanSampler or another sampler that does "
-                "without."
+                "The log density of the model has no gradient, which the ensemble Langevin "
+                f"sampler needs ({error}). Use pe.EnsembleKalmanSampler or another sampler that "
+                "needs no gradient."
             ) from error
         function = BatchFunction([root], [loss, gradient], compile_kwargs=compile_kwargs)
         return cls(function, CompiledPrior(extraction), extraction.coordinates.names)

@@ -284,7 +284,8 @@ def extract_constant(
         return None
     if names := [rv.name for rv in constant if rv.name not in given]:
         logger.warning(
-            "The likelihood of %s does not depend on the unknowns: %s a constant.",
+            "The likelihood of %s does not depend on the unknowns: %s a constant. Check that its "
+            "parameters use them.",
             quoted(names),
             "it is" if len(names) == 1 else "they are",
         )

@@ -105,7 +105,7 @@ def check_differentiable(graph: TensorVariable, wrt: Sequence[TensorVariable], w
         gradient(graph, wrt)
     except (NotImplementedError, NullTypeGradError) as error:
         raise NotImplementedError(
-            f"The log density of {what} has no gradient ({error}). Only the forward map may do "
-            "without one, and it must reach the data through the parameters of a distribution with "
-            "`observed=`. Write the density in PyTensor, or give its operation a pullback."
+            f"The log density of {what} has no gradient ({error}). Only the forward map may have "
+            "no gradient, and it must enter the parameters of a distribution with `observed=`. "
+            "Write the density in PyTensor, or give its operation a pullback."
         ) from error

@@ -117,7 +117,7 @@ class InverseProblem(Target):
             if values.ndim != 1:
                 raise ValueError(f"`data` has shape {values.shape}, expected (K,). Flatten it.")
             if not np.isfinite(values).all():
-                raise ValueError("`data` must be finite. Leave out what is missing.")
+                raise ValueError("`data` must be finite. Leave out missing entries.")
             n_outputs = len(values)
             whiten, scales = whitening(noise, n_outputs)
             log_determinant = 2 * float(np.log(scales).sum())

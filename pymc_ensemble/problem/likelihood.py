@@ -207,7 +207,7 @@ class TermInformation:
             logger.debug("The likelihood cannot be simulated: %r", error)
             return False
         except Exception as error:
-            logger.debug("The likelihood cannot be simulated at zero: %r", error)
+            logger.debug("The likelihood cannot be simulated with all unknowns at zero: %r", error)
         return True
 
     def _mean_squared_slopes(self, row: Sequence[FloatArray]) -> list[FloatArray]:

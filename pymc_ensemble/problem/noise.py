@@ -119,8 +119,8 @@ def whitening(noise: Any, n_outputs: int) -> tuple[Whitening | None, FloatArray]
     if isinstance(noise, CholeskyNoise | LowRankNoise):
         if noise.factor.shape[0] != n_outputs:
             raise ValueError(
-                f"The factor of `noise` has shape {noise.factor.shape}, `data` has {n_outputs} "
-                "entries."
+                f"The factor of `noise` has shape {noise.factor.shape}, but `data` has "
+                f"{n_outputs} entries. It needs one row for each entry."
             )
         return noise, np.ones(n_outputs)
     noise = np.asarray(noise, dtype=np.float64)

@@ -166,8 +166,8 @@ def unconstrained(
     known = {rv.name for rv in free} | {value.name for value in free.values()}
     if unknown := sorted(set(arrays) - known):
         raise ValueError(
-            f"{what} names {_enumerate(unknown)}, which the model does not have among "
-            f"its free variables: {_enumerate([rv.name for rv in free])}."
+            f"{what} names {_enumerate(unknown)}, but the free variables of the model are "
+            f"{_enumerate([rv.name for rv in free])}."
         )
     shapes = model.eval_rv_shapes()
     names, inputs, in_model, coordinates = [], [], {}, {}
@@ -259,5 +259,5 @@ def names_of(vars: Named | Sequence[Named]) -> list[str]:
     """Names of variables that are given as one or several variables or names."""
     several = [vars] if isinstance(vars, Named) else vars
     if not isinstance(several, Sequence) or not all(isinstance(v, Named) for v in several):
-        raise TypeError(f"`vars` has to be a list of variables or their names, not {vars!r}.")
+        raise TypeError(f"`vars` must be a list of variables or their names, not {vars!r}.")
     return [v if isinstance(v, str) else str(v.name) for v in several]

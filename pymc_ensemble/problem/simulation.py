@@ -69,7 +69,7 @@ class Draws:
             try:
                 return _together(self._batch, size, rng, *arguments)
             except DRAW_ERRORS as error:
-                logger.debug("Draws are made one by one, as together they fail: %r", error)
+                logger.debug("Draws are made one by one, as drawing all at once fails: %r", error)
                 rng.bit_generator.state = before
         rows: list[list[np.ndarray] | None] = []
         for _ in range(size):

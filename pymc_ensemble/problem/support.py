@@ -133,7 +133,7 @@ def _refuse_impossible(name: str, impossible: np.ndarray, data: np.ndarray) -> N
     where = f" at index [{', '.join(map(str, index))}]" if index else ""
     raise NoDensityError(
         f"The density of `{name}` is zero for {len(wrong)} of its {found.size} data, such as "
-        f"{data[index]}{where}, whatever the unknowns are. They are outside of what its "
-        "distribution can be, or a parameter that is a constant makes them impossible, such as an "
-        "infinite scale. Correct the data, or choose another distribution."
+        f"{data[index]}{where}, whatever the unknowns are. The data lie outside the support of "
+        "the distribution, or a constant parameter makes them impossible, such as an infinite "
+        "scale. Correct the data, or choose another distribution."
     )

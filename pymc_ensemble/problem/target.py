@@ -261,8 +261,8 @@ class Target:
         require_counts(1, size=size)
         if size is None or not isinstance(rng, np.random.Generator):
             raise TypeError(
-                "An ensemble is drawn by its size and a numpy.random.Generator, not by "
-                f"size={size!r} and rng={rng!r}."
+                f"`size` must be an integer and `rng` a numpy.random.Generator, not size={size!r} "
+                f"and rng={rng!r}."
             )
         return self._prior.sample(size, rng)
 
@@ -286,8 +286,8 @@ class Target:
                 part, value = self._prior.impossible(U)
             raise ValueError(
                 f"The log density of {part} is {value} at all {len(U)} points of the initial "
-                "ensemble: there is nothing to sample. Correct it in the model, or hand over an "
-                "`initial_ensemble=` to which it gives a density."
+                "ensemble, so there is nothing to sample. Correct it in the model, or pass an "
+                "`initial_ensemble=` where its density is finite."
             )
 
     def prior_potential(self, U: ArrayLike) -> FloatArray:

@@ -335,6 +335,6 @@ def output_shape(
             int(k if n is None else n) for n, k in zip(output.type.shape, known, strict=True)
         )
     raise ValueError(
-        f"The shape of the forward outputs behind `{name}` cannot be told before an evaluation. "
+        f"The shape of the forward outputs behind `{name}` is not known before an evaluation. "
         "Declare it with pytensor.tensor.specify_shape(output, shape)."
     )

@@ -141,7 +141,8 @@ class Ensemble:
         if n_ok < n:
             raise EnsembleFailure(
                 f"Only {n_ok} of {len(self)} ensemble members have a finite posterior density, "
-                f"but {n} are needed."
+                f"but {n} are needed. Start where the forward map works, or use a larger "
+                "ensemble_size."
             )
 
     def __getitem__(self, index: Array | slice) -> "Ensemble":

@@ -180,7 +180,7 @@ class EnsembleLangevin(EnsembleSampler):
         """Refuse contradicting options."""
         require_positive(dt=self.dt)
         if self.dt is not None and self.adjust:
-            raise ValueError("dt has no meaning with adjust=True, which tunes it; leave it out.")
+            raise ValueError("dt has no meaning with adjust=True, which tunes it. Leave it out.")
         super().__post_init__()
         d = self.problem.dimension
         if self.size < (least := 2 * (d + 2) if self.adjust else d + 2):

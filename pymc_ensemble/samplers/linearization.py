@@ -265,8 +265,9 @@ def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array
     if len(bad):
         member, coordinate = bad[0]
         raise EnsembleFailure(
-            f"The gradient of the log prior is not finite in the coordinate "
-            f"{_name(problem, coordinate)}, where that is {number(U[member, coordinate], '.4g')}."
+            "The gradient of the log prior is not finite in the coordinate "
+            f"{_name(problem, coordinate)}, where this coordinate is "
+            f"{number(U[member, coordinate], '.4g')}."
         )
     slope = anomalies.project(gradients @ anomalies.L)  # eq. (K6)
     slope = 0.5 * (slope + slope.T)
@@ -294,8 +295,8 @@ def information(problem: Problem, linear_map: LinearMap) -> Array:
         slope = np.nan_to_num(A / np.abs(A).max(), nan=1.0) @ anomalies.L_pinv
         steepness = np.abs(slope).max(0) * np.linalg.norm(anomalies.L, axis=1)
     raise EnsembleFailure(
-        "The forward outputs are so steep that their information is not finite. They change most "
-        f"along the coordinate {_name(problem, int(steepness.argmax()))}."
+        "The forward outputs are so steep that their information matrix overflows. They change "
+        f"most along the coordinate {_name(problem, int(steepness.argmax()))}."
     )
 
 

@@ -29,7 +29,7 @@ def require_counts(least: int, **options: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}.")
         if int(value) > MOST:
-            raise ValueError(f"{name}={value} is more than memory holds; {MOST} is the most.")
+            raise ValueError(f"{name}={value} is more than fits into memory. The most is {MOST}.")
 
 
 def require_given_counts(least: int, **options: Any) -> None:
@@ -40,7 +40,10 @@ def require_given_counts(least: int, **options: Any) -> None:
     ValueError
     """
     if missing := [name for name, value in options.items() if value is None]:
-        raise ValueError(f"{missing[0]} must be an integer of at least {least}, not None.")
+        raise ValueError(
+            f"{missing[0]} must be an integer of at least {least}, not None. Leave it out for the "
+            "default."
+        )
     require_counts(least, **options)
 
 
@@ -83,7 +86,7 @@ def require_not_negative(**options: Any) -> None:
     """
     for name, value in options.items():
         if not _is_number(value) or not 0 <= value < np.inf:
-            raise ValueError(f"{name} must be a number and not negative, not {value!r}.")
+            raise ValueError(f"{name} must be a number of at least 0, not {value!r}.")
 
 
 def require_flags(**options: Any) -> None:
@@ -108,7 +111,7 @@ def require_one_target(adjust: bool | None, rough: bool | None) -> None:
     """Refuse a Metropolis test for a target that is not the density that is evaluated."""
     if adjust and rough:
         raise ValueError(
-            "adjust=True and rough=True exclude each other: a Metropolis test targets the "
-            "rough posterior and keeps lucky evaluations. Use rough=True alone for the "
-            "smooth posterior, or adjust=True alone for a deterministic forward map."
+            "adjust=True and rough=True exclude each other: a Metropolis test targets the rough "
+            "posterior, and keeps lucky evaluations. Use only rough=True for the smooth "
+            "posterior, or only adjust=True for a deterministic forward map."
         )

@@ -75,7 +75,7 @@ class PhaseState:
     def evaluated(self) -> Ensemble:
         """Evaluated particles; an `EnsembleFailure` before the first evaluation."""
         if self.inner.ensemble is None:
-            raise EnsembleFailure("Nothing was evaluated yet.")
+            raise EnsembleFailure("Nothing has been evaluated yet.")
         return self.inner.ensemble
 
     @property
@@ -321,9 +321,9 @@ class PhasedSampler(ABC):
         rank = Anomalies.of(ensemble.U[ensemble.ok]).rank
         if rank < d and self.has_to_span:
             raise EnsembleFailure(
-                f"The initial ensemble spans {rank} of {d} dimensions, and the sampler would never "
-                "leave them. Spread it out in all of them, for example by adding noise"
-                f"{self.remedy_of_span}."
+                f"The initial ensemble spans {rank} of {d} dimensions, and the sampler would "
+                "never leave them. Spread it out in all dimensions, for example by adding "
+                f"noise{self.remedy_of_span}."
             )
 
 

@@ -83,7 +83,8 @@ class Start:
         if not ensemble.ok.any() and not evaluations.failed.all():
             raise EnsembleFailure(
                 "The forward map works, but the posterior density is zero for every member of the "
-                "initial ensemble: the data may lie outside the support of their distribution."
+                "initial ensemble. The data may lie outside the support of their distribution: "
+                "check both."
             )
         last = not state.redraw or state.rounds >= MAX_REDRAWS
         n_evaluations = state.n_evaluations + len(values)

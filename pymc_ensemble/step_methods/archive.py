@@ -68,16 +68,16 @@ def stored_evaluations(
     names = [rv.name for rv in model.free_RVs]
     if missing := [name for name in names if name not in stored]:
         raise ValueError(
-            f"The archive has no values of `{missing[0]}`: a store knows the inputs of its "
-            "forward model, which have to be all variables of the model, by their names. Give "
-            "a pair (points, outputs) instead."
+            f"The archive has no values of `{missing[0]}`. A store has the inputs of its forward "
+            "model by name. These must be all variables of the model. Give a pair (points, "
+            "outputs) instead."
         )
     version = store_version(model, stored)
     kept = (stored["status"] == "ok") & (stored["version"] == version)
     if not kept.any():
         raise ValueError(
-            f"The archive has no evaluation of this version of the forward model, {version!r}, "
-            "that did not fail. Leave out `archive`."
+            "The archive has no successful evaluation of this version of the forward model, "
+            f"{version!r}. Leave out `archive`."
         )
     stored = stored.isel(evaluation=kept.to_numpy())
     points = unconstrained(model, {name: stored[name].to_numpy() for name in names}, "archive")
@@ -113,7 +113,7 @@ def store_version(model: pm.Model, stored: Dataset) -> str:
     remedy = "Give a pair (points, outputs) instead."
     if len(nodes) != 1:
         raise ValueError(
-            f"The archive is the store of one forward model, and the model has {len(nodes)}. "
+            f"The archive is the store of one forward model, but the model has {len(nodes)}. "
             + remedy
         )
     [node] = nodes
@@ -122,15 +122,15 @@ def store_version(model: pm.Model, stored: Dataset) -> str:
     if path is None or own != Path(path).resolve():
         raise ValueError(
             f"The archive {path} is not the store of {forward.name}, the forward model of this "
-            "model. It cannot be told whether its outputs are the same, and to evaluate all points "
-            f"again would be expensive. Use forward_model(..., store={str(path)!r}), or give a "
-            "pair (points, outputs)."
+            "model. So it is not known whether its outputs are the same, and evaluating all "
+            f"points again would be expensive. Use forward_model(..., store={str(path)!r}), or "
+            "give a pair (points, outputs)."
         )
     inputs = dict(zip(names, node.inputs, strict=True))
     if changed := [rv.name for rv in model.free_RVs if inputs.get(rv.name) is not rv]:
         raise ValueError(
-            f"The input `{changed[0]}` of {forward.name} is not the variable `{changed[0]}` of the "
-            f"model, so that the points of the archive cannot be told. {remedy}"
+            f"The input `{changed[0]}` of {forward.name} is not the variable `{changed[0]}` of "
+            f"the model, so the points of the archive are not known. {remedy}"
         )
     return forward.version
 
@@ -152,15 +152,16 @@ def exact_draws(idata: DataTree, model: pm.Model) -> tuple[FloatArray, FloatArra
     run = Run.of(idata, model)
     if not run.origin.density_known:
         raise ValueError(
-            "The archive is a run whose `lp` is not that of the model, but of a fit or a surrogate "
-            "(rough=True, or an EnsembleGaussianProcessSampler without adjust=True), from which "
-            "nothing can be learned. Give a pair (points, outputs), or continue the run with "
+            "The archive is a run whose `lp` comes from a fit or a surrogate, not from the model "
+            "(rough=True, or an EnsembleGaussianProcessSampler without adjust=True). Nothing can "
+            "be learned from it. Give a pair (points, outputs), or continue the run with "
             "`initial_ensemble`."
         )
     if not run.alone:
         raise ValueError(
-            f"The archive is a run in which other step methods moved `{run.facts.others[0].name}`, "
-            "so that its `lp` is not that of the model. Give a pair (points, outputs)."
+            "The archive is a run in which other step methods moved "
+            f"`{run.facts.others[0].name}`, so its `lp` is not that of the model. Give a pair "
+            "(points, outputs)."
         )
     points, first = np.unique(run.U, axis=0, return_index=True)
     return points, run.stats["lp"][first]

@@ -157,8 +157,8 @@ class EnsembleStep(RunningStep):
             labels = self._bound.model.coords.get(taken)
             if value.ndim and labels is not None and len(labels) != len(value):
                 raise ValueError(
-                    f"The model has a dimension `{taken}`, which is the one of the stat `{name}`, "
-                    f"of length {len(value)}. Rename it in the model's `coords`."
+                    f"The model has a dimension `{taken}`, but the stat `{name}` has a dimension "
+                    f"of this name, of length {len(value)}. Rename it in the model's `coords`."
                 )
         cls = type(self)
         self.stats_dtypes = [cls.stats_dtypes[0] | types]  # type: ignore[misc]
@@ -231,10 +231,10 @@ class EnsembleStep(RunningStep):
             values = {value.name: rv.name for value, rv in self._bound.model.values_to_rvs.items()}
             raise ValueError(
                 f"`{values[moved[0]]}` was moved by another step method, but "
-                f"{type(self).__name__} moves it, too: the posterior of the other particles would "
-                "change unnoticed, and stats such as `lp` would be wrong. Leave out the "
-                "other step method, or leave it the variable alone: `step=[MultiscaleSampler(vars),"
-                " other]` with other variables in `vars`."
+                f"{type(self).__name__} moves it, too. Then the posterior of the other particles "
+                "would change unnoticed, and stats such as `lp` would be wrong. Leave out the "
+                "other step method, or let only that one move the variable: "
+                "`step=[MultiscaleSampler(vars), other]` with other variables in `vars`."
             )
 
     def _next_draw(self, point: Point) -> Draw:
@@ -298,9 +298,9 @@ class EnsembleStep(RunningStep):
         except KeyboardInterrupt:
             chain.interrupted = monotonic()
             logger.warning(
-                f"{self._progress.label}interrupted; the {len(done)} sweeps that are complete "
-                f"become {len(done) * self.ensemble_size} draws, then the chain ends. "
-                "Interrupt again to end it at once. With cores=1, PyMC goes on with the next chain."
+                f"{self._progress.label}interrupted. The {len(done)} complete sweeps become "
+                f"{len(done) * self.ensemble_size} draws, then the chain ends. Interrupt again to "
+                "end it at once. With cores=1, PyMC goes on with the next chain."
             )
             if not done:
                 end_run(chain.interrupted)

@@ -129,9 +129,9 @@ class BoundStep(BlockedStep):
     def _bind(self, whole: pm.Model) -> None:
         if not self._averages and (names := list(estimated_likelihoods(whole))):
             raise ValueError(
-                f"`{names[0]}` is a synthetic likelihood: one simulation of it tells little, and "
-                f"{type(self).__name__}, with these options, would take that one for the mean. "
-                "Sample with pymc_ensemble.sample_synthetic(); one stage of it is "
+                f"`{names[0]}` is a synthetic likelihood. One simulation of it tells little, but "
+                f"{type(self).__name__} with these options would take it for the mean. Sample "
+                "with pymc_ensemble.sample_synthetic(). One stage of that is "
                 "pm.sample(step=EnsembleKalmanSampler(rough=True))."
             )
         model = self._without_leaves(whole)
@@ -185,8 +185,9 @@ class BoundStep(BlockedStep):
                 "which can."
             )
             raise ValueError(
-                f"`{discrete[0]}` is discrete; {step} moves continuous variables only, and all of "
-                f"them at once, so it cannot share a model with another step method. {remedy}"
+                f"`{discrete[0]}` is discrete, but {step} moves continuous variables only. It "
+                "moves all of them at once, so it cannot share a model with another step method. "
+                f"{remedy}"
             )
         names = {v: model.values_to_rvs[v].name for v in model.continuous_value_vars}
         if self._names is None:
@@ -194,16 +195,16 @@ class BoundStep(BlockedStep):
         chosen = set(self._names)
         if unknown := chosen - {v.name for v in names} - set(names.values()):
             raise ValueError(
-                f"`{min(unknown)}` is not a continuous free variable of the model that is sampled. "
-                f"Those are {', '.join(f'`{name}`' for name in names.values())}; leave out `vars` "
-                "to sample them all."
+                f"`{min(unknown)}` is not a continuous free variable of the model that is "
+                f"sampled. These are {', '.join(f'`{name}`' for name in names.values())}. Leave "
+                "out `vars` to sample all of them."
             )
         if left_out := [name for v, name in names.items() if not {v.name, name} & chosen]:
             raise ValueError(
-                f"`vars` leaves out `{left_out[0]}`, but {step} has to own all continuous "
-                "variables: a move of the others would change the posterior under the whole "
-                "ensemble. Leave out `vars`, or fix the variable: "
-                f"`with pm.do(model, {{{left_out[0]!r}: value}}): pm.sample(step={step}())`."
+                f"`vars` leaves out `{left_out[0]}`, but {step} must move all continuous "
+                "variables: another step method would change the posterior of the whole ensemble. "
+                f"Leave out `vars`, or fix the variable: `with pm.do(model, {{{left_out[0]!r}: "
+                f"value}}): pm.sample(step={step}())`."
             )
         return list(names)
 
@@ -226,7 +227,7 @@ class BoundStep(BlockedStep):
             start = "at draws of the prior" if self._bound.initial is None else "where it was told"
             logger.warning(
                 f"The initial values of {', '.join(ignored)} are not used: an ensemble starts "
-                f"{start}. Choose its positions with `initial_ensemble`."
+                f"{start}. Choose the start with `initial_ensemble`."
             )
 
     def _with_leaves(self, point: Point, moved: Point) -> Point:
@@ -244,11 +245,11 @@ class BoundStep(BlockedStep):
             return
         names = ", ".join(f"`{rv.name}`" for rv in model.free_RVs)
         raise ValueError(
-            f"{step} moves all variables of the model, {names}, but another step method was given "
-            "beside it: the posterior of the other particles would change unnoticed, and "
-            f"stats such as `lp` would be wrong. Use it alone, `step={step}()`, or leave the other "
-            "one some variables to itself: `step=[MultiscaleSampler(vars), other]` with all the "
-            "rest in `vars`."
+            f"{step} moves all variables of the model, {names}, but there is another step method. "
+            "Then the posterior of the other particles would change unnoticed, and stats such as "
+            f"`lp` would be wrong. Use only `step={step}()`, or split the variables: "
+            "`step=[MultiscaleSampler(vars), other]` with all variables in `vars` that the other "
+            "one does not move."
         )
 
     @staticmethod
@@ -300,7 +301,7 @@ def of_scheme(
     for name, value in options.items():
         if name not in own and value is not None and value is not defaults[name]:
             raise ValueError(
-                f'{name}={value!r} is no option of scheme="{scheme}"; leave it out, or choose '
+                f'{name}={value!r} is not an option of scheme="{scheme}". Leave it out, or choose '
                 "another scheme."
             )
     return samplers[scheme], {name: options[name] for name in options if name in own}

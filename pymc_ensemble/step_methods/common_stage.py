@@ -118,10 +118,12 @@ class CommonStage:
             try:
                 held = lock.acquire(timeout=0)
             except Timeout:
-                logger.info(f"{label}waits for what another chain computes for all.")
+                logger.info(
+                    f"{label}waits for another chain, which computes this stage for all chains."
+                )
                 held = lock.acquire()
         except OSError as error:  # no chain depends on others
-            logger.info(f"{label}computes by itself what is common to all chains: {error}")
+            logger.info(f"{label}computes the common stage by itself: {error}")
             return compute(), True
         with held:
             return self._read_or_compute(compute)
@@ -152,7 +154,7 @@ class CommonStage:
             unfinished.write_bytes(pickle.dumps(outcome))
             unfinished.replace(self.folder / "outcome")
         except OSError as error:
-            logger.info(f"What is common to all chains is not saved for the others: {error}")
+            logger.info(f"The common stage is not saved for the other chains: {error}")
 
     def remove_with(self, owner: object) -> None:
         """Remove the folder as soon as the object `owner`, which lasts as long as the run, goes."""

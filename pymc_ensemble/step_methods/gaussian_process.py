@@ -206,8 +206,8 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         if given and epochs is not None:
             [name, value] = next(iter(given.items()))
             raise ValueError(
-                f"epochs={epochs!r} and {name}={value!r} contradict one another: a surrogate is "
-                "learned in epochs, or grows until it is certified. Leave out one of them."
+                f"epochs={epochs!r} and {name}={value!r} contradict each other: a surrogate "
+                "learns in epochs, or it grows until it is certified. Leave out one of them."
             )
         told = (epochs, ensemble_size, initial_ensemble)
         grows = bool(given) or all(value is None for value in told)

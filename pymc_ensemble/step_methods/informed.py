@@ -157,14 +157,14 @@ class LikelihoodInformedSampler(EnsembleStep):
             problem: InverseProblem = super()._make_problem(model, vars)
         except NotImplementedError as error:
             raise NotImplementedError(
-                f"{error} The slope of forward outputs is what this sampler learns; "
-                "MultiscaleSampler needs only values of the log density."
+                f"{error} This sampler learns the slope of forward outputs. MultiscaleSampler "
+                "needs only values of the log density."
             ) from error
         if problem.stochastic:
             raise ValueError(
                 "The forward model is stochastic: differences along short steps would be noise, "
-                "and a Metropolis test would keep lucky evaluations. Use "
-                "EnsembleKalmanSampler() or EnsembleGaussianProcessSampler(), which average."
+                "and a Metropolis test would keep lucky evaluations. Use EnsembleKalmanSampler() "
+                "or EnsembleGaussianProcessSampler(), which average over the noise."
             )
         return problem
 

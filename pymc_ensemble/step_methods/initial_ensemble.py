@@ -117,7 +117,7 @@ def _coordinates(idata: DataTree, model: pm.Model) -> FloatArray | None:
 def _draws(idata: DataTree, model: pm.Model) -> dict[str, DataArray]:
     """Posterior draws of the free variables."""
     if "posterior" not in idata:
-        raise ValueError("The result has no group `posterior`: give what `pymc.sample` returned.")
+        raise ValueError("The result has no group `posterior`. Pass what `pymc.sample` returned.")
     posterior, names = idata["posterior"].dataset, {rv.name for rv in model.free_RVs}
     return {str(name): values for name, values in posterior.items() if name in names}
 
@@ -187,8 +187,8 @@ def last_draws(sweep: IntArray, particle: IntArray, size: int) -> IntArray:
     if n_draws < size:
         raise ValueError(
             f"The earlier run has {n_draws} draws in a chain, but its ensembles have {size} "
-            f"particles, so there is not one complete ensemble to go on from. Continue a run with "
-            f"at least {size} draws in each chain."
+            "particles, so there is no complete ensemble to continue from. Continue a run with at "
+            f"least {size} draws in each chain."
         )
     segment = segments_of(sweep, particle)
     return np.lexsort((particle, -sweep, -segment), axis=-1)[:, :size]

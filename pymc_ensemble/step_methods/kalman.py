@@ -220,14 +220,14 @@ class EnsembleKalmanSampler(EnsembleStep):
         if self._options["adjust"] is False or self._options["rough"]:
             option = "rough=True" if self._options["rough"] else "adjust=False"
             raise ValueError(
-                f"{option} needs a forward map, whose outputs it fits, and of this model only the "
-                f"log density is known: {reason}. Leave it out: then moves meet a Metropolis test. "
-                "Or write the likelihood as that of a vector-valued forward map."
+                f"{option} fits the outputs of a forward map, but only the log density of this "
+                f"model is known: {reason}. Leave {option} out: then moves meet a Metropolis "
+                "test. Or write the likelihood as that of a vector-valued forward map."
             )
         logger.info(
-            f"{type(self).__name__}: moves use only values of the log density: {reason}. A "
-            "likelihood that is written as that of a vector-valued forward map takes up to eight "
-            "times fewer evaluations."
+            f"{type(self).__name__}: moves use only values of the log density: {reason}. Write "
+            "the likelihood as that of a vector-valued forward map: it takes up to eight times "
+            "fewer evaluations."
         )
         return problem
 
@@ -262,11 +262,11 @@ class EnsembleKalmanSampler(EnsembleStep):
         if not names or self._place.chain or self._origin.law not in ("approximate", "gaussian"):
             return
         logger.warning(
-            f"The scale of the noise in `{names[0]}` is unknown, and with these options moves meet "
-            "no Metropolis test. With few data the draws of the scale are too narrow, and those of "
-            "other parameters too: by a quarter to a half with five to eight data, hardly with "
-            "more than twenty. Sample with EnsembleKalmanSampler(adjust=True) then, or look at "
-            "what pymc_ensemble.diagnose says of the draws."
+            f"The scale of the noise in `{names[0]}` is unknown, and with these options moves "
+            "meet no Metropolis test. With few data, the draws of the scale and of other "
+            "parameters are too narrow: by a quarter to a half with five to eight data, hardly "
+            "with more than twenty. With few data, sample with "
+            "EnsembleKalmanSampler(adjust=True). Or check the draws with pymc_ensemble.diagnose."
         )
 
     def _tell_others(self) -> None:
@@ -294,8 +294,8 @@ class EnsembleKalmanSampler(EnsembleStep):
             looks += 1
             if looks == MANY_LOOKS:
                 logger.info(
-                    f"{self._progress.label}waits for what the first chain finds out about the "
-                    "forward map."
+                    f"{self._progress.label}waits for the first chain, which examines the forward "
+                    "map."
                 )
         finding = self._board.finding
         return None if finding is None else Examination(*finding)

@@ -162,8 +162,8 @@ class MultifidelitySampler(EnsembleStep):
             )
         if isinstance(archive, DataTree):
             raise ValueError(
-                "archive must hold outputs of the fine simulator, and the result of a run has none "
-                "of them. Give the path of its store, or a pair (points, outputs)."
+                "archive must hold outputs of the fine simulator, but the result of a run has no "
+                "outputs. Give the path of its store, or a pair (points, outputs)."
             )
         self._cheap, self._archive = cheap, archive
         self._model_to_bind: Any = None
@@ -206,9 +206,9 @@ class MultifidelitySampler(EnsembleStep):
         problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs)
         if reason:
             raise ValueError(
-                f"MultifidelitySampler learns the difference of forward outputs, and of this model "
-                f"only the log density is known: {reason}. Use EnsembleGaussianProcessSampler, or "
-                "write the simulator as a forward model whose outputs are parameters of a "
+                "MultifidelitySampler learns the difference of forward outputs, but only the log "
+                f"density of this model is known: {reason}. Use EnsembleGaussianProcessSampler, "
+                "or write the simulator as a forward model whose outputs are parameters of a "
                 "likelihood."
             )
         self._cheap_model = CheapModel(model, stand_ins(model, self._cheap), self._compile_kwargs)

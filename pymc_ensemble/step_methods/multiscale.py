@@ -212,9 +212,9 @@ class MultiscaleSampler(EnsembleStep):
         if len(vars) < len(model.value_vars):
             if self._options["walkers"] != 1:
                 raise ValueError(
-                    f"walkers={self._options['walkers']} needs all variables of the model: other "
-                    "step methods would move theirs under all walkers at once. Use walkers=1 and "
-                    "more chains."
+                    f"walkers={self._options['walkers']} needs all variables of the model: "
+                    "another step method would move its variables for all walkers at once. Use "
+                    "walkers=1 and more chains."
                 )
             self._conditional = ConditionalModel(model, vars)
             model, given = self._conditional.model, self._conditional.given

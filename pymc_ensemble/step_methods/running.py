@@ -173,11 +173,11 @@ class RunningStep(BoundStep):
         U = pilot.positions if pilot is not None else ensemble.U[ensemble.ok]
         for name, where in split_angles(bound.model, U, bound.problem.coordinate_names).items():
             warnings.warn(
-                f"The posterior of the angle `{name}` is around {where:.2f}, at the cut of its "
-                "period, so that the ensemble is in two parts. Draws may be wrong, and their "
-                "mean and standard deviation say nothing. Measure it from there: a pm.VonMises "
-                f"with `mu={where:.1f}`, or, where its prior is flat, an angle from which "
-                f"`{name.partition('[')[0]}` follows by adding {where:.1f}.",
+                f"The posterior of the angle `{name}` is around {where:.2f}, where its period is "
+                "cut. So the ensemble is in two parts. Draws may be wrong, and their mean and "
+                "standard deviation say nothing. Measure the angle from there: use a pm.VonMises "
+                f"with `mu={where:.1f}`. If its prior is flat, use another angle, and add "
+                f"{where:.1f} to get `{name.partition('[')[0]}`.",
                 stacklevel=2,
             )
 

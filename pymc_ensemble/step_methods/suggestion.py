@@ -151,7 +151,7 @@ def _of_another_kind(model: pm.Model) -> Suggestion | None:
             SYNTHETIC,
         )
     if not model.free_RVs:
-        raise ValueError("The model has no free variable, hence nothing to sample.")
+        raise ValueError("The model has no free variable, so there is nothing to sample.")
     density = model.logp()
     differentiable = all(is_differentiable(density, v) for v in model.continuous_value_vars)
     if not differentiable and model.discrete_value_vars:

@@ -133,8 +133,8 @@ class SyntheticLikelihood:
         if model is not None and not model.random:
             raise ValueError(
                 f"simulate is the forward model {model.name}, which is not declared as "
-                "stochastic: pe.forward_model(..., stochastic=True). One that is deterministic "
-                "has no synthetic likelihood; give its outputs to an ordinary one."
+                "stochastic. Declare it: pe.forward_model(..., stochastic=True). If it is "
+                "deterministic, give its outputs to an ordinary likelihood."
             )
         self.function = simulate if model is None else model.function
         random_argument(self.function)
@@ -187,8 +187,8 @@ class SyntheticLikelihood:
         node: Any = None if mean is None else mean.owner
         if node is None or not node.op.unknowns:
             raise ValueError(
-                f"`{name}` depends on no unknown: no argument of {simulator.name} is a random "
-                "variable of the model."
+                f"`{name}` does not depend on the unknowns: no argument of {simulator.name} is a "
+                "random variable of the model. Pass the parameters as arguments."
             )
         simulator.initial = self._initial(simulator, node, len(data))
         matrix: Any = pm.Data(f"{name}_covariance", simulator.initial.matrix)
@@ -200,8 +200,8 @@ class SyntheticLikelihood:
         """Summaries of the data, K of them in an array of any shape."""
         if isinstance(observed, Variable):
             raise TypeError(
-                f"observed of `{name}` is symbolic, and its summaries are taken when the model is "
-                "built: hand over the data themselves."
+                f"observed of `{name}` is symbolic, but its summaries are computed when the model "
+                "is built. Pass the data themselves."
             )
         try:
             summaries = as_array(observed if self.summaries is None else self.summaries(observed))
@@ -209,7 +209,10 @@ class SyntheticLikelihood:
             raise ValueError(f"The summaries of observed, the data of `{name}`: {error}") from error
         data = summaries.ravel()
         if not data.size:
-            raise ValueError(f"observed of `{name}` has no summaries: the array is empty.")
+            raise ValueError(
+                f"observed of `{name}` has no summaries: the array is empty. Pass data that are "
+                "not empty."
+            )
         if wrong := np.flatnonzero(~np.isfinite(data)).tolist():
             raise ValueError(
                 f"Summary {wrong[0]} of observed, the data of `{name}`, is {data[wrong[0]]}. "
@@ -236,9 +239,9 @@ class SyntheticLikelihood:
             )
         except Exception as error:
             raise ValueError(
-                f"The arguments of {simulator.name} cannot be drawn from the prior, where the "
-                "first covariance is found. Give `initial_covariance`, one that is rather too "
-                f"wide, or priors that can be drawn from. ({error})"
+                "The first covariance needs draws of the prior, but the arguments of "
+                f"{simulator.name} cannot be drawn. Give `initial_covariance`, rather too wide "
+                f"than too narrow, or proper priors. ({error})"
             ) from error
         twice = [np.concatenate([values, values]) for values in draws]
         made = simulator.run(node, twice, np.random.SeedSequence(SEED))
@@ -250,9 +253,9 @@ class SyntheticLikelihood:
             constant = np.flatnonzero(pairs.raised).tolist()
             which = ", ".join(map(str, constant))
             raise ValueError(
-                f"Summary {which} of `{simulator.observed}` is the same whenever the simulator is "
-                "run twice: it has no noise, and no Gaussian. Leave it out, or observe it by an "
-                "ordinary likelihood with an error of its own."
+                f"Summary {which} of `{simulator.observed}` is always the same when the simulator "
+                "runs twice, so it has no noise. Leave it out, or observe it by an ordinary "
+                "likelihood with its own error."
             )
         simulator.require_independent(first[both] - second[both])
         return Initial(pairs.matrix, np.diag(pairs.matrix), len(made.outputs), made.n_failed)
@@ -266,7 +269,9 @@ def _require_place(
     PyMC would notice when everything has been simulated.
     """
     if name in model.named_vars:
-        raise ValueError(f"The name `{name}` is taken by another variable of the model.")
+        raise ValueError(
+            f"The name `{name}` is taken by another variable of the model. Choose another name."
+        )
     if dims is None:
         return
     named = (dims,) if isinstance(dims, str) else tuple(dims)
@@ -276,12 +281,12 @@ def _require_place(
         )
     if named[0] not in model.dim_lengths:
         raise ValueError(
-            f"dims={dims!r} of `{name}` is no dimension of the model. Name its labels: "
+            f"dims={dims!r} of `{name}` is not a dimension of the model. Declare it: "
             f"pm.Model(coords={{{named[0]!r}: [...]}})."
         )
     if (length := int(model.dim_lengths[named[0]].eval())) != n_summaries:
         raise ValueError(
-            f"dims={dims!r} of `{name}` has the length {length}, and the data have {n_summaries} "
+            f"dims={dims!r} of `{name}` has the length {length}, but the data have {n_summaries} "
             f"{'summaries' if n_summaries > 1 else 'summary'}."
         )
 
@@ -296,12 +301,12 @@ def _as_covariance(given: ArrayLike, K: int) -> FloatArray:
         ) from error
     if matrix.shape != (K, K):
         raise ValueError(
-            f"initial_covariance has the shape {matrix.shape}; for {K} summaries, ({K}, {K}) is "
-            "expected."
+            f"initial_covariance has the shape {matrix.shape}. It must be ({K}, {K}), for {K} "
+            "summaries."
         )
     symmetric = np.isfinite(matrix).all() and np.allclose(matrix, matrix.T)
     if not symmetric or np.linalg.eigvalsh(matrix)[0] <= 0:
-        raise ValueError("initial_covariance is not symmetric and positive definite.")
+        raise ValueError("initial_covariance must be symmetric and positive definite.")
     return matrix
 
 

@@ -151,27 +151,29 @@ def sample_synthetic(
     require_counts(2, ensemble_size=ensemble_size)
     require_flags(check=check, progressbar=progressbar)
     if taken := [name for name in OF_STEP if name in sample_kwargs]:
-        raise ValueError(f"{taken[0]} is no option of sample_synthetic, which sets it itself.")
+        raise ValueError(f"{taken[0]} is set by sample_synthetic itself. Leave it out.")
     if unknown := sorted(set(sample_kwargs) - KNOWN):
-        raise ValueError(f"{unknown[0]} is an option neither of sample_synthetic nor of pm.sample.")
+        raise ValueError(
+            f"{unknown[0]} is not an option of sample_synthetic or of pm.sample. Leave it out."
+        )
     if (sample_kwargs.get("idata_kwargs") or {}).get("log_likelihood"):
         raise ValueError(
-            'idata_kwargs={"log_likelihood": True} asks for log likelihoods of single simulations, '
-            "which are random. Leave it out."
+            'idata_kwargs={"log_likelihood": True} asks for log likelihoods of single '
+            "simulations, but these are random. Leave it out."
         )
     model = given_model(model)
     rng = given_generator(random_seed, "random_seed")
     likelihoods = likelihoods_in(model)
     if not likelihoods:
         raise ValueError(
-            "The model has no synthetic likelihood. Register one, as "
-            '`pe.synthetic_likelihood(simulate, summaries=...)("y", theta, observed=data)`; or '
-            "sample with pm.sample(step=pe.EnsembleKalmanSampler())."
+            "The model has no synthetic likelihood. Add one: `pe.synthetic_likelihood(simulate, "
+            'summaries=...)("y", theta, observed=data)`. Or sample with '
+            "pm.sample(step=pe.EnsembleKalmanSampler())."
         )
     if frozen := [simulator.observed for simulator, _ in likelihoods if simulator.is_frozen(model)]:
         raise ValueError(
-            f"The covariance of `{frozen[0]}` is a constant of the model, and cannot be estimated. "
-            "Sample the model as it was before freeze_dims_and_data."
+            f"The covariance of `{frozen[0]}` is a constant of the model, so it cannot be "
+            "estimated. Sample the model as it was before freeze_dims_and_data."
         )
     staged = Staged(model, likelihoods, rng)
     if progressbar:
@@ -249,9 +251,10 @@ class Staged:
             str(self.moved.values_to_rvs[v].name) for v in self.moved.discrete_value_vars
         ]:
             raise ValueError(
-                f"`{discrete[0]}` is discrete, and no sampler that averages over a synthetic "
-                "likelihood can move it. Marginalize it out of the model; or do without a "
-                "Gaussian of summaries: pymc_ensemble.amortize, or pm.sample_smc with pm.Simulator."
+                f"`{discrete[0]}` is discrete, but samplers that average over a synthetic "
+                "likelihood move continuous variables only. Marginalize it out of the model. Or "
+                "use pymc_ensemble.amortize, or pm.sample_smc with pm.Simulator, which need no "
+                "Gaussian of summaries."
             )
         self.counted = Counted({}, {})
         self.designs: dict[str, Design] = {}
@@ -316,8 +319,8 @@ class Staged:
             constant = np.flatnonzero(np.ptp(made.good, axis=0) == 0).tolist()
             if constant and least is None:
                 raise ValueError(
-                    f"Summary {constant[0]} of `{name}` is the same in all {R} replicates: it has "
-                    "no variance there. Leave it out."
+                    f"Summary {constant[0]} of `{name}` is the same in all {R} replicates, so it "
+                    "has no variance there. Leave it out."
                 )
             facts: dict[str, Any] = {
                 "replicates": R,
@@ -351,7 +354,7 @@ class Staged:
             assert simulator.estimate is not None
             try:  # whatever happens, the draws are there, and are told to be untested
                 if len(U) <= U.shape[1]:
-                    raise ValueError(f"{len(U)} draws do not tell the axes of the posterior.")
+                    raise ValueError(f"{len(U)} draws are too few for the axes of the posterior.")
                 spread = self._spread(simulator, node)
             except (ValueError, KeyboardInterrupt) as error:
                 why = str(error) or "It was interrupted."

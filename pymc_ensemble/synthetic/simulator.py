@@ -176,8 +176,8 @@ class SummaryModel(ForwardModel):
             else "Give priors that stay where it works, or let it return a value instead of failing"
         )
         raise ValueError(
-            f"{failed} of {n} runs of {self.name} for `{self.observed}` failed at {where}, so that "
-            f"the covariance of its summaries is not known. {remedy}. The first failure:\n{reason}"
+            f"{failed} of {n} runs of {self.name} for `{self.observed}` failed at {where}, so the "
+            f"covariance of its summaries is not known. {remedy}. The first failure:\n{reason}"
         )
 
     def require_independent(self, residuals: FloatArray) -> None:
@@ -195,7 +195,7 @@ class SummaryModel(ForwardModel):
         if which := dependent(residuals):
             raise ValueError(
                 f"Summary {', '.join(map(str, which))} of `{self.observed}` follows from the "
-                "others, as their sum or difference does, and would be counted twice. Leave it out."
+                "others, for example as their sum, and would count twice. Leave it out."
             )
 
     def is_frozen(self, model: pm.Model) -> bool:
@@ -248,8 +248,8 @@ class Summarized:
         shapes = values.shape, self.shape
         if len({tuple(size for size in shape if size > 1) for shape in shapes}) > 1:
             raise ValueError(
-                f"The summaries of a simulation have the shape {values.shape}, and those of the "
-                f"data that are observed {self.shape}. Both must have the same."
+                f"The summaries of a simulation have the shape {values.shape}, but those of the "
+                f"observed data have {self.shape}. Both must be the same."
             )
         return values.ravel()
 
@@ -271,9 +271,11 @@ def as_array(values: Any) -> FloatArray:
         If they are no real numbers, or if some are masked.
     """
     if np.ma.is_masked(values):
-        raise TypeError("summaries must be numbers, and some are masked: leave these out.")
+        raise TypeError("summaries must be numbers, but some are masked. Leave these out.")
     if np.iscomplexobj(values):
-        raise TypeError("summaries must be real, and these are complex.")
+        raise TypeError(
+            "summaries must be real, but these are complex. Return their real and imaginary parts."
+        )
     try:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
@@ -299,6 +301,6 @@ def tell_of_failures(simulator: SummaryModel, made: Runs, where: str) -> None:
     """Warn of runs that have failed."""
     if made.n_failed:
         logger.warning(
-            f"{made.n_failed} of {len(made.outputs)} runs of {simulator.name} failed {where}: the "
-            f"Gaussian of {quoted([simulator.observed])} is that of runs that work."
+            f"{made.n_failed} of {len(made.outputs)} runs of {simulator.name} failed {where}. The "
+            f"Gaussian of {quoted([simulator.observed])} comes from the runs that work."
         )

@@ -42,7 +42,7 @@ def test_scaling_stabilizes(caplog):
     assert not scaling.impossible(data).any()
     again = Scaling.restored(scaling.arrays(), scaling.words())
     np.testing.assert_array_equal(again(data), X)
-    with pytest.raises(ValueError, match="`z`: the same values in all simulations"):
+    with pytest.raises(ValueError, match="`z`: the values are the same in all simulations"):
         Scaling.of({"z": np.ones((9, 2))}, {"z": "real"})
 
 

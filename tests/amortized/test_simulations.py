@@ -181,10 +181,10 @@ def unobserved():
 REFUSED = {
     discrete: "`k` is discrete",
     with_potential: "potential `ridge`",
-    improper: "`x`: an improper prior",
+    improper: "`x`: nothing can be drawn from an improper prior",
     missing: "`y` has missing entries",
     behind: "`z` is unknown",
-    taken: "`outputs` is what simulations call",
+    taken: "`outputs` is a name that data sets",
     unobserved: "no observed variable",
 }
 
@@ -208,7 +208,7 @@ def test_simulators_that_return_another_shape():
 
     with pm.Model() as model:
         pm.Simulator("n", grow, pm.HalfNormal("rate"), observed=np.ones(3))
-    with pytest.raises(ValueError, match=r"`n` has the shape \(3, 1\), and its data have \(3,\)"):
+    with pytest.raises(ValueError, match=r"`n` has the shape \(3, 1\), but its data have \(3,\)"):
         pe.simulations(model, 10)
 
 

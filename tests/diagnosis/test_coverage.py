@@ -279,7 +279,7 @@ def refused(**kwargs):
     [
         (refused(), pe.EnsembleKalmanSampler(), TypeError, "a function that makes a step method"),
         (refused(), "EKS", TypeError, "a function that makes a step method"),
-        (lambda: 3, pe.EnsembleKalmanSampler, TypeError, "make a pymc.Model"),
+        (lambda: 3, pe.EnsembleKalmanSampler, TypeError, "must be a pymc.Model"),
         (refused(unobserved=1), pe.EnsembleKalmanSampler, ValueError, "no observed variables"),
         (refused(potential=1), pe.EnsembleKalmanSampler, ValueError, "potential `soft`"),
         (refused(discrete=1), pe.EnsembleKalmanSampler, ValueError, "`switch` is discrete"),
@@ -297,8 +297,8 @@ def test_wrong_use_is_refused_before_any_evaluation(model, step, error, message)
         ({"draws": -1}, ValueError, "draws must be an integer of at least 1, not -1"),
         ({"chains": 0}, ValueError, "chains must be"),
         ({"draws": 1.5}, ValueError, "draws must be"),
-        ({"ensemble_size": 30}, TypeError, "`ensemble_size` is no argument of `pymc.sample`"),
-        ({"return_inferencedata": False}, TypeError, "`return_inferencedata` is no argument"),
+        ({"ensemble_size": 30}, TypeError, "`ensemble_size` is not an argument of `pymc.sample`"),
+        ({"return_inferencedata": False}, TypeError, "`return_inferencedata` is not an argument"),
     ],
 )
 def test_wrong_settings_are_refused_before_any_evaluation(options, error, message):

@@ -324,7 +324,7 @@ def test_results_of_the_first_version_are_refused(derived):
     calls = [pe.diagnose, pe.reweight, pe.plots.weights]
     calls.append(lambda run: pe.EnsembleKalmanSampler(initial_ensemble=run, model=derived[1]))
     for call in calls:
-        with pytest.raises(ValueError, match=r"sampled with version 0\.1"):
+        with pytest.raises(ValueError, match=r"version 0\.1 of pymc_ensemble sampled"):
             call(idata)
 
 
@@ -403,7 +403,7 @@ def test_variables_may_come_in_any_order():
     assert diagnosis.trustworthy
     assert diagnosis.statistics["noise"] < 0.01
     assert len(pe.diagnose(idata, model=model, var_names="b").parameters["parameter"]) == 2
-    with pytest.raises(ValueError, match="`c`, which is no free variable"):
+    with pytest.raises(ValueError, match="`c`, which is not a free variable"):
         pe.diagnose(idata, model=model, var_names=["a", "b", "c"])
     with pytest.raises(ValueError, match="`var_names` is empty"):
         pe.diagnose(idata, var_names=[])
@@ -582,7 +582,7 @@ def test_few_draws_do_not_suffice(draws):
     )
     assert not pe.diagnose(idata).trustworthy
     few = idata.isel(draw=slice(2))
-    with pytest.raises(ValueError, match="has 2 draws, too few to tell how they were made"):
+    with pytest.raises(ValueError, match=r"has 2 draws\. They are too few to tell"):
         pe.diagnose(few)
 
 
@@ -601,9 +601,9 @@ def test_discrete_variables_are_not_left_out():
         assert diagnosis.parameters["parameter"].values.tolist() == ["a", "k"]
         assert diagnosis.verdict == told[0].verdict
         assert any("other step methods have moved `k`" in note for note in diagnosis.notes)
-    with pytest.raises(ValueError, match="have moved `k`, so that the log densities"):
+    with pytest.raises(ValueError, match="have moved `k`, so the log densities"):
         pe.diagnose(idata, model=model, repeats=40)
-    with pytest.raises(ValueError, match="have moved `k`, so that the log densities"):
+    with pytest.raises(ValueError, match="have moved `k`, so the log densities"):
         pe.reweight(idata)
 
 

@@ -160,7 +160,9 @@ def test_draws_of_another_law_are_not_bridged(adjusted):
         assert pe.log_evidence(right, model=model, evaluations=600, random_seed=seed)
     wide = posterior.assign(s=posterior["s"] * 1.8, x=posterior["x"] * 0.2)
     wrong = xr.DataTree.from_dict({"posterior": wide})
-    with pytest.raises(ValueError, match=r"do not follow the posterior: bridged .* longer burn-in"):
+    with pytest.raises(
+        ValueError, match=r"do not follow the posterior: with the draws, .* longer burn-in"
+    ):
         pe.log_evidence(wrong, model=model, evaluations=600)
 
 

@@ -162,7 +162,7 @@ def test_the_same_with_processes_slices_and_files(tmp_path):
 def test_what_has_no_proposals_is_refused(adjusted):
     plain = sample(model_with_bounds(), pe.EnsembleKalmanSampler(adjust=False), 300, 1)
     assert "proposal" not in plain["sample_stats"].dataset
-    with pytest.raises(ValueError, match="adjust=False"):
+    with pytest.raises(ValueError, match="adjust=True"):
         pe.reweight(plain, proposals=True)
     with pytest.raises(TypeError, match="proposals"):
         pe.reweight(adjusted, proposals="yes")
@@ -176,7 +176,7 @@ def test_what_has_no_proposals_is_refused(adjusted):
     log_q = stats["proposal_log_q"].where(stats["draw"] % 8 == 0)
     poor = adjusted.copy(deep=True)
     poor["sample_stats"] = xr.DataTree(stats.assign(proposal_log_q=log_q))
-    with pytest.raises(ValueError, match="and the draws themselves"):
+    with pytest.raises(ValueError, match="but the draws themselves"):
         pe.reweight(poor, proposals=True)
 
 

@@ -116,7 +116,7 @@ def test_archives_of_points_and_outputs():
         pe.diagnose(idata, model=model, store=(U[:, :1], outputs))
     with pytest.raises(ValueError, match="outputs of `store` have shape"):
         pe.diagnose(idata, model=model, store=(U, outputs[:3]))
-    with pytest.raises(ValueError, match="give the model"):
+    with pytest.raises(ValueError, match="Pass the model"):
         pe.diagnose(idata, store=(U, outputs))
 
 
@@ -134,7 +134,7 @@ def test_stores_that_do_not_fit_are_refused(fragile, tmp_path):
     with pytest.raises(ValueError, match="is empty"):
         pe.diagnose(idata, model=model, store=pe.open_store(path).isel(evaluation=slice(0)))
     run = standard_normal_run(np.random.default_rng(1))
-    with pytest.raises(ValueError, match="there are 0 in the model"):
+    with pytest.raises(ValueError, match="the model has 0"):
         pe.diagnose(run, model=black_box_free(), store=path)
 
 

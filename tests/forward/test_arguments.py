@@ -171,7 +171,7 @@ def test_unknowns_from_the_surroundings_are_refused():
     with pm.Model():
         a = pm.Normal("a")
         forward = pe.forward_model(lambda x: a * x, output_shape=())
-        with pytest.raises(TypeError, match="Hand them over as arguments"):
+        with pytest.raises(TypeError, match="Pass them as arguments"):
             forward(2.0)
 
 

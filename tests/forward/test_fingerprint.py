@@ -164,7 +164,7 @@ UNTOLD = {
 @pytest.mark.parametrize("name", list(UNTOLD))
 def test_what_cannot_be_told_is_named(name):
     value = UNTOLD[name]()
-    with pytest.raises(ValueError, match=r"cannot be told: `simulate\.value.*Give `version`"):
+    with pytest.raises(ValueError, match=r"is not known, as `simulate\.value.*Give `version`"):
         fingerprint(closing_over(value))
     if name == "file":
         value.close()
@@ -336,5 +336,5 @@ def test_files_by_their_content(tmp_path):
     assert fingerprint(simulate, [path]) == before
     path.write_text("1 2 4")  # of the same length, in the same moment
     assert fingerprint(simulate, [path]) != before
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         of_file(tmp_path)

@@ -238,17 +238,17 @@ def test_the_first_to_save_is_right(path, log):
 def test_other_files_are_refused(path, log, tmp_path):
     path.write_text("a diary of mine\n" * 100)
     inverse, _ = new_problem(log, path)
-    with pytest.raises(StoreError, match="no evaluation store"):
+    with pytest.raises(StoreError, match="is no evaluation store"):
         inverse.evaluate(U)
     assert path.read_text().startswith("a diary of mine"), "it is left as it is"
     foreign = tmp_path / "foreign.db"
     with sqlite3.connect(foreign) as connection:
         connection.execute("CREATE TABLE evaluations (key, value)")
     connection.close()
-    with pytest.raises(StoreError, match="no evaluation store"):
+    with pytest.raises(StoreError, match=r"not an evaluation store|There is no evaluation store"):
         pe.open_store(foreign)
     inverse, _ = new_problem(log, foreign)
-    with pytest.raises(StoreError, match="no evaluation store"):
+    with pytest.raises(StoreError, match=r"not an evaluation store|There is no evaluation store"):
         inverse.evaluate(U)
     with pytest.raises(StoreError, match="There is no"):
         pe.open_store(tmp_path / "nothing.db")
@@ -316,7 +316,7 @@ def test_small_files_of_others_are_left_as_they_are(path, log, content):
     path.write_bytes(content)
     inverse, _ = new_problem(log, path)
     for use in (lambda: inverse.evaluate(U), lambda: pe.open_store(path)):
-        with pytest.raises(StoreError, match=f"has {len(content)} bytes.*left as it is"):
+        with pytest.raises(StoreError, match=f"has {len(content)} bytes.*not touched"):
             use()
     assert path.read_bytes() == content
     assert log.read() == []

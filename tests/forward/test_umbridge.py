@@ -159,7 +159,7 @@ def forever(piece, seconds=0.0, first=b""):
 
 SILENT = "took more than timeout=2 s"
 BROKEN = "broke off its answer"
-NO_ANSWER = "is none of UM-Bridge"
+NO_ANSWER = "is not that of UM-Bridge"
 HOSTILE = {
     "silent": (lambda connection: time.sleep(60), SILENT),
     "silent after its head": (lambda c: c.sendall(GOOD + b"\r\n") or time.sleep(60), SILENT),
@@ -178,7 +178,7 @@ HOSTILE = {
     "long number": (says(b'{"output": [[' + b"1" * 5000 + b"]]}"), NO_ANSWER),
     "error without words": (says(b'{"error": 1}'), NO_ANSWER),
     "error": (says(b'{"error": {"type": "T", "message": "\\ud800"}}'), r"T: .ud800"),
-    "no list": (says(b'{"output": {}}'), "no list of outputs"),
+    "no list": (says(b'{"output": {}}'), "not send a list of outputs"),
     "words": (says(b'{"output": [["a", "b", "c"]]}'), "could not convert"),
     "ragged": (says(b'{"output": [[1, [2]]]}'), "inhomogeneous"),
     "wrong length": (says(b'{"output": [[1, 2]]}'), "shape"),
@@ -241,7 +241,7 @@ def test_a_hostile_server_is_not_believed_its_sizes(kind, hostile):
 def test_sizes_have_to_be_sizes(hostile):
     for sizes in (b"[]", b"[-1]", b"[1.5]", b'["3"]', b"[true]", b"3"):
         served = UMBridgeModel(hostile(says(b'{"outputSizes": ' + sizes + b"}")))
-        with pytest.raises(RuntimeError, match="no list of lengths"):
+        with pytest.raises(RuntimeError, match="not send a list of the lengths"):
             _ = served.output_shape
 
 

@@ -274,7 +274,7 @@ def test_what_cannot_be_told_is_told_once(held, caplog):
         problem = pe.InverseProblem(forward, prior=prior, data=[0.0], noise=1.0)
         for k in range(3):
             problem.evaluate([[1.0 + k]])
-        told = [r.getMessage() for r in caplog.records if "cannot be told" in r.getMessage()]
+        told = [r.getMessage() for r in caplog.records if "cannot be detected" in r.getMessage()]
         assert len(told) == 1
     assert "`simulate.value`" in told[0]
     assert "simulate.forget()" in told[0]
@@ -299,8 +299,8 @@ def test_files_that_are_listed(tmp_path):
         ("mesh.dat", r"must be a list of paths.*depends_on=\['mesh.dat'\]"),
         (3, "must be a list of paths"),
         ([3], "it has 3"),
-        (["no such file"], "which is no file"),
-        (["."], "which is no file. List the files of a folder"),
+        (["no such file"], "which is not a file"),
+        (["."], "which is not a file. List the files of a folder"),
     ],
 )
 def test_wrong_files_are_refused(files, message):

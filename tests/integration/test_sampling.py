@@ -176,7 +176,7 @@ def test_models_with_discrete_variables_are_sent_to_the_sampler_that_takes_them(
 @pytest.mark.parametrize("scheme", ["exact", "paper"])
 def test_options_of_the_other_scheme_are_refused(scheme):
     option = {"exact": {"corrected": False}, "paper": {"adjust": True}}[scheme]
-    with pytest.raises(ValueError, match=f'is no option of scheme="{scheme}"'):
+    with pytest.raises(ValueError, match=f'is not an option of scheme="{scheme}"'):
         pe.EnsembleKalmanSampler(scheme=scheme, **option)
 
 

@@ -105,14 +105,14 @@ def test_stops_early_with_the_best_epoch():
     ("options", "error", "message"),
     [
         ({"batches": None}, TypeError, "`batches` are needed"),
-        ({"batches": []}, ValueError, "has no batch"),
-        ({"batches": [3]}, TypeError, "has to map names"),
-        ({"batches": [{"z": 1}]}, ValueError, "`z`, which is no pm.Data.*`labels`, `x`"),
+        ({"batches": []}, ValueError, "`batches` is empty"),
+        ({"batches": [3]}, TypeError, "must map names"),
+        ({"batches": [{"z": 1}]}, ValueError, "`z`, which is not a pm.Data.*`labels`, `x`"),
         ({"batches": [batch(slice(0, 30))]}, ValueError, r"shape \(30,.*the same"),
         ({"batches": [BATCHES[0], {"x": X[:40]}]}, ValueError, "for `labels`"),
         ({"batches": lambda rng: BATCHES[0]}, ValueError, "`steps` of an epoch"),
         ({"steps": 3}, ValueError, "`steps` of an epoch"),
-        ({"patience": 3}, ValueError, "give that, too"),
+        ({"patience": 3}, ValueError, "Give `validation`"),
         ({"epochs": 0}, ValueError, "epochs must be"),
         ({"momentum": True}, ValueError, "without bound"),
     ],
@@ -124,7 +124,7 @@ def test_bad_input(options, error, message):
 
 def test_predictions_need_a_name():
     trained = quiet(network(), epochs=1)
-    with pytest.raises(ValueError, match="`W` is no deterministic"):
+    with pytest.raises(ValueError, match="`W` is not a deterministic"):
         trained.predict(var_names=["W"])
     bare = quiet(network(black_box=True), epochs=1)
     with pytest.raises(ValueError, match="no deterministic variable"):

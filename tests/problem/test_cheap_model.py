@@ -46,7 +46,7 @@ def test_two_forward_models_one_behind_the_other():
         pm.Normal("y", both["all"] + both["sum"], 0.1, observed=[0.5, 1.0])
     with pytest.raises(ValueError, match=r"2 forward models.*cheap={'first': ..., 'second': ...}"):
         stand_ins(model, np.sin)
-    with pytest.raises(ValueError, match="none for the forward model 'second'"):
+    with pytest.raises(ValueError, match="no function for the forward model 'second'"):
         stand_ins(model, {"first": np.sin})
     with pytest.raises(ValueError, match="`cheap` has 'third'"):
         stand_ins(model, {"first": np.sin, "second": second, "third": np.sin})
@@ -87,7 +87,7 @@ def test_members_may_fail():
 
 def test_other_shapes_are_refused():
     model = one_model()
-    with pytest.raises(ValueError, match=r"shape \(2,\), and sin of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(2,\), but sin of shape \(3,\)"):
         CheapModel(model, stand_ins(model, lambda u: u[:2]))
 
 

@@ -246,7 +246,7 @@ def test_moves_and_other_options():
         EnsembleKalman(random_linear(2), moves=moves, rough=True)
     with pytest.raises(ValueError, match="dt has no meaning with adjust=True"):
         EnsembleKalman(random_linear(2), moves=moves, dt=1.0)
-    with pytest.raises(ValueError, match='is no option of scheme="paper"'):
+    with pytest.raises(ValueError, match='is not an option of scheme="paper"'):
         pe.EnsembleKalmanSampler(moves=moves, scheme="paper")
 
 

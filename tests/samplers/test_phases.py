@@ -155,7 +155,7 @@ def test_tuning_can_end_at_any_round(rounds):
 def test_nothing_can_be_sampled_without_an_evaluation():
     sampler, _, state, _ = started()
     assert state.ensemble is None
-    with pytest.raises(EnsembleFailure, match="Nothing was evaluated"):
+    with pytest.raises(EnsembleFailure, match="Nothing has been evaluated"):
         sampler.freeze(state)
 
 

@@ -285,7 +285,7 @@ def test_tuning_that_is_too_short_does_not_depend_on_the_cores(scratch):
     """Every chain has all of its tuning for itself, whoever has run the pilot."""
     model = logged_model(scratch / "log")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the burn-in has not passed its test
+        warnings.simplefilter("ignore", UserWarning)  # the burn-in had not passed its test
         runs = [sample(model, 3, cores, tune=4, mp_ctx="fork") for cores in (1, 2)]
     np.testing.assert_array_equal(runs[0].posterior["u"], runs[1].posterior["u"])
     assert not runs[0].sample_stats["converged"].any()

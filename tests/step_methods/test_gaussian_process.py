@@ -206,9 +206,9 @@ def test_without_a_certificate_a_run_is_doubtful():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 20, "epochs": 7}, "epochs=7 and batch=20 contradict one another"),
+        ({"batch": 20, "epochs": 7}, "epochs=7 and batch=20 contradict each other"),
         ({"tolerance": 0.1, "epochs": 3}, "epochs=3 and tolerance=0.1 contradict"),
-        ({"scheme": "paper", "tolerance": 0.1}, "no option of scheme"),
+        ({"scheme": "paper", "tolerance": 0.1}, "not an option of scheme"),
     ],
 )
 def test_a_surrogate_grows_or_is_learned_in_epochs(options, message):
@@ -292,7 +292,7 @@ def test_densities_of_a_fit_are_not_learned_from(draws, rough):
         step = pe.EnsembleKalmanSampler(ensemble_size=20, rough=True)
     fitted = sample(model, step, draws=draws)
     before = model.forward.n_evaluations
-    with pytest.raises(ValueError, match="`lp` is not that of the model"):
+    with pytest.raises(ValueError, match="`lp` comes from a fit"):
         pe.EnsembleGaussianProcessSampler(target="potential", archive=fitted, model=model)
     assert model.forward.n_evaluations == before
 
@@ -365,14 +365,17 @@ def test_published_scheme():
         ({"epochs": 0}, "epochs must be"),
         ({"archive": 3.0}, r"archive must be a pair \(points, outputs\)"),
         ({"archive": (np.zeros((3, 3)), np.zeros((3, 3)))}, "points of the archive have shape"),
-        ({"archive": (np.zeros((3, 2)), np.zeros((3, 4)))}, "4 outputs a point.* problem has 3"),
+        (
+            {"archive": (np.zeros((3, 2)), np.zeros((3, 4)))},
+            "4 outputs for each point.* problem has 3",
+        ),
         ({"archive": (np.full((3, 2), np.nan), np.zeros((3, 3)))}, "points .* not finite"),
         ({"archive": ({"b": np.zeros(3)}, np.zeros((3, 3)))}, "archive names `b`"),
         ({"archive": ({}, np.zeros((3, 3)))}, "archive has no values for `u`"),
         ({"archive": ("ab", "cd")}, "arrays of numbers"),
         ({"initial_ensemble": "foo"}, "initial_ensemble must be an array of numbers.*'foo'"),
-        ({"dt": 1.0}, 'dt=1.0 is no option of scheme="archive"'),
-        ({"adjust": True, "scheme": "paper"}, 'adjust=True is no option of scheme="paper"'),
+        ({"dt": 1.0}, 'dt=1.0 is not an option of scheme="archive"'),
+        ({"adjust": True, "scheme": "paper"}, 'adjust=True is not an option of scheme="paper"'),
     ],
 )
 def test_wrong_use_is_refused_at_construction(options, message):
@@ -459,7 +462,7 @@ def test_stores_of_others_are_refused_before_anything_is_evaluated(tmp_path):
     for other, message in [
         (store_model(None), r"is not the store of exact.*forward_model\(\.\.\., store="),
         (store_model(tmp_path / "other.db"), "is not the store of exact"),
-        (store_model(path, "3"), "no evaluation of this version"),
+        (store_model(path, "3"), "no successful evaluation of this version"),
     ]:
         for archive in (path, pe.open_store(path)):
             with pytest.raises(ValueError, match=message):

@@ -140,7 +140,7 @@ def test_what_is_refused():
         pe.MultifidelitySampler(3)
     with pm.Model() as model:
         pm.Potential("p", -(pm.Normal("u") ** 2))
-    with pytest.raises(ValueError, match="only the log density is known"):
+    with pytest.raises(ValueError, match="only the log density of this model is known"):
         sample(model, pe.MultifidelitySampler(coarse))
     with pytest.raises(ValueError, match=r"outputs of shape \(2,\)"):
         sample(model_of(), pe.MultifidelitySampler(lambda rate: coarse(rate)[:2]))

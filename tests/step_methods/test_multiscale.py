@@ -243,7 +243,7 @@ def test_options_reach_the_sampler(model, options):
         ({"walkers": 0}, "walkers must be an integer"),
         ({"directions": 0}, "directions must be an integer"),
         ({"sigma": -1.0}, "sigma must be positive"),
-        ({"preconditioner": np.eye(2)}, r"give a matrix of shape \(3, 3\)"),
+        ({"preconditioner": np.eye(2)}, r"Give a matrix of shape \(3, 3\)"),
         ({"vars": ["v"]}, "`v` is not a free variable"),
         ({"initial_ensemble": np.zeros((40, 2))}, r"shape \(40, 2\)"),
     ],
@@ -261,7 +261,7 @@ def test_options_are_judged_at_construction(model, batches, options, message):
     ("options", "message"),
     [
         ({"scheme": "fancy"}, 'scheme must be "averaged" or "paper", not \'fancy\''),
-        ({"scheme": "paper", "adjust": True}, 'adjust=True is no option of scheme="paper"'),
+        ({"scheme": "paper", "adjust": True}, 'adjust=True is not an option of scheme="paper"'),
     ],
 )
 def test_schemes_are_judged_without_a_model(options, message):

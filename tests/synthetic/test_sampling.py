@@ -218,7 +218,7 @@ def test_a_first_stage_that_is_interrupted_is_not_gone_on_from(monkeypatch):
 def test_draws_are_kept_if_they_are_too_few_to_tell_how_they_were_made(caplog):
     idata = pe.sample_synthetic(2, model=model_of(), random_seed=1, progressbar=False)
     assert idata["posterior"]["a"].shape == (1, 2)
-    assert "2 draws do not tell the axes" in caplog.text
+    assert "2 draws are too few for the axes" in caplog.text
     assert "too few to tell how they were made" in caplog.text
 
 

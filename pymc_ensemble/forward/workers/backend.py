@@ -84,8 +84,8 @@ def check_executor(executor: Any) -> None:
         raise TypeError(f"executor={executor!r} is no executor. {EXECUTORS}")
     if number and executor > MOST_WORKERS:
         raise ValueError(
-            f"executor={executor} processes are more than a machine has; {MOST_WORKERS} are the "
-            "most. As many as there are cores: executor='processes'."
+            f"executor={executor} is more processes than a machine can run; {MOST_WORKERS} are "
+            "the most. Use executor='processes' for as many as there are cores."
         )
 
 
@@ -128,7 +128,7 @@ class Recipe:
         if self.kind == "foreign":
             refuse_in_daemon(f"an executor of the type {self.value}")
             raise ExecutorError(
-                f"An executor of the type {self.value} cannot be used in another process than the "
-                "one that made it."
+                f"An executor of the type {self.value} works only in the process that made it. "
+                "Use pm.sample(cores=1), or executor='processes'."
             )
         return self.value

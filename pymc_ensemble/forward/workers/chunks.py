@@ -96,10 +96,10 @@ def refuse_in_daemon(what: str) -> None:
     """Explain why PyMC's chain processes can have no workers of their own."""
     if multiprocessing.current_process().daemon:
         raise ExecutorError(
-            f"The forward model has {what}, but PyMC runs each chain in a process that may have no "
-            "workers of its own. Use `pm.sample(cores=1)`: chains then run one after the other, "
-            "and the workers share the evaluations of each round. Or use a Dask cluster, which "
-            "serves all chains at once: executor=distributed.Client(...).get_executor()."
+            f"The forward model has {what}, but PyMC runs each chain in a process that may not "
+            "have workers. Use `pm.sample(cores=1)`: then chains run one after the other, and the "
+            "workers share the evaluations of each round. Or use a Dask cluster, which serves all "
+            "chains at once: executor=distributed.Client(...).get_executor()."
         )
 
 

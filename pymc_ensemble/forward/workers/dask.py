@@ -154,7 +154,7 @@ class DaskCluster:
                 raise ExecutorError(
                     "The Dask cluster has lost all its workers: the last one did not come back "
                     f"within {RESTART_SECONDS} s after a call that was given up. Start a new "
-                    "cluster; with `store=`, evaluations that are finished are not made again."
+                    "cluster. With `store=`, finished evaluations are not made again."
                 ) from error
 
     def _submit(self, chunks: Sequence[Chunk]) -> dict[Any, Chunk]:

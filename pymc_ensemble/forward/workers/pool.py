@@ -217,10 +217,10 @@ class Pool:
             self.executor = module.get_reusable_executor(max_workers=old._max_workers)
         else:
             raise ExecutorError(
-                f"The executor of type {type(old).__name__} is broken, and cannot be rebuilt here: "
-                "a worker died. Use executor='processes'."
+                f"The executor of type {type(old).__name__} is broken, as a worker died, and it "
+                "cannot be rebuilt here. Use executor='processes'."
             )
-        logger.warning(f"{why}; the pool of workers was built anew.")
+        logger.warning(f"{why}. The pool of workers was built anew.")
 
 
 def _is_process_pool(executor: Executor) -> bool:

@@ -67,8 +67,8 @@ class Pickled:
             self.payload = cloudpickle.dumps(value)
         except Exception as error:
             raise ExecutorError(
-                f"The forward model cannot be sent to the workers: {error!r}. It, or something "
-                "that it refers to, cannot be pickled. Create that inside the function."
+                f"The forward model cannot be sent to the workers: {error!r}. The function, or "
+                "something that it refers to, cannot be pickled. Create that inside the function."
             ) from error
         finally:
             if everything:
@@ -368,13 +368,13 @@ class Processes:
             what = f"Worker processes end, with exit code {code}, before they can begin. "
             if killed:
                 raise ExecutorError(
-                    f"{what}Something kills them: the system, perhaps, as memory is short. Use "
-                    "fewer workers."
+                    f"{what}Perhaps the system kills them because memory is short. Use fewer "
+                    "workers."
                 )
             raise ExecutorError(
-                f'{what}Where they are not forked, a script needs `if __name__ == "__main__":` '
-                "around what it does, and the function and all that it refers to has to be "
-                "importable there."
+                f'{what}If workers are not forked, a script needs `if __name__ == "__main__":` '
+                "around its code, and workers must be able to import the function and all that it "
+                "refers to."
             )
 
 

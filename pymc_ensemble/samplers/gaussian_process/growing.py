@@ -86,21 +86,21 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
         require_counts(1, batch=self.batch, max_evaluations=self.max_evaluations)
         if self.epochs != DEFAULT_EPOCHS:
             raise ValueError(
-                f"epochs={self.epochs} has no meaning with a tolerance: a surrogate grows until it "
-                "is certified. Use max_evaluations."
+                f"epochs={self.epochs} has no meaning with a tolerance: a surrogate grows until "
+                "it is certified. Use max_evaluations instead."
             )
         least = smallest_batch(self.problem.dimension)
         if self.batch is not None and self.batch < least:
             raise ValueError(
-                f"batch={self.batch} is too small for {self.problem.dimension} parameters: a round "
-                f"is to prove a surrogate. Use at least {least}, or leave it out."
+                f"batch={self.batch} is too small for {self.problem.dimension} parameters: a "
+                f"round has to test a surrogate. Use at least {least}, or leave it out."
             )
         fewest = 2 * self.start_size + REPEATED
         if self.max_evaluations is not None and self.max_evaluations < fewest:
             raise ValueError(
-                f"max_evaluations={self.max_evaluations} leaves no room for a proof: the first "
-                f"round has {self.start_size} evaluations, and the last {REPEATED} more. Use at "
-                f"least {fewest}, better five times as many."
+                f"max_evaluations={self.max_evaluations} leaves no room for a certificate: the "
+                f"first round has {self.start_size} evaluations, and the last {REPEATED} more. "
+                f"Use at least {fewest}, better five times as many."
             )
 
     # -- phases ---------------------------------------------------------------------------------

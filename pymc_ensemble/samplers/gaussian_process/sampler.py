@@ -90,8 +90,8 @@ class EnsembleGaussianProcess(EnsembleSampler):
             raise ValueError(f'target must be "forward" or "potential", not {self.target!r}.')
         if self.target == "forward" and not has_forward_map(self.problem):
             raise ValueError(
-                'target="forward" needs forward outputs, but of this model only the log density is '
-                'known. Use target="potential", or leave it out.'
+                'target="forward" needs forward outputs, but only the log density of this model '
+                'is known. Use target="potential", or leave it out.'
             )
         require_counts(2, epochs=self.epochs)
         require_teachable(self.size, self.problem.dimension)
@@ -114,13 +114,14 @@ class EnsembleGaussianProcess(EnsembleSampler):
             )
         if outputs.ndim == 2 and outputs.shape[1] != self.problem.n_outputs:
             raise ValueError(
-                f"The archive has {outputs.shape[1]} outputs a point, but the problem has "
-                f"{self.problem.n_outputs}: give them as `InverseProblem.evaluate` does."
+                f"The archive has {outputs.shape[1]} outputs for each point, but the problem has "
+                f"{self.problem.n_outputs}. Give outputs as `InverseProblem.evaluate` returns "
+                "them."
             )
         if outputs.ndim == 1 and self.target != "potential" and has_forward_map(self.problem):
             raise ValueError(
-                "The archive holds losses and no forward outputs, from which only a surrogate of "
-                'the loss can learn: use target="potential".'
+                "The archive holds losses, but no forward outputs. Only a surrogate of the loss "
+                'can learn from it: use target="potential".'
             )
 
     @property

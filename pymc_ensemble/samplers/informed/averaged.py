@@ -135,7 +135,7 @@ class Averaging(NothingToFreeze[AveragedState]):
         x = self.reference.coordinates(np.concatenate([one.U for one in rounds]))
         Z = np.concatenate([one.Z for one in rounds])
         if len(x) < 2:
-            raise EnsembleFailure("There are no evaluations that a slope could be fitted to.")
+            raise EnsembleFailure("There are no evaluations to fit a slope to.")
         problem, level, center = self.problem, Z.mean(0), x.mean(0)
         curvature = exponent * problem.curvature(level[None])[0]
         units = np.sqrt(np.where(curvature > 0, curvature, 1.0))

@@ -38,8 +38,9 @@ def _innovation_root(X: Array, XS: Array, noise: Array) -> Array:
         return linalg.cholesky((M + M.T) / 2, lower=True)
     except ValueError as error:  # not finite, or not positive, which LinAlgError is
         raise EnsembleFailure(
-            "Forward outputs differ by so many orders of magnitude that no slope can be learned. "
-            "Let the forward model return their logarithms, or NaN where they are absurd."
+            "Forward outputs differ by so many orders of magnitude that their slope cannot be "
+            "learned. Let the forward model return their logarithms, or NaN where they make no "
+            "sense."
         ) from error
 
 

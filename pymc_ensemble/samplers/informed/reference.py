@@ -82,8 +82,8 @@ def reference_of(problem: PriorAndLoss, rng: np.random.Generator) -> GaussianRef
     scale = (np.quantile(U, 0.75, axis=0) - np.quantile(U, 0.25, axis=0)) / QUARTERS
     if not (scale > 0).all():
         raise EnsembleFailure(
-            f"Draws of the prior do not spread in the coordinate number {int(scale.argmin())}: "
-            "there is no scale to begin with."
+            f"Draws of the prior do not spread in the coordinate number {int(scale.argmin())}, so "
+            "there is no scale to begin with. Check its prior."
         )
     signs = rng.choice([-1.0, 1.0], (2, d)) * scale
     ones = np.array([scale, *signs])
@@ -106,7 +106,8 @@ def _products(problem: PriorAndLoss, point: Array, directions: Array) -> Array:
     if not np.isfinite(products).all():
         k = int(np.argwhere(~np.isfinite(products))[0, 1])
         raise EnsembleFailure(
-            f"The gradient of the log prior is not finite in the coordinate number {k}."
+            f"The gradient of the log prior is not finite in the coordinate number {k}. Check its "
+            "prior."
         )
     return products
 
@@ -134,7 +135,10 @@ def _correlated(problem: PriorAndLoss, U: Array, center: Array, scale: Array) ->
     values = np.linalg.eigvalsh(precision)
     if values[0] <= 0:
         if gaussian.all():
-            raise EnsembleFailure("The prior is improper: its precision is singular.")
+            raise EnsembleFailure(
+                "The prior is improper, as its precision is singular. Give each variable a proper "
+                "prior."
+            )
         precision = np.where(np.outer(gaussian, gaussian), precision, 0.0)
         precision[np.diag_indices_from(precision)] += ~gaussian
     variances = np.diag(

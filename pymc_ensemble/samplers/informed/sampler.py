@@ -45,7 +45,7 @@ class LikelihoodInformed(SlopeLearning):
         require_counts(SMALLEST_ROUND, round_size=self.round_size)
         require_counts(1, max_rounds=self.max_rounds)
         if not has_forward_map(self.problem):
-            raise EnsembleFailure("There is no forward map whose slope could be learned.")
+            raise EnsembleFailure("The model has no forward map, so there is no slope to learn.")
 
     @property
     def size(self) -> int:

@@ -128,7 +128,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
             tracker = SlopeTracker.of_ensemble(x, members.Z)
         best = ensemble[np.array([ensemble.potential.argmin() if center is None else center])]
         if not best.ok[0]:
-            raise EnsembleFailure("The start of the search has no finite posterior density.")
+            raise EnsembleFailure("The posterior density is not finite at the start of the search.")
         return SearchState(best, tracker, members)
 
     def law(self, state: SearchState) -> InformedLaw:
@@ -137,7 +137,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         factor = np.sqrt(curvature)[:, None] * state.tracker.slope
         if not np.isfinite(factor).all():
             raise EnsembleFailure(
-                "The forward outputs are so steep that their information is not finite."
+                "The forward outputs are so steep that their information matrix overflows."
             )
         return InformedLaw(self._coordinates(state), factor)
 
@@ -265,8 +265,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         if again.ok[0] and change > REPEATABLE * max(1.0, abs(float(center.loss[0]))):
             raise EnsembleFailure(
                 "The forward map gave other outputs when the same point was evaluated again (the "
-                f"loss changed by {number(change, '.2g')}): differences along short steps would be "
-                "noise. Use EnsembleKalmanSampler(), or "
-                'find_MAP_ensemble(method="explorers", sigma=1), '
-                "which average over noise."
+                f"loss changed by {number(change, '.2g')}). So differences along short steps "
+                "would be noise. Use EnsembleKalmanSampler(), or "
+                'find_MAP_ensemble(method="explorers", sigma=1), which average over noise.'
             )

@@ -146,14 +146,14 @@ class Inversion:
         require_counts(1, max_steps=self.max_steps)
         if self.momentum and self.target == "posterior":
             raise ValueError(
-                "momentum=True overshoots the posterior at time one. It is for "
-                'target="map" and target="fit".'
+                'momentum=True overshoots the posterior at time one. Use it with target="map" or '
+                'target="fit".'
             )
         if self.localization is not None and (self.update == "transform" or self.target == "map"):
             raise ValueError(
-                "localization weighs covariances between parameters and outputs, which neither "
-                'update="transform" nor the prior of target="map" has. Use update="perturbed" with '
-                'target="posterior" or target="fit".'
+                "localization weights covariances between parameters and outputs, but "
+                'update="transform" and the prior of target="map" have none. Use '
+                'update="perturbed" with target="posterior" or target="fit".'
             )
 
     # -- rounds ---------------------------------------------------------------------------------
@@ -200,8 +200,8 @@ class Inversion:
         complete = bool(ensemble.ok.all())
         if not complete and following.redraws >= MAX_REDRAWS:
             raise EnsembleFailure(
-                f"{n_failed} of {len(ensemble)} members still fail after {MAX_REDRAWS} rounds in "
-                "which they were drawn anew from the others."
+                f"{n_failed} of {len(ensemble)} members still fail after {MAX_REDRAWS} rounds of "
+                "redrawing them from the others. Start where the forward map works."
             )
         message = f"time {following.time:.3g}, misfit {number(following.misfit, '.3g')} per datum"
         return following, Info("inversion", complete, None, len(values), n_failed, message)
@@ -212,8 +212,8 @@ class Inversion:
         J, n = len(ensemble), int(ensemble.ok.sum())
         if not enough(n, J):
             raise EnsembleFailure(
-                f"Only {n} of {J} members ({n / J:.0%}) could be evaluated; a quarter, and "
-                f"{FEWEST}, are needed to draw the others anew."
+                f"Only {n} of {J} members ({n / J:.0%}) could be evaluated. To redraw the others, "
+                f"a quarter are needed, and at least {FEWEST}. Start where the forward map works."
             )
 
     def _moved(
@@ -239,8 +239,8 @@ class Inversion:
         weights = np.asarray(weights, dtype=float)
         if weights.shape != shape or not np.isfinite(weights).all():
             raise ValueError(
-                f"localization gives weights of shape {weights.shape}; they have to be finite, and "
-                f"of shape {shape}, parameters by outputs."
+                f"localization gives weights of shape {weights.shape}. They must be finite, and "
+                f"of shape {shape}: parameters by outputs."
             )
         return weights
 

@@ -60,8 +60,8 @@ class PublishedScheme(Sweeps[SweepState, GroupMove[SweepState]]):
             step = np.linalg.solve(np.eye(len(slope)) + dt * slope, dt * drift.T).T  # eq. (P2)
         except np.linalg.LinAlgError as error:
             raise EnsembleFailure(
-                "The implicit step of the published scheme has no solution: the ensemble has run "
-                'away to where the prior is not log-concave. Use scheme="exact", the default.'
+                "The implicit step of the published scheme has no solution: the ensemble has "
+                'moved to where the prior is not log-concave. Use scheme="exact", the default.'
             ) from error
         noise = rng.standard_normal((J, r)) @ law.anomalies.frame
         moved = x + step + np.sqrt(2 * dt) * noise

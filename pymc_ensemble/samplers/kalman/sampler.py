@@ -91,7 +91,7 @@ class KalmanSampler(EnsembleSampler):
             raise ValueError(
                 f"ensemble_size={J} is too small for {d} parameters: the particles would never "
                 f"leave the span of their start. Use at least {2 * (d + 2)} (default "
-                f"{default_ensemble_size(d)}), or allow_subspace=True to sample in the span only."
+                f"{default_ensemble_size(d)}), or allow_subspace=True to sample only in the span."
             )
 
     @property
@@ -166,9 +166,9 @@ class EnsembleKalman(KalmanSampler):
         if not has_forward_map(self.problem):
             if self.rough:
                 raise ValueError(
-                    "rough=True fits the outputs of a forward map, and of this model only the log "
-                    "density is known. Use EnsembleGaussianProcessSampler, which averages over its "
-                    "fluctuations."
+                    "rough=True fits the outputs of a forward map, but only the log density of "
+                    "this model is known. Use EnsembleGaussianProcessSampler, which averages over "
+                    "fluctuations of the log density."
                 )
             if self.adjust is False or not self.finds_out:  # without a map moves have to be tested
                 object.__setattr__(self, "adjust", True)
@@ -182,7 +182,7 @@ class EnsembleKalman(KalmanSampler):
             return
         option, J, d = "adjust" if self.adjust else "rough", self.size, self.problem.dimension
         if self.dt is not None:
-            raise ValueError(f"dt has no meaning with {option}=True; leave it out.")
+            raise ValueError(f"dt has no meaning with {option}=True. Leave it out.")
         if not self.splits:
             raise ValueError(
                 f"{option}=True needs an ensemble_size of at least {2 * (d + 2)} for {d} "

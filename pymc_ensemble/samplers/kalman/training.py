@@ -104,7 +104,10 @@ class Training:
         good = np.isfinite(loss)
         J, n_good = len(good), int(good.sum())
         if not enough(n_good, J):
-            raise EnsembleFailure(f"Only {n_good} of {J} members have a finite loss.")
+            raise EnsembleFailure(
+                f"Only {n_good} of {J} members have a finite loss. Use fewer or smaller weights "
+                "to start with, or a smaller step."
+            )
         U, Z = state.particles[good], evaluations.outputs[good]
         moved = U - self._direction(U, Z)
         if n_good < J:

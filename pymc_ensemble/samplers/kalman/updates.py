@@ -71,7 +71,7 @@ class Linearization:
         if not (np.isfinite(S).all() and np.isfinite(force).all()):
             raise EnsembleFailure(
                 "The information of the forward outputs, or the gradient at their mean, is not "
-                "finite: they are spread over too many orders of magnitude."
+                "finite: the outputs differ by too many orders of magnitude."
             )
         rates, V = np.linalg.eigh(S)
         return cls(mean, E, F, force, g, h, np.maximum(rates, 0.0), V, prior)

@@ -91,7 +91,7 @@ class Multifidelity(EnsembleSampler):
         d = self.problem.dimension
         if not has_forward_map(self.problem):
             raise ValueError(
-                "Of this model only the log density is known, and there are no outputs whose "
+                "Only the log density of this model is known, so there are no outputs whose "
                 "difference could be learned. Use EnsembleGaussianProcessSampler, or write the "
                 "simulator as a forward model whose outputs are parameters of a likelihood."
             )
@@ -101,21 +101,21 @@ class Multifidelity(EnsembleSampler):
         least = smallest_batch(d)
         if self.batch_size < least:
             raise ValueError(
-                f"batch={self.batch} is too small for {d} parameters: a round is to certify a "
+                f"batch={self.batch} is too small for {d} parameters: a round has to certify a "
                 f"correction. Use at least {least}, or leave it out."
             )
         if self.size < max(self.batch_size, 2 * (d + 2)):
             raise ValueError(
                 f"ensemble_size={self.size} is too small for {d} parameters and rounds of "
                 f"{self.batch_size} fine evaluations. Use at least "
-                f"{max(self.batch_size, 2 * (d + 2))}, or leave it out: particles cost cheap "
-                "evaluations alone."
+                f"{max(self.batch_size, 2 * (d + 2))}, or leave it out. Particles cost only cheap "
+                "evaluations."
             )
         if self.most_evaluations < 2 * self.batch_size:
             raise ValueError(
                 f"max_evaluations={self.max_evaluations} leaves no room for a certificate: the "
-                f"first round has {self.batch_size} fine evaluations, and another one has to "
-                f"certify what was learned from it. Use at least {2 * self.batch_size}."
+                f"first round has {self.batch_size} fine evaluations, and a second round has to "
+                f"certify what was learned. Use at least {2 * self.batch_size}."
             )
 
     @property
@@ -178,7 +178,7 @@ class Multifidelity(EnsembleSampler):
         if good < tried / 2:
             raise EnsembleFailure(
                 f"The cheap model has failed, or gives the data no probability, at {tried - good} "
-                f"of {tried} draws of the prior. It is to work where the fine model does."
+                f"of {tried} draws of the prior. It must work wherever the fine model does."
             )
         rounds = None if state.rounds is None else max(1, state.rounds + start.rounds - 1)
         return self.burn_in.start(state.evaluated, self._known(), tried, rounds)

@@ -108,7 +108,7 @@ class Descent:
         new = self.explorers.measure(points, evaluations, directions, state.preconditioner.root)
         if old is None:
             if not new.heard[0]:
-                raise EnsembleFailure("The forward map cannot be evaluated at the start.")
+                raise EnsembleFailure("The forward map fails at the start.")
             state = replace(state, measurement=new)
         else:
             step = self._step(state)[0]

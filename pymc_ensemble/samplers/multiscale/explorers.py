@@ -40,7 +40,7 @@ class Preconditioner:
         if K.shape != (d, d):
             raise ValueError(
                 f"preconditioner has shape {K.shape}, but the model has {d} unconstrained "
-                f"parameters: give a matrix of shape {(d, d)}."
+                f"parameters. Give a matrix of shape {(d, d)}."
             )
         if not np.allclose(K, K.T) or not np.linalg.eigvalsh(K)[0] > 0:
             raise ValueError("preconditioner must be symmetric and positive definite.")

@@ -91,7 +91,7 @@ class Multiscale(WalkerSampler):
         require_one_target(self.adjust, self.rough)
         super().__post_init__()
         if self.adjust and self.delta > 0:
-            raise ValueError("adjust=True keeps the directions; delta has no meaning with it.")
+            raise ValueError("delta has no meaning with adjust=True. Leave it out.")
 
     # -- finding out ------------------------------------------------------------------------------
 

@@ -107,8 +107,8 @@ class WalkerSampler(PhasedSampler):
         """Refuse contradicting options."""
         if self.rough and not has_forward_map(self.problem):
             raise ValueError(
-                "rough=True needs a forward map, whose fluctuations are averaged, but only the "
-                "log density of this model is known."
+                "rough=True averages fluctuations of a forward map, but only the log density of "
+                "this model is known. Leave it out."
             )
         require_counts(1, directions=self.directions, walkers=self.walkers)
         require_positive(sigma=self.sigma, step_size=self.step_size)
@@ -221,8 +221,8 @@ class WalkerSampler(PhasedSampler):
         if len(U) < least:
             raise ValueError(
                 f"initial_ensemble has {len(U)} members, but the pilot ensemble that starts there "
-                f"needs at least {least}. Give more of them, or a preconditioner of your own, with "
-                "which there is no pilot."
+                f"needs at least {least}. Give more members. Or give a preconditioner, which "
+                "needs no pilot."
             )
         inner = self._start.start(U, redraw)
         return MultiscaleState("start", inner, rounds=rounds, number=number)

@@ -152,7 +152,8 @@ class Walkers:
             )
             if state.rejected >= MAX_REJECTIONS:
                 raise EnsembleFailure(
-                    f"All walkers have failed in {state.rejected} steps in a row."
+                    f"All walkers have failed in {state.rejected} steps in a row. Check the "
+                    "forward map there."
                 )
         state = replace(state, directions=pending.directions)
         log_q = state.preconditioner.log_density(state.U)
@@ -173,8 +174,8 @@ class Walkers:
         tries, failed = state.rejected + 1, int((~known.centers.ok).sum())
         if tries == FIRST_TRIES:
             raise EnsembleFailure(
-                f"{failed} of {len(state.U)} walkers cannot be evaluated where they start, in "
-                f"{tries} tries."
+                f"{failed} of {len(state.U)} walkers found no start where the forward map works, "
+                f"in {tries} tries. Give an `initial_ensemble` where it works."
             )
         state = replace(state, begun=known, rejected=tries, directions=pending.directions)
         return state, Info.of(evaluations, "sampling", f"{failed} are tried again", complete=False)

@@ -425,7 +425,7 @@ def test_what_is_needed_to_have_an_executor_elsewhere():
         assert theirs._max_workers == 3
     recipe = Recipe.of(FarAway())
     assert cloudpickle.loads(cloudpickle.dumps(recipe)) == recipe
-    with pytest.raises(ExecutorError, match="FarAway cannot be used in another process"):
+    with pytest.raises(ExecutorError, match="FarAway works only in the process"):
         recipe.make()
 
 

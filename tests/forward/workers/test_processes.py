@@ -179,7 +179,7 @@ def test_workers_that_are_killed_at_their_start_end_the_run(monkeypatch):
     monkeypatch.setattr(processes, "_work", killed)
     monkeypatch.setattr(processes, "Worker", lambda *a: starts.append(a) or Worker(*a))
     inverse, forward = problem(lambda x: x, executor=2)
-    with pytest.raises(ExecutorError, match="Something kills them"):
+    with pytest.raises(ExecutorError, match="Perhaps the system kills them"):
         inverse.evaluate(U)
     assert len(starts) >= processes.KILLED_STARTS
     forward.close()

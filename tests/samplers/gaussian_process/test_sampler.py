@@ -173,7 +173,10 @@ def test_failures_of_an_archive_are_remembered():
 @pytest.mark.parametrize(
     ("archive", "message"),
     [
-        ((np.zeros((5, 2)), np.zeros((5, 11))), "11 outputs a point, but the problem has 12"),
+        (
+            (np.zeros((5, 2)), np.zeros((5, 11))),
+            "11 outputs for each point, but the problem has 12",
+        ),
         ((np.full((5, 2), np.inf), np.zeros((5, 12))), "not finite"),
         ((np.zeros((5, 3)), np.zeros((5, 12))), r"points of the archive have shape \(5, 3\)"),
         ((np.zeros((5, 2)), np.zeros((4, 12))), r"outputs of the archive have shape \(4, 12\)"),
@@ -440,7 +443,7 @@ def test_wrong_options_of_the_published_scheme():
 def test_outputs_of_a_density_cannot_be_the_target():
     problem = decay()
     problem.density_only = True
-    with pytest.raises(ValueError, match="only the log density is known"):
+    with pytest.raises(ValueError, match="only the log density of this model"):
         EnsembleGaussianProcess(problem, target="forward")
 
 

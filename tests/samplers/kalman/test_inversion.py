@@ -263,5 +263,5 @@ def test_options_that_make_no_sense(options, message):
 def test_weights_of_another_shape():
     problem, _ = linear_problem()
     U = problem.sample_prior(20, np.random.default_rng(1))
-    with pytest.raises(ValueError, match=r"of shape \(10, 20\), parameters by outputs"):
+    with pytest.raises(ValueError, match=r"of shape \(10, 20\): parameters by outputs"):
         inverted(problem, U, update="perturbed", localization=np.ones((3, 20)))

@@ -309,14 +309,14 @@ def test_data_outside_the_support_end_the_run_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"adjust": True, "rough": True}, "Use rough=True alone .* or adjust=True alone"),
+        ({"adjust": True, "rough": True}, "Use only rough=True .* or only adjust=True"),
         ({"dt": "a"}, "dt must be positive"),
         ({"ensemble_size": 20.0}, "must be an integer"),
         ({"dt": 0.0}, "dt must be positive"),
         ({"dt": -1.0}, "dt must be positive"),
         ({"dt": np.nan}, "dt must be positive"),
-        ({"dt": 1.0, "adjust": True}, "leave it out"),
-        ({"dt": 1.0, "rough": True}, "leave it out"),
+        ({"dt": 1.0, "adjust": True}, "Leave it out"),
+        ({"dt": 1.0, "rough": True}, "Leave it out"),
         ({"ensemble_size": 1}, "at least 2"),
         ({"ensemble_size": 20.5}, "integer"),
         ({"ensemble_size": 6}, "at least 14 .*default 100.* allow_subspace=True"),

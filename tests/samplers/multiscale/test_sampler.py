@@ -72,7 +72,7 @@ def until(sampler, state, rng, phase, max_rounds=500):
         ({"sigma": np.inf}, "sigma must be positive"),
         ({"step_size": -0.1}, "step_size must be positive"),
         ({"step_size": True}, "step_size must be positive"),
-        ({"delta": -1.0}, "delta must be a number and not negative"),
+        ({"delta": -1.0}, "delta must be a number of at least 0"),
         ({"preconditioner": "posterior"}, "not 'posterior'"),
         ({"preconditioner": np.eye(3)}, r"shape \(3, 3\), but the model has 2 .*\(2, 2\)"),
         ({"preconditioner": -np.eye(2)}, "symmetric and positive definite"),

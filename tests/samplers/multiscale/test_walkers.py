@@ -461,7 +461,8 @@ def test_walker_that_fails_where_it_starts():
         state, info = step(kernel, problem, state, rng)
         assert info.snapshot is None
     with pytest.raises(
-        EnsembleFailure, match="1 of 2 walkers cannot be evaluated where they start, in 10 tries"
+        EnsembleFailure,
+        match="1 of 2 walkers found no start where the forward map works, in 10 tries",
     ):
         step(kernel, problem, state, rng)
     problem, U = random_linear(2), np.zeros((2, 2))
