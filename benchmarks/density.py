@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import pymc_ensemble as pe
 from pymc_ensemble.benchmark.ours import Hidden
 from pymc_ensemble.problem.points import unconstrained
-from pymc_ensemble.samplers.kalman import EnsembleKalman
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 
 Array = NDArray[np.float64]
 

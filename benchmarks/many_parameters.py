@@ -21,8 +21,9 @@ import numpy as np
 
 from pymc_ensemble import InverseProblem
 from pymc_ensemble.gallery.darcy import temperatures
-from pymc_ensemble.samplers.informed import LikelihoodInformed, ModeSearch
 from pymc_ensemble.samplers.informed.law import InformedLaw
+from pymc_ensemble.samplers.informed.mode import ModeSearch
+from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
 
 CHAINS, SWEEPS, SEEDS = 4, 20, 3
 

@@ -27,8 +27,9 @@ from many_parameters import first_good, one_round, run
 
 from pymc_ensemble import InverseProblem, gallery
 from pymc_ensemble.gallery.darcy import darcy
-from pymc_ensemble.samplers.informed import LikelihoodInformed, ModeSearch
 from pymc_ensemble.samplers.informed.law import InformedLaw
+from pymc_ensemble.samplers.informed.mode import ModeSearch
+from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
 
 PROBLEMS = {
     "deconvolution": gallery.deconvolution,

@@ -63,8 +63,9 @@ __all__ = [
     "train",
 ]
 
-# A name is loaded on its first use: ArviZ, SciPy's statistics and Matplotlib take longer to import
-# than PyMC, and a worker process that runs a simulator needs none of them.
+# A name is loaded on its first use, and so are the parts of SciPy: ArviZ, SciPy's statistics and
+# Matplotlib take longer to import than PyMC, its linear algebra a quarter of that, and a worker
+# process that runs a simulator needs none of them. So the rooms import nothing in `__init__`.
 _HOMES = {
     "EnsembleGaussianProcessSampler": "step_methods.gaussian_process",
     "EnsembleKalmanSampler": "step_methods.kalman",

@@ -18,9 +18,9 @@ from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.driver import Account, Driver, seed_of_round
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.ensemble import Ensemble, Origin
-from pymc_ensemble.samplers.informed import AveragedLaw, LikelihoodInformed
-from pymc_ensemble.samplers.informed.averaged import AveragedState
+from pymc_ensemble.samplers.informed.averaged import AveragedLaw, AveragedState
 from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
+from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
 from pymc_ensemble.samplers.informed.walk import WalkState
 from pymc_ensemble.samplers.options import require_counts, require_flags
 from pymc_ensemble.samplers.phases import PhaseState

@@ -27,18 +27,36 @@ def test_import_has_no_side_effects():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_samplers_are_there_before_arviz_is():
-    """ArviZ, and JAX with it where that is installed, takes several times as long as PyMC.
+LATE = {
+    "arviz_stats",  # with JAX where that is installed: several times as long as PyMC
+    "jax",
+    "matplotlib",
+    "filelock",
+    "scipy.cluster",  # each of the parts of SciPy takes .1 to 1 times as long as PyMC
+    "scipy.integrate",
+    "scipy.linalg",
+    "scipy.optimize",
+    "scipy.spatial",
+    "scipy.special",
+    "scipy.stats",
+}
+OTHERS = ("gaussian_process", "informed", "langevin", "multifidelity", "multiscale")
 
-    The larger parts of SciPy take as long as PyMC does.
-    """
+
+def test_what_takes_long_is_loaded_when_it_is_used():
     code = (
-        "import sys; from pymc_ensemble import EnsembleKalmanSampler\n"
-        "large = {'scipy.stats', 'scipy.optimize', 'scipy.spatial', 'scipy.cluster'}\n"
-        "print((large | {'arviz_stats', 'jax', 'matplotlib'}) & set(sys.modules))"
+        "import sys, pymc; before = set(sys.modules)\n"
+        "from pymc_ensemble import EnsembleKalmanSampler\n"
+        "print(*set(sys.modules) - before)\n"
+        "from pymc_ensemble import EnsembleGaussianProcessSampler, EnsembleLangevinSampler\n"
+        "from pymc_ensemble import LikelihoodInformedSampler, MultiscaleSampler, diagnose\n"
+        "from pymc_ensemble import MultifidelitySampler, find_MAP_ensemble, gallery, invert\n"
+        "print(*set(sys.modules) - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    first, all_of_them = (set(line.split()) for line in done.stdout.splitlines())
+    assert first & {f"pymc_ensemble.step_methods.{other}" for other in OTHERS} == set()
+    assert all_of_them & LATE == set()
 
 
 def test_names_are_loaded_on_first_use():

@@ -12,7 +12,7 @@ import pymc as pm
 import pymc_ensemble as pe
 from pymc_ensemble import gallery
 from pymc_ensemble.gallery.darcy import OBSERVED, log_conductivity
-from pymc_ensemble.samplers.informed import ModeSearch
+from pymc_ensemble.samplers.informed.mode import ModeSearch
 
 IMAGES = Path(__file__).parents[1] / "images"
 MODES = 256

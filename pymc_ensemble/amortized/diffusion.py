@@ -9,9 +9,8 @@ probability of its weight. Arrays only; equations are those of the page *Mathema
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -114,7 +113,8 @@ def flow(
 
 def moments(points: FloatArray, log_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Weighted mean and standard deviation of points (..., n, d), each of shape (..., d)."""
-    share = np.exp(log_weights - logsumexp(log_weights, axis=-1, keepdims=True))[..., None]
+    total = scipy.special.logsumexp(log_weights, axis=-1, keepdims=True)
+    share = np.exp(log_weights - total)[..., None]
     center = (share * points).sum(-2)
     return center, np.sqrt((share * (points - center[..., None, :]) ** 2).sum(-2))
 
@@ -142,10 +142,8 @@ class Archive:
 
     def given(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Parameters (m, k, d) of the nearest data and their log weights (m, k), eq. (A5)."""
-        from scipy.spatial import KDTree
-
         k = min(self.neighbours, len(self.X))
-        distance, nearest = KDTree(self.X).query(X, k)
+        distance, nearest = scipy.spatial.KDTree(self.X).query(X, k)
         distance, nearest = distance.reshape(len(X), k), nearest.reshape(len(X), k)
         width = np.maximum(0.5 * distance[:, -1:], 1e-12)
         return self.theta[nearest], -0.5 * (distance / width) ** 2
@@ -183,9 +181,8 @@ class KernelDensity:
             apart = (points[nearest] - points[:, None]).reshape(-1, d)
             root = _root(apart.T @ apart / len(apart))
         squares = _squares_of_others(root, points)
-        fits = [
-            (logsumexp(-0.5 * squares / h**2, axis=1) - d * np.log(h)).mean() for h in BANDWIDTHS
-        ]
+        log_sums = [scipy.special.logsumexp(-0.5 * squares / h**2, axis=1) for h in BANDWIDTHS]
+        fits = [(sums - d * np.log(h)).mean() for sums, h in zip(log_sums, BANDWIDTHS, strict=True)]
         return cls(points, wider * BANDWIDTHS[int(np.argmax(fits))] * root)
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
@@ -196,9 +193,10 @@ class KernelDensity:
     def log_density(self, U: FloatArray) -> FloatArray:
         """Log densities of points (m, d), shape (m,)."""
         n, d = self.points.shape
-        centers, z = (solve_triangular(self.root, x.T, lower=True).T for x in (self.points, U))
+        solve = scipy.linalg.solve_triangular
+        centers, z = (solve(self.root, x.T, lower=True).T for x in (self.points, U))
         volume = np.log(np.diag(self.root)).sum() + 0.5 * d * np.log(2 * np.pi) + np.log(n)
-        return logsumexp(-0.5 * _squares(z, centers), axis=1) - volume
+        return scipy.special.logsumexp(-0.5 * _squares(z, centers), axis=1) - volume
 
 
 def _root(covariance: FloatArray) -> FloatArray:
@@ -209,7 +207,7 @@ def _root(covariance: FloatArray) -> FloatArray:
 
 def _squares_of_others(root: FloatArray, points: FloatArray) -> FloatArray:
     """Squared distances (n, n) in a metric, infinite on the diagonal."""
-    z = solve_triangular(root, points.T, lower=True).T
+    z = scipy.linalg.solve_triangular(root, points.T, lower=True).T
     squares = _squares(z, z)
     np.fill_diagonal(squares, np.inf)
     return squares
@@ -217,6 +215,4 @@ def _squares_of_others(root: FloatArray, points: FloatArray) -> FloatArray:
 
 def _squares(a: FloatArray, b: FloatArray) -> FloatArray:
     """Squared distances of points (m, d) and (n, d)."""
-    from scipy.spatial.distance import cdist
-
-    return cdist(a, b, "sqeuclidean")
+    return scipy.spatial.distance.cdist(a, b, "sqeuclidean")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 FloatArray = NDArray[np.float64]
 
@@ -52,8 +52,8 @@ class Familiarity:
         return (X - center) @ root
 
     @cached_property
-    def _tree(self) -> KDTree:
-        return KDTree(self._white(self.fitted))
+    def _tree(self) -> "scipy.spatial.KDTree":
+        return scipy.spatial.KDTree(self._white(self.fitted))
 
     def _distances(self, X: FloatArray) -> FloatArray:
         """Both distances of data, shape (2, n)."""

@@ -9,7 +9,6 @@ import pymc as pm
 import scipy  # parts of it are loaded when they are used first
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver, one_blas_thread, seed_of_round
@@ -115,7 +114,7 @@ def _components(x: FloatArray, k: int, rng: np.random.Generator) -> list[tuple[f
 
 def _log_density(components: list[tuple[float, Any]], x: FloatArray) -> FloatArray:
     parts = [log_weight + np.reshape(law.logpdf(x), -1) for log_weight, law in components]
-    return np.asarray(logsumexp(parts, axis=0), dtype=float)
+    return np.asarray(scipy.special.logsumexp(parts, axis=0), dtype=float)
 
 
 def bridge(
@@ -320,7 +319,8 @@ def bridged(log_ratio: FloatArray, log_ratio_kept: FloatArray) -> tuple[float, f
     for _ in range(1000):
         above = log_ratio - np.logaddexp(log_n + log_ratio, log_m + value)
         below = -np.logaddexp(log_n + log_ratio_kept, log_m + value)
-        before, value = value, float(logsumexp(above) - np.log(m) - logsumexp(below) + np.log(n))
+        log_mean_above = scipy.special.logsumexp(above) - np.log(m)
+        before, value = value, float(log_mean_above - scipy.special.logsumexp(below) + np.log(n))
         if abs(value - before) < 1e-8:
             break
     f, g = (np.exp(v - v.max()) for v in (above, below))

@@ -6,8 +6,8 @@ Nothing needs to be known of the law that the draws follow, and no density is fi
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
-from scipy.special import digamma, gammaln
 
 FloatArray = NDArray[np.float64]
 
@@ -117,9 +117,9 @@ def _entropy(z: FloatArray, k: int) -> float:
     log_det = 2 * np.log(np.diag(root)).sum() - np.log(variance)
     squared = (np.linalg.solve(root, centered.T) ** 2).sum(0) - centered[:, k] ** 2 / variance
     log_r = 0.5 * np.log(np.maximum(squared, 1e-300))
-    bias = digamma((dof - np.arange(p)) / 2).sum() + p * np.log(2 / dof)  # of log_det
+    bias = scipy.special.digamma((dof - np.arange(p)) / 2).sum() + p * np.log(2 / dof)  # of log_det
     gaussian = 0.5 * p * np.log(2 * np.pi * np.e)
-    sphere = np.log(2) + 0.5 * p * np.log(np.pi) - gammaln(p / 2)
+    sphere = np.log(2) + 0.5 * p * np.log(np.pi) - scipy.special.gammaln(p / 2)
     radial = sphere + spacing_entropy(log_r) + p * log_r.mean()
     return float(along + 0.5 * (log_det - bias) + min(gaussian, radial))
 

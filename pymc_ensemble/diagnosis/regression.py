@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
-from scipy.special import logsumexp, ndtr
 from threadpoolctl import threadpool_limits
 
 from pymc_ensemble.samplers.gaussian_process.basis import basis_size
@@ -218,7 +217,7 @@ def _errors_of_moments(
     z = (moved - moved.mean(0)) / np.maximum(moved.std(0), 1e-300)
     means = w.T @ z
     sds = np.sqrt(np.maximum(w.T @ z**2 - means**2, 1e-300))
-    low, high = np.quantile([means, np.log(sds)], ndtr([-1, 1]), axis=1)
+    low, high = np.quantile([means, np.log(sds)], scipy.special.ndtr([-1, 1]), axis=1)
     of_process = (high - low) / 2  # one standard deviation of a normal law
     mean_error, sd_error = np.hypot(of_process, of_sample)
     return mean_error, sd_error
@@ -274,7 +273,7 @@ def _adaptive_sample(
         distances = scipy.spatial.distance.cdist(
             *(np.linalg.solve(root, z.T).T for z in (points, centers)), "sqeuclidean"
         )
-        log_kernels = logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS)
+        log_kernels = scipy.special.logsumexp(-0.5 * distances, axis=1) - np.log(N_KERNELS)
         log_kernels += kernel.logpdf(np.zeros(p))
         log_law = np.log(SHARE_OF_LAW) + law.logpdf(points)
         weights = weighted(points, np.logaddexp(np.log(1 - SHARE_OF_LAW) + log_kernels, log_law))

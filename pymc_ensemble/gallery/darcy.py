@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
+import scipy  # parts of it are loaded when they are used first
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
 from pytensor.tensor.variable import TensorVariable
-from scipy.linalg.lapack import dpbsv, dpbtrs
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.forward.numba import run_as_python
@@ -94,7 +94,8 @@ def _solve(diagonal: Array, along_y: Array, along_x: Array) -> tuple[Array, Arra
     bands[1].reshape(inner, inner)[:, :-1] = -along_y[:, :-1]
     bands[inner, :-inner] = -along_x[:-1].ravel()
     load = np.full(inner**2, SOURCE / (inner + 1) ** 2)
-    factor, T, failure = dpbsv(bands, load, lower=1, overwrite_ab=1, overwrite_b=1)
+    solve = scipy.linalg.lapack.dpbsv
+    factor, T, failure = solve(bands, load, lower=1, overwrite_ab=1, overwrite_b=1)
     if failure:  # conductivities vary so much that rounding makes the matrix indefinite
         T = np.full(inner**2, np.nan)
     return factor, T.reshape(inner, inner)
@@ -197,7 +198,7 @@ class TemperaturesAdjoint(Op):
         u, T, factor, w = inputs
         load = np.zeros((INNER, INNER))
         load[OBSERVED_NODES] = w.reshape(len(OBSERVED), -1)
-        adjoint, _ = dpbtrs(factor, load.ravel(), lower=1)
+        adjoint, _ = scipy.linalg.lapack.dpbtrs(factor, load.ravel(), lower=1)
         # A(a) T = f. So the gradient with respect to the conductivity of a face is minus the
         # difference of T across the face, times that of the adjoint solution.
         T, adjoint = np.pad(T, 1), np.pad(adjoint.reshape(INNER, INNER), 1)

@@ -6,10 +6,10 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import ArrayLike
 from pymc.distributions.transforms import log as log_transform
 from pytensor.tensor.variable import TensorVariable
-from scipy.integrate import odeint
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
@@ -72,7 +72,7 @@ def log_infected(parameters: ArrayLike, days: ArrayLike = DAYS) -> Array:
         return -rate * math.exp(log_i), rate - gamma
 
     try:
-        path = odeint(
+        path = scipy.integrate.odeint(
             slope, (BOYS - 1, 0.0), np.append(0.0, days), rtol=1e-8, atol=1e-8, mxstep=MAX_SLOPES
         )
     except (_TooMuchWork, ArithmeticError):

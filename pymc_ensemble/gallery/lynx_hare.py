@@ -6,10 +6,10 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import ArrayLike
 from pymc.distributions.transforms import log as log_transform
 from pytensor.tensor.variable import TensorVariable
-from scipy.integrate import odeint
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
@@ -76,7 +76,7 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
 
     try:
         start = math.log(hare), math.log(lynx)
-        return odeint(slope, start, years, rtol=1e-8, atol=1e-8, mxstep=MAX_SLOPES)
+        return scipy.integrate.odeint(slope, start, years, rtol=1e-8, atol=1e-8, mxstep=MAX_SLOPES)
     except (_TooMuchWork, ArithmeticError, ValueError):
         return failed
 

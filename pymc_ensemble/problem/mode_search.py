@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import ProgressLog, show_log
 from pymc_ensemble.samplers.ensemble import Ensemble, Info
-from pymc_ensemble.samplers.informed import ModeSearch
 from pymc_ensemble.samplers.informed.laplace import Laplace
+from pymc_ensemble.samplers.informed.mode import ModeSearch
 from pymc_ensemble.samplers.informed.search import SearchState
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState

@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
-from scipy import linalg
 
 FloatArray = NDArray[np.float64]
 
@@ -49,7 +49,9 @@ class CholeskyNoise:
 
     def __call__(self, outputs: FloatArray) -> FloatArray:
         """Solve L x = output for each row."""
-        return linalg.solve_triangular(self.factor, outputs.T, lower=True, check_finite=False).T
+        return scipy.linalg.solve_triangular(
+            self.factor, outputs.T, lower=True, check_finite=False
+        ).T
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class LowRankNoise:
     @cached_property
     def _scaled_svd(self) -> tuple[FloatArray, FloatArray]:
         scaled = self.factor / np.sqrt(self.variances)[:, None]
-        Q, S, _ = linalg.svd(scaled, full_matrices=False)
+        Q, S, _ = scipy.linalg.svd(scaled, full_matrices=False)
         return Q, S
 
     @cached_property
@@ -133,7 +135,7 @@ def whitening(noise: Any, n_outputs: int) -> tuple[Whitening | None, FloatArray]
     if noise.shape != (n_outputs, n_outputs):
         raise ValueError(f"`noise` has shape {noise.shape}, `data` has {n_outputs} entries.")
     try:
-        factor = linalg.cholesky(noise, lower=True)
+        factor = scipy.linalg.cholesky(noise, lower=True)
     except ValueError as error:  # `LinAlgError` is one, and so is that of values not finite
         raise ValueError("`noise` is not a positive definite covariance matrix.") from error
     return CholeskyNoise(factor), np.ones(n_outputs)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import scipy  # parts of it are loaded when they are used first
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg
 
 from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
 from pymc_ensemble.forward.model import ForwardModel
@@ -173,8 +172,8 @@ class GaussianPrior:
                 f"the prior covariance has shape {covariance.shape}, the mean has {d} entries."
             )
         try:
-            self.factor = linalg.cholesky(covariance, lower=True)
-        except linalg.LinAlgError as error:
+            self.factor = scipy.linalg.cholesky(covariance, lower=True)
+        except scipy.linalg.LinAlgError as error:
             raise ValueError("the prior covariance is not positive definite.") from error
         self.constant = 0.5 * d * np.log(2 * np.pi) + np.log(np.diag(self.factor)).sum()
 
@@ -184,16 +183,16 @@ class GaussianPrior:
 
     def potential(self, U: FloatArray) -> FloatArray:
         """Negative log density, shape (J,)."""
-        whitened = linalg.solve_triangular(self.factor, (U - self.mean).T, lower=True)
+        whitened = scipy.linalg.solve_triangular(self.factor, (U - self.mean).T, lower=True)
         return 0.5 * np.sum(whitened**2, axis=0) + self.constant
 
     def gradient(self, U: FloatArray) -> FloatArray:
         """Gradient of the potential, shape (J, d)."""
-        return linalg.cho_solve((self.factor, True), (U - self.mean).T).T
+        return scipy.linalg.cho_solve((self.factor, True), (U - self.mean).T).T
 
     def hessian(self, u: FloatArray) -> FloatArray:
         """Precision matrix, shape (d, d)."""
-        return linalg.cho_solve((self.factor, True), np.eye(len(u)))
+        return scipy.linalg.cho_solve((self.factor, True), np.eye(len(u)))
 
 
 class DensityPrior:

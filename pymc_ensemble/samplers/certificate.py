@@ -12,16 +12,17 @@ lost altogether is looked for by draws from a wider law.
 """
 
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import fdtri, ndtri
+import scipy  # parts of it are loaded when they are used first
 
 from .ensemble import Array
 from .weights import normalized_weights
 from .words import number
 
 LEVEL = 0.95  # of all limits and tests
-QUANTILE = float(ndtri(LEVEL))
+QUANTILE = NormalDist().inv_cdf(LEVEL)  # scipy.special is not loaded before it is needed
 TOLERANCE = 0.1  # of means, in sd, by default
 FEWEST = 5  # fewer log weights do not tell an sd
 LARGEST_LOG = 50.0  # keeps exponentials finite
@@ -175,7 +176,7 @@ class Certificate:
         """
         explained = np.isfinite(self.sd) and self.size > 1
         if explained:
-            largest = fdtri(self.size - 1, degrees, LEVEL)
+            largest = scipy.special.fdtri(self.size - 1, degrees, LEVEL)
             explained = self.sd**2 <= largest * (fluctuation**2 + self.tolerance**2)
         limit = float(error) if explained else np.inf
         return replace(self, limit=limit, noise=fluctuation, missed=0.0, outer=0.0)

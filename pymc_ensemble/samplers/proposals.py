@@ -7,7 +7,7 @@ proposal ratio ``log q(u | u') - log q(u' | u)``, shape (n,).
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import gammaln
+import scipy  # parts of it are loaded when they are used first
 
 from .ensemble import Array
 from .linearization import GaussianLaw
@@ -56,7 +56,8 @@ def independence(
 def log_student_t(law: GaussianLaw, x: Array, nu: float) -> Array:
     """Log density at `x`, shape (n, r), of the Student-t law with center and scales of `law`."""
     r = law.anomalies.rank
-    constant = gammaln((nu + r) / 2) - gammaln(nu / 2) - r / 2 * np.log(nu * np.pi)
+    log_gamma = scipy.special.gammaln
+    constant = log_gamma((nu + r) / 2) - log_gamma(nu / 2) - r / 2 * np.log(nu * np.pi)
     log_det = 0.5 * np.log(law.rates).sum()
     return constant + log_det - 0.5 * (nu + r) * np.log1p(law.distance(x) / nu)  # eq. (K16)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincc, ndtri
+import scipy  # parts of it are loaded when they are used first
 
 from .ensemble import Array
 from .linearization import Anomalies
@@ -49,8 +49,9 @@ def drifts(before: Array, after: Array) -> bool:
     if n <= p:
         return True
     # eq. (T5): the cosine, squared, of the angle between a vector of ones and the steps
-    common = betaincc(p / 2, (n - p) / 2, min((Q.sum(0) ** 2).sum() / n, 1.0)) < CHANCE
-    of_potential = abs(steps[:, -1].sum()) / np.sqrt(n) > -ndtri(CHANCE / 2)
+    cosine = min((Q.sum(0) ** 2).sum() / n, 1.0)
+    common = scipy.special.betaincc(p / 2, (n - p) / 2, cosine) < CHANCE
+    of_potential = abs(steps[:, -1].sum()) / np.sqrt(n) > -scipy.special.ndtri(CHANCE / 2)
     return bool(common or of_potential)
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pymc.exceptions import SamplingError
 
@@ -112,6 +111,8 @@ class CommonStage:
 
     def _in_turn(self, compute: Callable[[], Outcome], label: str) -> tuple[Outcome, bool]:
         """Outcome that another process has left in the folder, or that is left there for others."""
+        from filelock import FileLock, Timeout  # only chains in processes of their own need it
+
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
             lock = FileLock(self.folder / "lock")

@@ -14,7 +14,7 @@ from pymc_ensemble.log import logger
 from pymc_ensemble.problem.driver import Account
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, Point
-from pymc_ensemble.samplers.informed import LikelihoodInformed
+from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
 from pymc_ensemble.samplers.phases import PhaseState
 
 from .base import EnsembleStep

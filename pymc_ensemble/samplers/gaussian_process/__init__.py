@@ -1,5 +1,1 @@
 """Ensemble Gaussian process sampler."""
-
-from .sampler import EnsembleGaussianProcess
-
-__all__ = ["EnsembleGaussianProcess"]

@@ -5,8 +5,6 @@ from functools import cached_property
 
 import numpy as np
 import scipy  # parts of it are loaded when they are used first
-from scipy.linalg import LinAlgError, cho_solve, cholesky
-from scipy.linalg.lapack import dpotri
 
 from pymc_ensemble.samplers.ensemble import Array
 
@@ -149,11 +147,11 @@ class MarginalPosterior:
             covariance = R + mean
             covariance[np.diag_indices(n)] += variances + NOISE_FLOOR
             try:
-                L = cholesky(covariance, lower=True, check_finite=False)
-            except LinAlgError:
+                L = scipy.linalg.cholesky(covariance, lower=True, check_finite=False)
+            except scipy.linalg.LinAlgError:
                 return 1e10, np.zeros_like(vector)
-            alpha = cho_solve((L, True), Y, check_finite=False)
-            inverse, _ = dpotri(L, lower=1)
+            alpha = scipy.linalg.cho_solve((L, True), Y, check_finite=False)
+            inverse, _ = scipy.linalg.lapack.dpotri(L, lower=1)
             inverse = np.tril(inverse) + np.tril(inverse, -1).T
             value += 0.5 * (Y * alpha).sum() + Y.shape[1] * np.log(np.diag(L)).sum()  # eq. (G2)
             Sj = alpha @ alpha.T - Y.shape[1] * inverse

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.langevin_steps import stable
@@ -99,7 +99,8 @@ class PublishedSurrogate(Sweeps[PublishedSurrogateState, PublishedEpoch]):
 
         covariance = kernel(x)
         covariance[np.diag_indices(len(x))] += noise**2 + JITTER * amplitude
-        weights = cho_solve((cholesky(covariance, lower=True), True), losses)
+        factor = scipy.linalg.cholesky(covariance, lower=True)
+        weights = scipy.linalg.cho_solve((factor, True), losses)
         elapsed, step, moved = 0.0, 0.0, x
         for _ in range(self.steps):
             T = kernel(moved) * weights

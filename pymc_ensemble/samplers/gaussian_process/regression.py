@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
 
@@ -202,9 +202,9 @@ class GaussianProcess:
         unit = replace(theta, amplitude=0.0)
         covariance = _kernel(inducing, inducing, unit)
         covariance[np.diag_indices(len(inducing))] += JITTER
-        factor = cholesky(covariance, lower=True, check_finite=False)
+        factor = scipy.linalg.cholesky(covariance, lower=True, check_finite=False)
         cross = _kernel(inducing, x, unit)
-        cross = solve_triangular(factor, cross, lower=True, check_finite=False)
+        cross = scipy.linalg.solve_triangular(factor, cross, lower=True, check_finite=False)
         H = basis_values(x, basis).T
         if len(sample) < trusted.sum():
             rows = np.ones(n, dtype=bool) if guards is None else trusted
@@ -224,7 +224,8 @@ class GaussianProcess:
         covariance = residual.T @ residual + np.finfo(float).tiny * np.eye(len(noise))
         inverse_sd = 1 / np.sqrt(np.diag(covariance))
         mean = Function(
-            solve_triangular(factor, w[q:], lower=True, trans="T", check_finite=False), root * w[:q]
+            scipy.linalg.solve_triangular(factor, w[q:], lower=True, trans="T", check_finite=False),
+            root * w[:q],
         )
         return cls(
             basis,
@@ -281,7 +282,7 @@ class GaussianProcess:
 
     def _features(self, x: Array) -> tuple[Array, Array]:
         """Features, shape (q + M, n), and the variance that they do not explain, shape (n,)."""
-        cross = solve_triangular(
+        cross = scipy.linalg.solve_triangular(
             self.inducing_factor,
             _kernel(self.inducing, x, self.hyperparameters),
             lower=True,
@@ -300,7 +301,7 @@ class GaussianProcess:
     def _rotation(self) -> tuple[Array, Array]:
         """From mean functions and kernels to the eigenvectors of the precision."""
         q = len(self.precision.vectors) - len(self.inducing)
-        kernel = solve_triangular(
+        kernel = scipy.linalg.solve_triangular(
             self.inducing_factor,
             self.precision.vectors[q:],
             lower=True,
@@ -329,7 +330,7 @@ class GaussianProcess:
         """
         q, k = self.mean.basis.shape
         w = self.precision.draw(size, rng).reshape(-1, size * k)
-        kernel = solve_triangular(
+        kernel = scipy.linalg.solve_triangular(
             self.inducing_factor, w[q:], lower=True, trans="T", check_finite=False
         )
         kernel = np.moveaxis(kernel.reshape(-1, size, k), 0, 1) + self.mean.kernel

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import linalg
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure
 
@@ -35,7 +35,7 @@ def _innovation_root(X: Array, XS: Array, noise: Array) -> Array:
         M = XS @ X.T
     M[np.diag_indices_from(M)] += noise
     try:
-        return linalg.cholesky((M + M.T) / 2, lower=True)
+        return scipy.linalg.cholesky((M + M.T) / 2, lower=True)
     except ValueError as error:  # not finite, or not positive, which LinAlgError is
         raise EnsembleFailure(
             "Forward outputs differ by so many orders of magnitude that their slope cannot be "
@@ -72,9 +72,11 @@ class MatrixCovariance:
         """After observations along `X`, and their gain."""
         XS = self.times(X)
         root = _innovation_root(X, XS, noise)
-        known = linalg.solve_triangular(root, XS, lower=True)
+        known = scipy.linalg.solve_triangular(root, XS, lower=True)
         matrix = self.matrix - known.T @ known
-        return MatrixCovariance(matrix), linalg.solve_triangular(root, known, lower=True, trans=1)
+        return MatrixCovariance(matrix), scipy.linalg.solve_triangular(
+            root, known, lower=True, trans=1
+        )
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ class ReducedCovariance:
         """After observations along `X`, and their gain."""
         XS = self.times(X)
         root = _innovation_root(X, XS, noise)
-        new = linalg.solve_triangular(root, XS, lower=True)
+        new = scipy.linalg.solve_triangular(root, XS, lower=True)
         known = np.concatenate([self.known, new])[-WINDOW:]
-        return ReducedCovariance(self.variances, known), linalg.solve_triangular(
+        return ReducedCovariance(self.variances, known), scipy.linalg.solve_triangular(
             root, new, lower=True, trans=1
         )
 

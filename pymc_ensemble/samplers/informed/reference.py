@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, PriorAndLoss
 
@@ -36,7 +36,7 @@ class GaussianReference:
     def points(self, x: Array) -> Array:
         """Points with the reference coordinates `x`, shape (n, d)."""
         if self.root is not None:
-            x = linalg.solve_triangular(self.root, x.T, lower=True, trans=1).T
+            x = scipy.linalg.solve_triangular(self.root, x.T, lower=True, trans=1).T
         return self.mean + self.scale * x  # eq. (F7)
 
     def coordinates(self, U: Array) -> Array:
@@ -49,7 +49,7 @@ class GaussianReference:
         scaled = gradients * self.scale
         if self.root is None:
             return scaled
-        return linalg.solve_triangular(self.root, scaled.T, lower=True).T
+        return scipy.linalg.solve_triangular(self.root, scaled.T, lower=True).T
 
     @property
     def log_volume(self) -> float:
@@ -142,13 +142,13 @@ def _correlated(problem: PriorAndLoss, U: Array, center: Array, scale: Array) ->
         precision = np.where(np.outer(gaussian, gaussian), precision, 0.0)
         precision[np.diag_indices_from(precision)] += ~gaussian
     variances = np.diag(
-        linalg.cho_solve(linalg.cho_factor(precision, lower=True), np.eye(len(U.T)))
+        scipy.linalg.cho_solve(scipy.linalg.cho_factor(precision, lower=True), np.eye(len(U.T)))
     )
     units = np.where(gaussian, 1.0, 1 / np.sqrt(variances))
     mean = center.copy()
     if gaussian.any():
         inside = precision[np.ix_(gaussian, gaussian)]
         force = (problem.prior_gradient(center[None])[0] * scale)[gaussian]
-        mean[gaussian] -= scale[gaussian] * linalg.solve(inside, force, assume_a="pos")
-    root = linalg.cholesky(precision / np.outer(units, units), lower=True)
+        mean[gaussian] -= scale[gaussian] * scipy.linalg.solve(inside, force, assume_a="pos")
+    root = scipy.linalg.cholesky(precision / np.outer(units, units), lower=True)
     return GaussianReference(mean, scale, gaussian, root)

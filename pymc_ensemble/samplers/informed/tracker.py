@@ -8,7 +8,7 @@ as the innovations tell.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import linalg
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
 
@@ -140,6 +140,6 @@ def _ridge(dX: Array, dZ: Array, energies: Array, residual: float) -> tuple[Arra
     scaled = dX * energies
     M = scaled @ dX.T
     M[np.diag_indices_from(M)] += residual
-    root = linalg.cholesky(M, lower=True)
-    known = linalg.solve_triangular(root, scaled, lower=True)
-    return linalg.solve_triangular(root, dZ, lower=True).T @ known, known
+    root = scipy.linalg.cholesky(M, lower=True)
+    known = scipy.linalg.solve_triangular(root, scaled, lower=True)
+    return scipy.linalg.solve_triangular(root, dZ, lower=True).T @ known, known

@@ -1,5 +1,1 @@
 """Ensemble Kalman sampler."""
-
-from .sampler import EnsembleKalman
-
-__all__ = ["EnsembleKalman"]

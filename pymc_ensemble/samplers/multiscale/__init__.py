@@ -1,5 +1,1 @@
 """Multiscale derivative-free sampler."""
-
-from .sampler import Multiscale
-
-__all__ = ["Multiscale"]

@@ -3,7 +3,7 @@
 import numpy as np
 from array_problems import GaussianProblem, step
 
-from pymc_ensemble.samplers.informed import AveragedLaw
+from pymc_ensemble.samplers.informed.averaged import AveragedLaw
 
 
 def test_rounds_with_hardly_a_success_count():

@@ -7,12 +7,13 @@ import pytest
 from array_problems import GaussianProblem, run, step, sweeps, within
 
 from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
-from pymc_ensemble.samplers.informed import LikelihoodInformed, curvature, linearized, walk
+from pymc_ensemble.samplers.informed import curvature, linearized, walk
 from pymc_ensemble.samplers.informed.curvature import Curvature
 from pymc_ensemble.samplers.informed.law import InformedLaw
 from pymc_ensemble.samplers.informed.learning import TrialState, _rises
 from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
 from pymc_ensemble.samplers.informed.reference import GaussianReference
+from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
 from pymc_ensemble.samplers.informed.walk import InformedWalk, expected_acceptance
 from pymc_ensemble.samplers.rest import AT_REST
 
