@@ -85,26 +85,41 @@ def rooms():
     }
 
 
+def imported(file):
+    """Dotted names that a file imports, for type checkers and within functions, too."""
+    base = file.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(base[: len(base) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (start, node.module)))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
 def test_imports_go_one_way():
-    """No room imports, through others, itself: imports within functions count, too."""
+    """No room imports, through others, itself."""
     above, names_of_rooms = {}, set(rooms().values())
     for file, room in rooms().items():
-        base = file.relative_to(ROOT).parent.parts
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                start = ".".join(base[: len(base) - node.level + 1]) if node.level else ""
-                module = ".".join(filter(None, (start, node.module)))
-                names = [f"{module}.{alias.name}" for alias in node.names]
-            for name in names:
-                top, *inside = name.split(".")
-                if top == "pymc_ensemble" and inside:
-                    inside = inside[0] if inside[0] in names_of_rooms else "__init__"
-                    above.setdefault(room, set()).add(inside)
-    for room, imported in above.items():
-        imported.discard(room)
+        for name in imported(file):
+            top, *inside = name.split(".")
+            if top == "pymc_ensemble" and inside:
+                inside = inside[0] if inside[0] in names_of_rooms else "__init__"
+                above.setdefault(room, set()).add(inside)
+    for room, others in above.items():
+        others.discard(room)
+    assert list(graphlib.TopologicalSorter(above).static_order())  # or a CycleError names them
+
+
+def test_no_file_imports_itself_through_others():
+    names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in rooms()}
+    modules = {name.removesuffix(".__init__") for name in names.values()} - {"pymc_ensemble"}
+    above = {}
+    for file, module in names.items():
+        for name in imported(file) if module != "pymc_ensemble.__init__" else ():
+            found = name if name in modules else name.rpartition(".")[0]
+            if found in modules and found != module:
+                above.setdefault(module.removesuffix(".__init__"), set()).add(found)
     assert list(graphlib.TopologicalSorter(above).static_order())  # or a CycleError names them
 
 

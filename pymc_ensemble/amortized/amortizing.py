@@ -19,8 +19,9 @@ from .diffusion import Archive
 from .estimate import MOST_CANDIDATES, Estimate
 from .familiarity import Familiarity
 from .generating import Generator
+from .learned import Method
 from .noise import Noise
-from .posterior import AmortizedPosterior, Method
+from .posterior import AmortizedPosterior
 from .scaling import SMALLEST, Scaling
 from .simulations import checked
 

@@ -1,7 +1,5 @@
 """How often regions of an estimate hold the truth."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -11,10 +9,8 @@ from pymc_ensemble.diagnosis.uniformity import Coverage, judged
 
 from .estimate import Drawn
 from .generating import Generator
+from .learned import Learned
 from .simulations import checked, simulated
-
-if TYPE_CHECKING:
-    from .posterior import AmortizedPosterior
 
 FloatArray = NDArray[np.float64]
 
@@ -22,7 +18,7 @@ AT_ONCE = 50  # data sets whose draws are made together: as many as fit into som
 
 
 def test(
-    amortized: "AmortizedPosterior",
+    learned: Learned,
     generator: Generator,
     simulations: int | xr.Dataset,
     draws: int,
@@ -33,7 +29,7 @@ def test(
 
     Parameters
     ----------
-    amortized : AmortizedPosterior
+    learned : Learned
     generator : Generator
         Of the model that makes the simulations.
     simulations : int or Dataset
@@ -59,12 +55,12 @@ def test(
         name: made[name].transpose("simulation", ...).to_numpy()[numbers].astype(float)
         for name in generator.observed
     }
-    X = amortized.scaling(data)
-    levels = amortized.estimate.log_density(U[:, None], X)[:, 0]
+    X = learned.scaling(data)
+    levels = learned.estimate.log_density(U[:, None], X)[:, 0]
     done: dict[int, Simulation] = {}
     for first in range(0, len(numbers), AT_ONCE):
         rows = slice(first, first + AT_ONCE)
-        drawn = _drawn(amortized, X[rows], min(AT_ONCE, len(X)), draws, rng)
+        drawn = _drawn(learned, X[rows], min(AT_ONCE, len(X)), draws, rng)
         truths = generator.named(U[rows])
         each = generator.named(np.concatenate([one.U[0] for one in drawn]))
         for k, (one, level) in enumerate(zip(drawn, levels[rows], strict=True)):
@@ -76,7 +72,7 @@ def test(
                 )
                 for name, values in each.items()
             }
-            lp, by_lp = one.lp[0], amortized.estimate.has_density
+            lp, by_lp = one.lp[0], learned.estimate.has_density
             if not by_lp:
                 lp, level = fitted_levels(one.U[0], U[first + k])
             done[int(numbers[first + k])] = Simulation(
@@ -91,7 +87,7 @@ def test(
 
 
 def _drawn(
-    amortized: "AmortizedPosterior",
+    learned: Learned,
     X: FloatArray,
     size: int,
     draws: int,
@@ -99,4 +95,4 @@ def _drawn(
 ) -> list[Drawn]:
     """Draws given each row of data, filled up to `size` rows: others would be compiled anew."""
     filled = X[np.arange(size) % len(X)]
-    return amortized.estimate.draw(filled, draws, 1, rng, strict=False)[: len(X)]
+    return learned.estimate.draw(filled, draws, 1, rng, strict=False)[: len(X)]

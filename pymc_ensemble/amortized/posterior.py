@@ -2,41 +2,33 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pymc as pm
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pymc_ensemble.diagnosis.facts import Facts, variables_of
+from pymc_ensemble.diagnosis.facts import variables_of
 from pymc_ensemble.diagnosis.stand_ins import FAMILIAR
 from pymc_ensemble.diagnosis.uniformity import Coverage, require_probability
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model, quoted
-from pymc_ensemble.samplers.ensemble import Origin
 from pymc_ensemble.samplers.options import require_counts, require_given_counts
 
 from . import calibration, refining, storage
-from .estimate import Estimate
-from .familiarity import Familiarity
 from .generating import Generator
+from .learned import Learned
 from .results import result_of
-from .scaling import Scaling
 
 __all__ = ["AmortizedPosterior"]
 
-FloatArray = NDArray[np.float64]
 Data = Mapping[str, ArrayLike]
 
-Method = Literal["posterior", "ratio", "diffusion"]
 
-
-@dataclass
-class AmortizedPosterior:
+class AmortizedPosterior(Learned):
     """What `amortize` has learned: the posterior for any data of the model.
 
     Attributes
@@ -57,23 +49,6 @@ class AmortizedPosterior:
     model : pymc.Model
         The model.
     """
-
-    method: Method
-    conservative: bool
-    members: int
-    simulations: int
-    failed: int
-    history: FloatArray = field(repr=False)
-    tested: str | None
-    generator: Generator = field(repr=False)
-    estimate: Estimate = field(repr=False)
-    scaling: Scaling = field(repr=False)
-    familiarity: Familiarity = field(repr=False)
-
-    @property
-    def model(self) -> pm.Model:
-        """The model that was simulated."""
-        return self.generator.model
 
     def sample(
         self,
@@ -332,19 +307,6 @@ class AmortizedPosterior:
         if self.scaling.impossible(given)[0]:
             return 1.0
         return float(self.familiarity.surprise(self.scaling(given))[0])
-
-    @cached_property
-    def facts(self) -> Facts:
-        """What all results tell of how they were made."""
-        options = {
-            "method": self.method,
-            "conservative": self.conservative,
-            "members": self.members,
-            "simulations": self.simulations,
-            "failed": self.failed,
-        }
-        values = self.model.value_vars
-        return Facts.of(self.model, values, "amortize", options, Origin("amortized"), 1)
 
     def __str__(self) -> str:
         loss = number(float(self.history.min(0).mean()), ".3f")

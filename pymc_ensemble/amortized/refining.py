@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
@@ -19,10 +19,8 @@ from pymc_ensemble.samplers.weights import systematic_resample
 
 from .diffusion import moments, reverse
 from .estimate import Drawn
+from .learned import Learned
 from .results import result_of
-
-if TYPE_CHECKING:
-    from .posterior import AmortizedPosterior
 
 FloatArray = NDArray[np.float64]
 Way = Literal["weights", "equation", "map"]
@@ -50,7 +48,7 @@ class RefinementError(ValueError):
 
 
 def refined(
-    amortized: "AmortizedPosterior",
+    learned: Learned,
     model: pm.Model,
     drawn: Drawn,
     observed: Mapping[str, np.ndarray],
@@ -62,7 +60,7 @@ def refined(
 
     Parameters
     ----------
-    amortized : AmortizedPosterior
+    learned : Learned
     model : pymc.Model
         With a likelihood.
     drawn : Drawn
@@ -93,7 +91,7 @@ def refined(
             f"Draws cannot be refined, as the likelihood of the model cannot be evaluated: {error}"
         ) from error
     # conditioned models have their variables in an order of their own
-    order = [amortized.generator.names.index(name) for name in problem.coordinate_names]
+    order = [learned.generator.names.index(name) for name in problem.coordinate_names]
     U, log_q = np.ascontiguousarray(drawn.U[0][:, order]), drawn.lp[0]
     driver = Driver(problem, model, Account(), ProgressLog("Refinement"))
     evaluations = driver.evaluate(U, seed_of_round(rng, 0))
@@ -120,7 +118,7 @@ def refined(
             "error. Catch it as `error`, and start a sampler there: "
             "pm.sample(step=EnsembleKalmanSampler(initial_ensemble=error.draws)). Or allow more "
             "`evaluations`, or make more simulations.",
-            _as_evaluated(amortized, drawn, lp, observed, attrs),
+            _as_evaluated(learned, drawn, lp, observed, attrs),
         )
     better, densities = drawn.U[0], np.full(n, np.nan)
     if by == "weights":
@@ -130,17 +128,17 @@ def refined(
     elif by == "equation":
         better = _led(better, weights.log_weights, rng.standard_normal((n, better.shape[1])))
     else:
-        better = _mapped(better, weights.log_weights, n, amortized.members, rng)
+        better = _mapped(better, weights.log_weights, n, learned.members, rng)
     numbers = np.arange(n)
     drawn = replace(drawn, U=better[None], lp=densities[None], sweep=0 * numbers, particle=numbers)
     attrs = {"refined": by, **attrs}
-    options = amortized.facts.options | {"refined": by}
-    facts = replace(amortized.facts, options=options, particles=n)
-    return result_of(amortized.generator, facts, drawn, observed, attrs)
+    options = learned.facts.options | {"refined": by}
+    facts = replace(learned.facts, options=options, particles=n)
+    return result_of(learned.generator, facts, drawn, observed, attrs)
 
 
 def _as_evaluated(
-    amortized: "AmortizedPosterior",
+    learned: Learned,
     drawn: Drawn,
     lp: FloatArray,
     observed: Mapping[str, np.ndarray],
@@ -156,9 +154,9 @@ def _as_evaluated(
         sweep=0 * numbers,
         particle=numbers,
     )
-    options = amortized.facts.options | {"refined": "refused"}
-    facts = replace(amortized.facts, options=options, particles=len(numbers))
-    found = result_of(amortized.generator, facts, kept, observed, attrs)
+    options = learned.facts.options | {"refined": "refused"}
+    facts = replace(learned.facts, options=options, particles=len(numbers))
+    found = result_of(learned.generator, facts, kept, observed, attrs)
     draws = ("chain", "draw")
     stats = {"log_q": (draws, log_q), "log_weight": (draws, lp[None, known] - log_q)}
     found["sample_stats"] = xr.DataTree(found["sample_stats"].dataset.assign(stats))

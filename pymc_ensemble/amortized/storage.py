@@ -5,45 +5,44 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pymc_ensemble.version import __version__
 
-if TYPE_CHECKING:
-    from .posterior import AmortizedPosterior
+from .learned import Learned
 
 FORMAT = 1
 PARTS = ("network", "scaling", "familiarity", "estimate", "record")
 
 
-def save(amortized: "AmortizedPosterior", path: str | PathLike) -> None:
+def save(learned: Learned, path: str | PathLike) -> None:
     """Write an estimate to a file."""
     _require_path(path)
     import equinox as eqx
     import jax
 
-    estimate = amortized.estimate
+    estimate = learned.estimate
     leaves = jax.tree_util.tree_leaves(eqx.filter(estimate.networks, eqx.is_array))
     arrays: dict[str, Mapping[str, np.ndarray]] = {
         "network": {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(leaves)},
-        "scaling": amortized.scaling.arrays(),
-        "familiarity": amortized.familiarity.arrays(),
+        "scaling": learned.scaling.arrays(),
+        "familiarity": learned.familiarity.arrays(),
         "estimate": {
             name: np.asarray(getattr(estimate, name))
             for name in ("center", "scale", "candidates", "floor")
         },
-        "record": {"history": amortized.history},
+        "record": {"history": learned.history},
     }
     text = {
         "format": FORMAT,
         "version": __version__,
         "sizes": asdict(estimate.sizes),
-        "scaling": amortized.scaling.words(),
-        "facts": amortized.facts.text(),
+        "scaling": learned.scaling.words(),
+        "facts": learned.facts.text(),
         "record": {
-            name: getattr(amortized, name)
+            name: getattr(learned, name)
             for name in ("method", "conservative", "members", "simulations", "failed", "tested")
         },
     }
