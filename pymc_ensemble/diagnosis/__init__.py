@@ -1,1 +1,1 @@
-"""What the draws of a run are worth, and what can be made of them."""
+"""Judge the draws of a run, and correct them."""

@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float64]
 
 FEWEST_EVALUATIONS = 2 * FEWEST_WEIGHTS
 WIDE = 0.1  # weight of a component around all draws, as the draws may lack tails
-WIDTH = 2.0  # its scale, in their standard deviations
+WIDTH = 2.0  # scale of that component, in standard deviations of the draws
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Mixture:
 
     @classmethod
     def of(cls, U: FloatArray, rng: np.random.Generator) -> "Mixture":
-        """Fit to draws `U`, shape (n, d); those that are held out choose how many components."""
+        """Fit to draws `U`, shape (n, d). Held-out draws choose the number of components."""
         anomalies = Anomalies.of(U)
         x = (U - anomalies.mean) @ anomalies.L_pinv.T
         held_out = rng.random(len(x)) < 1 / 3
@@ -103,7 +103,7 @@ def _components(x: FloatArray, k: int, rng: np.random.Generator) -> list[tuple[f
         different = len(np.unique(members, axis=0))
         if different < 2 * (d + 2):
             return None
-        # shrunk towards the covariance of all by what so few draws do not know of their own
+        # shrunk towards the covariance of all draws: a few draws do not determine their own
         share = (d + 2) / different
         C = (1 - share) * np.cov(members.T).reshape(d, d) + share * np.eye(d) / k
         law = scipy.stats.multivariate_t(members.mean(0), C, df=degrees)
@@ -131,19 +131,22 @@ def bridge(
     ----------
     idata : DataTree
     run : Run or None
-        The same, if it comes from a step method of this package.
+        The same result, if it comes from a step method of this package.
     model : pm.Model
+        The model that was sampled.
     evaluations : int
+        Forward evaluations to make.
     rng : numpy.random.Generator
     compile_kwargs : dict or None
+        Options for the compilation of the forward map.
 
     Returns
     -------
     (value, standard_error, effective_size) : tuple of float
     weights : Weights
-        Of the draws of the mixture.
+        Weights of the draws of the mixture.
     exact : bool
-        Whether draws of the run have entered.
+        Whether draws of the run were used.
     """
     problem, _ = problem_of(model, compile_kwargs=compile_kwargs)
     try:
@@ -175,10 +178,10 @@ def bridge(
 
 
 def _require_agreement(found: tuple[float, float, float], alone: tuple[float, float]) -> None:
-    """Refuse draws that are not those of the density, as evaluations without them tell.
+    """Refuse draws that do not follow the density, if evaluations without them contradict.
 
-    These alone give values that are right on average, and too low most of the time if their weights
-    have a heavy tail, so one that is higher speaks against the draws.
+    Evaluations alone give values that are right on average. If their weights have a heavy tail, the
+    values are usually too low. So a value that is higher contradicts the draws.
     """
     if alone[0] - found[0] > CERTAIN * np.hypot(found[1], alone[1]):
         raise ValueError(
@@ -205,7 +208,7 @@ def _draws_of(run: Run, idata: xr.DataTree) -> tuple[FloatArray, FloatArray]:
 
 
 def _other_draws(idata: xr.DataTree, model: pm.Model, evaluations: int) -> tuple[FloatArray, None]:
-    """Draws of any run: as many that half of the evaluations are left for the second half."""
+    """Draws of any run: so many that half of the evaluations are for the second half of them."""
     posterior = idata["posterior"].dataset if "posterior" in idata.children else xr.Dataset()
     names = [rv.name for rv in model.free_RVs]
     if missing := [name for name in names if name not in posterior]:
@@ -236,10 +239,10 @@ def averaged(
     ----------
     log_weights : ndarray of shape (n,)
     chain : ndarray of int, shape (n,)
-        Chains that the points come from. Those that do not see the same modes differ by more than
-        their own standard errors.
+        Chain of each point. Chains that do not see the same modes differ by more than their
+        standard errors.
     controls : ndarray of shape (n, k), optional
-        What has the mean zero, and may tell why the mean of the weights is off.
+        Control variates: numbers with mean zero that are correlated with the weights.
     """
     top = log_weights.max()
     w = np.exp(log_weights - top) if np.isfinite(top) else np.zeros(len(log_weights))
@@ -264,24 +267,24 @@ def control_variates(
     log_q: FloatArray,
     rng: np.random.Generator,
 ) -> FloatArray | None:
-    """Two normalized laws near the posterior, over those that points come from, less one.
+    """Control variates: densities of two laws near the posterior, over that of the points, less 1.
 
     Parameters
     ----------
     draws : ndarray of shape (n, d)
     second : ndarray of bool, shape (n,)
-        Which draws, and points, are of the second half of their chain. Laws for points of one half
-        are fitted to draws of the other, as they must not know the points.
+        Which draws, and points, belong to the second half of their chain. Laws for points of one
+        half are fitted to draws of the other half, as they must not depend on the points.
     points : ndarray of shape (n, d)
-        One for each draw.
+        One point for each draw.
     log_q : ndarray of shape (n,)
-        Log densities of the laws that the points come from.
+        Log densities from which the points were drawn.
     rng : numpy.random.Generator
 
     Returns
     -------
     ndarray of shape (n, 2) or None
-        Each with the mean zero; None where the draws are too few for a fit.
+        Control variates with mean zero. None if there are too few draws for a fit.
     """
     found = np.empty((len(points), 2))
     for half in (second, ~second):
@@ -295,7 +298,7 @@ def control_variates(
 
 
 def bridged(log_ratio: FloatArray, log_ratio_kept: FloatArray) -> tuple[float, float, float]:
-    """Evidence by the bridge between a mixture and a posterior, and how sure it is.
+    """Evidence by the bridge between a mixture and a posterior, with its error.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Places with many draws where the posterior has next to none of its mass.
+"""Places with many draws where the posterior has almost none of its mass.
 
-Nothing needs to be known of the law that the draws follow, and no density is fitted to them.
+The law of the draws need not be known, and no density is fitted to them.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-CELLS = 10  # with equally many draws, that a coordinate is cut into
-DRAWS, VISITS = 5, 2  # that a cell needs for each parameter and one more
-EMPTY = 5.0  # log: a cell has less than a hundredth of the mass that its draws stand for
+CELLS = 10  # a coordinate is cut into so many cells, with equally many draws
+DRAWS, VISITS = 5, 2  # a cell needs so many for each parameter and one more
+EMPTY = 5.0  # log: a cell has less than a hundredth of the mass that its share of draws claims
 
 
 @dataclass(frozen=True)
 class Misplaced:
-    """Draws in slices along a coordinate where the posterior has next to none of its mass.
+    """Draws in slices along a coordinate where the posterior has almost none of its mass.
 
     Attributes
     ----------
     share : float
-        How many of all draws these are.
+        Share of these draws among all draws.
     shift : ndarray of shape (p,)
-        By how much they move the means, in standard deviations of the other draws.
+        Shift of the means by these draws, in standard deviations of the other draws.
     sd_ratio : ndarray of shape (p,)
-        By which factor they change standard deviations.
+        Factor by which they change standard deviations.
     """
 
     share: float
@@ -36,7 +36,7 @@ class Misplaced:
 
     @classmethod
     def of(cls, U: FloatArray, lp: FloatArray, X: FloatArray) -> "Misplaced | None":
-        """Those along the coordinate where they do the most harm.
+        """Find them along the coordinate where they change moments most.
 
         Parameters
         ----------
@@ -50,7 +50,7 @@ class Misplaced:
         Returns
         -------
         Misplaced or None
-            None where there are too few draws for a cell.
+            None if there are too few draws for a cell.
         """
         *shape, d = U.shape
         n = int(np.prod(shape))
@@ -85,23 +85,23 @@ class Misplaced:
 
     @property
     def far(self) -> float:
-        """How far they put a moment off: standard deviations of a mean, doublings of one."""
+        """Largest change of a moment: sds of a mean, or doublings of an sd."""
         return float(np.abs([self.shift, np.log2(np.maximum(self.sd_ratio, 1e-300))]).max())
 
 
 def _visits(cell: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often particles, of shape (C, S, J), have come to each cell."""
+    """Number of times that particles, shape (C, S, J), have entered each cell."""
     come = np.ones(cell.shape, dtype=bool)
     come[:, 1:] = cell[:, 1:] != cell[:, :-1]
     return np.bincount(cell[come], minlength=CELLS)
 
 
 def _entropy(z: FloatArray, k: int) -> float:
-    """Entropy of draws, shape (n, d), in a slice of coordinate k, but for a constant.
+    """Entropy of draws, shape (n, d), in a slice of coordinate k, up to a constant.
 
-    It is that of the coordinate, and that of the others given it: of a Gaussian law with their
-    covariance, or of one with ellipsoids as contours and their radii, whichever is less. Neither is
-    less than the true one. NaN if draws are in a subspace.
+    It is the entropy of the coordinate plus that of the other coordinates given it. The second is
+    that of a Gaussian law with their covariance, or of a law with elliptic contours and their
+    radii, whichever is less. Neither is less than the true one. NaN if draws are in a subspace.
     """
     n, d = z.shape
     along = spacing_entropy(z[:, k])
@@ -113,7 +113,7 @@ def _entropy(z: FloatArray, k: int) -> float:
     except np.linalg.LinAlgError:
         return np.nan
     variance = (root[k] ** 2).sum()
-    # given coordinate k, the determinant loses a factor, and squared radii a term
+    # given coordinate k, the determinant has one factor less, and squared radii one term less
     log_det = 2 * np.log(np.diag(root)).sum() - np.log(variance)
     squared = (np.linalg.solve(root, centered.T) ** 2).sum(0) - centered[:, k] ** 2 / variance
     log_r = 0.5 * np.log(np.maximum(squared, 1e-300))

@@ -1,4 +1,4 @@
-"""Whether a sampler can be trusted on a model: it is run on data that the model itself has made."""
+"""Test a sampler on a model: run it on data that the model itself has made."""
 
 import inspect
 import logging
@@ -26,12 +26,12 @@ __all__ = ["Coverage", "coverage"]
 
 type ModelSource = pm.Model | Callable[[], pm.Model]
 
-OWN = {"step", "model", "return_inferencedata", "kwargs"}  # of the arguments of pm.sample
+OWN = {"step", "model", "return_inferencedata", "kwargs"}  # arguments of pm.sample set here
 
 
 @runtime_checkable
 class Testable(Protocol):
-    """What tests itself, as an amortized posterior does."""
+    """Object that tests itself, such as an amortized posterior."""
 
     def coverage(self, simulations: Any = ..., **options: Any) -> "Coverage":
         """Test on simulations of a model whether regions hold the truth."""
@@ -59,7 +59,7 @@ def coverage(
     Parameters
     ----------
     model : pm.Model or callable
-        The model; or a function without arguments that makes it, for models that cannot be sent to
+        The model. Or a function without arguments that makes it, for models that cannot be sent to
         workers. Only the shape of its data matters.
     step : callable
         Makes a new step method for each simulation, such as
@@ -68,8 +68,8 @@ def coverage(
     simulations : int, default 200
         Number of data sets.
     executor : concurrent.futures.Executor, optional
-        Where simulations run, each as one task; one after the other in this process by default.
-        Results do not depend on it.
+        Where simulations run, each as one task. By default they run one after the other in this
+        process. Results do not depend on it.
     draws, chains : int, default 1000 and 1
         Draws of each chain, and chains, of each simulation.
     random_seed : int, optional
@@ -109,7 +109,7 @@ def coverage(
     a particular run.
 
     A simulation that fails is left out, and the result says so. If failures depend on parameters,
-    the others are no fair sample of the prior.
+    the others are not a fair sample of the prior.
 
     References
     ----------
@@ -213,7 +213,7 @@ def _check(source: ModelSource, step: StepFactory) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No lines for each of hundreds of runs."""
+    """Context manager without the log lines of hundreds of runs."""
     loggers = [logging.getLogger("pymc"), logger]
     levels = [of.level for of in loggers]
     for of in loggers:
@@ -248,7 +248,7 @@ def _distributed(
 
 def _unpickled_outcome(task: bytes, seed: np.random.SeedSequence, home: int) -> Simulation | str:
     simulate = cloudpickle.loads(task)
-    if os.getpid() == home:  # a thread: silent already
+    if os.getpid() == home:  # a thread of the main process, which is silent already
         return simulate(seed)
     with _silence():
         return simulate(seed)

@@ -1,4 +1,4 @@
-"""What defines the transforms of a model, as text that results carry, and transforms from that."""
+"""Transforms of a model as text that results carry, and transforms from this text."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,8 +18,8 @@ from pymc_ensemble.problem._pymc import ChainedTransform, Transform
 
 FloatArray = NDArray[np.float64]
 
-ROOM = 100  # characters of an option, or different bounds of the entries of one variable
-# Transforms that a name tells all about. Those of other names are not known outside of the model.
+ROOM = 100  # most characters of an option, and most different bounds of one variable
+# Transforms that are known by their name. Others are not known without the model.
 NAMED: dict[str, Transform] = {
     "log": transforms.log,
     "logodds": transforms.logodds,
@@ -31,7 +31,7 @@ NAMED: dict[str, Transform] = {
 
 
 def declared(transform: Transform | None, rv: Symbol) -> dict[str, Any] | None:
-    """What defines a transform, as far as that can be said without the model."""
+    """Definition of a transform, as far as it is known without the model."""
     if transform is None:
         return None
     name = str(transform.name)
@@ -51,7 +51,7 @@ def declared(transform: Transform | None, rv: Symbol) -> dict[str, Any] | None:
 
 
 def _constant(bound: Any) -> float | list | None:
-    """Value of a bound that no other variable has a part in, if it is short enough."""
+    """Value of a bound that does not depend on other variables, if it is short enough."""
     symbol = pt.as_tensor(bound)
     if any(
         v.owner is not None and isinstance(v.owner.op, RandomVariable) for v in ancestors([symbol])

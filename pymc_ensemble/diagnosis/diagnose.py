@@ -1,4 +1,4 @@
-"""What a run can be trusted for, in words and numbers: from its draws and their stats."""
+"""Judge how far a run can be trusted, in words and numbers, from its draws and their stats."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,22 +25,22 @@ __all__ = ["Diagnosis", "diagnose"]
 
 FloatArray = NDArray[np.float64]
 
-PYMC_ESS, PYMC_R_HAT = 100, 1.01  # beyond which PyMC warns of chains
+PYMC_ESS, PYMC_R_HAT = 100, 1.01  # limits at which PyMC warns about chains
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the draws of a run are worth.
+    """Judgement of the draws of a run. Print it.
 
     Attributes
     ----------
     verdict : {"trustworthy", "doubtful", "wrong"}
-        Whether you can rely on means to 0.3 posterior standard deviations, and on standard
-        deviations to 20%.
+        Whether you can rely on means up to 0.3 posterior standard deviations, and on standard
+        deviations up to 20%.
     reasons, remedies : tuple of str
-        Why you cannot, the worst reason first, and what to do about it.
+        Reasons why you cannot, the worst first, and what to do about them.
     notes : tuple of str
-        What was not checked, or could not be.
+        What was not checked, or could not be checked.
     parameters : xarray.Dataset
         By ``parameter``: effective sample sizes (``ess``; ``ess_bulk`` of ArviZ), ``r_hat`` between
         ensembles, standard error ``mcse`` of the mean in posterior standard deviations, and, where
@@ -131,19 +131,19 @@ def diagnose(
     var_names : list of str, optional
         Free variables that are shown; all by default.
     model : pm.Model, optional
-        The model of the run. Further evaluations need it. So do values of variables whose
-        transforms no name tells, such as that of `pymc.LKJCholeskyCov` or one whose bounds depend
-        on other variables. Without the model their unconstrained coordinates are shown.
+        The model of the run. Further evaluations need it. Values of variables also need it if a
+        name does not define their transform, as for `pymc.LKJCholeskyCov` or for bounds that depend
+        on other variables. Without the model the diagnosis shows their unconstrained coordinates.
     store : path, store, Dataset or (points, outputs), optional
-        More evaluations of the forward map, which are used but not repeated: an evaluation store
-        (``forward.store`` of a forward model), its path or what `open_store` reads from it, or
-        points and outputs as `archive` of `EnsembleGaussianProcessSampler` takes them, with rows of
-        NaN for those that failed. They tell of modes without draws, where evaluations fail, and
-        whether a surrogate is right. Without `model` the diagnosis uses the failures alone.
+        More evaluations of the forward map, which are used but not repeated. Either an evaluation
+        store (``forward.store`` of a forward model), its path, or what `open_store` reads from it.
+        Or points and outputs as `archive` of `EnsembleGaussianProcessSampler` takes them, with rows
+        of NaN for those that failed. They show modes without draws, where evaluations fail, and
+        whether a surrogate is right. Without `model` the diagnosis uses only the failures.
     repeats : int, default 0
-        Forward evaluations to spend on some draws, which are evaluated four more times each. They
-        tell how noisy the forward map is, whether a Metropolis test keeps lucky evaluations, and
-        whether a surrogate is right. Needs `model`. Take a few dozen, at least 8.
+        Forward evaluations to spend on some draws. Each of these draws is evaluated four more
+        times. This shows how noisy the forward map is, whether a Metropolis test keeps lucky
+        evaluations, and whether a surrogate is right. Needs `model`. Take a few dozen, at least 8.
     probe : int, default 0
         Forward evaluations to spend on a search for modes that the draws do not have, by a new
         ensemble from the prior. Needs `model`. Take a few thousand.
@@ -153,15 +153,17 @@ def diagnose(
     Returns
     -------
     Diagnosis
+        Verdict, reasons, remedies and a table of the parameters. Print it.
 
     Raises
     ------
     ValueError
-        If the result does not come from an ensemble step method or is reweighted, if its draws do
-        not say how they were made (as those of version 0.1) or are of another model, if `repeats`
-        or `probe` is too small or given without `model`, or if `store` does not fit the model.
+        If the result does not come from an ensemble step method, or is reweighted; if its draws do
+        not say how they were made (as those of version 0.1), or come from another model; if
+        `repeats` or `probe` is too small or given without `model`; or if `store` does not fit the
+        model.
     TypeError
-        If `idata` is no DataTree, or `repeats` or `probe` no integer.
+        If `idata` is not a DataTree, or `repeats` or `probe` not an integer.
 
     Notes
     -----
@@ -169,10 +171,10 @@ def diagnose(
     values, and samples it in place of the posterior. Its moments do not depend on how often a draw
     occurs. So they tell the errors of the draws: those by chance, by the approximation, and by a
     burn-in that was too short. The uncertainty of the regression itself is subtracted from
-    these errors. Where it is not reliable, Pareto-smoothed importance weights of the draws [1]_ and
-    differences between ensembles take its place.
+    these errors. If the regression is not reliable, Pareto-smoothed importance weights of the draws
+    [1]_ and differences between ensembles take its place.
 
-    None of these sees a mode that no particle has visited.
+    None of these checks sees a mode that no particle has visited.
 
     References
     ----------
@@ -273,7 +275,7 @@ def diagnose(
 
 
 def _without_shorter(remedies: Iterable[str]) -> tuple[str, ...]:
-    """Remedies, each once, without those with which a longer one begins."""
+    """Remedies, each once. A remedy is left out if a longer one begins with it."""
     each = list(dict.fromkeys(remedies))
     return tuple(
         remedy
@@ -336,7 +338,7 @@ def _statistics(evidence: Evidence) -> dict[str, float]:
 
 
 def _notes(evidence: Evidence, probe: int) -> list[str]:
-    """What was not, or could not be checked, and what need not worry."""
+    """Notes: what was not checked, what could not be checked, and what is harmless."""
     notes = []
     run, fit, facts = evidence.run, evidence.fit, evidence.run.facts
     C, _, J = run.draw.shape

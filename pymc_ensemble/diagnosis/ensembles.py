@@ -1,7 +1,7 @@
 """Diagnostics that know how ensembles become draws.
 
 They take the DataTree that `pymc.sample` returned, and need only its stats ``particle`` and
-``sweep``: which member of the ensemble a draw is, and in which sweep of the chain it was there.
+``sweep``: the particle of a draw, and the sweep of the chain in which it was there.
 """
 
 from collections.abc import Sequence
@@ -15,27 +15,27 @@ __all__ = ["ess", "to_ensemble"]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-OF_MODEL = {"sweep": "sweep_of_model", "particle": "particle_of_model"}  # where both are there
+OF_MODEL = {"sweep": "sweep_of_model", "particle": "particle_of_model"}  # names of the model's own
 
 
 def to_ensemble(idata: xr.DataTree) -> xr.DataTree:
-    """Rearrange draws by the sweep and the particle that they are.
+    """Rearrange draws by sweep and particle.
 
     Parameters
     ----------
     idata : DataTree
-        Result of `pymc.sample` with an ensemble step method, as returned or loaded from disk. Runs
-        that were put together along ``draw`` follow each other, and their sweeps are counted on.
+        Result of `pymc.sample` with an ensemble step method, as returned or loaded from disk. If
+        runs were put together along ``draw``, the count of sweeps goes on from one to the next.
 
     Returns
     -------
     DataTree
-        Every group with the dimensions ``(chain, draw)`` (posterior, sample_stats,
-        log_likelihood, ...) with ``(chain, sweep, particle)`` in their place; the other groups as
-        they are, without those of the tuning phase. Only particles with a complete path in all
-        chains are kept. The path is shortened where that would cost more than half of the draws, as
-        after an interrupt. What the model itself calls ``sweep`` or ``particle`` has the name
-        ``sweep_of_model`` or ``particle_of_model`` here.
+        Groups with the dimensions ``(chain, draw)`` (posterior, sample_stats, log_likelihood, ...)
+        have ``(chain, sweep, particle)`` instead. Other groups stay as they are. Those of the
+        tuning phase are left out. Only particles with a complete path in all chains are kept. If
+        that would cost more than half of the draws, as after an interrupt, the paths are shortened.
+        If the model itself uses the name ``sweep`` or ``particle``, it becomes ``sweep_of_model``
+        or ``particle_of_model`` here.
 
     Raises
     ------
@@ -115,10 +115,10 @@ def sweeps_and_particles(stats: xr.Dataset) -> tuple[IntArray, IntArray]:
 
 
 def segments_of(sweep: IntArray, particle: IntArray) -> IntArray:
-    """Which of several runs each draw belongs to, as they were put together along ``draw``.
+    """Number of the run of each draw, for runs that were put together along ``draw``.
 
-    In one run each particle has each sweep once, so a run ends where one comes again. Draws that
-    are in no such order are told apart by how often the same has come before.
+    In one run each particle has each sweep once, so a run ends where the same pair comes again. If
+    draws are not in this order, the number is how often the same pair has come before.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def segments_of(sweep: IntArray, particle: IntArray) -> IntArray:
 
 
 def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Where the draws of an ensemble are that are complete in all chains.
+    """Positions of the draws of sweeps and particles that are complete in all chains.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntA
     particles : ndarray of shape (J,)
         Labels of the particles that all chains have in all these sweeps.
     draw : ndarray of int, shape (n_chains, S, J)
-        Number of the draw. Of each run S is the largest number that costs at most half of it.
+        Number of the draw. For each run, S is the largest number that costs at most half of it.
     """
     segments = segments_of(sweep, particle)
     parts, offset = [], 0
@@ -177,7 +177,8 @@ def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntA
         offset += int(sweep[here].max()) + 1
     if not parts:
         return np.empty(0, int), np.empty(0, int), np.empty((len(sweep), 0, 0), int)
-    largest = max(draw.size for *_, draw in parts)  # rests of runs must not cost the others
+    # short rests of runs must not cost the other runs draws
+    largest = max(draw.size for *_, draw in parts)
     kept = [part for part in parts if 10 * part[2].size > largest] if largest else parts[:1]
     common = kept[0][1]
     for _, particles, _ in kept[1:]:
@@ -278,7 +279,7 @@ def ess(idata: xr.DataTree, var_names: Sequence[str] | None = None) -> xr.Datase
 
 
 def under_own_names(data: xr.Dataset) -> xr.Dataset:
-    """Data in which everything has the name that it has in the model."""
+    """Data with all names as in the model."""
     taken = {*data.dims, *data.variables}
     return data.rename({new: old for old, new in OF_MODEL.items() if new in taken})
 

@@ -26,7 +26,7 @@ LEAVE_OUT = (
 
 
 def judge_likelihoods(facts: Facts) -> list[Finding]:
-    """What speaks against likelihoods that are estimates.
+    """Findings about likelihoods that are estimates.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def _origin(name: str, known: Likelihood) -> Iterator[Finding]:
 
 
 def _varying(name: str, known: Likelihood) -> Iterator[Finding]:
-    """A covariance that is another one at the ends of the posterior."""
+    """Find a covariance that differs at the ends of the posterior."""
     if "varying" not in known:
         return
     found, chance = (np.array(known[key]) for key in ("varying", "varying_by_chance"))
@@ -88,7 +88,7 @@ def _varying(name: str, known: Likelihood) -> Iterator[Finding]:
 
 
 def _raised(name: str, known: Likelihood) -> Iterator[Finding]:
-    """Variances that are a share of those over the prior, and upon which the posterior rests."""
+    """Find variances that were raised to a share of those over the prior, and matter."""
     raised = known.get("raised", [])
     if raised and "checked" in known and _rests_upon(known, "without_raised"):
         yield Finding(
@@ -101,7 +101,7 @@ def _raised(name: str, known: Likelihood) -> Iterator[Finding]:
 
 
 def _shape(name: str, known: Likelihood) -> Iterator[Finding]:
-    """Summaries that are not Gaussian, and upon which the posterior rests."""
+    """Find summaries that are not Gaussian, and matter for the posterior."""
     if known.get("gaussian", 1.0) >= RARE:
         return
     if known["odd"] and not _rests_upon(known, "without"):
@@ -117,7 +117,7 @@ def _shape(name: str, known: Likelihood) -> Iterator[Finding]:
 
 
 def _rests_upon(known: Likelihood, without: str) -> bool:
-    """Whether moments change without some summaries; so it is said if there are no others."""
+    """Whether moments change without some summaries. True if there are no others."""
     if without not in known:
         return True
     shift, log_sd = known[without]
@@ -125,7 +125,7 @@ def _rests_upon(known: Likelihood, without: str) -> bool:
 
 
 def _unlike(name: str, known: Likelihood) -> Iterator[Finding]:
-    """Data that the simulator does not make where the posterior is."""
+    """Find data that the simulator does not make where the posterior is."""
     if "misfit" not in known:
         return
     from scipy.special import chdtrc
@@ -141,7 +141,7 @@ def _unlike(name: str, known: Likelihood) -> Iterator[Finding]:
 
 
 def _failures(name: str, known: Likelihood) -> Iterator[Finding]:
-    """Replicates that have failed."""
+    """Find replicates that have failed."""
     share = known.get("failed", 0) / max(known.get("replicates", 1), 1)
     if share > LOST:
         yield Finding(
@@ -153,7 +153,7 @@ def _failures(name: str, known: Likelihood) -> Iterator[Finding]:
 
 
 def notes_on_likelihoods(facts: Facts) -> list[str]:
-    """What was done, and what is not known, of likelihoods that are estimates."""
+    """Notes on likelihoods that are estimates: what was done, and what is not known."""
     notes = []
     for name, known in facts.likelihoods.items():
         notes.append(
@@ -161,7 +161,7 @@ def notes_on_likelihoods(facts: Facts) -> list[str]:
             "summaries leave out of the data is not known"
         )
         raised = known.get("raised", [])
-        # of variances that are all raised no change is seen, and none by chance
+        # if all variances were raised, no change is seen, not even by chance
         seen = len(raised) < known["summaries"]
         if seen and known.get("varying_by_chance", [np.inf])[0] <= FAR:
             smallest = number(known["varying_by_chance"][0], ".2f")

@@ -34,7 +34,7 @@ TOLD: dict[Method, str] = {
 
 @dataclass(frozen=True)
 class LogEvidence:
-    """Logarithm of the evidence of a model; print it for a sentence.
+    """Logarithm of the evidence of a model. Print it to get a sentence.
 
     Attributes
     ----------
@@ -43,14 +43,14 @@ class LogEvidence:
     standard_error : float
         Standard error of `value`.
     effective_size : float
-        How many draws of the posterior the evaluated points are worth.
+        Number of independent draws of the posterior that the evaluated points are worth.
     khat : float
         Pareto shape of the tail of the importance weights.
     n_points : int
         Points whose densities were averaged.
     method : {"proposals", "importance", "bridge"}
-        What these are: independence proposals of the run; draws of a mixture that was fitted to the
-        run; or such draws, and draws of the run that were held back.
+        Kind of these points: independence proposals of the run; draws of a mixture that was fitted
+        to the run; or such draws together with held-out draws of the run.
     """
 
     value: float
@@ -175,7 +175,7 @@ def log_evidence(
     found, weights, exact = bridge(idata, known, model, evaluations, rng, compile_kwargs)
     method: Method = "bridge" if exact else "importance"
     estimate = LogEvidence(*found, weights.khat, len(weights.log_weights), method)
-    if not exact:  # a bridge is bounded, whatever the tail of the weights
+    if not exact:  # a bridge has bounded terms, whatever the tail of the weights
         _require_tail(weights, "the draws: sample with adjust=True, or draw more")
     elif not estimate.effective_size >= FEWEST_WEIGHTS:
         raise ValueError(
@@ -201,7 +201,7 @@ def _is_ours(idata: xr.DataTree) -> bool:
 
 
 def _known_run(idata: xr.DataTree, model: pm.Model | None = None) -> Run:
-    """A run of this package, if its evidence is defined, and not that of a part."""
+    """A run of this package, if its evidence is defined and is that of the whole model."""
     run = Run.of(idata, model)
     if run.facts.map == "stochastic":
         raise ValueError(STOCHASTIC)

@@ -1,7 +1,7 @@
 """What a sampler declares about its draws, and how results carry it.
 
-Nothing that is said here is told from draws: the step method declares it when sampling begins, as a
-text that the stat `made_by` carries (`fountain`), and whoever reads a result reads it there.
+Nothing here is guessed from draws. The step method declares it when sampling begins. The stat
+`made_by` carries it as a text (`fountain`), and readers of a result find it there.
 """
 
 import json
@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float64]
 
 FORMAT = 1
 STATS = ("unconstrained", "made_by")
-# What the draws of several runs follow together: the first law that one of them follows
+# The draws of several runs together count as those of the first law here that one of them follows
 LEAST_KNOWN: tuple[Law, ...] = (
     "inversion",
     "amortized",
@@ -44,7 +44,7 @@ LEAST_KNOWN: tuple[Law, ...] = (
 
 @dataclass(frozen=True)
 class FreeVariable:
-    """A free variable of a model, and where its coordinates are.
+    """A free variable of a model, and its coordinates.
 
     Attributes
     ----------
@@ -53,10 +53,10 @@ class FreeVariable:
     shape, coordinates : tuple of int
         Shapes of both.
     transform : dict or None
-        The transform between them: ``name``, and what else defines it; ``known`` is false if the
-        name does not.
+        The transform between them: ``name``, and what else defines it. ``known`` is false if this
+        is not enough.
     moved : bool
-        Whether the sampler moves it; else another step method does.
+        Whether the sampler moves the variable. Otherwise another step method does.
     """
 
     name: str
@@ -176,7 +176,7 @@ class Facts:
         return tuple(variable for variable in self.variables if not variable.moved)
 
     def columns(self, variables: Iterable[FreeVariable]) -> list[int] | None:
-        """Where coordinates of variables are, or None if some are not the same as here."""
+        """Columns of the coordinates of variables, or None if a variable differs from that here."""
         known = [replace(variable, moved=True) for variable in self.variables]
         ends = np.cumsum([variable.size for variable in known]).tolist()
         columns: list[int] = []
@@ -195,7 +195,7 @@ class Facts:
     def text(self) -> str:
         """All of this as a text."""
         content = {"format": FORMAT, **asdict(self)}
-        if not self.likelihoods:  # which earlier versions of the package do not know
+        if not self.likelihoods:  # earlier versions of the package do not know this entry
             del content["likelihoods"]
         return json.dumps(content, separators=(",", ":"), allow_nan=True)
 
@@ -235,12 +235,12 @@ class Facts:
 
     @property
     def smallest_ensemble(self) -> int:
-        """How many particles the coordinates ask for, if they are to be split in halves."""
+        """Number of particles that an ensemble needs to be split into halves."""
         return 2 * (self.dimension + 2)
 
     @property
     def small(self) -> bool:
-        """Whether there are fewer; walkers need no others."""
+        """Whether there are fewer particles than that. Walkers do not need others."""
         walkers = self.origin.evaluations > 1 or self.origin.learned
         return not walkers and 1 < self.particles < self.smallest_ensemble
 
@@ -317,15 +317,15 @@ def facts_of(stats: xr.Dataset) -> Facts:
     Returns
     -------
     Facts
-        Those of several runs together are what holds for all of them.
+        For several runs together, what holds for all of them.
 
     Raises
     ------
     TooFewDrawsError
-        If too few of them are left to tell; it is a ValueError, too.
+        If too few draws are left. It is also a ValueError.
     ValueError
-        If the draws carry none, or they are of different models, or were made by a version that
-        describes them otherwise.
+        If the draws carry no facts, come from different models, or were made by a version with
+        another format.
     """
     if missing := [name for name in STATS if name not in stats]:
         raise ValueError(
@@ -393,6 +393,6 @@ def together(facts: Iterable[Facts]) -> Facts:
 
 
 def _unsure(known: Mapping[str, Any]) -> tuple[bool, bool, float]:
-    """How little is known of a likelihood: not estimated, not checked, and how far it is off."""
+    """Key to sort likelihoods by: not estimated, not checked, and how far it is off."""
     found = known.get("varying", [0.0])
     return known["covariance"] != "estimated", "varying" not in known, abs(found[0])

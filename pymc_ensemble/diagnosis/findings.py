@@ -1,4 +1,4 @@
-"""What speaks against a result, and what to do about it, from the evidence about a run."""
+"""Findings against a result, and their remedies, from the evidence about a run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -34,13 +34,13 @@ UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat of chains whose means scatter 
 LARGEST_KHAT = 0.7
 FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
-LOW_WOULD_BE = 0.6  # of moves that met none
+LOW_WOULD_BE = 0.6  # would-be acceptance of moves without a Metropolis test
 UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
-WIDE_OPEN = 20.0  # the same of a regression, where chains agree: in tails that count for little
+WIDE_OPEN = 20.0  # the same for a regression if chains agree: it is in tails that hardly count
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """What speaks against a run.
+    """Findings against a run.
 
     Parameters
     ----------
@@ -72,9 +72,9 @@ def judge(evidence: Evidence) -> list[Finding]:
 
 
 def first_look(run: Run) -> list[Finding]:
-    """What speaks against one chain, as far as that can be told in next to no time.
+    """Findings against one chain, from quick checks.
 
-    Where nothing else has tested moves, a regression on log densities says whether moments are off.
+    If nothing else has tested moves, a regression on log densities says whether moments are off.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def worst(values: FloatArray, labels: Sequence[str]) -> tuple[float, str]:
 
 
 def _rough(evidence: Evidence) -> Iterator[Finding]:
-    """A forward map whose fluctuations an exact sampler takes at face value."""
+    """Find a rough forward map, whose fluctuations an exact sampler samples."""
     fit, noise = evidence.fit, evidence.roughness
     told = (
         f"the forward map is rough: the log density scatters by {number(noise)} about a smooth fit."
@@ -122,7 +122,7 @@ def _rough(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _off(evidence: Evidence) -> Iterator[Finding]:
-    """Moments that differ from those of the density that the draws carry."""
+    """Find moments that differ from those of the density that the draws carry."""
     run, fit = evidence.run, evidence.fit
     if fit is None:
         return
@@ -130,8 +130,8 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
     shift, where = worst(_beyond(fit.shift, fit.shift_error), run.labels)
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
     ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
-    # draws of an exact sampler that has settled are better than a tail that was never seen: there
-    # what a fit says of values counts only if it says so of coordinates
+    # a fit knows less about tails than the draws of an exact sampler that has settled. So for these
+    # its errors of values count only if it finds errors of coordinates, too
     u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()
     seen = run.origin.adjusted and _settled(evidence)
     if seen and np.hypot(u_shift / WRONG_MEAN, u_ratio / WRONG_SD) <= OFF:
@@ -157,7 +157,7 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _beyond(values: FloatArray, errors: FloatArray) -> FloatArray:
-    """Values, nearer to zero by their standard errors."""
+    """Values that are moved towards zero by their standard errors."""
     return np.sign(values) * np.maximum(np.abs(values) - errors, 0.0)
 
 
@@ -199,14 +199,14 @@ def _remedy_of_modes(run: Run) -> str:
 
 
 def _no_contradiction(evidence: Evidence) -> str:
-    """What to add to the lack of convergence if it is all that speaks against moments."""
+    """Words for a run that has not converged, if nothing else contradicts its moments."""
     if evidence.fit is None or any(_off(evidence)):
         return ""
     return "; the log densities of the draws contradict neither means nor standard deviations"
 
 
 def _by_chance(evidence: Evidence) -> Iterator[Finding]:
-    """Too few independent draws, or ensembles that disagree."""
+    """Find too few independent draws, or ensembles that disagree."""
     run, chance = evidence.run, evidence.chance
     mean, where = worst(chance.mean, run.labels)
     sd, which = worst(chance.sd, run.labels)
@@ -240,7 +240,7 @@ def _by_chance(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
-    """Likely places of the burn-in in which no chain has draws."""
+    """Find likely places of the burn-in where no chain has draws."""
     lost = evidence.run.stats.get("lost")
     if lost is not None and lost.all():
         yield Finding(
@@ -252,7 +252,7 @@ def _mode_lost(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _misplaced(evidence: Evidence) -> Iterator[Finding]:
-    """Draws where the posterior has next to no mass, where its moments are not known."""
+    """Find draws where the posterior has almost no mass, if its moments are not known."""
     misplaced, labels = evidence.misplaced, evidence.run.labels
     if misplaced is None or misplaced.far <= FAR:
         return
@@ -271,7 +271,7 @@ def _misplaced(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _unchecked(evidence: Evidence) -> Iterator[Finding]:
-    """Draws of an approximation that nothing has compared with their density."""
+    """Find draws of an approximation that no check has compared with their density."""
     run, origin = evidence.run, evidence.run.origin
     if evidence.fit is not None or origin.adjusted or origin.law not in ("density", "approximate"):
         return
@@ -288,7 +288,7 @@ def _unchecked(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
-    """A posterior that is not what the ensemble takes it to be, where its moments are not known."""
+    """Find a posterior that differs from the fitted law, if its moments are not known."""
     run, weights, regression = evidence.run, evidence.weights, evidence.regression
     if evidence.fit is not None or evidence.law in ("surrogate", "amortized"):
         return
@@ -328,7 +328,7 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _settled(evidence: Evidence) -> bool:
-    """Whether several chains of an exact sampler stay in one and the same place."""
+    """Whether several chains of an exact sampler agree and stay where they are."""
     run, chance = evidence.run, evidence.chance
     return (
         evidence.law in ("density", "smooth")
@@ -341,7 +341,7 @@ def _settled(evidence: Evidence) -> bool:
 
 
 def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
-    """Ensembles that were still on their way, where their moments are not known."""
+    """Find ensembles that had not arrived, if the moments of the posterior are not known."""
     run = evidence.run
     if evidence.law == "fit" and not run.converged:
         yield Finding(
@@ -362,7 +362,8 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
     if evidence.fit is not None or evidence.law == "surrogate":
         return
     drift, where = worst(evidence.chance.drift, run.labels)
-    by_chance = 2 * evidence.chance.mean[run.labels.index(where)]  # of the halves' difference
+    # standard error of the difference of the halves
+    by_chance = 2 * evidence.chance.mean[run.labels.index(where)]
     if abs(drift) > max(WRONG_MEAN, CERTAIN * by_chance):
         yield Finding(
             "doubtful",
@@ -373,7 +374,7 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
-    """Metropolis tests that hardly anything has passed."""
+    """Find Metropolis tests that hardly any move has passed."""
     run = evidence.run
     if run.origin.adjusted and run.acceptance < LOW_ACCEPTANCE:
         yield Finding(
@@ -388,7 +389,7 @@ def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _cut_off(evidence: Evidence) -> Iterator[Finding]:
-    """Failures that may have cut off a part of the posterior, where that cannot be told."""
+    """Find failures that may have cut off a part of the posterior, if there is no store."""
     run = evidence.run
     if evidence.fit is None and run.failures > LOST:
         yield Finding(

@@ -1,9 +1,9 @@
-"""A text in pieces that draws carry: any few of them tell all of it.
+"""A text in pieces that draws carry: a few draws, whichever, contain all of it.
 
-PyMC hands nothing from a step method to the result but stats, one value for each draw, and users
-slice, thin, concatenate and reorder draws. So each draw carries the sum modulo 2 of some blocks of
-the compressed text, chosen at random by a number that it carries, too: a random linear fountain
-code [1]_. Any n + 6 or so draws determine n blocks, by elimination.
+PyMC passes only stats from a step method to the result, one value for each draw. Users slice, thin,
+concatenate and reorder draws. So each draw carries the sum modulo 2 of some blocks of the
+compressed text. A number that it also carries chooses these blocks at random. This is a random
+linear fountain code [1]_. About n + 6 draws, whichever, determine n blocks by elimination.
 
 .. [1] MacKay, D. J. C. (2005). Fountain codes. IEE Proceedings Communications, 152, 1062-1068.
    https://doi.org/10.1049/ip-com:20050237
@@ -62,7 +62,7 @@ class Fountain:
 
 
 def texts(packets: Bytes) -> tuple[list[str], int]:
-    """All texts that packets tell of.
+    """All texts that packets belong to.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def texts(packets: Bytes) -> tuple[list[str], int]:
     told : list of str
         Texts that are complete, in the order in which the packets come.
     incomplete : int
-        Number of other texts; there are too few packets of them.
+        Number of other texts, of which there are too few packets.
 
     Raises
     ------

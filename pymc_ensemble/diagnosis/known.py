@@ -1,4 +1,4 @@
-"""All that the draws of a run, and other evaluations, tell of it, and findings from that."""
+"""Evidence about a run, from its draws and other evaluations, and findings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ Verdict = Literal["trustworthy", "doubtful", "wrong"]
 
 # Errors that make a result wrong, of a mean in posterior sd, and relative ones of an sd
 WRONG_MEAN, WRONG_SD = 0.3, 0.2
-# What is estimated is estimated with an error, so less than makes a result wrong is called wrong:
-# so much of it, errors of a mean and of an sd being sides of a right angle
+# Estimates have errors themselves. So the verdict is "wrong" from this share of what makes a result
+# wrong. Errors of a mean and of an sd count as the sides of a right angle
 OFF = 0.85
 POSSIBLE = 1.5  # standard errors that chance alone may well bring about
 CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
@@ -34,7 +34,7 @@ SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are mea
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that speaks against a result, and what to do about it."""
+    """A finding against a result, and its remedy."""
 
     severity: Verdict
     reason: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 def by_severity(found: Sequence[Finding]) -> list[Finding]:
-    """The worst first, else in the same order."""
+    """Findings with the worst first, otherwise in the same order."""
     order: list[Verdict] = ["wrong", "doubtful"]
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
@@ -60,10 +60,10 @@ class Evidence:
     r_hat, ess_bulk : ndarray of shape (p,)
         Those of ArviZ; R-hat is NaN for a single chain.
     misplaced : Misplaced or None
-        Draws where the posterior has next to no mass; not looked for where a regression tells more,
-        or a Metropolis test was met.
+        Draws where the posterior has almost no mass. None if a regression tells more, or if moves
+        met a Metropolis test.
     noise : float, default 0.0
-        Scatter of the log density at one and the same point, where it was evaluated again.
+        Scatter of the log density at the same point, if evaluations were repeated.
     """
 
     run: Run
@@ -116,7 +116,7 @@ class Evidence:
 
     @property
     def to_be_exact(self) -> str:
-        """What to do about an approximation: a Metropolis test would sample noise."""
+        """Remedy for an approximation. If the map is noisy, a Metropolis test is no remedy."""
         if self.law == "inversion":
             return SAMPLE
         return SMOOTH if self.noise > ROUGH and self.law != "fit" else ADJUST
@@ -128,7 +128,7 @@ class Evidence:
 
     @property
     def apart(self) -> bool:
-        """Whether chains are in different places: means scatter by twice what makes them wrong."""
+        """Whether chains are in different places: means scatter by twice the limit of an error."""
         return bool(np.nan_to_num(self.r_hat).max() > np.hypot(1, 2 * WRONG_MEAN))
 
 

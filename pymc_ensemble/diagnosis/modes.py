@@ -21,11 +21,11 @@ from .run import Run
 FloatArray = NDArray[np.float64]
 
 MOST_COMPARED = 3000  # points in the search for places without draws
-FEWEST_VISITS = 2  # that are no accident
-FEWEST_APART = 30  # draws that tell how far from others a draw may be
+FEWEST_VISITS = 2  # fewer may be an accident
+FEWEST_APART = 30  # draws that are needed to tell how far from others a draw may be
 EXTREME = 0.01  # share of draws that are least likely, or furthest from others
-DEEP = 3.0  # below the usual log density of draws, where a mode has next to no mass
-BURN_IN = 20  # rounds that usually suffice
+DEEP = 3.0  # a mode so far below the usual log density of draws has almost no mass
+BURN_IN = 20  # rounds that are usually enough
 REMEDY = (
     "diagnose without `probe`, which sends an ensemble from the prior to the posterior; or priors "
     "that stay where the forward map works."
@@ -37,8 +37,8 @@ def without_draws(
 ) -> NDArray[np.int64]:
     """Likely points that are far from all draws, the most likely first, unless there is only one.
 
-    Draws that are much less likely than a Gaussian law has them do not follow the posterior
-    themselves, so that there is no telling: none are found then.
+    If the draws themselves are much less likely than those of a Gaussian law, they do not follow
+    the posterior. Then nothing can be said about modes, and no points are returned.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def without_draws(
 
 
 def _far_apart(draws: FloatArray) -> FloatArray:
-    """Sweeps, of shape (C, S, J, p), so far apart that particles have forgotten where they were."""
+    """Sweeps, shape (C, S, J, p), so far apart that particles have forgotten their positions."""
     C, S, J, _ = draws.shape
     ess = np.nan_to_num(path_ess(np.moveaxis(draws, (3, 0, 2, 1), (0, 1, 2, 3))), nan=1.0)
     return draws[:, :: int(np.ceil(C * S * J / max(ess.min(), FEWEST_APART)))]
@@ -128,7 +128,7 @@ def missed_mode(run: Run, U: FloatArray, lp: FloatArray, whose: str) -> list[Fin
 def search_modes(
     model: pm.Model, run: Run, n_evaluations: int, rng: np.random.Generator
 ) -> tuple[list[Finding], list[str]]:
-    """Send a new ensemble from the prior to the posterior, and see where it arrives.
+    """Run the burn-in of a new ensemble from the prior, and look where it arrives.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def search_modes(
     Returns
     -------
     findings : list of Finding
-        One if members are in a place, and likely, where there are no draws; else none.
+        A finding if members are in a likely place without draws. Otherwise empty.
     notes : list of str
         How many evaluations were spent.
 

@@ -1,4 +1,4 @@
-"""What the log densities of draws say about the posterior that they are meant to be."""
+"""Moments of the posterior, from a regression on the log densities of draws."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ FloatArray = NDArray[np.float64]
 
 MOST_PARAMETERS = 35
 TRAINING_DRAWS = 1000
-ENOUGH_DRAWS = 4000  # where these are too few for a fit
+ENOUGH_DRAWS = 4000  # draws of a second fit, if the first one was too vague
 ROUGH = 0.6  # scatter of the log density about a smooth fit, or of the fit itself
 VAGUE, NOISY = 0.1, ROUGH / 2  # error of a moment by the fit, and noise, that ask for more
-FUNCTIONS, SAMPLE = 50, 1000  # that a fit leaves open, and the points at which they are compared
-PROPOSALS = 4000  # of each round of adaptive importance sampling
+FUNCTIONS, SAMPLE = 50, 1000  # functions of the process, and points at which they are compared
+PROPOSALS = 4000  # draws of each round of adaptive importance sampling
 ROUNDS = 5
-LARGEST_WEIGHT = 10  # that moves the law, in mean weights
+LARGEST_WEIGHT = 10  # larger weights are cut when the law is fitted, in mean weights
 N_KERNELS, KERNEL_ROUNDS = 300, 2
 LEAST_SAMPLED = 0.02  # effective share of the sample from a fit that is used
-SHARE_OF_LAW = 0.3  # of the points, beside kernels
-BOTTOM = 10  # fall, in units of (D4), at which no draw is of any use
+SHARE_OF_LAW = 0.3  # share of points from the law, beside the kernels
+BOTTOM = 10  # fall, in units of (D4), above which draws are not used
 CLOSE = 0.2  # posterior sd, within which a smooth function changes little
 HORIZON = 3.0  # distance from the draws that a fit may reach, in those between neighbors
 
 
 @dataclass(frozen=True)
 class Regression:
-    """Posterior that a regression of the log density on the draws stands for.
+    """Posterior by a regression of the log density on the draws.
 
-    A Gaussian process with a quadratic mean is fitted to the values of the log density that the
-    draws carry, and sampled in place of the posterior. Wherever the draws are, their frequencies
-    play no role in it: so it can tell how far they are from what they should be.
+    A Gaussian process with a quadratic mean is fitted to the log densities that the draws carry,
+    and sampled in place of the posterior. The frequencies of the draws play no role in it. So it
+    can tell how far they are from the right ones.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Regression:
     sd_ratio : ndarray of shape (p,)
         Ratio of the standard deviations of the draws to those of the posterior.
     shift_error, sd_ratio_error : ndarray of shape (p,)
-        Their standard errors, as far as the fit is uncertain; those of `sd_ratio` are relative.
+        Standard errors of these, from the uncertainty of the fit. That of `sd_ratio` is relative.
     khat, efficiency : float
         Reliability of the sample from the fit.
     uncertainty : float
@@ -99,7 +99,7 @@ class Regression:
         Returns
         -------
         Regression or None
-            None where there are too few different draws for a fit.
+            None if there are too few different draws for a fit.
         """
         if not (U.std(0) > 0).all() or not np.isfinite(U).all():
             return None
@@ -169,10 +169,10 @@ class Regression:
 def _fit(
     x: FloatArray, lp: FloatArray, level: FloatArray, rng: np.random.Generator
 ) -> tuple[GaussianProcess, FloatArray, Weights] | None:
-    """Process for values `lp` at points, and a weighted sample of the density that it stands for.
+    """Process for values `lp` at points, and a weighted sample of its density.
 
-    The lower the `level`, shape (n,), which is the values themselves or a smooth fit to them, the
-    less they count: far down, a density need not be known well.
+    `level`, shape (n,), is the values themselves or a smooth fit to them. The lower it is, the less
+    a value counts, because a low density need not be known well.
     """
     p = x.shape[1]
     relative = _relative_noise(level, p)
@@ -186,7 +186,7 @@ def _fit(
 
 
 def _relative_noise(level: FloatArray, p: int) -> FloatArray:
-    """How much less values count, as a variance, the lower they are."""
+    """Relative variance of the noise of values: it grows with their fall."""
     fall = np.maximum((np.quantile(level, 0.99) if len(level) else 0.0) - level, 0.0)
     steep = fall / (2 * p + 4)
     return np.where(steep < BOTTOM, 1 + steep**4, np.inf)  # eq. (D4)
@@ -201,8 +201,8 @@ def _errors_of_moments(
 ) -> tuple[FloatArray, FloatArray]:
     """Standard errors of means, in standard deviations, and relative ones of these.
 
-    Moments differ between the functions that a process leaves open, and between weighted samples of
-    one function: few points have the weight of a tail.
+    Moments differ between functions of a process, and between weighted samples of one function,
+    since a few points have the weight of a tail.
     """
     mean = weights @ parameters
     z = (parameters - mean) / np.maximum(np.sqrt(weights @ (parameters - mean) ** 2), 1e-300)
@@ -224,7 +224,7 @@ def _errors_of_moments(
 
 
 def _nugget(x: FloatArray, residual: FloatArray, rng: np.random.Generator) -> float:
-    """Scatter of residuals between close neighbors: it vanishes if a fit was merely too stiff."""
+    """Scatter of residuals between close neighbors. It vanishes if a fit was only too stiff."""
     tree = scipy.spatial.cKDTree(x)
     nearest = np.median(tree.query(x, k=2)[0][:, 1])
     near = tree.query_ball_point(x, max(CLOSE, nearest))
@@ -239,7 +239,7 @@ def _adaptive_sample(
 ) -> tuple[FloatArray, Weights]:
     """Points and their weights: a Student-t law that is fitted to the process round by round.
 
-    The process counts in the neighborhood of the draws `x` only, shape (n, p).
+    The process counts only in the neighborhood of the draws `x`, shape (n, p).
     """
     n, p = PROPOSALS, x.shape[1]
     tree = scipy.spatial.cKDTree(x)
@@ -263,7 +263,7 @@ def _adaptive_sample(
         covariance = ((wide - mean).T * w) @ (wide - mean) + 1e-6 * np.eye(p)
     if of_law.efficiency > 0.5:
         return wide, of_law
-    # a shape that no ellipse fits: kernels around what was found, beside the law itself
+    # no ellipse fits the shape: add kernels around the points that were found
     kernel = scipy.stats.multivariate_normal(np.zeros(p), covariance * N_KERNELS ** (-2 / (p + 4)))
     points, root = wide, np.linalg.cholesky(kernel.cov)
     for _ in range(KERNEL_ROUNDS):

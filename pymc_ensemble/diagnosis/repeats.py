@@ -1,4 +1,4 @@
-"""The forward map evaluated again at some draws."""
+"""Repeated evaluations of the forward map at some draws."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ from .run import Run
 FloatArray = NDArray[np.float64]
 
 REPEATS = 4  # evaluations at each of some draws
-REPEATS_OF_SURROGATE = 2  # the same, where more draws tell more than the noise does
-JITTER = 1e-6  # in posterior sd: deterministic models remember points that are the same
+REPEATS_OF_SURROGATE = 2  # the same for a surrogate: more draws show more than more repeats
+JITTER = 1e-6  # in posterior sd: a deterministic model would remember the same point
 
 
 def _log_density(problem: InverseProblem, U: FloatArray, Z: FloatArray) -> FloatArray:
@@ -30,10 +30,10 @@ def _log_density(problem: InverseProblem, U: FloatArray, Z: FloatArray) -> Float
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the log density that draws carry agrees with that of the forward map.
+    """Agreement of the log density that draws carry with that of the forward map.
 
-    The latter is a line of the former, plus a rest: a slope of b makes the draws' standard
-    deviations about the square root of b times what they should be.
+    The second is a linear function of the first, plus a rest. With a slope of b, the standard
+    deviations of the draws are about the square root of b times the right ones.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Agreement:
 
     @property
     def wrong(self) -> str:
-        """What speaks against the density that draws carry, if anything does for certain."""
+        """Reason against the density that draws carry, if one is certain."""
         if self.error - self.error_sd > UNTRUE:
             return f"is off by {number(self.error)} (standard error {number(self.error_sd)})"
         low, high = (max(self.slope + k * self.slope_sd, 1e-300) for k in (-1, 1))
@@ -97,7 +97,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Repeated:
-    """What evaluations at some draws, made again, have shown.
+    """Results of repeated evaluations at some draws.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Repeated:
     noise : float
         Standard deviation of the log density at one and the same point.
     luck : float
-        By how much the log density of draws is higher than that of their points, usually.
+        Median difference of the log density that draws carry and that of their points.
     agreement : Agreement
         How the log density of draws agrees with that of their points.
     """
@@ -118,7 +118,7 @@ class Repeated:
     agreement: Agreement
 
     def judge(self, evidence: Evidence) -> tuple[list[Finding], list[str]]:
-        """What speaks against the run, and what is to be noted."""
+        """Findings against the run, and notes."""
         found = []
         told = (
             "evaluated again at the same points, the log density scatters by "
@@ -162,7 +162,7 @@ def repeat(
         Forward evaluations to spend.
     rng : numpy.random.Generator
     seed : int
-        Of a stochastic forward model.
+        Seed of a stochastic forward model.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a paper says of a run: how it was sampled, what it cost, and how far it can be trusted."""
+"""Report on a run for a paper: how it was sampled, its cost, and how far it can be trusted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ ADJUSTED = "A Metropolis test makes draws exact for a deterministic forward map.
 
 @dataclass(frozen=True)
 class Report:
-    """A report on a run; print it, or turn it into Markdown.
+    """A report on a run. Print it, or turn it into Markdown.
 
     Attributes
     ----------

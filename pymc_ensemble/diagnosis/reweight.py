@@ -31,7 +31,7 @@ def reweight(
     model: pm.Model | None = None,
     random_seed: int = 0,
 ) -> xr.DataTree:
-    """Correct draws by what their log densities say, without a further forward evaluation.
+    """Correct draws by their log densities, without a further forward evaluation.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def reweight(
     if run.facts.dimension <= MOST_PARAMETERS:
         regression = Regression.of(run.U, run.stats["lp"], run.shown, rng)
     if regression is not None and regression.reliable:
-        if khat > LARGEST_KHAT:  # they would spoil what the regression knows
+        if khat > LARGEST_KHAT:  # such weights would spoil the moments of the regression
             base = np.zeros(len(X))
         base = _tilted(base, X, regression)
         khat = Weights.of(X, base).khat
@@ -160,7 +160,7 @@ def reweight(
 
 
 def _picked(w: FloatArray, U: FloatArray, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Resample points `U`, shape (n, d), by weights: each place gets its share but for one draw."""
+    """Resample points `U`, shape (n, d), by weights: each place gets its share up to one draw."""
     order = _neighbors(U)
     picked = systematic_resample(w[order] / w.sum(), size, rng.random())
     return rng.permutation(order[picked])
@@ -214,7 +214,7 @@ def _recycled(
     weights = Weights.of(np.empty((len(log_w), 0)), log_w)
     efficiency = _efficiency(weights.ess, len(run.U), weights.khat)
     worth = float(SamplingError.of(run.paths).ess.min()) if run.draw.size else 0.0
-    if 2 * weights.ess < worth:  # both are estimates, and those from short paths too high
+    if 2 * weights.ess < worth:  # both are estimates, and short paths give too high ones
         raise ValueError(
             f"The proposals are worth {weights.ess:.0f} independent draws, but the draws "
             f"themselves are worth {worth:.0f}. Use the draws as they are."

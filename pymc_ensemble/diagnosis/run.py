@@ -38,7 +38,7 @@ class Run:
         Labels of the parameters, and the variables that they are entries of.
     stats : dict of str to ndarray of shape (n,)
     numbers : ndarray of int, shape (n,)
-        Which draws these are of all, with those of one chain behind those of the other.
+        Numbers of these draws among all draws, counted chain by chain.
     draw : ndarray of int, shape (C, S, J)
         Numbers of the draws that make up complete paths: chains, sweeps, particles.
     evaluated, failed : int
@@ -46,7 +46,7 @@ class Run:
     shown : callable
         Gives `X` at coordinates.
     burn_in : tuple of ndarray
-        What is left of the burn-in: coordinates of shape (m, d), and their log densities (m,).
+        Points of the burn-in that were kept: coordinates (m, d), and their log densities (m,).
     missing : tuple of str
         Free variables that the posterior does not have.
     """
@@ -67,13 +67,13 @@ class Run:
 
     @classmethod
     def of(cls, idata: xr.DataTree, model: pm.Model | None = None) -> "Run":
-        """Take a result apart.
+        """Read a result.
 
         Parameters
         ----------
         idata : DataTree
         model : pm.Model, optional
-            Its model, for values of variables whose transforms are not known without it.
+            Its model, for variables whose transforms are not known without it.
         """
         if not isinstance(idata, xr.DataTree):
             raise TypeError(
@@ -219,7 +219,7 @@ def _groups(numbers: IntArray) -> list[IntArray]:
 
 
 def _paths(sweep: IntArray, particle: IntArray, numbers: IntArray) -> IntArray:
-    """Complete paths as numbers of draws; of thinned draws, those of particles as they are left."""
+    """Complete paths as numbers of draws. Thinned draws have the paths that are left."""
     where = np.full(sweep.size, -1)
     where[numbers] = np.arange(len(numbers))
     offset = sweep.shape[1] * np.arange(len(sweep))[:, None, None]

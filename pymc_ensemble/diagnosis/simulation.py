@@ -1,4 +1,4 @@
-"""One data set that a model has made, and where its parameters are among the draws given it."""
+"""One simulated data set, and the ranks of its parameters among the draws given it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ type StepFactory = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Simulation:
-    """What one simulation tells.
+    """Results of one simulation.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Simulation:
 def simulated(
     model: pm.Model, step: StepFactory, settings: dict[str, Any], seed: np.random.SeedSequence
 ) -> Simulation:
-    """Draw parameters and data, sample given the data, and see where the parameters are."""
+    """Draw parameters and data, sample given the data, and rank the parameters."""
     of_data, of_run, of_ranks = seed.generate_state(3)
     free = [rv.name for rv in model.free_RVs]
     observed = [rv.name for rv in model.observed_RVs]
@@ -158,7 +158,7 @@ def log_densities(
 
 def fitted_levels(X: FloatArray, point: FloatArray) -> tuple[FloatArray, float]:
     """Levels of draws (n, p) and of a point (p,) by a Gaussian fit, in place of log densities."""
-    # the draws of the fit would be nearer to it than the truth: take others for the ranks
+    # draws are nearer to a fit to themselves than the truth is: take other draws for the ranks
     half = len(X) // 2
     far = distance(X[:half], np.vstack([X[half:], point]))
     return -far[:-1], -float(far[-1])

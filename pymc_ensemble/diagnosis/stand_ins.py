@@ -1,4 +1,4 @@
-"""What speaks against draws of what stands in for a model: surrogates, estimates, inversions."""
+"""Findings against draws of surrogates, estimates and inversions, which replace a model."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from pymc_ensemble.log import number, percent
 from .known import CHANCE_LIMIT, LOST, POSSIBLE, RARE, SAMPLE, WRONG_SD, Evidence, Finding
 from .run import Run
 
-FAMILIAR = 1 - RARE  # share of the simulations that may look more like the others than the data do
+FAMILIAR = 1 - RARE  # share of simulations that may be nearer to the others than the data are
 UNLIKE = 0.25  # acceptance of independent proposals below which a learned law is far off
-HELPS = 0.5  # error of means by a cheap model beyond which it is of no help
+HELPS = 0.5  # error of means above which a cheap model does not help
 
 
 def inverted(evidence: Evidence) -> Iterator[Finding]:
-    """Draws that no sampler has made."""
+    """Find draws of an inversion, which no sampler has made."""
     if evidence.law != "inversion":
         return
     target = evidence.run.facts.options.get("target")
@@ -36,14 +36,14 @@ def inverted(evidence: Evidence) -> Iterator[Finding]:
 
 
 def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
-    """A learned law whose independent proposals are rarely accepted."""
+    """Find a learned law whose independent proposals are rarely accepted."""
     run = evidence.run
     if not run.origin.learned:
         return
     learned, rarely = run.origin.law_acceptance, run.independent_acceptance < UNLIKE
     if learned is not None and learned < UNLIKE and not rarely:
-        # such proposals may miss tails: of a Gaussian process with unknown length and amplitude
-        # 40% were accepted, and means were off by 0.3 sd
+        # such proposals may miss tails: for a Gaussian process with unknown length and amplitude
+        # 40% were accepted, but means were off by 0.3 sd
         yield Finding(
             "doubtful",
             f"the posterior is far from the learned law: only {percent(learned)} of its draws "
@@ -65,7 +65,7 @@ def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
 
 
 def law_alone(evidence: Evidence) -> Iterator[Finding]:
-    """A learned law that no evaluation was compared with."""
+    """Find a learned law that was not compared with any evaluation."""
     run = evidence.run
     if run.facts.sampler != "approximate" or np.isfinite(run.stats["lp"]).any():
         return
@@ -82,7 +82,7 @@ def law_alone(evidence: Evidence) -> Iterator[Finding]:
 
 
 def surrogate(evidence: Evidence) -> Iterator[Finding]:
-    """A surrogate that does not predict what the forward map gives."""
+    """Find a surrogate that predicts the forward map wrongly."""
     run = evidence.run
     if evidence.law != "surrogate":
         return
@@ -112,7 +112,7 @@ def surrogate(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _not_corrected(run: Run) -> Iterator[Finding]:
-    """A cheap model whose correction was not certified."""
+    """Find a cheap model whose correction was not certified."""
     limit, tolerance = (float(run.facts.options[name]) for name in ("certificate", "tolerance"))
     if limit <= tolerance and run.converged:
         return
@@ -134,7 +134,7 @@ def _not_corrected(run: Run) -> Iterator[Finding]:
 
 
 def amortized(evidence: Evidence) -> Iterator[Finding]:
-    """An estimate that was learned from simulations, and what is known of it."""
+    """Findings about an estimate that was learned from simulations."""
     if evidence.law != "amortized":
         return
     options = evidence.run.facts.options

@@ -1,7 +1,7 @@
-"""Evaluations that are no draws, and what they say of a run.
+"""Evaluations that are not draws, and findings from them.
 
-They are left from the burn-in, come from a store or an archive, or are made for this purpose: at
-draws once more, or in a search for modes.
+They come from the burn-in, a store or an archive. Or they are made for this purpose: repeats at
+draws, or a search for modes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +31,9 @@ from .run import Run
 FloatArray = NDArray[np.float64]
 Store = str | PathLike | EvaluationStore | xr.Dataset | tuple[Any, ArrayLike]
 
-FEWEST = 10  # failures, or evaluations near the draws, that tell anything
-EDGE = 0.1  # share of failures beyond the edge of their corner
-ONE_SIDED = 0.5  # correlation of ranks with failures from which they are in a corner
+FEWEST = 10  # fewer failures, or evaluations near the draws, mean nothing
+EDGE = 0.1  # share of failures outside of the corner that a message names
+ONE_SIDED = 0.5  # rank correlation with failures above which they are in a corner
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class OtherEvaluations:
         Names of the inputs.
     failed : ndarray of bool, shape (n,)
     U : ndarray of shape (n, d) or None
-        The same in unconstrained coordinates, where that can be told.
+        The same points in unconstrained coordinates, if they are known.
     X : ndarray of shape (n, p) or None
-        The same in the parameters of the run, where that can be told.
+        The same points in the parameters of the run, if they are known.
     lp : ndarray of shape (n,)
         Log densities in unconstrained coordinates, NaN where they are not known.
     """
@@ -203,7 +203,7 @@ def _table(stored: xr.Dataset, names: Sequence[str]) -> tuple[FloatArray, list[s
 def _log_density_given(
     model: pm.Model, U: FloatArray, stored: xr.Dataset, results: Sequence[str]
 ) -> FloatArray:
-    """Log densities at points, from outputs that are known: nothing is evaluated."""
+    """Log densities at points, from known outputs. Nothing is evaluated."""
     density = model.logp()
     [node] = {
         v.owner
@@ -237,7 +237,7 @@ def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[st
     findings : list of Finding
         One if a part of the posterior seems to be cut off.
     notes : list of str
-        Where evaluations failed otherwise.
+        Where other evaluations failed.
     """
     failed = others.failed
     if failed.sum() < FEWEST or failed.all():

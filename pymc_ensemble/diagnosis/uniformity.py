@@ -1,4 +1,4 @@
-"""Whether posteriors hold the truth as often as they claim: their ranks and levels are uniform."""
+"""Tests whether posteriors hold the truth as often as they claim: ranks must be uniform."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -28,11 +28,11 @@ class Coverage:
     verdict : {"calibrated", "overconfident", "conservative"}
         Whether regions hold the truth as often as they claim to, less often, or more often.
     reasons : tuple of str
-        What lies outside of the confidence bands, with the size of the deviation.
+        Curves that leave the confidence bands, and how far.
     finished, simulations : int
-        Simulations that have finished, of so many.
+        Number of simulations that have finished, and number of all simulations.
     failures : dict of int to str
-        Why the others have not, by the number of the simulation.
+        Reasons of the others, by the number of the simulation.
     data : xarray.DataTree
         Group ``prior_sbc``: rank of the truth among the draws, as a number between 0 and 1, for
         each variable, with the dimensions ``(chain, draw, ...)`` where a draw is a simulation:
@@ -126,7 +126,7 @@ def judged(
             reason += f", and its draws are too {'low' if offset > 0 else 'high'}"
         reasons.append(f"{reason}.")
     verdict: Verdict = "calibrated"
-    if reasons:  # what is off to one side only claims to know too much, too
+    if reasons:  # a shift to one side means overconfidence, too
         verdict = "conservative" if direction < 0 else "overconfident"
     names = ("n_draws", "n_evals", "by_lp")
     told = xr.Dataset(

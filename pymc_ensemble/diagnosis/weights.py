@@ -9,21 +9,21 @@ from .ensembles import path_ess
 
 FloatArray = NDArray[np.float64]
 
-NONE = 1e-300  # a weight, or a scale, that is as good as zero
-FEWEST_WEIGHTS = 50  # fewer do not tell a tail
+NONE = 1e-300  # a weight, or a scale, that counts as zero
+FEWEST_WEIGHTS = 50  # fewer weights have no tail that could be fitted
 
 
 @dataclass(frozen=True)
 class SamplingError:
-    """How far means and standard deviations can be off by chance, for each of p parameters.
+    """Errors by chance of means and standard deviations, for each of p parameters.
 
     Attributes
     ----------
     ess : ndarray of shape (p,)
         Effective sample size of the mean, from the paths of the particles.
     mean : ndarray of shape (p,)
-        Standard error of the mean, in posterior standard deviations: the larger one of what paths
-        and what differences between chains say.
+        Standard error of the mean, in posterior standard deviations: the larger one of two
+        estimates, from paths and from differences between chains.
     sd : ndarray of shape (p,)
         Relative standard error of the standard deviation.
     drift : ndarray of shape (p,)
@@ -60,14 +60,14 @@ class SamplingError:
 
 @dataclass(frozen=True)
 class Weights:
-    """Importance weights of draws from a known law, and what they say of its error.
+    """Importance weights of draws from a known law, and the errors of this law.
 
     Attributes
     ----------
     log_weights : ndarray of shape (n,)
         Pareto-smoothed and normalized.
     khat : float
-        Shape of their tail: beyond 0.7 they cannot be relied upon.
+        Shape of their tail. Above 0.7 the weights are unreliable.
     efficiency : float
         Effective share of the draws.
     shift : ndarray of shape (p,)
@@ -84,7 +84,7 @@ class Weights:
 
     @property
     def ess(self) -> float:
-        """How many draws they are worth."""
+        """Number of independent draws that they are worth."""
         return self.efficiency * len(self.log_weights)
 
     def mean(self, values: FloatArray) -> FloatArray:

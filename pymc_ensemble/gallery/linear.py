@@ -51,7 +51,7 @@ def linear_gaussian(d: int = 10, native: bool = False) -> GalleryModel:
     require_flags(native=native)
     require_counts(1, d=d)
     if d is None or d > MOST_PARAMETERS:
-        raise ValueError(f"`d` must be an integer from 1 to {MOST_PARAMETERS}, not {d!r}.")
+        raise ValueError(f"d must be an integer from 1 to {MOST_PARAMETERS}, not {d!r}.")
     rng = np.random.default_rng(1000)
     Q, _ = np.linalg.qr(rng.standard_normal((2 * d, d)))
     W, _ = np.linalg.qr(rng.standard_normal((d, d)))
