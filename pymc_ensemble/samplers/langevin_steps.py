@@ -21,9 +21,10 @@ def stable(largest: float, drift: Array) -> float:
     return min(largest, STABLE_MOVE / max(strongest, np.finfo(float).tiny))
 
 
-def log_ratio(forth: Array, back: Array, step_size: float) -> Array:
-    """Log ratio of the densities of moves back and forth, from what is noise in them, (n, d)."""
-    return ((forth**2).sum(1) - (back**2).sum(1)) / (4 * step_size)  # eq. (L3)
+def log_ratio(forth: Array, back: Array, step_size: float | Array) -> Array:
+    """Log ratio of the densities of moves back and forth, from what is noise in them, (..., d)."""
+    ratio: Array = ((forth**2).sum(-1) - (back**2).sum(-1)) / (4 * step_size)  # eq. (L3)
+    return ratio
 
 
 def clipped(drift: Array, step_size: float) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
-from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, tuned
+from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, log_ratio, tuned
 from pymc_ensemble.samplers.proposals import differential_evolution
 
 from .posterior import SurrogatePosterior, Whitening
@@ -19,8 +19,7 @@ from .regression import Function
 
 SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
 DE_SHARE = 0.1  # of differential evolution among the moves
-MODE_JUMP = 0.5  # of its steps that lead to other modes: here they cost no evaluation
-NEIGHBORS, MANY_FAILED = 5, 4  # where so many of the nearest evaluations failed, no particle goes
+NEIGHBORS = 5  # where all of so many nearest evaluations failed but one, no particle goes
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Region:
             inside = (np.vecdot(x, x) <= self.wall**2) & (prior <= self.highest_prior)
         if self.tree is not None and self.failed is not None and inside.any():
             _, neighbors = self.tree.query(x[inside], NEIGHBORS)
-            inside[inside] = self.failed[neighbors].sum(1) < MANY_FAILED
+            inside[inside] = self.failed[neighbors].sum(1) < NEIGHBORS - 1
         return inside
 
 
@@ -192,8 +191,8 @@ class Chains:
         potential, gradient = self._evaluate(proposed)
         with np.errstate(invalid="ignore", over="ignore"):
             back = -move + h * (gradient @ factors) * inverse[..., None]
-            log_ratio = 0.5 * (noise**2).sum(2) - (back**2).sum(2) / (4 * h[..., 0])  # eq. (L3)
-            log_alpha = inverse * (state.potential - potential) + log_ratio
+            log_alpha = inverse * (state.potential - potential)
+            log_alpha += log_ratio(np.sqrt(2 * h) * noise, back, h[..., 0])
         alpha = np.where(np.isfinite(potential), np.exp(np.minimum(0, log_alpha)), 0.0)
         alpha = np.where(np.isnan(alpha), 0.0, alpha)
         state.update(rng.random(alpha.shape) < alpha, proposed, potential, gradient)
@@ -207,7 +206,7 @@ class Chains:
         for half, other in (halves, halves[::-1]):
             m = len(half)
             x, partners = state.x[:, half], state.x[:, other]
-            proposed = differential_evolution(x, partners, factors, rng, MODE_JUMP)
+            proposed = differential_evolution(x, partners, factors, rng)
             potential, gradient = self._evaluate(proposed, half)
             with np.errstate(invalid="ignore", over="ignore"):
                 log_alpha = (state.potential[:, half] - potential) / self.temperatures[:, None]

@@ -8,17 +8,16 @@ import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, tuned
+from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, log_ratio, tuned
 from pymc_ensemble.samplers.linearization import Anomalies, moment_law
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 from pymc_ensemble.samplers.weights import deep
 
-from .chains import DE_SHARE, LARGEST_STEP, MODE_JUMP, SMALLEST_STEP, covariance_factor
+from .chains import DE_SHARE, LARGEST_STEP, SMALLEST_STEP, covariance_factor
 from .learning import LearningState
 
-EXPLORATION = 30  # moves on the surrogate for one proposal
+EXPLORATION = 30  # moves on the surrogate for one proposal, and in which their step is adapted
 DIRECT = 0.1  # share of the proposals that do not ask the surrogate
-STEP_TRIALS = 60  # moves in which the Langevin step is adapted, before the first draw
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
             ensemble = _evaluated_particles(archive, len(particles), rng)
         factor = covariance_factor(x)
         state = AdjustedState(ensemble, langevin_step=FIRST_STEP, factor=factor, learned=learned)
-        _, step = self._explore(state, x, x, STEP_TRIALS, rng, adapt=True)
+        _, step = self._explore(state, x, x, EXPLORATION, rng, adapt=True)
         return replace(state, langevin_step=step)
 
     def ask(
@@ -126,13 +125,13 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
             noise = rng.standard_normal((n, d))
             move = -step * gradient @ factor + np.sqrt(2 * step) * noise
             evolve = np.asarray(rng.random(n)) < DE_SHARE
-            evolved = proposals.differential_evolution(x, partners, factor, rng, MODE_JUMP)
+            evolved = proposals.differential_evolution(x, partners, factor, rng)
             proposed = np.where(evolve[:, None], evolved, x + move @ factor.T)
             new, new_gradient = posterior.potential(proposed)
             with np.errstate(invalid="ignore", over="ignore"):
                 back = -move + step * new_gradient @ factor
-                log_ratio = 0.5 * (noise**2).sum(1) - (back**2).sum(1) / (4 * step)
-                alpha = np.minimum(0, potential - new + np.where(evolve, 0, log_ratio))
+                ratio = log_ratio(np.sqrt(2 * step) * noise, back, step)
+                alpha = np.minimum(0, potential - new + np.where(evolve, 0, ratio))
             alpha = np.where(np.isfinite(new) & ~np.isnan(alpha), np.exp(alpha), 0.0)
             accepted = rng.random(n) < alpha
             x[accepted], potential[accepted] = proposed[accepted], new[accepted]

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.weights import deep
+from pymc_ensemble.samplers.weights import deep, lowest
 
 from .basis import Basis, basis_size, farthest_points
 from .posterior import NoiseLaw, SurrogatePosterior, WhitenedPrior, Whitening
 from .regression import GaussianProcess
 from .targets import Bend, ForwardTarget, PotentialTarget, Target
+from .verification import SURE
 
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
 FIRST_REACH = 1e4  # the same for prior draws, whose potentials span a wide range
@@ -96,7 +97,7 @@ class Selection:
             potential = before.exponent * loss + archive.prior
             particles = before.posterior.predicted(before.particles, archive.Z.shape[1])
             own = before.exponent * particles.loss + particles.prior
-            limit = np.quantile(own, 0.05) + reach
+            limit = lowest(own) + reach
         potential = np.where(np.isnan(potential), np.inf, potential)
         inside, fewest = potential < limit, 10 * (d + 2)
         if inside.sum() < min(fewest, len(archive)):
@@ -161,7 +162,7 @@ class Fitting:
         """What the surrogate predicts; what is far beyond the near points is bent."""
         losses, d = chosen.near_loss, chosen.points.U.shape[1]
         exponent = 0.0 if before is None else before.exponent
-        least = float(np.quantile(losses, 0.02))
+        least = lowest(losses)
         middle = float(np.median(losses)) - least
         if self.forward:
             reach = self.scale * REACH
@@ -173,9 +174,9 @@ class Fitting:
         straight = relevant * max(3, d)
         if before is None or exponent == 0:
             return PotentialTarget(least, Bend(max(straight, middle)), max(relevant, middle))
-        noise = min(before.noise(), REACH / 10)
+        noise = SURE * min(before.noise(), relevant)
         return PotentialTarget(
-            least, Bend(straight / exponent + 10 * noise), relevant / exponent + 4 * noise
+            least, Bend(straight / exponent + noise), relevant / exponent + noise
         )
 
     def _noise(self, chosen: Selection, before: Fit | None) -> tuple[NoiseLaw | None, Array | None]:
@@ -188,7 +189,7 @@ class Fitting:
             return law, law(chosen.loss)
         # far from the posterior the process may be wrong: what it misses there is no noise
         potential = before.exponent * chosen.loss + chosen.points.prior
-        excess = potential - np.quantile(potential[: chosen.n_near], 0.05)
+        excess = potential - lowest(potential[: chosen.n_near])
         near = self.scale * NEAR
         return None, 1 + (np.clip(excess, 0, 10 * near) / near) ** 4  # eq. (G7)
 

@@ -22,7 +22,7 @@ from .fitting import SMALL, Fit, Fitting
 from .posterior import SurrogatePosterior
 from .verification import UNSURE, Verification, surrogate_error
 
-WIDTHS = np.array([1.0, 1.5, 2.25, 3.4, 5.0])  # of the particles' laws, in posterior sd
+WIDTHS = 1.5 ** np.arange(5)  # of the particles' laws, in posterior sd
 GROWTH = 2  # levels by which a design may get wider in an epoch
 MOVES = 50  # on the surrogate in an epoch
 WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop

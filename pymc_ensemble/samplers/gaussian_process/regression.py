@@ -25,7 +25,7 @@ from .hyperparameters import (
     most_probable,
 )
 
-SUBSAMPLE = 150  # points for the hyperparameters
+POINTS = 150  # that give the hyperparameters, and that are inducing ones
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class GaussianProcess:
         relative_noise: Array | None = None,
         guards: Array | None = None,
         warm: Hyperparameters | None = None,
-        max_inducing: int | None = None,
+        max_inducing: int = POINTS,
     ) -> "GaussianProcess":
         """Fit to noisy values.
 
@@ -182,10 +182,10 @@ class GaussianProcess:
             Points of little weight: they keep the process from running away, no more.
         warm : Hyperparameters, optional
             Those of a fit to similar data.
-        max_inducing : int, optional
-            Number of inducing points, by default 150 in up to three dimensions and 225 in more.
+        max_inducing : int, default 150
+            Number of inducing points.
         """
-        n, d = x.shape
+        n = len(x)
         trusted = np.ones(n, dtype=bool) if guards is None else ~guards
         center = values[trusted].mean(0)
         scale = float(values[trusted].std(0).max())
@@ -193,11 +193,9 @@ class GaussianProcess:
         Y = (values - center) / scale
         relative = np.ones(n) if relative_noise is None else relative_noise
         sample = np.flatnonzero(trusted)
-        if len(sample) > SUBSAMPLE:
-            sample = rng.choice(sample, SUBSAMPLE, replace=False)
+        if len(sample) > POINTS:
+            sample = rng.choice(sample, POINTS, replace=False)
         theta = most_probable(x[sample], Y[sample], relative[sample], basis, warm)
-        if max_inducing is None:
-            max_inducing = 150 if d <= 3 else 225
         inducing = x[farthest_points(x / np.exp(theta.lengths), max_inducing)]
         unit = replace(theta, amplitude=0.0)
         covariance = _kernel(inducing, inducing, unit)

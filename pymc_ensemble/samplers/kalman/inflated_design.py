@@ -36,7 +36,7 @@ LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any directio
 CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
 # Change of a moment by curvature that a linear fit may miss. Where it errs by 0.3, the change is
 # found to be 0.2 to 0.6; where it does not, up to 0.15 (8 seeds of each problem).
-BENT_MEAN, BENT_SD = 0.18, 0.15
+BENT = 0.18
 COMPARED = 4000  # draws on which that is told
 FARTHEST = 2.0  # mean of a pooled law: in widths of its points, per root of the dimension
 PRIOR_WIDTH = 0.3  # of the posterior: wider, exponential priors drown their slope in noise
@@ -258,7 +258,7 @@ class InflatedDesign:
             U.append(snapshot.U)
             log_weights.append(state.ensemble.loss - self.problem.loss(fit(snapshot.U)))
         shift, ratio = _change_of_moments(np.concatenate(U), np.concatenate(log_weights))
-        return bool(np.abs(shift).max() > BENT_MEAN or np.abs(ratio - 1).max() > BENT_SD)
+        return bool(np.abs(shift).max() > BENT or np.abs(ratio - 1).max() > BENT)
 
 
 def pooled_law(
