@@ -1,4 +1,4 @@
-"""Whether draws from a cheap law are those of the density that it stands for, from few evaluations.
+"""Certificates: few evaluations show whether draws of a cheap law follow the true density.
 
 Draws of a law q, say the posterior of a surrogate, are evaluated under the true density. With the
 log weights l = log density - log q, known up to a constant, and w = exp(l) / E[exp(l)], every
@@ -6,9 +6,9 @@ function f has
 
     | E_density f - E_q f |  =  | Cov_q(w, f) |  <=  sd(w) sd(f),
 
-and sd(w) is about sd(l) where that is small. So the sd of the log weights of some independent draws
-bounds the error of every mean, in standard deviations. It speaks for all that q covers: what q has
-lost altogether is looked for by draws from a wider law.
+and sd(w) is about sd(l) if that is small. So the sd of the log weights of some independent draws
+bounds the error of every mean, in standard deviations. This holds where q has draws. Draws from a
+wider law look for what q has lost.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .words import number
 
 LEVEL = 0.95  # of all limits and tests
 QUANTILE = NormalDist().inv_cdf(LEVEL)  # scipy.special is not loaded before it is needed
-TOLERANCE = 0.1  # of means, in sd, by default
+TOLERANCE = 0.1  # default error of means that is tolerated, in sd
 FEWEST = 5  # fewer log weights do not tell an sd
 LARGEST_LOG = 50.0  # keeps exponentials finite
 TAILS = (0.05, 0.5, 0.95)  # quantiles by which two laws are compared
@@ -32,11 +32,11 @@ EVEN = 0.2  # effective share of weighted draws below which nothing can be compa
 
 
 def sd_limit(values: Array) -> float:
-    """Upper 95% confidence limit of the standard deviation of the law of some values.
+    """Upper 95% confidence limit of the standard deviation behind some values.
 
-    Errors of a covariance give log weights with heavy tails, so that the limit of the normal law is
-    too small; this one is widened by the kurtosis of the values [1]_. Of ten normal values it is
-    above the sd in 96 to 97% of samples, of ten values with the law of a squared normal in 82%.
+    If a covariance is wrong, log weights have heavy tails, and the limit for a normal distribution
+    is too small. This limit is widened by the kurtosis of the values [1]_. For ten normal values it
+    is above the sd in 96 to 97% of samples, for ten squared normal values in 82%.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def sd_limit(values: Array) -> float:
     Returns
     -------
     float
-        Infinite if a value is not finite, or if there are fewer than five.
+        The limit. It is infinite if a value is not finite, or if there are fewer than five.
 
     References
     ----------
@@ -77,29 +77,29 @@ def sd_limit(values: Array) -> float:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What evaluations of independent draws say about a law.
+    """Judgement of a law by evaluations of independent draws.
 
     Attributes
     ----------
     limit : float
-        Upper 95% confidence limit of the sd of the log weights: by how much means may be off, in
+        Upper 95% confidence limit of the sd of the log weights. Means may be off by this much, in
         posterior standard deviations. Infinite if a weight is zero or unknown.
     sd : float
-        The sd itself.
+        That sd itself.
     size : int
         Number of log weights.
     missed : float
-        Share of the density that the law has too little (or, if negative, too much), as draws of a
-        wider law tell; 0 if there were none.
+        Share of the density that the law lacks (or, if negative, has too much), by draws of a wider
+        law. 0 without such draws.
     tolerance : float
         Largest limit that is accepted.
     outer : float
-        Largest log weight of the outermost draws above the mean one; 0 if there were none.
+        Largest log weight of the outermost draws, above the mean log weight. 0 without such draws.
     noise : float
         Standard deviation of the log density by roughness or noise that was allowed for.
     moved : float
-        By how much means have moved, in standard deviations, once the law had learned from these
-        evaluations; 0 if it has not.
+        Shift of means, in standard deviations, after the law has learned from these evaluations. 0
+        if it has not.
 
     Examples
     --------
@@ -135,13 +135,14 @@ class Certificate:
         Parameters
         ----------
         log_weights : ndarray of shape (n,)
-            Of independent draws of the law, up to a constant: log density of the truth minus that
-            of the law. NaN or -inf where the evaluation has failed.
+            Log weights of independent draws of the law, up to a constant: true log density minus
+            that of the law. NaN or -inf if the evaluation has failed.
         tolerance : float, default 0.1
+            Largest limit that is accepted.
         wide : ndarray of shape (m,), optional
-            The same of draws from a wider law, with the same constant.
+            Log weights of draws from a wider law, with the same constant.
         reach : ndarray of shape (m,), optional
-            Density of the law at these, relative to that of the wider law.
+            Density of the law at these draws, relative to that of the wider law.
         outer : ndarray of shape (k,), optional
             Log weights of the outermost of many draws of the law, with the same constant.
         """
@@ -160,17 +161,17 @@ class Certificate:
         return cls(limit, sd, len(log_weights), missed, tolerance, float(tail))
 
     def under_noise(self, fluctuation: float, error: float, degrees: int) -> "Certificate":
-        """Certificate of a smooth law, where the density that was evaluated fluctuates about it.
+        """Certificate of a smooth law, if the evaluated density fluctuates about it.
 
-        The scatter of the log weights must be what the fluctuations explain, by an F test with 95%;
-        then `error` takes the place of the limit.
+        An F test with 95% must say that the fluctuations explain the scatter of the log weights.
+        Then `error` takes the place of the limit.
 
         Parameters
         ----------
         fluctuation : float
-            Standard deviation of the log density by fluctuations, as it was measured.
+            Measured standard deviation of the log density by fluctuations.
         error : float
-            By how much means may be off, as the law itself can tell.
+            Error of means, by the uncertainty of the law itself.
         degrees : int
             Degrees of freedom of the measurement of the fluctuation.
         """
@@ -182,21 +183,21 @@ class Certificate:
         return replace(self, limit=limit, noise=fluctuation, missed=0.0, outer=0.0)
 
     def moved_by(self, moved: float) -> "Certificate":
-        """Certificate of a law that has learned from these evaluations since.
+        """Certificate of a law that has since learned from these evaluations.
 
-        If the law that was judged is off by `limit` at most, and the present one knows better, the
-        way from one to the other is no longer than that. A longer one contradicts the certificate.
+        If the judged law is off by at most `limit`, and the present law knows more, the second is
+        at most that far from the first. A longer way contradicts the certificate.
 
         Parameters
         ----------
         moved : float
-            `disagreement` of both; infinite if it could not be told.
+            `disagreement` of both laws. Infinite if it is not known.
         """
         return replace(self, limit=max(self.limit, moved), moved=moved)
 
     @property
     def certified(self) -> bool:
-        """Whether the law is as good as the tolerance asks for."""
+        """Whether the law is within the tolerance."""
         whole = abs(self.missed) <= self.tolerance and self.outer <= HEAVIER
         return self.limit <= self.tolerance and whole
 
@@ -233,13 +234,12 @@ class Certificate:
 
 
 def disagreement(U: Array, log_weights: Array) -> float:
-    """How much two laws differ: in probabilities of coordinates, and in their means.
+    """Difference of two laws, in probabilities of coordinates and in means.
 
-    It is the largest ``|E_w f - E f| / sd(f)`` over the coordinates, their squares, and the
-    events that they are below their 5%, 50% and 95% quantiles, with the smaller of the standard
-    deviations in both laws: a few draws in a hole of one law must not hide behind the standard
-    deviation that they make. As both laws are known, there is no
-    error of a second sample in it.
+    It is the largest ``|E_w f - E f| / sd(f)`` over functions f: the coordinates, their squares,
+    and the events that they are below their 5%, 50% and 95% quantiles. The standard deviation is
+    the smaller one of both laws. Otherwise a few draws in a hole of one law would hide behind their
+    own standard deviation. As both laws are known, there is no error of a second sample.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def disagreement(U: Array, log_weights: Array) -> float:
     Returns
     -------
     float
-        Infinite if the weights are so uneven that the laws have little in common.
+        The difference. Infinite if the weights are so uneven that the laws have little in common.
 
     Examples
     --------

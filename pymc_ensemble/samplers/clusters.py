@@ -1,4 +1,4 @@
-"""Clusters of an ensemble: the modes of its law, if it has several."""
+"""Clusters of an ensemble, which stand for modes."""
 
 import warnings
 
@@ -14,12 +14,12 @@ MOST_CLUSTERS = 6
 def clusters(
     points: Array, anomalies: Anomalies, rng: np.random.Generator, starts: int = 1
 ) -> list[Array]:
-    """Divide distinct particles, if clusters describe them better than one Gaussian law does.
+    """Divide particles into clusters, if these describe them better than one Gaussian law.
 
     Parameters
     ----------
     points : ndarray of shape (n, d)
-        Particles that differ from one another.
+        Different particles, without repeats.
     anomalies : Anomalies
         Statistics in whose coordinates distances are measured.
     rng : numpy.random.Generator
@@ -29,8 +29,8 @@ def clusters(
     Returns
     -------
     list of ndarray
-        Indices of the members of each cluster: of all particles in one, if the Bayesian information
-        criterion prefers a single Gaussian law.
+        Indices of the members of each cluster. There is only one cluster if the Bayesian
+        information criterion prefers a single Gaussian law.
     """
     n, d = points.shape
     x = (points - anomalies.mean) @ anomalies.L_pinv.T

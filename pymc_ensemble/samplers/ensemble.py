@@ -13,7 +13,7 @@ Law = Literal[
 
 
 class PriorAndLoss(Protocol):
-    """What every sampler asks of a problem."""
+    """What every sampler needs of a problem."""
 
     @property
     def dimension(self) -> int:
@@ -33,7 +33,7 @@ class PriorAndLoss(Protocol):
 
 
 class Problem(PriorAndLoss, Protocol):
-    """What the samplers ask of an inverse problem; a few lines of NumPy can answer."""
+    """What the samplers need of an inverse problem. A few lines of NumPy are enough."""
 
     @property
     def n_outputs(self) -> int:
@@ -58,21 +58,21 @@ class Problem(PriorAndLoss, Protocol):
 
 
 def has_forward_map(problem: Problem) -> bool:
-    """Whether a problem has outputs with a structure.
+    """Whether a problem has outputs other than its loss.
 
-    One whose attribute ``density_only`` is true has not: its only output is its loss.
+    If its attribute ``density_only`` is true, its loss is its only output.
     """
     return not getattr(problem, "density_only", False)
 
 
 def loss_and_gradient(problem: Problem, Z: Array) -> tuple[Array, Array]:
-    """Loss (J,) and its gradient (J, K), by one call of a problem that has one for both."""
+    """Loss (J,) and its gradient (J, K), by a single call if the problem has one for both."""
     both = getattr(problem, "loss_and_gradient", None)
     return (problem.loss(Z), problem.loss_gradient(Z)) if both is None else both(Z)
 
 
 def prior_and_gradient(problem: PriorAndLoss, U: Array) -> tuple[Array, Array]:
-    """Prior potential (J,) and its gradient (J, d), by one call of a problem that has one."""
+    """Prior potential (J,) and its gradient (J, d), by a single call if the problem has one."""
     both = getattr(problem, "prior_and_gradient", None)
     return (problem.prior_potential(U), problem.prior_gradient(U)) if both is None else both(U)
 
@@ -95,7 +95,7 @@ class EnsembleFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Particles together with everything that was computed for them.
+    """Particles with all that was computed for them.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class Ensemble:
         return self.U, self.Z, self.loss, self.prior
 
     def without_failures(self) -> "Ensemble":
-        """Copy in which the members that failed are replaced by copies of others."""
+        """Copy in which copies of other members replace those that failed."""
         good = np.flatnonzero(self.ok)
         index = np.arange(len(self))
         index[~self.ok] = np.resize(good, len(self) - len(good))
@@ -176,7 +176,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An ensemble after a completed sweep: what becomes posterior draws.
+    """An ensemble after a completed sweep, which becomes draws of the posterior.
 
     Attributes
     ----------
@@ -185,17 +185,17 @@ class Snapshot:
     lp : ndarray of shape (J,)
         Log posterior density in these coordinates.
     log_q : ndarray of shape (J,)
-        Log density of the Gaussian law of the ensemble, for each particle
-        fitted without it.
+        Log density of the Gaussian law of the ensemble. For each particle the law is fitted without
+        that particle.
     acceptance : ndarray of shape (J,)
-        Metropolis acceptance probability of the move, or the one that a test would have had.
+        Metropolis acceptance probability of the move, or the would-be acceptance.
     step_size : float
-        Time step of the dynamics; ``inf`` stands for independent moves.
+        Time step of the dynamics. ``inf`` means independent moves.
     proposal_lp, proposal_log_q : ndarray of shape (J,) or None
-        Log posterior densities of the last proposals, accepted or not, and the log densities that
-        they were drawn from; NaN for moves that depend on the particle.
+        Log posterior densities of the last proposals, accepted or not, and the log densities from
+        which they were drawn. NaN for moves that depend on the particle.
     proposal : ndarray of shape (J, d) or None
-        Their points, if the kernel keeps them.
+        Points of the last proposals, if the kernel keeps them.
     """
 
     U: Array
@@ -210,30 +210,31 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the draws of a sampler follow, as it declares.
+    """What the draws of a sampler follow, as the sampler declares it.
 
     Attributes
     ----------
     law : str
-        ``"density"``: the density whose logarithm they carry, up to the error of steps that meet no
-        test; ``"gaussian"``: the Gaussian law whose log density they carry; ``"approximate"``: the
-        density nearly, by a law that is not known; ``"fit"``: a fitted model, whose density they
-        carry; ``"smooth"``: the smooth density behind the one that they carry; ``"surrogate"``: a
-        surrogate, whose density they carry; ``"inversion"``: what Kalman updates have led to;
-        ``"amortized"``: an estimate that was learned from simulations, whose density they carry.
+        ``"density"``: the density that the draws carry, up to the error of steps without a
+        Metropolis test. ``"gaussian"``: the Gaussian law whose density they carry.
+        ``"approximate"``: nearly the density, by a law that is not known. ``"fit"``: a fitted
+        model, whose density they carry. ``"smooth"``: the smooth density behind the one that they
+        carry. ``"surrogate"``: a surrogate, whose density they carry. ``"inversion"``: the result
+        of Kalman updates. ``"amortized"``: an estimate that was learned from simulations, whose
+        density they carry.
     adjusted : bool
-        Whether every move has met a Metropolis test for the density that they carry.
+        Whether every move has met a Metropolis test for the density that the draws carry.
     evaluations : int
-        Forward evaluations that a draw costs.
+        Forward evaluations for each draw.
     learned : bool
-        Whether a law that was learned beforehand proposes: particles are chains of their own then,
-        and moves of infinite step size are independent of them.
+        Whether proposals come from a law that was learned before. Then each particle is a chain of
+        its own, and moves of infinite step size do not depend on it.
     fluctuation : float or None
-        By how much fluctuations of the forward map change the log density, as a standard deviation,
-        if the map was examined; NaN if that could not be told.
+        Standard deviation of the log density by fluctuations of the forward map, if the map was
+        examined. NaN if that is not known.
     law_acceptance : float or None
-        Acceptance of proposals by a learned law, if it was so low that the sampler has learned what
-        else there is.
+        Acceptance of proposals by a learned law, if it was so low that the sampler has learned a
+        correction.
     """
 
     law: Law
@@ -251,7 +252,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Info:
-    """What one round of evaluations did.
+    """Account of one round of evaluations.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
-"""Whether a forward map repeats itself, and is smooth where the posterior is.
+"""Examination whether a forward map is deterministic, and smooth where the posterior is.
 
-A Metropolis test is exact for a map that is deterministic and smooth. Where outputs fluctuate, by
-noise or by roughness, it samples the fluctuations: it keeps lucky evaluations.
+A Metropolis test is exact for a map that is deterministic and smooth. If outputs fluctuate, by
+noise or by roughness, a test samples the fluctuations: it keeps lucky evaluations.
 
 Around a particle u, the loss of a smooth map is nearly a polynomial along a direction v. So the
 fourth difference with five points a step h apart,
@@ -10,12 +10,13 @@ fourth difference with five points a step h apart,
 
 is of the order h^4. Fluctuations that change from point to point, with the standard deviation s,
 give it the variance ``(1 + 16 + 36 + 16 + 1) s^2 = 70 s^2``. The loss is the negative log density
-of the data, so that s is what fluctuations do to the log density. No point is evaluated twice, so
-neither a memory nor a store of evaluations can answer for a map that is stochastic.
+of the data, so s is the effect of fluctuations on the log density. No point is evaluated twice.
+Otherwise a memory or a store of evaluations would make a stochastic map look deterministic.
 
-Steps are measured in standard deviations of the ensemble. If that has several modes, they may be
-too long for the width of one of them, and the difference is large though the map is smooth. Steps
-in standard deviations of a mode then make it vanish; those of fluctuations do not depend on steps.
+Steps are measured in standard deviations of the ensemble. If the ensemble has several modes, these
+steps may be too long for the width of one mode. Then the difference is large though the map is
+smooth. With steps in standard deviations of a mode it vanishes. Differences by fluctuations do not
+depend on the steps.
 """
 
 from dataclasses import dataclass, replace
@@ -29,36 +30,36 @@ from .ensemble import Array, Ensemble, Evaluations, PriorAndLoss
 from .linearization import Anomalies
 from .weights import plausible
 
-EVALUATIONS = 20  # that an examination may cost
-STEPS = np.delete(np.arange(-2.0, 3.0), 2)  # of the points that are evaluated
+EVALUATIONS = 20  # evaluations of an examination
+STEPS = np.delete(np.arange(-2.0, 3.0), 2)  # steps to the points that are evaluated
 COEFFICIENTS = np.diff(np.eye(len(STEPS) + 1), len(STEPS), axis=0)[0]  # of a fourth difference
-# In posterior standard deviations. In smooth problems of the gallery and of the tests s is then
-# found to be below 0.1, with four narrow modes up to 2. Fluctuations are seen that are shorter than
-# about half a posterior sd.
+# In posterior standard deviations. With this step s is below 0.1 in smooth problems of the gallery
+# and of the tests, and up to 2 with four narrow modes. Fluctuations show if their wavelength is
+# below about half a posterior sd.
 STEP = 0.2
-# A Metropolis test errs by more than 0.2 posterior sd from s = 2 on. Where s is less than 1 it is
-# harmless, and the linear fit, which averages fluctuations, may err by as much in curved problems.
+# From s = 2 on, a Metropolis test is wrong by more than 0.2 posterior sd. Below s = 1 it is
+# harmless, and a linear fit, which averages fluctuations, may be as wrong in curved problems.
 LARGEST_FLUCTUATION = 1.2
-STARTS = 4  # of k-means: one of them misses two modes in every seventh case
+STARTS = 4  # starts of k-means: a single one misses two modes in every seventh case
 TINY = np.finfo(float).tiny
-# Where a linear fit does not do, it errs by 0.3 posterior sd and more; a Metropolis test does so
-# from about s = 3 on.
+# A linear fit that is not good enough is wrong by 0.3 posterior sd and more. A Metropolis test is
+# as wrong from about s = 3 on.
 TOLERABLE_FLUCTUATION = 3.0
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found out about a forward map.
+    """Result of the examination of a forward map.
 
     Attributes
     ----------
     fluctuation : float
         Standard deviation of the log density by fluctuations of the map on scales that are smaller
-        than the posterior. NaN if too many evaluations have failed to tell.
+        than the posterior. NaN if too many evaluations have failed.
     evaluations : int
-        Forward evaluations that it has cost.
+        Forward evaluations of the examination.
     bent : bool, default False
-        Whether the map was found to be so curved that a linear fit to it does not do.
+        Whether the map is too curved for a linear fit.
     """
 
     fluctuation: float
@@ -74,7 +75,7 @@ class Examination:
     def after(self, closer: "Examination") -> "Examination":
         """Join with a `closer` look, by steps that suit the modes of the ensemble.
 
-        That tells fluctuations as well, and of narrow modes it does not find any.
+        The closer look also finds fluctuations, but does not take narrow modes for fluctuations.
         """
         evaluations = self.evaluations + closer.evaluations
         told = np.isfinite(closer.fluctuation)

@@ -1,4 +1,4 @@
-"""Kernels' distances, and the polynomials of a Gaussian process's mean."""
+"""Distances for kernels, and the polynomials of the mean of a Gaussian process."""
 
 from typing import Literal
 
@@ -48,7 +48,7 @@ def basis_gradient(x: Array, coefficients: Array, basis: Basis) -> Array:
 
 
 def farthest_points(x: Array, size: int) -> Array:
-    """Indices of `size` points, each farthest from those before it; the first is the innermost."""
+    """Indices of `size` points: the innermost first, then each farthest from those before it."""
     if len(x) <= size:
         return np.arange(len(x))
     chosen = np.empty(size, dtype=int)

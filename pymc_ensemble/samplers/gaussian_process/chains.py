@@ -1,8 +1,8 @@
-"""Markov chains on a surrogate, at several temperatures at once; they evaluate nothing else.
+"""Markov chains on a surrogate, at several temperatures at once. They cost no evaluation.
 
-Cold particles follow the posterior of the surrogate; hot ones reach farther and bring the cold ones
-over barriers. Moves are Langevin steps with a Metropolis test, differential evolution among the
-particles of one temperature, and exchanges between neighboring temperatures.
+Cold particles follow the posterior of the surrogate. Hot particles reach farther, and bring cold
+ones over barriers. Moves are Langevin steps with a Metropolis test, differential evolution among
+the particles of one temperature, and exchanges between neighboring temperatures.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from .posterior import SurrogatePosterior, Whitening
 from .regression import Function
 
 SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
-DE_SHARE = 0.1  # of differential evolution among the moves
-NEIGHBORS = 5  # where all of so many nearest evaluations failed but one, no particle goes
+DE_SHARE = 0.1  # share of differential evolution among the moves
+NEIGHBORS = 5  # no particle goes where all of so many nearest evaluations but one failed
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Region:
     Attributes
     ----------
     wall : float
-        Radius in whitened coordinates beyond which no particle goes.
+        Radius in whitened coordinates. No particle goes farther.
     tree : cKDTree or None
         All evaluated points, if some have failed.
     failed : ndarray of bool
-        Which of them.
+        Which of these points have failed.
     highest_prior : float
-        Prior potential beyond which no particle goes.
+        Prior potential above which no particle goes.
     """
 
     wall: float
@@ -73,7 +73,7 @@ class Region:
         failed: Array,
         highest_prior: float,
     ) -> "Region":
-        """Region within a wall, and not where nearly all evaluations have failed."""
+        """Region within a wall, without places where nearly all evaluations have failed."""
         if len(failed) == 0 or len(good) + len(failed) < NEIGHBORS:
             return cls(wall, None, None, highest_prior)
         points = whitening.coordinates(np.concatenate([good, failed]))
@@ -103,9 +103,9 @@ class Chains:
     exponent : float, default 1.0
         Inverse temperature of the loss alone.
     function : Function, optional
-        Functions of the particles, which those of different temperatures have in common.
+        Functions of the particles. All temperatures have the same ones.
     surest : float, default inf
-        Standard deviation of the surrogate's loss beyond which no particle goes.
+        Standard deviation of the surrogate's loss above which no particle goes.
     """
 
     posterior: SurrogatePosterior
@@ -199,7 +199,7 @@ class Chains:
         return alpha.mean(1)
 
     def _evolve(self, state: "_State", factors: Array, rng: np.random.Generator) -> None:
-        """Differential evolution: one half moves along differences of the other, then that."""
+        """Differential evolution: each half moves along differences of the other, in turn."""
         L, n, _ = state.x.shape
         order = rng.permutation(n)
         halves = order[: n // 2], order[n // 2 :]

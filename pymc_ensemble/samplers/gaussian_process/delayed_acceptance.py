@@ -17,7 +17,7 @@ from .chains import DE_SHARE, LARGEST_STEP, SMALLEST_STEP, covariance_factor
 from .learning import LearningState
 
 EXPLORATION = 30  # moves on the surrogate for one proposal, and in which their step is adapted
-DIRECT = 0.1  # share of the proposals that do not ask the surrogate
+DIRECT = 0.1  # share of the proposals that do not use the surrogate
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class AdjustedState(SweepState):
 class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
     """Metropolis test of the end points of chains on the surrogate.
 
-    A chain on the surrogate that is reversible for ``exp(-Vhat)`` proposes u'; it is accepted with
-    the probability ``min(1, exp(V(u) - V(u') - Vhat(u) + Vhat(u')))``, and the true posterior is
-    invariant whatever the surrogate. One half of the ensemble moves at a time, as its differential
-    evolution has its partners in the other. A share of the proposals does without the surrogate, so
-    that no place is out of reach.
+    A chain on the surrogate, reversible for ``exp(-Vhat)``, proposes u'. It is accepted with the
+    probability ``min(1, exp(V(u) - V(u') - Vhat(u) + Vhat(u')))``, so the true posterior is
+    invariant whatever the surrogate. One half of the ensemble moves at a time, as differential
+    evolution has its partners in the other half. Some proposals do not use the surrogate, so that
+    all places can be reached.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
     def ask(
         self, state: AdjustedState, rng: np.random.Generator
     ) -> tuple[Array, GroupMove[AdjustedState]]:
-        """Points of the next half sweep, and what `tell` needs to judge them."""
+        """Points of the next half sweep, and what `tell` needs to accept or reject them."""
         state = self.in_sweep(state, rng)
         index, others = state.groups[0], state.others[0]
         posterior = state.learned.bound(self.problem).posterior
@@ -143,10 +143,10 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
 
 
 def _nearest(archive: Ensemble, points: Array, particles: Array) -> Ensemble:
-    """For each of the particles (n, d) the evaluated point that is nearest, if it is a likely one.
+    """The nearest likely evaluated point for each of the particles (n, d).
 
-    So each point stands for the part of the surrogate's posterior around it, and the modes have
-    their masses from the start.
+    So each point represents the part of the surrogate's posterior around it, and modes have the
+    right masses from the start.
     """
     least = archive.potential.min()
     likely = np.flatnonzero(archive.potential < least + deep(archive.U.shape[1]))
@@ -155,7 +155,7 @@ def _nearest(archive: Ensemble, points: Array, particles: Array) -> Ensemble:
 
 
 def _evaluated_particles(archive: Ensemble, J: int, rng: np.random.Generator) -> Ensemble:
-    """Evaluated points that follow the posterior: the last ones, which were made at particles."""
+    """Evaluated points that follow the posterior: the last ones, evaluated at particles."""
     last = archive[np.arange(max(0, len(archive) - J), len(archive))]
     log_w = last.potential.min() - last.potential
     usable = np.flatnonzero(log_w > -deep(archive.U.shape[1]))

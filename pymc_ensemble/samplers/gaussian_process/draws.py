@@ -26,8 +26,8 @@ class DrawsState:
     ladder : Ladder
     learned : LearningState
     surest : float
-        Standard deviation of the surrogate's loss up to which it is used. Where it knows less than
-        at the particles that were verified it may have holes, in which draws would gather.
+        Standard deviation of the surrogate's loss up to which it is used. Where the surrogate knows
+        less than at the verified particles, it may have holes, in which draws would gather.
     """
 
     ensemble: Ensemble
@@ -40,7 +40,7 @@ class DrawsState:
 
 @dataclass(frozen=True)
 class SurrogateDraws(NothingToFreeze[DrawsState]):
-    """Draw from the posterior mean of a frozen surrogate; no evaluation is needed.
+    """Draw from the posterior mean of a frozen surrogate, without evaluations.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ class SurrogateDraws(NothingToFreeze[DrawsState]):
     problem: Problem
 
     def start(self, learned: LearningState) -> DrawsState:
-        """State after some moves on the mean, whose steps are adapted a last time."""
+        """State after some moves on the mean, which adapt the steps for the last time."""
         rng, posterior = np.random.default_rng(learned.seed), learned.bound(self.problem).posterior
         assert posterior is not None
         x = posterior.whitening.coordinates(learned.ladder.particles[0])
-        # particles that a verification allows to be outliers may be in a hole already
+        # a verification allows a few outliers, and these may already be in a hole
         surest = 1 + 2 * float(np.quantile(posterior.loss_sd(x), 1 - OUTLIERS))
         state = DrawsState(learned.ensemble, learned.ladder, learned, surest)
         ladder, _ = self._chains(state).run(learned.ladder, 2 * MOVES, rng)

@@ -1,8 +1,7 @@
-"""What a surrogate is fitted to: points of the archive, their values, and how far each is trusted.
+"""The fit of a surrogate: points of the archive, their values, and how much each counts.
 
-A surrogate has to be precise where the posterior is. Points close to it enter with full weight;
-farther out values are bent, and trusted less; beyond that a few guards keep the fit from running
-away.
+A surrogate must be precise where the posterior is. Points close to it have full weight. Farther
+out values are bent, and count less. Beyond that, a few guards keep the fit from running away.
 """
 
 from dataclasses import dataclass, replace
@@ -19,15 +18,15 @@ from .targets import Bend, ForwardTarget, PotentialTarget, Target
 from .verification import SURE
 
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
-FIRST_REACH = 1e4  # the same for prior draws, whose potentials span a wide range
+FIRST_REACH = 1e4  # the same for draws of the prior, whose potentials have a wide range
 NEAR = 50.0  # potential above that of the particles up to which points of the fit have full weight
-SMALL = 1e-3  # of an exponent, or of a standard deviation: hardly anything, but not nothing
-GUARDS = 100  # points beyond it that keep the fit from running away
+SMALL = 1e-3  # an exponent, or a share of a standard deviation, that is almost zero
+GUARDS = 100  # points beyond the reach that keep the fit from running away
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A surrogate posterior, and what it was fitted for.
+    """A surrogate posterior, with the exponent and the particles that it was fitted for.
 
     Attributes
     ----------
@@ -61,7 +60,7 @@ class Selection:
     points : Ensemble
         Those near the posterior, and then the guards.
     n_near : int
-        How many are near.
+        Number of points near the posterior. They come first.
     loss : ndarray of shape (n,) or None
         Their smoothed losses, if there has been a fit before.
     """
@@ -72,21 +71,21 @@ class Selection:
 
     @property
     def near(self) -> Ensemble:
-        """Those that are no guards."""
+        """Points that are not guards."""
         return self.points[: self.n_near]
 
     @property
     def near_loss(self) -> Array:
-        """Losses of those, as smooth as they are known."""
+        """Losses of these points: smoothed ones, if there are any."""
         return (self.points.loss if self.loss is None else self.loss)[: self.n_near]
 
     @classmethod
     def of(
         cls, archive: Ensemble, whitening: Whitening, before: Fit | None, reach: float = REACH
     ) -> "Selection":
-        """Select by the potential: the smoothed one of the fit before, or that of the first points.
+        """Select by potential: the smoothed one of the earlier fit, or at first the observed one.
 
-        The observed one would prefer lucky noise; at the start that does no harm.
+        Observed potentials would prefer lucky noise. At the start that does no harm.
         """
         d, loss = archive.U.shape[1], None
         if before is None:
@@ -120,7 +119,7 @@ class Fitting:
     forward : bool
         Whether the surrogate predicts the outputs, or the loss.
     scale : float, default 1.0
-        Of the potentials up to which points enter the fit, and have full weight.
+        Factor of the potentials up to which points enter the fit, and have full weight.
     """
 
     problem: Problem
@@ -159,7 +158,7 @@ class Fitting:
         return posterior, float(np.sqrt((x[: chosen.n_near] ** 2).sum(1).max()))
 
     def _target(self, chosen: Selection, before: Fit | None) -> Target:
-        """What the surrogate predicts; what is far beyond the near points is bent."""
+        """What the surrogate predicts. Values far beyond those of near points are bent."""
         losses, d = chosen.near_loss, chosen.points.U.shape[1]
         exponent = 0.0 if before is None else before.exponent
         least = lowest(losses)
@@ -170,7 +169,7 @@ class Fitting:
             straight = max(reach, min(straight, float(losses.max()) - least))
             return ForwardTarget.of(self.problem, chosen.near, Bend(np.sqrt(2 * straight)))
         relevant = deep(d)
-        # far out a loss is rarely quadratic, least so with few unknowns
+        # far out a loss is rarely quadratic, and least of all with few unknowns
         straight = relevant * max(3, d)
         if before is None or exponent == 0:
             return PotentialTarget(least, Bend(max(straight, middle)), max(relevant, middle))
@@ -187,7 +186,7 @@ class Fitting:
             d = chosen.points.U.shape[1]
             law = NoiseLaw.of(chosen.near_loss, chosen.near.loss, d)
             return law, law(chosen.loss)
-        # far from the posterior the process may be wrong: what it misses there is no noise
+        # far from the posterior the process may be wrong, and its errors there are not noise
         potential = before.exponent * chosen.loss + chosen.points.prior
         excess = potential - lowest(potential[: chosen.n_near])
         near = self.scale * NEAR

@@ -18,10 +18,10 @@ from .posterior import Whitening
 from .proof import REPEATED
 from .sampler import DEFAULT_EPOCHS, EXTRA_EPOCHS, EnsembleGaussianProcess
 
-SMALLEST_BATCH = 10  # from fewer log weights an upper limit of their sd tells hardly anything
-# Evaluations of the learning at most, in ensembles of the default size: what epochs alone may take.
+SMALLEST_BATCH = 10  # with fewer log weights the upper limit of their sd is far too large
+# Most evaluations of the learning, in ensembles of the default size: as many as epochs alone take.
 ENSEMBLES = DEFAULT_EPOCHS + 1 + EXTRA_EPOCHS
-# Those before a surrogate that is not certified goes on in epochs: half of the epochs are left.
+# After so many a surrogate without a certificate goes on in epochs: half of the epochs are left.
 SHARE = (DEFAULT_EPOCHS + 1) // 2
 CANDIDATES = 20  # draws of the prior from which a point of the first design is chosen
 
@@ -42,12 +42,12 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
     tolerance : float, default 0.1
         Largest upper limit of the sd of log weights with which a surrogate is certified.
     batch : int, optional
-        Evaluations of a round, by default and at least ``max(10, d + 2)``. Later rounds are larger,
-        up to J: a quarter of all evaluations before. A proof has three more.
+        Evaluations of a round, by default and at least ``max(10, d + 2)``. Later rounds are larger:
+        a quarter of all earlier evaluations, up to J. A proof has three more.
     max_evaluations : int, optional
-        Evaluations of the learning at most, by default ``13 max(100, 4 (d + 2))``.
+        Most evaluations of the learning, by default ``13 max(100, 4 (d + 2))``.
     workers : int, default 1
-        Evaluations that are made at the same time; a round occupies all.
+        Evaluations that can run at the same time. A round occupies all workers.
 
     Raises
     ------
@@ -117,7 +117,7 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
         rng = np.random.default_rng([start.seed, 1])
         if start.redraw:
             particles = self.problem.sample_prior(self.size, rng)
-        else:  # those that have failed start from others
+        else:  # particles that have failed start from others
             ok = state.evaluated.ok
             particles = start.U[rng.choice(np.flatnonzero(ok), self.size)]
             n = min(len(start.U), self.size)
@@ -150,7 +150,7 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
 
     @property
     def most_failures(self) -> int:
-        """Forward evaluations that may fail in a row: a small round may do so by chance."""
+        """Forward evaluations that may fail in a row. A small round may fail by chance."""
         return self.size
 
     @cached_property
@@ -158,21 +158,21 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
         return Start(self.problem, self.min_members, self.seeds, self._most_evaluations)
 
     def first_design(self, rng: np.random.Generator) -> Array:
-        """Points that cover the prior, shape (batch, d): draws of it that keep their distance."""
+        """Points that cover the prior, shape (batch, d): draws that keep their distance."""
         n = self.start_size
         return spread(self.problem.sample_prior(CANDIDATES * n, rng), n)
 
 
 def smallest_batch(dimension: int) -> int:
-    """Evaluations of a round at least: a sd can be told, and a linear trend seen."""
+    """Fewest evaluations of a round: enough for an sd and for a linear trend."""
     return max(SMALLEST_BATCH, dimension + 2)
 
 
 def spread(candidates: Array, size: int) -> Array:
-    """Points that stand for many draws of a law, by greedy choice.
+    """Points that represent many draws of a law, by greedy choice.
 
-    Each lies where draws are far from the points before it, and not far from one another: the next
-    point minimizes the energy distance between points and draws [1]_.
+    Each point minimizes the energy distance between points and draws [1]_. So it lies where many
+    draws are far from the points before it.
 
     Parameters
     ----------

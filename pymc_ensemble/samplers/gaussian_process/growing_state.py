@@ -1,4 +1,4 @@
-"""What is known of a surrogate that grows, and what it may cost."""
+"""State and budget of a growing surrogate."""
 
 from dataclasses import dataclass
 
@@ -14,30 +14,30 @@ from .proof import Proof, Repeats
 from .verification import OUTLIERS, few
 
 REFUSALS = 4  # proofs in a row after which the forward map is examined
-SETTLED = 8  # rounds after which noise is no longer taken for what a new fit has missed
-SHARE_OF_ROUND = 4  # a round has no less than one point for so many evaluations before
+SETTLED = 8  # before so many rounds, noise may be what a new fit has missed
+SHARE_OF_ROUND = 4  # a round has at least one point for so many earlier evaluations
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the learning may cost, and how good it has to be.
+    """Limits of the cost of the learning, and its tolerance.
 
     Attributes
     ----------
     batch : int
-        Evaluations of a round at least.
+        Fewest evaluations of a round.
     tolerance : float
-        Of the certificate.
+        Tolerance of the certificate.
     evaluations : int
-        Evaluations at most, the first ones included.
+        Most evaluations, with the first ones.
     growth : int
-        Evaluations after which a surrogate that is not certified goes on in epochs.
+        Evaluations after which a surrogate without a certificate goes on in epochs.
     epochs : int
-        Of those, before the verification.
+        Number of these epochs before the verification.
     rounds : int or None
-        Rounds at most, the first one included; None for no limit.
+        Most rounds, with the first one. None for no limit.
     workers : int
-        Evaluations that are made at the same time: a round is to occupy all of them.
+        Evaluations that can run at the same time. A round should occupy all workers.
     """
 
     batch: int
@@ -49,21 +49,22 @@ class Budget:
     workers: int = 1
 
     def size(self, used: int, most: int, beside: int = 0) -> int:
-        """Evaluations of the next round: at most so many, and none if they are used up.
+        """Evaluations of the next round: at most `most`, and none if the budget is used up.
 
         Parameters
         ----------
         used : int
             Evaluations so far.
         most : int
+            Most evaluations of the round.
         beside : int, default 0
-            What is evaluated in the same round beside them.
+            Further evaluations in the same round.
         """
         size = whole(max(self.batch, used // SHARE_OF_ROUND) + beside, self.workers) - beside
         return max(0, min(size, most, self.evaluations - used))
 
     def spent(self, used: int, rounds: int) -> bool:
-        """Whether there is nothing left for another round."""
+        """Whether the budget has no room for another round."""
         return used >= self.evaluations or (self.rounds is not None and rounds >= self.rounds)
 
 
@@ -79,29 +80,29 @@ class GrowingState(LearningState):
     blank : ndarray of bool, shape (L, J), or None
         Particles in unexplored places.
     lost : int
-        Evaluations that have failed where the surrogate says that the posterior is.
+        Evaluations that have failed where the surrogate has the posterior.
     points : ndarray of shape (n, d) or None
-        What is evaluated next.
+        Points to evaluate next.
     proof : Proof or None
-        The same, if it is a proof.
+        The proof that these points belong to, if any.
     repeats : Repeats or None
-        What is evaluated again beside it, before the other points.
+        Points to evaluate again in the same round, before the other points.
     probes : Probes or None
-        What is evaluated next, if the forward map is examined.
+        Points to evaluate next, if the forward map is examined.
     certificate : Certificate or None
-        Of the last proof.
+        Certificate of the last proof.
     refused : int
         Proofs in a row that have failed.
     doubted : bool
         Whether the forward map gave other outputs at a second call.
     noisy, changed : bool
-        Whether it gave others again at a third one, or those of the second.
+        Whether a third call gave other outputs again (noisy), or those of the second (changed).
     found : Examination or None
-        What was found out about the forward map, if it was examined.
+        Result of the examination of the forward map, if there was one.
     ended : str
-        Why the learning went on in epochs; empty if it did not.
+        Why the learning went on in epochs. Empty if it did not.
     first_epoch : int
-        Number of the first of these.
+        Number of the first of these epochs.
     """
 
     budget: Budget
@@ -128,7 +129,7 @@ class GrowingState(LearningState):
 
     @property
     def known(self) -> bool:
-        """Whether no place may hide a part of the posterior, as far as the surrogate can tell."""
+        """Whether, by the surrogate, no place may hide a part of the posterior."""
         return self.unexplored <= OUTLIERS and few(self.beyond, len(self.particles))
 
     @property
@@ -143,7 +144,7 @@ class GrowingState(LearningState):
 
     @property
     def hopeless(self) -> str:
-        """Why there will be no certificate, whatever is evaluated; empty if there may be one."""
+        """Why no evaluation can give a certificate. Empty if a certificate is possible."""
         if self.noisy:
             return "the forward map gives other outputs at each call"
         if self.fluctuation > self.budget.tolerance:

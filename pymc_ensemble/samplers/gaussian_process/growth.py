@@ -1,12 +1,11 @@
-"""Learning a surrogate from few evaluations, until fresh ones certify it.
+"""Learning a surrogate from few evaluations, until new ones certify it.
 
-A round has ten points or some more. Once the surrogate may be good enough it is proved: draws of
-its posterior that it has not seen are evaluated, and their log weights decide. Before, points are
-chosen as in other epochs, and half of them in places where the posterior may be, for all that is
-known.
+A round has ten points or some more. Once the surrogate may be good enough, a round is a proof: new
+draws of its posterior are evaluated, and their log weights decide. Before that, points are chosen
+as in other epochs. Half of them are in places where the surrogate does not exclude the posterior.
 
-Where no certificate can be expected, the learning goes on in epochs, from all that was evaluated: a
-map that is rough or noisy, a posterior that failures cut off, or many evaluations without success.
+In some cases no certificate can be expected: the map is rough or noisy, failures cut the posterior
+off, or many evaluations had no success. Then the learning goes on in epochs, with all evaluations.
 """
 
 from dataclasses import dataclass, replace
@@ -37,14 +36,14 @@ from .learning import (
 from .proof import Proof, Repeats, unexplored
 from .verification import OUTLIERS
 
-READY = 0.25  # surrogate error in posterior sd from which on rounds are proofs
-NOISY = 1.0  # noise of the loss with which the same is done
+READY = 0.25  # surrogate error, in posterior sd, below which rounds are proofs
+NOISY = 1.0  # noise of the loss above which the map is examined, as after failed proofs
 CLOSE = 0.2  # scale of the potentials of points that a fit of a smooth map sees
 
 
 @dataclass(frozen=True)
 class Epochs(Learning):
-    """Learning in epochs, from what a growth has left: the loss is tempered from there on."""
+    """Learning in epochs after a growth. It tempers the loss anew."""
 
     def _late(self, state: LearningState) -> bool:
         assert isinstance(state, GrowingState)
@@ -66,7 +65,7 @@ class Growth(Learning):
 
     @cached_property
     def in_epochs(self) -> Learning:
-        """Learning that goes on where no certificate can be expected."""
+        """Learning that goes on if no certificate can be expected."""
         return Epochs(self.problem, self.forward)
 
     def begin(
@@ -83,13 +82,13 @@ class Growth(Learning):
         Parameters
         ----------
         ensemble : Ensemble
-            First evaluations, with those that have failed.
+            First evaluations, also those that have failed.
         particles : ndarray of shape (J, d)
-            Where the particles begin.
+            First positions of the particles.
         seed : int
         budget : Budget
         used : int
-            Evaluations that the first ones have taken.
+            Number of the first evaluations.
         archive : Ensemble, optional
             Evaluations that were made before.
         """
@@ -140,7 +139,7 @@ class Growth(Learning):
         rng = np.random.default_rng(pending.seed)
         learned = self._looked(self._fitted(judged, rng), rng)
         if self._certified(learned, before):
-            # draws come from the surrogate that was proved; the next one has only agreed
+            # draws come from the surrogate with the proof; the next one only agrees with it
             learned = replace(
                 learned,
                 posterior=before.posterior,
@@ -174,10 +173,10 @@ class Growth(Learning):
     def _under_noise(
         self, before: GrowingState, learned: GrowingState, evaluations: Evaluations
     ) -> Certificate | None:
-        """What a verification says: the error that the surrogate knows, if noise explains the rest.
+        """Certificate from a verification: the surrogate error, if noise explains the rest.
 
-        Particles of a verification follow functions of the process, so that their weights are no
-        proof of its mean.
+        Particles of a verification follow functions of the process, so their weights do not prove
+        its mean.
         """
         verification, posterior = learned.verification, before.bound(self.problem).posterior
         if verification is None or posterior is None:
@@ -190,7 +189,7 @@ class Growth(Learning):
         return certificate.under_noise(verification.noise, error, max(1, len(good) - 1))
 
     def _judged(self, state: GrowingState, new: Ensemble, evaluations: Evaluations) -> GrowingState:
-        """State that knows what the evaluations say about the surrogate before them."""
+        """State with the judgement of the evaluations about the surrogate before them."""
         if state.probes is not None:
             return replace(state, found=state.probes.judge(self.problem, evaluations))
         if state.repeats is None:
@@ -200,7 +199,7 @@ class Growth(Learning):
         other = state.repeats.contradicted(again, tolerance)
         if state.proof is None:
             return replace(state, noisy=other, changed=not other)
-        # what fails now and did not before is chance
+        # an evaluation that fails now but did not before has failed by chance
         certificate = state.proof.judge(state.fit.posterior, fresh, tolerance)
         return replace(
             state,
@@ -229,12 +228,12 @@ class Growth(Learning):
         return self._planned(self._looked(self._fitted(state, rng), rng), rng).bound(None)
 
     def _looked(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
-        """State that knows where the posterior may be hidden, or cut off."""
+        """State with the places where the posterior may be hidden or cut off."""
         blank = unexplored(state.fit.posterior, state.ladder, state.fluctuation, rng)
         return replace(state, blank=blank, lost=self._lost(state))
 
     def _planned(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
-        """Choose the points of the next round: to be proved, to be examined, or to learn."""
+        """Choose the points of the next round: for a proof, an examination, or to learn."""
         again = state.repeats if state.doubted and not (state.noisy or state.changed) else None
         state = replace(state, points=None, proof=None, repeats=None, probes=None)
         left, most = self._left(state), len(state.particles)
@@ -271,10 +270,10 @@ class Growth(Learning):
         return replace(state, level=level, points=points)
 
     def _going_on(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
-        """State that goes on in epochs, if an epoch and a verification are left to it.
+        """State that goes on in epochs, if the budget has room for an epoch and a verification.
 
-        What was evaluated counts as epochs. The surrogate is fitted anew, and the loss tempered
-        again: what the growth has made of it need not be right.
+        The earlier evaluations count as epochs. The surrogate is fitted anew, and the loss is
+        tempered again, because the surrogate of the growth may be wrong.
         """
         budget, J = state.budget, len(state.particles)
         epochs, left = -(-state.used // J), self._left(state) // J
@@ -302,7 +301,7 @@ class Growth(Learning):
         return state.budget.evaluations - state.used
 
     def _examines(self, state: GrowingState) -> bool:
-        """Whether it is time to find out if the forward map fluctuates."""
+        """Whether it is time to examine if the forward map fluctuates."""
         if state.found is not None or state.exponent < 1 or state.epochs < SETTLED or state.noisy:
             return False
         enough = len(Probes.of(state.archive[self._likely(state)], np.random.default_rng(0)).points)

@@ -11,7 +11,7 @@ from pymc_ensemble.samplers.ensemble import Array
 from .basis import Basis, basis_values, squared_distances
 
 BASIS_VARIANCE = 100.0  # prior variance of the coefficients of the mean function
-JITTER = 1e-6  # of the amplitude, on the diagonal of the inducing covariance
+JITTER = 1e-6  # share of the amplitude, on the diagonal of the inducing covariance
 NOISE_FLOOR = 1e-7  # variance of the noise of standardized values that is always there
 FIRST_ITERATIONS, WARM_ITERATIONS = 40, 12  # of L-BFGS
 SEPARATE_NOISE = 3  # so many outputs have a noise level each; more share one
@@ -180,7 +180,7 @@ def most_probable(
     x, values, relative_noise, basis
         See `MarginalPosterior`.
     warm : Hyperparameters or None
-        Where to start; without it the search starts twice, from long and from short lengths.
+        Start of the search. Without it there are two starts, with long and with short lengths.
     prior : HyperPrior, optional
     """
     prior = HyperPrior() if prior is None else prior
@@ -198,7 +198,7 @@ def most_probable(
         if n_noise == 1:  # the same for all outputs here
             noise = 0.5 * np.log(np.mean(np.exp(2 * warm.noise), keepdims=True))
         vector = np.clip(replace(warm, noise=noise).vector(), lower + 1e-6, upper - 1e-6)
-        # another start only where it is better already
+        # another start only if it is better already
         least = objective(vector)[0]
         starts = [vector, *[other for other in starts if objective(other)[0] < least]]
         iterations = WARM_ITERATIONS
@@ -218,16 +218,16 @@ def most_probable(
 
 @dataclass(frozen=True)
 class Levels:
-    """Evidence of all points for amplitude and noise, when the lengths are given.
+    """Evidence of all points for amplitude and noise, given the lengths.
 
-    The lengths can be read off a sample of the points. The levels cannot: whether there is any
-    signal beside the mean function, under noise, only all points together can tell. With the
-    features of the inducing points the evidence is a sum over eigenvalues.
+    A sample of the points is enough for the lengths. The levels of amplitude and noise need all
+    points, as only these show a weak signal beside the mean function. With the features of the
+    inducing points, the evidence is a sum over eigenvalues.
 
     Attributes
     ----------
     eigenvalues : ndarray of shape (M,)
-        Of the information about the kernel's coefficients that is left after the mean function.
+        Eigenvalues of the information about the kernel's coefficients, without the mean function.
     explained : ndarray of shape (M, k)
         Squares of the data along the eigenvectors.
     residual : ndarray of shape (k,)
@@ -262,7 +262,7 @@ class Levels:
         theta = Hyperparameters(float(vector[0]), lengths, vector[1:])
         value, prior_gradient = self.prior.negative_log(theta)
         gradient = np.concatenate([prior_gradient[:1], prior_gradient[1 + len(lengths) :]])
-        # all points speak for the amplitude: a prior would hold it up where there is none
+        # all points inform the amplitude: a prior would keep it above zero without a signal
         mean, sd = self.prior.amplitude
         value -= 0.5 * ((vector[0] - mean) / sd) ** 2
         gradient[0] = 0.0

@@ -1,9 +1,9 @@
-"""Learning a surrogate posterior: epochs of evaluations, each one chosen by the fit before it.
+"""Learning a surrogate posterior, in epochs of evaluations that the fit before has chosen.
 
 All evaluations are kept in an archive. An epoch adds some, fits the surrogate to those that matter,
-and moves particles on it at several temperatures. The next evaluations are made where particles of
-one temperature are: that from which the fit will learn most about the posterior. For a smooth map
-that is close to the posterior itself; slopes under noise are learned from far away.
+and moves particles on it at several temperatures. The next evaluations are made at the particles of
+that temperature from which the fit will learn most about the posterior. For a smooth map they are
+close to the posterior itself. Slopes under noise are learned from far away.
 """
 
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ from .posterior import SurrogatePosterior
 from .verification import UNSURE, Verification, surrogate_error
 
 WIDTHS = 1.5 ** np.arange(5)  # of the particles' laws, in posterior sd
-GROWTH = 2  # levels by which a design may get wider in an epoch
-MOVES = 50  # on the surrogate in an epoch
+GROWTH = 2  # levels by which a design may become wider in an epoch
+MOVES = 50  # moves on the surrogate in an epoch
 WALL = 1.25  # radius, relative to that of the points of the fit, where particles stop
-CROWDED = 0.5  # share of particles beyond these points, of that of a uniform law, that is a crowd
+CROWDED = 0.5  # share of particles beyond these points that is a crowd, relative to a uniform law
 PATIENCE = 2  # epochs with a crowd after which the wall is moved out, twice as far each time
 PRECISE = 0.05  # surrogate error in posterior sd that ends the learning
 
@@ -42,9 +42,9 @@ class LearningState:
     last_epoch : int
         Epochs before the verification, the first evaluations included.
     seed : int
-        Of the moves that follow the learning.
+        Seed of the moves after the learning.
     highest_prior : float
-        Prior potential that the first ensemble allows for.
+        Prior potential above which no particle goes, from the first ensemble.
     archive : Ensemble
         All evaluations that did not fail.
     failed : ndarray of shape (m, d)
@@ -54,9 +54,9 @@ class LearningState:
     posterior : SurrogatePosterior or None
         The fit, None before the first.
     region : Region or None
-        Where it may be used.
+        Region where the fit may be used.
     radius : float
-        Of the points of the fit, in its coordinates.
+        Radius of the points of the fit, in its coordinates.
     exponent : float
         Inverse temperature of the loss.
     crowded : int
@@ -77,7 +77,7 @@ class LearningState:
     beyond : float
         Share of particles farther out than all points of the fit.
     acceptance : float
-        Of the Langevin moves of the particles.
+        Mean acceptance of the Langevin moves of the particles.
     burned_in, converged : bool
         Whether the learning is over, and has been verified.
     """
@@ -122,7 +122,7 @@ class LearningState:
         return Fit(self.posterior, self.exponent, self.particles)
 
     def bound(self, problem: Problem | None) -> Self:
-        """State with a posterior that knows its problem, or, to be stored, does not."""
+        """State whose posterior has the problem, or, before it is stored, has none."""
         if self.posterior is None:
             return self
         return replace(self, posterior=self.posterior.bound(problem))
@@ -166,7 +166,7 @@ class Learning:
         if archive is not None:
             good, failed = remembered(archive, good, failed)
             U = first_particles(good, len(U), len(U), rng)
-        elif len(failed):  # their particles start from others
+        elif len(failed):  # particles that failed start from others
             U = U.copy()
             U[~ensemble.ok] = ensemble.U[rng.choice(np.flatnonzero(ensemble.ok), len(failed))]
         ladder = Ladder.of(U, len(WIDTHS))
@@ -225,7 +225,7 @@ class Learning:
     # -- parts ----------------------------------------------------------------------------------
 
     def _verify(self, state: LearningState, good: Ensemble) -> Verification:
-        """Compare evaluations with predictions; half of the particles must have got one."""
+        """Compare evaluations with predictions. Half of them must have succeeded."""
         if len(good) < 0.5 * len(state.particles):
             return Verification(np.nan, np.nan, 1.0, np.nan, 0.0, False)
         posterior = state.fit.posterior
@@ -240,7 +240,7 @@ class Learning:
         return replace(verification, passed=verification.passed and sure)
 
     def _confirms(self, learned: LearningState, verified: LearningState, good: Ensemble) -> bool:
-        """Whether what was learned from the verification agrees with what was verified."""
+        """Whether the surrogate that learned from the verification agrees with the verified one."""
         before, after = (Anomalies.of(state.particles) for state in (verified, learned))
         surer = learned.largest_error <= max(PRECISE, verified.largest_error)
         return (
@@ -300,7 +300,7 @@ class Learning:
         return state.fit.posterior.predicted(state.particles, state.archive.Z.shape[1])
 
     def _highest_prior(self, U: Array) -> float:
-        """Prior potential up to which a surrogate is used, some way beyond that of particles."""
+        """Prior potential up to which a surrogate is used, a little above that of particles."""
         prior = self.problem.prior_potential(U)
         return float(prior[np.isfinite(prior)].max(initial=-np.inf)) + deep(U.shape[1])
 
@@ -331,7 +331,7 @@ class Learning:
         return max(state.exponent, min(1.0, self.sure / max(float(sd), 1e-9)))  # eq. (G8)
 
     def _late(self, state: LearningState) -> bool:
-        """Whether the loss has to count in full, whatever is known of it."""
+        """Whether the loss must count in full, however uncertain it is."""
         return state.epochs > state.last_epoch / 2
 
     def _best_level(self, state: LearningState, size: int) -> int:
@@ -355,7 +355,7 @@ def remembered(archive: Ensemble, good: Ensemble, failed: Array) -> tuple[Ensemb
 
 
 def first_particles(known: Ensemble, size: int, even: int, rng: np.random.Generator) -> Array:
-    """Particles where the posterior is known to be; `even` is the effective size of the weights."""
+    """Particles where evaluations say the posterior is. `even` is the effective size of weights."""
     exponent = next_exponent(known.potential, 0.0, even)
     weights, _ = normalized_weights(-exponent * known.potential)
     return known.U[rng.choice(len(known), size, p=weights)]

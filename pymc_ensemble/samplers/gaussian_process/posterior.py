@@ -11,8 +11,8 @@ from .regression import Function, GaussianProcess
 from .targets import ForwardTarget, Target
 
 LARGEST_BASE = 8  # doublings of the base of the noise of losses
-OUTLIER = 5.0  # residuals, in their median, that count no more than this
-FLAT = 1e-12  # variance that a direction without spread gets: sd may differ by a million
+OUTLIER = 5.0  # larger residuals count as this one, in units of their median
+FLAT = 1e-12  # variance for directions without spread: sds may differ by a factor of a million
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Whitening:
 
     @classmethod
     def of(cls, U: Array) -> "Whitening":
-        """Whiten particles of shape (n, d); directions without spread get very little of it."""
+        """Whiten particles of shape (n, d). Directions without spread get a very small one."""
         mean = U.mean(0)
         scale = U.std(0)
         fallback = np.maximum(1e-8 * np.abs(mean), np.finfo(float).tiny ** 0.5)
@@ -52,12 +52,12 @@ class Whitening:
 
 @dataclass(frozen=True)
 class WhitenedPrior:
-    """Prior potential in whitened coordinates; a quadratic one is not asked again and again.
+    """Prior potential in whitened coordinates. A quadratic one is computed once.
 
     Attributes
     ----------
     problem : InverseProblem or None
-        Known while the prior is in use; not a part of stored states.
+        Known while the prior is in use, but not stored.
     whitening : Whitening
     quadratic : tuple or None
         Value, gradient (d,) and Hessian (d, d) at the origin.
@@ -143,7 +143,7 @@ class NoiseLaw:
 
 @dataclass(frozen=True)
 class Surface:
-    """What a surrogate says at points.
+    """Predictions of a surrogate at points.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ class SurrogatePosterior:
     target : Target
     process : GaussianProcess
     noise_law : NoiseLaw or None
-        How the noise of losses depends on them; None where all values have equal noise.
+        Noise of losses as a function of the loss. None if all values have equal noise.
     """
 
     whitening: Whitening
@@ -182,7 +182,7 @@ class SurrogatePosterior:
     noise_law: NoiseLaw | None = None
 
     def bound(self, problem: Problem | None) -> "SurrogatePosterior":
-        """Posterior with its problem, or, for a state that is stored, without."""
+        """Posterior with its problem, or without it, for a state that is stored."""
         target = self.target
         if isinstance(target, ForwardTarget):
             target = replace(target, problem=problem)
@@ -217,7 +217,7 @@ class SurrogatePosterior:
         *,
         with_sd: bool = False,
     ) -> Surface:
-        """The same, with the prior in it and, if it is asked for, the sd of the loss."""
+        """Potential and gradient, with the prior and, on request, the sd of the loss."""
         there = self.process.at(x)
         loss, weights = self.target.loss(there.values(function))
         prior, gradient = self.prior(x)
@@ -259,7 +259,7 @@ class SurrogatePosterior:
 
     @property
     def loss_offset(self) -> float:
-        """By how much observed losses exceed predicted ones on average: the trace of the noise."""
+        """Mean excess of observed losses over predicted ones: half the trace of the noise."""
         if isinstance(self.target, ForwardTarget):
             return 0.5 * float((self.process.noise**2).sum() + self.target.lost)
         return 0.0

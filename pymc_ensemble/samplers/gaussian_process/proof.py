@@ -1,4 +1,4 @@
-"""Rounds of evaluations that prove a surrogate, or show what is wrong with it."""
+"""Proofs: rounds of evaluations that test a surrogate."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ from .regression import Function
 from .verification import ERROR_DRAWS
 
 WIDER = 1  # temperature of the wider law among those of the ladder
-WIDE_SHARE = 6  # one point in so many is of the wider law
+WIDE_SHARE = 6  # one point in so many comes from the wider law
 OUTERMOST = 1  # points at the outermost particles
 REPEATED = 3  # points that are evaluated a second time
-SAME = 1e-3  # share of a loss by which a second one may differ: far out, it is very sensitive
-NUDGE = 1e-9  # in posterior sd, by which they are moved: no memory has an answer for them
-UNKNOWN = 2.0  # below the mean, of the lowest of twenty functions: an sd of the loss of about one
+SAME = 1e-3  # share of a loss by which a repeated one may differ: far out a loss is very sensitive
+NUDGE = 1e-9  # in posterior sd: repeated points are moved, so that no memory knows them
+UNKNOWN = 2.0  # the lowest of twenty functions so far below the mean: the loss has an sd of one
 
 
 def unexplored(
     posterior: SurrogatePosterior, ladder: Ladder, fluctuation: float, rng: np.random.Generator
 ) -> Array:
-    """Which particles are where the posterior may be as high as usual, for all that is known.
+    """Particles where the surrogate does not exclude a posterior density of the usual size.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ def unexplored(
     Returns
     -------
     ndarray of bool, shape (L, J)
-        Some function that the data allow is as low there as at particles of the posterior, and well
-        below the mean function.
+        True if a function that the data allow is as low there as at particles of the posterior, and
+        well below the mean function.
     """
     L, J, d = ladder.particles.shape
     x = posterior.whitening.coordinates(ladder.particles).reshape(L * J, d)
@@ -54,15 +54,16 @@ def unexplored(
 
 @dataclass(frozen=True)
 class Repeats:
-    """Earlier evaluations that are made again, to see if the forward map repeats itself.
+    """Repeats of earlier evaluations, to test whether the forward map is deterministic.
 
     Attributes
     ----------
     loss : ndarray of shape (n,)
-        What was found before.
+        Losses of the earlier evaluations.
     points : ndarray of shape (n, d)
+        Points of the repeats.
     shift : ndarray of shape (d,)
-        By which they differ from where that was.
+        Difference of these points from the earlier ones.
     """
 
     loss: Array
@@ -76,18 +77,18 @@ class Repeats:
         Parameters
         ----------
         archive : Ensemble
-            In the order of evaluation: the oldest have had most time to become wrong.
+            Evaluations in their order. The oldest are most likely to be out of date.
         likely : ndarray of int
-            Which of them the surrogate takes for draws of the posterior, in the same order.
+            Indices of those that the surrogate takes for draws of the posterior, in order.
         posterior : SurrogatePosterior
-            Its standard deviations are the measure.
+            Its standard deviations are the unit of the shift.
         """
         chosen = archive[np.concatenate([[0], likely[likely > 0][: REPEATED - 1]])]
         shift = NUDGE * posterior.whitening.root.sum(1)
         return cls(chosen.loss, chosen.U + shift, shift)
 
     def renewed(self, evaluated: Ensemble) -> "Repeats":
-        """The same points once more, moved as far again, to be compared with the second values."""
+        """The points a third time, moved as far again, to compare with the second values."""
         return Repeats(evaluated.loss, self.points + self.shift, self.shift)
 
     def contradicted(self, evaluated: Ensemble, tolerance: float) -> bool:
@@ -100,14 +101,14 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Proof:
-    """Points whose evaluations are compared with what a surrogate says there.
+    """Points whose evaluations are compared with the predictions of a surrogate.
 
     Attributes
     ----------
     particles : ndarray of shape (J, d)
         Draws of the surrogate's posterior.
     wide, outer, own : ndarray of shape (m, d)
-        Points that are evaluated: draws of the wider law, the outermost particles, and others.
+        Points to evaluate: draws of the wider law, the outermost particles, and other draws.
     reach : ndarray of shape (m,)
         Density of the posterior at the wide points, relative to that of the wider law.
     """
@@ -127,11 +128,12 @@ class Proof:
         Parameters
         ----------
         chains : Chains
-            On the mean function; its temperatures are those of the ladder.
+            Chains on the mean function, with the temperatures of the ladder.
         ladder : Ladder
         moves : int
-            By which the particles become draws of the mean surrogate.
+            Moves after which the particles are draws of the mean surrogate.
         size : int
+            Number of points.
         rng : numpy.random.Generator
         """
         ladder, _ = chains.run(ladder, moves, rng)
@@ -142,7 +144,7 @@ class Proof:
         outer, others = order[:OUTERMOST], order[OUTERMOST:]
         n_wide = size // WIDE_SHARE
         own = rng.choice(others, size - n_wide - OUTERMOST, replace=False)
-        # density of the posterior by that of the wider law, whose mean over the latter is one
+        # density of the posterior over that of the wider law; its mean over the wider law is one
         potential, _ = posterior.potential(posterior.whitening.coordinates(hot))
         share = 1 - chains.temperatures[0] / chains.temperatures[WIDER]
         reach, _ = normalized_weights(-share * np.nan_to_num(potential, nan=np.inf))
@@ -152,7 +154,7 @@ class Proof:
 
     @property
     def points(self) -> Array:
-        """All points; those that follow the posterior come last."""
+        """All points, last those that follow the posterior."""
         return np.concatenate([self.wide, self.outer, self.own])
 
     def judge(
@@ -173,7 +175,7 @@ class Proof:
         particles: Array,
         tolerance: float,
     ) -> bool:
-        """Whether the surrogate that was proved, and the one after, are one law.
+        """Whether the surrogate with the proof agrees with the one after it.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The published ensemble Gaussian process sampler: the baseline of its own improvements."""
+"""The published ensemble Gaussian process sampler, which serves as a baseline."""
 
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +14,7 @@ from .basis import squared_distances
 from .hyperparameters import HyperPrior, MarginalPosterior
 
 HYPER_STEP = 0.01
-LARGEST_HYPER_CHANGE = 0.3  # of a logarithm
+LARGEST_HYPER_CHANGE = 0.3  # change of a logarithm
 JITTER = 1e-6
 PRIOR = HyperPrior(amplitude=(0.0, 1.5), shortest=1e-3)
 
@@ -131,7 +131,7 @@ class PublishedSurrogate(Sweeps[PublishedSurrogateState, PublishedEpoch]):
         return replace(state, hyperparameters=pending.hyperparameters), info
 
     def relaxation_time(self, state: PublishedSurrogateState, pending: PublishedEpoch) -> float:
-        """That of all steps of the epoch."""
+        """Time of all steps of the epoch."""
         return pending.elapsed
 
 

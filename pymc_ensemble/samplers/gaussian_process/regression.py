@@ -35,8 +35,8 @@ class Function:
     Attributes
     ----------
     kernel : ndarray of shape (M, k) or (j, M, k)
-        Coefficients of the kernels at the inducing points. Of j functions each has every j-th of
-        the points at which they are evaluated.
+        Coefficients of the kernels at the inducing points. Of j functions, each one is evaluated at
+        every j-th point.
     basis : ndarray of shape (q, k) or (j, q, k)
         Coefficients of the mean function.
     """
@@ -45,7 +45,7 @@ class Function:
     basis: Array
 
     def __getitem__(self, index: Array) -> "Function":
-        """Functions of some particles; a common function is that of all of them."""
+        """Functions of some particles. A common function belongs to all of them."""
         if self.kernel.ndim == 2:
             return self
         return Function(self.kernel[index], self.basis[index])
@@ -179,7 +179,7 @@ class GaussianProcess:
         relative_noise : ndarray of shape (n,), optional
             Variances of the noise relative to one another, equal by default.
         guards : ndarray of bool of shape (n,), optional
-            Points of little weight: they keep the process from running away, no more.
+            Points of little weight, which only keep the process from running away.
         warm : Hyperparameters, optional
             Those of a fit to similar data.
         max_inducing : int, default 150
@@ -261,8 +261,8 @@ class GaussianProcess:
         ----------
         x : ndarray of shape (n, d)
         function : Function, optional
-            By default the posterior mean; else one or more of `draw`, which the points have in
-            turn.
+            By default the posterior mean. Otherwise one or more functions of `draw`, which the
+            points use in turn.
 
         Returns
         -------
@@ -274,7 +274,7 @@ class GaussianProcess:
         return there.values(function), lambda weights: there.pull_back(weights, function)
 
     def at(self, x: Array) -> "Place":
-        """What follows from the kernels at points (n, d), which are computed once."""
+        """Kernels at points (n, d), which are computed once, and what follows from them."""
         K = _kernel(x, self.inducing, self.hyperparameters)
         return Place(self, x, K, basis_values(x, self.basis))
 
@@ -309,11 +309,11 @@ class GaussianProcess:
         return np.sqrt(BASIS_VARIANCE) * self.precision.vectors[:q], kernel
 
     def sd_with(self, design: Array, x: Array, relative_noise: Array | None = None) -> Array:
-        """Standard deviations at `x`, shape (n, k), if values were known at `design` too."""
+        """Standard deviations at `x`, shape (n, k), if values at `design` were known, too."""
         new, missing = self._features(design)
         features, rest = self._features(x)
         relative = np.ones(len(design)) if relative_noise is None else relative_noise
-        # what the features do not explain at the design is noise there
+        # at the design, variance that the features do not explain counts as noise
         relative = relative + missing / self.precision.noise.mean()
         precision = self.precision.with_information((new / relative) @ new.T)
         return self.scale * np.sqrt(precision.variance(features) + rest[:, None])

@@ -1,8 +1,8 @@
 """Ensemble Gaussian process sampler: Langevin dynamics on a surrogate learned on the way.
 
-All forward evaluations teach a Gaussian process what the outputs, or the loss, look like; particles
-move on that and cost nothing. A smooth process fitted to many evaluations does not follow their
-fluctuations, so the sampler sees through roughness, and it samples several modes.
+A Gaussian process learns the outputs, or the loss, from all forward evaluations. Particles move on
+it without evaluations. A smooth process that is fitted to many evaluations does not follow their
+fluctuations. So the sampler averages roughness, and it samples several modes.
 """
 
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ from .published import PublishedSurrogate
 
 PAPER_STEP = 0.1  # largest time step of the published scheme
 DEFAULT_EPOCHS = 7
-EXTRA_EPOCHS = 5  # for surrogates that were not verified at once
-MANY_OUTPUTS = 2000  # beyond which the surrogate predicts the loss by default
+EXTRA_EPOCHS = 5  # further epochs after a failed verification
+MANY_OUTPUTS = 2000  # with more outputs the surrogate predicts the loss by default
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class EnsembleGaussianProcess(EnsembleSampler):
         return Learning(self.problem, forward)
 
     def burns_in(self, state: PhaseState) -> bool:
-        """A surrogate has to be learned even where the positions follow the posterior."""
+        """True: a surrogate must be learned even if the positions follow the posterior."""
         return True
 
     def begin_burn_in(self, state: PhaseState) -> LearningState:
@@ -155,7 +155,7 @@ class EnsembleGaussianProcess(EnsembleSampler):
         return (DelayedAcceptance if self.adjust else SurrogateDraws)(self.problem)
 
     def set_out(self, state: PhaseState, number: int) -> PhaseState:
-        """State of one of several chains that share what was learned: it has moves of its own."""
+        """State of one of several chains that share the surrogate. It has its own moves."""
         known = learned(state)
         if state.phase != "sampling" or known is None:
             return state
@@ -187,7 +187,7 @@ class EnsembleGaussianProcess(EnsembleSampler):
 
 @dataclass(frozen=True)
 class PublishedGaussianProcess(EnsembleSampler):
-    """Published scheme, whose surrogate of the loss knows the present ensemble alone.
+    """Published scheme, whose surrogate of the loss knows only the present ensemble.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ class PublishedGaussianProcess(EnsembleSampler):
         return PublishedSurrogate(self.problem, PAPER_STEP if self.dt is None else self.dt)
 
     def origin(self, state: PhaseState) -> Origin:
-        """What the draws follow: steps of the dynamics, which nothing corrects."""
+        """What the draws follow: steps of the dynamics without a correction."""
         return Origin("approximate")
 
 

@@ -1,4 +1,4 @@
-"""What a surrogate predicts, losses or forward outputs, and the loss that follows from it."""
+"""Targets of a surrogate: losses or forward outputs, and the loss of predicted values."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem, loss_and_g
 
 MANY_OUTPUTS = 12  # more are projected on their leading directions
 PROJECTED_AWAY = 1e-6  # share of the variance of the outputs that a projection may lose
-LARGEST_LOG = 50.0  # of what a bend may undo
+LARGEST_LOG = 50.0  # largest exponent when a bend is undone
 SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without information get no weight
 
 
@@ -17,8 +17,8 @@ SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without informatio
 class Bend:
     """Identity for small values, logarithm for large ones: ``sign(v) c (1 + log(|v| / c))``.
 
-    Values that are absurdly large far from the posterior would set the scale of a surrogate that
-    has to be precise where they are small.
+    Far from the posterior values may be extremely large. Without the bend they would set the scale
+    of a surrogate that must be precise where values are small.
 
     Attributes
     ----------
@@ -65,11 +65,11 @@ class PotentialTarget:
     Attributes
     ----------
     reference : float
-        Loss from which the large ones are counted.
+        Loss that is subtracted: values are losses above it.
     bend : Bend
     depth : float
-        By how much the loss may fall below the reference: deeper holes of the surrogate are taken
-        for hills, as particles would gather in them.
+        Depth below the reference that the loss may have. Deeper holes of the surrogate become
+        hills, as particles would gather in them.
     """
 
     reference: float = 0.0
@@ -97,7 +97,7 @@ class ForwardTarget:
     Attributes
     ----------
     problem : InverseProblem or None
-        Known while the target is in use; not a part of stored states.
+        Known while the target is in use, but not stored.
     center, scale : ndarray of shape (K,)
         Scaled outputs are ``(outputs - center) scale``.
     directions : ndarray of shape (K, k)
@@ -122,7 +122,7 @@ class ForwardTarget:
         """Scale the outputs of an archive, and project them where they are many."""
         best = archive[np.argsort(archive.potential)[: max(10, len(archive) // 10)]]
         curvature = np.median(problem.curvature(best.Z), axis=0)
-        # an output that varies little in units of the noise must not be blown up
+        # an output that varies little in units of the noise must not be scaled up
         curvature = np.maximum(curvature, SMALLEST_CURVATURE * curvature.max())
         scale = np.sqrt(np.where(curvature > 0, curvature, 1.0))
         center = best.Z.mean(0)

@@ -1,4 +1,4 @@
-"""Whether a surrogate predicts the forward map where it matters."""
+"""Verification that a surrogate predicts the forward map where the posterior is."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ SURE = 4.0  # sd that a difference by chance does not reach
 ERROR_DRAWS = 20
 LOST = 0.05  # effective share of the particles below which the surrogate error is not known
 OUTLIERS = 0.02  # share of particles that may be where the surrogate is wrong
-UNSURE = 0.25  # surrogate error, in posterior sd, with which no verification is passed
+UNSURE = 0.25  # surrogate error, in posterior sd, above which no verification is passed
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Verification:
     Attributes
     ----------
     mean, sd : float
-        Mean and standard deviation of observed minus predicted loss, less what noise explains.
+        Mean and standard deviation of observed minus predicted loss, without the part of noise.
     outliers : float
         Share of particles with a difference beyond all noise.
     noise : float
@@ -53,8 +53,8 @@ class Verification:
         difference, noise : ndarray of shape (n,)
             Differences, and the standard deviations of the noise at these particles.
         offset : float, default 0.0
-            By how much noise raises observed losses at most: the fit may take for noise what it
-            has missed elsewhere.
+            Most by which noise can raise observed losses. (The fit may take for noise what it has
+            missed elsewhere.)
         """
         nugget = float(np.median(noise))
         n = len(difference)
@@ -83,7 +83,7 @@ class Verification:
 
 
 def few(share: float, size: int) -> bool:
-    """Whether a share of so many particles, less one that may be there by chance, is allowed."""
+    """Whether a share of `size` particles is small enough, without one that may be chance."""
     return share * size <= OUTLIERS * size + 1
 
 

@@ -1,1 +1,1 @@
-"""Sampler of many parameters: it learns the slope of the outputs, and keeps the prior."""
+"""Sampler for many parameters: it learns the slope of the outputs, and keeps the prior."""

@@ -1,7 +1,7 @@
-"""The learned law of a noisy forward map: no differences, but a regression that averages.
+"""The learned law of a noisy forward map, by a regression that averages over the noise.
 
-Each round evaluates draws of the law so far, whose likelihood is raised to a power that grows to
-one. A slope, a level and the noise are fitted to the rounds of the later half, by eq. (F2).
+Each round evaluates draws of the present law. Its likelihood is raised to a power, which grows to
+one. A slope, a level and the noise are fitted to the later half of the rounds, by eq. (F2).
 """
 
 from dataclasses import dataclass
@@ -30,21 +30,21 @@ from .reference import GaussianReference
 from .tracker import BLEND, SlopeTracker
 
 UNRESOLVED = 0.5  # information along draws of the law that noise may leave unknown
-SETTLED = 6  # rounds with the whole likelihood; the later half of them is fitted to
+SETTLED = 6  # fewest rounds with the whole likelihood; the fit uses the later half of all rounds
 
 
 @dataclass(frozen=True)
 class AveragedState:
-    """Between two rounds.
+    """State between two rounds.
 
     Attributes
     ----------
     ensemble : Ensemble
         Draws of the last round, evaluated.
     rounds : tuple of Ensemble
-        Draws of the prior and of the rounds so far, without what has failed.
+        Draws of the prior and of the rounds so far, without those that failed.
     target : LinearizedPosterior
-        What is known of the posterior.
+        Present approximation of the posterior.
     exponent : float
         Power of the likelihood.
     tried, whole : int
@@ -69,13 +69,13 @@ class AveragedState:
 
     @property
     def converged(self) -> bool:
-        """Whether it has ended with a slope that is known."""
+        """Whether learning has ended with a slope that is known well enough."""
         return self.found
 
 
 @dataclass(frozen=True)
 class Averaging(NothingToFreeze[AveragedState]):
-    """Learns the law from draws of it.
+    """Learns a law from draws of it.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class Averaging(NothingToFreeze[AveragedState]):
         return state, Info.of(evaluations, "burn-in", message)
 
     def _growth(self, ensemble: Ensemble) -> float:
-        """What the exponent may grow by: log weights then vary by one for each output."""
+        """Growth of the exponent at which log weights vary by one for each output."""
         loss, K = ensemble.loss, ensemble.Z.shape[1]
         return float(np.sqrt(K / (2 * loss.var() + np.finfo(float).tiny)))
 
@@ -148,7 +148,7 @@ class Averaging(NothingToFreeze[AveragedState]):
         step = law.newton_step(gradient, 0.0)
         V, shrink = law.directions, law.information / (1 + law.information)
         along = np.einsum("rd,rd->r", tracker.covariance.times(V), V)
-        # without what the tracker spreads over all columns: the regression knows nothing of it
+        # without the energy that the tracker spreads over all columns, unknown to the regression
         spread = BLEND * float(tracker.energies.mean()) * (len(center) - float(shrink.sum()))
         unknown = max(float(tracker.covariance.diagonal.sum() - shrink @ along) - spread, 0.0)
         target = LinearizedPosterior.of(problem, self.reference, law, level, slope, step)
