@@ -30,8 +30,10 @@ SMALLER = {
     "bayes_factors": {"            1000,\n": "            600,\n"},
     "c_program": {
         "        1000,\n": "        400,\n",
-        "draws=500": "draws=100",
+        "draws=500": "draws=60",
+        "ensemble_size=50": "ensemble_size=30",
     },
+    "darcy": {"walkers=10": "walkers=4"},
     "data_assimilation": {
         "TRUTHS, OTHERS = 8, 6": "TRUTHS, OTHERS = 3, 1",
         "draws=3000": "draws=1500",
@@ -42,6 +44,7 @@ SMALLER = {
     "diffusion": {"draws=4000": "draws=1500", "4000": "1000"},
     "lorenz63": {", 1000)": ", 600)", "500, tune=20": "200, tune=10"},
     "many_data_sets": {"simulations(model, 100,": "simulations(model, 60,"},
+    "networks": {"size=200": "size=100", "epochs=8": "epochs=6", "(1, 9)": "(1, 7)"},
     "outbreak": {"simulations(model, 4000,": "simulations(model, 2000,"},
     "thrown_ball": {"coverage(200,": "coverage(50,"},
     "two_solvers": {"start, 4000)": "start, 1000)"},
