@@ -1,8 +1,8 @@
-"""What kernels and samplers have in common, as types.
+"""Types of kernels and samplers.
 
-A *kernel* moves an ensemble that has been evaluated, round by round: it asks for points, and is
-told their evaluations. A *sampler* is a kernel with a life around it, which is that of `phases`. It
-has the same `ask` and `tell`, but begins with positions that nothing is known of.
+A *kernel* moves an evaluated ensemble, round by round: `ask` returns points, and `tell` takes their
+evaluations. A *sampler* is a kernel with the life cycle of `phases`. It has the same `ask` and
+`tell`, but begins with positions that were not evaluated.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .ensemble import Array, Ensemble, Evaluations, Info, Origin, Snapshot
 
 
 class KernelState(Protocol):
-    """What a kernel remembers from round to round; frozen, and it can be pickled."""
+    """What a kernel remembers from round to round. It is frozen, and can be pickled."""
 
     @property
     def ensemble(self) -> Ensemble | None:
@@ -22,20 +22,20 @@ class KernelState(Protocol):
 
     @property
     def burned_in(self) -> bool:
-        """Whether the kernel has nothing left to do but to sample, or to hand on."""
+        """Whether the kernel has only to sample, or to pass its result on."""
 
     @property
     def converged(self) -> bool:
-        """Whether it has passed its own test on the way."""
+        """Whether the kernel has passed its own test."""
 
 
 class Kernel[S: KernelState, P](Protocol):
-    """Dynamics of an ensemble whose forward evaluations somebody else makes."""
+    """Dynamics of an ensemble. The caller makes the forward evaluations."""
 
     def ask(self, state: S, rng: np.random.Generator) -> tuple[Array, P]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them.
+        """Points of the next round, shape (n, d), and what `tell` needs.
 
-        All randomness of a round comes from `rng`, here: `tell` has none.
+        All randomness of a round comes from `rng` here, and none from `tell`.
         """
 
     def tell(self, state: S, pending: P, evaluations: Evaluations) -> tuple[S, Info]:
@@ -51,7 +51,7 @@ class SamplingKernel[S: KernelState, P](Kernel[S, P], Protocol):
     def finish(
         self, state: S, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
-        """Snapshots of a block of sweeps as they are to be handed out."""
+        """Snapshots of a block of sweeps, as they become draws."""
 
 
 class BurnIn[S: KernelState, P](Kernel[S, P], Protocol):
@@ -62,14 +62,14 @@ class BurnIn[S: KernelState, P](Kernel[S, P], Protocol):
 
 
 class EnsembleKernel[S: KernelState, P](SamplingKernel[S, P], Protocol):
-    """Kernel that samples from an ensemble on."""
+    """Kernel that starts from an ensemble, and samples."""
 
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> S:
-        """State for an evaluated ensemble; if it is `at_rest`, nothing has to settle any more."""
+        """State for an evaluated ensemble. If it is `at_rest`, it need not settle."""
 
 
 class NothingToFreeze[S: KernelState]:
-    """Kernel that adapts nothing, and whose snapshots are handed out as they are."""
+    """Kernel that adapts nothing, and whose snapshots become draws as they are."""
 
     def freeze(self, state: S) -> S:
         """The same state."""
@@ -83,7 +83,7 @@ class NothingToFreeze[S: KernelState]:
 
 
 class Sampler[S: KernelState, P](Kernel[S, P], Protocol):
-    """What a step method asks of a sampler: a kernel that knows how to begin, and when to end."""
+    """What a step method needs of a sampler: a kernel that knows how to start, and when to end."""
 
     @property
     def size(self) -> int:
@@ -98,7 +98,7 @@ class Sampler[S: KernelState, P](Kernel[S, P], Protocol):
         """Forward evaluations of a sweep of the sampling phase."""
 
     def start(self, U: Array, *, redraw: bool = False, skip_burn_in: bool = False) -> S:
-        """State for positions `U` that were not evaluated yet."""
+        """State for positions `U` that were not yet evaluated."""
 
     def freeze(self, state: S) -> S:
         """State in the sampling phase, with the ensemble as it is."""
@@ -106,7 +106,7 @@ class Sampler[S: KernelState, P](Kernel[S, P], Protocol):
     def finish(
         self, state: S, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
-        """Snapshots of a block of sweeps as they are to be handed out."""
+        """Snapshots of a block of sweeps, as they become draws."""
 
     def origin(self, state: S) -> Origin:
         """What the draws follow, as the sampler declares."""

@@ -162,11 +162,11 @@ class AveragedLaw(SlopeLearning):
     Parameters
     ----------
     problem, round_size, max_rounds
-        As of `SlopeLearning`.
+        See `SlopeLearning`.
     """
 
     def __post_init__(self) -> None:
-        """Refuse what is no size."""
+        """Refuse wrong sizes."""
         require_counts(SMALLEST_ROUND, round_size=self.round_size)
         require_counts(1, max_rounds=self.max_rounds)
 
@@ -177,11 +177,11 @@ class AveragedLaw(SlopeLearning):
 
     @cached_property
     def kernel(self) -> Averaging:
-        """What learns."""
+        """Kernel that learns the law."""
         return Averaging(self.problem, self.reference, self.round_size, self.max_rounds)
 
     def begin(self, state: PhaseState) -> AveragedState:
-        """State of what learns."""
+        """State of this kernel."""
         return self.kernel.start(state.evaluated)
 
     def origin(self, state: PhaseState) -> Origin:

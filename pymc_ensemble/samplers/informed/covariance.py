@@ -1,4 +1,4 @@
-"""Covariance of what is not known of a slope: a matrix, or a diagonal minus a low rank."""
+"""Covariance of the error of a slope: a matrix, or a diagonal minus a low rank."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ import scipy  # parts of it are loaded when they are used first
 from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure
 
 MATRIX_LIMIT = 2000  # parameters up to which the matrix is kept
-WINDOW = 1000  # evaluations that are remembered beyond that
+WINDOW = 1000  # with more parameters, so many evaluations are remembered
 
 
 class Covariance(Protocol):
@@ -36,7 +36,7 @@ def _innovation_root(X: Array, XS: Array, noise: Array) -> Array:
     M[np.diag_indices_from(M)] += noise
     try:
         return scipy.linalg.cholesky((M + M.T) / 2, lower=True)
-    except ValueError as error:  # not finite, or not positive, which LinAlgError is
+    except ValueError as error:  # not finite; or not positive, a LinAlgError, which is one, too
         raise EnsembleFailure(
             "Forward outputs differ by so many orders of magnitude that their slope cannot be "
             "learned. Let the forward model return their logarithms, or NaN where they make no "
@@ -81,9 +81,10 @@ class MatrixCovariance:
 
 @dataclass(frozen=True)
 class ReducedCovariance:
-    """``diag(variances) - known^T known``: what an evaluation tells is a row of `known`.
+    """``diag(variances) - known^T known``: each evaluation adds a row to `known`.
 
-    The oldest rows are forgotten beyond `WINDOW` of them, which makes the covariance larger.
+    If there are more than `WINDOW` rows, the oldest are forgotten. This makes the covariance
+    larger.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What outputs differ by from a line: regression in the directions that the data inform about."""
+"""Curvature of the outputs: a regression in the directions that the data inform about."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array
 
-LEAST_INFORMATION = 0.05  # of a direction that the correction depends on
+LEAST_INFORMATION = 0.05  # the correction depends on directions with more information
 LENGTHS = 2.0 ** np.arange(-1, 4)  # of the kernel, in units of what is usual along each direction
 NOISES = 10.0 ** np.arange(-6, 1)  # share of what directions left out contribute
 SIZES = 2.0 ** -np.arange(3)  # of free moves: each has one of these, at random
 CHOOSING = 300  # newest proposals that choose the kernel
 MOST = 2000  # newest proposals that it learns from: its time grows like their third power
 RECENT = 200  # proposals whose differences make moves: earlier ones were off
-CLIP = 100.0  # residual, in units of the noise of data, beyond which a point is out of question
+CLIP = 100.0  # residual, in units of the noise of the data: a larger one is out of the question
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Kernel:
     Attributes
     ----------
     rows : ndarray of shape (r, d)
-        Directions, each as long as it counts.
+        Directions, whose lengths are their weights.
     single : ndarray of bool, shape (d,)
         Coordinates of variables that are single numbers.
     length : float
@@ -52,10 +52,10 @@ class Kernel:
 
     @classmethod
     def candidates(cls, basis: Array, information: Array, single: Array) -> Iterator["Kernel"]:
-        """Kernels that are tried.
+        """Kernels to try.
 
-        A direction of the basis counts as far as the data determine it, which tells where the
-        posterior is. What changes a line changes it the more the steeper it is.
+        In the first kind, a direction of the basis counts as far as the data determine it. In the
+        second, it counts as far as outputs change along it: where a line is steep, it changes most.
         """
         rows = np.sqrt(information / (1 + information))[:, None] * basis
         for length in LENGTHS * np.sqrt(len(rows)):
@@ -77,14 +77,14 @@ class Curvature:
     origin : ndarray of shape (d,)
         Point of the linearization.
     sites : ndarray of shape (N, d)
-        Where it was learned, from the origin.
+        Points from which it was learned, relative to the origin.
     weights : ndarray of shape (N, K)
-        Of the kernels at the sites.
+        Weights of the kernels at the sites.
     kernel : Kernel
     starts : ndarray of shape (n, d)
-        Points that the corrected posterior has led to.
+        Draws of the corrected posterior.
     law_acceptance : float
-        Acceptance of proposals without it.
+        Acceptance of proposals without the correction.
     """
 
     basis: Array
@@ -112,17 +112,18 @@ class Curvature:
         Parameters
         ----------
         basis, origin, law_acceptance
-            As the attributes.
+            See the attributes.
         information : ndarray of shape (r,)
-            What the data tell along each direction of the basis.
+            Information of the data along each direction of the basis.
         single : ndarray of bool, shape (d,)
             Coordinates of variables that are single numbers.
         x : ndarray of shape (N, d)
             Points.
         residuals : ndarray of shape (N, K)
-            What the outputs there differ by from their linearization.
+            Differences of the outputs from their linearization.
         units : ndarray of shape (K,)
-            Inverse noise of the data, in which outputs are comparable: they share a kernel.
+            Inverse noise of the data. In these units outputs are comparable, as they share a
+            kernel.
         """
         x, residuals = x[-MOST:], residuals[-MOST:]
         units = np.where(units > 0, units, 1.0)
@@ -149,14 +150,14 @@ class Curvature:
         return corrections
 
     def last(self, n: int) -> Array:
-        """Last n of the starts, again and again if there are fewer."""
+        """Last n of the starts, repeated if there are fewer."""
         return self.starts[-1 - np.arange(n) % len(self.starts)]
 
     def move(self, x: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """Moves of `x`, shape (n, d), and the logarithm of their proposal ratio, shape (n,).
 
-        Along the basis they go by differences of what was drawn before, which is frozen; across it
-        they are preconditioned Crank-Nicolson moves of the prior.
+        Along the basis they use differences of earlier draws, which are frozen. Across it they are
+        preconditioned Crank-Nicolson moves of the prior.
         """
         V = self.basis
         along, partners = x @ V.T, self.starts @ V.T

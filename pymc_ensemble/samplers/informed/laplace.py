@@ -1,4 +1,4 @@
-"""Laplace's approximation where a search has ended: a covariance and an evidence, on request."""
+"""Laplace's approximation at the end of a search: a covariance and an evidence, on request."""
 
 from functools import cached_property
 
@@ -11,15 +11,15 @@ from .search import SearchState
 
 
 class Laplace:
-    """Gaussian law at a point where outputs are linearized, with the prior as it is there.
+    """Gaussian law at a point where outputs are linearized, with the prior at this point.
 
     Parameters
     ----------
     problem : InverseProblem
-        In whose potential the law is; that of the search may lack the Jacobians of transforms.
+        Problem whose potential counts. That of the search may lack the Jacobians of transforms.
     reference : GaussianReference
     state : SearchState
-        Where the search has ended.
+        End of the search.
     """
 
     def __init__(self, problem: Problem, reference: GaussianReference, state: SearchState):
@@ -40,7 +40,7 @@ class Laplace:
         information = (slope.T * self._problem.curvature(Z)[0]) @ slope
         try:
             return np.linalg.cholesky(of_prior + information)
-        except np.linalg.LinAlgError:  # where the prior is not concave: its reference
+        except np.linalg.LinAlgError:  # the prior is not log-concave there: use its reference
             return np.linalg.cholesky(np.eye(len(u)) + information)
 
     @property
@@ -51,7 +51,7 @@ class Laplace:
 
     @property
     def log_evidence(self) -> float:
-        """Log evidence, eq. (F12): of a quadratic that the point need not be the middle of."""
+        """Log evidence, eq. (F12). The gradient at the point need not vanish."""
         problem, ensemble = self._problem, self._state.ensemble
         potential = problem.loss(ensemble.Z)[0] + problem.prior_potential(ensemble.U)[0]
         of_loss = problem.loss_gradient(ensemble.Z)[0] @ self._state.tracker.slope

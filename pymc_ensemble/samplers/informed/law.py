@@ -32,8 +32,8 @@ class InformedLaw:
     def _modes(self) -> tuple[Array, Array]:
         """Directions, shape (r, d), and singular values, shape (r,), from the smaller Gram matrix.
 
-        Directions without information to working precision are left out: there the law is the
-        prior.
+        Directions without information, to working precision, are left out. Along them the law is
+        the prior.
         """
         K, d = self.factor.shape
         if d > K:
@@ -52,12 +52,12 @@ class InformedLaw:
 
     @property
     def information(self) -> Array:
-        """What the outputs tell along each direction, in units of the prior's, shape (r,)."""
+        """Information of the outputs along each direction, in units of the prior's, shape (r,)."""
         return self._modes[1] ** 2
 
     @property
     def informed(self) -> Array:
-        """Directions in which the data tell at least as much as the prior, shape (r, d)."""
+        """Directions with at least as much information from data as from the prior, (r, d)."""
         return self.directions[self.information >= INFORMED]
 
     @property
@@ -94,7 +94,7 @@ class InformedLaw:
         return 0.5 * (constant - distance)  # eq. (F5)
 
     def newton_step(self, gradient: Array, damping: float) -> Array:
-        """Step against a gradient of shape (d,), with the prior's precision made larger."""
+        """Damped step against a gradient of shape (d,): damping adds to the prior's precision."""
         shrink = self.information / (1 + damping + self.information)
         along = (self.directions @ gradient) * shrink
         return -(gradient - along @ self.directions) / (1 + damping)  # eq. (F6)

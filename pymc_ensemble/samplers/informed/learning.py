@@ -1,4 +1,4 @@
-"""All that is learned before walkers set out: the slope, and curvature if the law is too little."""
+"""Learning before walkers start: the slope, and curvature if the law is not good enough."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,10 +15,10 @@ from .walk import expected_acceptance
 # Of draws of the law, above which it is taken as it is. They hardly reach tails: on a parabola half
 # of them seem to be accepted, and sds come out up to 40% too small.
 ENOUGH = 0.7
-WIDE = 0.5  # share of proposals that learn of tails, and tell nothing of the acceptance
+WIDE = 0.5  # share of wider proposals, which teach tails and do not count for the acceptance
 POWER = 0.5  # of the likelihood in the law of the draws: informed directions are 1.4 times as wide
-LATELY = 5  # rounds whose acceptance is compared with that of as many before
-RISE = 0.05  # of it, below which more rounds would not help: the error of 125 proposals
+LATELY = 5  # rounds whose acceptance is compared with that of as many earlier rounds
+RISE = 0.05  # smaller rises of the acceptance end the learning: the error of 125 proposals
 LINEAR = 0.1  # error of the loss at draws of the prior up to which a map is linear
 FEWEST = 2  # proposals that have differences
 TOGETHER = 3  # rounds whose proposals tell the acceptance: those of one are too few
@@ -26,7 +26,7 @@ TOGETHER = 3  # rounds whose proposals tell the acceptance: those of one are too
 
 @dataclass(frozen=True)
 class TrialState:
-    """Between two rounds of proposals that are tried, after the search.
+    """State between two rounds of trial proposals, after the search.
 
     Attributes
     ----------
@@ -35,9 +35,9 @@ class TrialState:
     search : SearchState
         The end of the search.
     plain, target : LinearizedPosterior
-        What was learned with outputs along a line, and what is known now.
+        Posterior with linear outputs, and the present one.
     x, residuals : ndarray of shape (N, d) and (N, K)
-        Proposals so far, and what their outputs differ by from the line.
+        Proposals so far, and the differences of their outputs from linear ones.
     acceptances : tuple of float
         Expected acceptance of each round.
     done : bool
@@ -54,7 +54,7 @@ class TrialState:
 
     @property
     def burned_in(self) -> bool:
-        """Whether walkers may set out."""
+        """Whether walkers may start."""
         return self.done
 
     @property
@@ -65,7 +65,7 @@ class TrialState:
 
 @dataclass(frozen=True)
 class TrialRound:
-    """Proposals of a round, the last of them wide ones; and a seed for what is foreseen of more."""
+    """Proposals of a round, wide ones last, and a seed to predict the acceptance of others."""
 
     x: Array
     points: Array
@@ -76,10 +76,10 @@ class TrialRound:
 
 @dataclass(frozen=True)
 class LawLearning(NothingToFreeze[SearchState | TrialState]):
-    """Search for the mode, and then trials of what was learned.
+    """Search for the mode, and then trials of the learned law.
 
-    A first round of trials tells how many proposals are accepted. If they are few, residuals of the
-    outputs correct the line, round by round, where the posterior is.
+    A first round of trials shows how many proposals are accepted. If they are few, residuals of the
+    outputs correct the linear map, round by round, where the posterior is.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
     def _after(
         self, state: TrialState, pending: TrialRound, values: Ensemble, acceptance: float
     ) -> TrialState:
-        """State that has learned from proposals, or that has seen enough of them."""
+        """State that has learned from proposals, or whose learning has ended."""
         seen = (*state.acceptances, acceptance)
         finite = np.isfinite(values.Z).all(1)
         tried = pending.x[finite]
@@ -170,9 +170,9 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         return replace(state, target=target, done=done)
 
     def _foreseen(self, target: LinearizedPosterior, pending: TrialRound) -> float:
-        """Acceptance of proposals by walkers in tails, where the law hardly proposes anything.
+        """Acceptance of proposals by walkers in tails, where the law hardly proposes.
 
-        They are draws of the posterior as corrected by the residuals of the proposals themselves.
+        These walkers are draws of the posterior, corrected by the residuals of the proposals.
         """
         rng, x = np.random.default_rng(pending.seed), pending.x
         assert target.curvature is not None
@@ -186,7 +186,7 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
 
 
 def _rises(acceptances: tuple[float, ...]) -> bool:
-    """Whether they still rise, or are too few to tell."""
+    """Whether acceptances still rise, or are too few to tell."""
     if len(acceptances) < 2 * LATELY:
         return True
     before, now = acceptances[-2 * LATELY : -LATELY], acceptances[-LATELY:]

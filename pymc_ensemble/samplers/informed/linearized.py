@@ -1,8 +1,8 @@
-"""Posterior of linearized outputs: the loss and the prior as they are, the map replaced by a line.
+"""Posterior of linearized outputs: a linear map takes the place of the forward map.
 
-Where the map is far from one, a correction is added to the line. Nothing of it costs a forward
-evaluation. Where the loss is quadratic and the prior Gaussian it is the learned law itself;
-otherwise it is sampled by moves that have the law for their proposal.
+The loss and the prior stay as they are. If the map is far from linear, a correction is added. None
+of this costs a forward evaluation. If the loss is quadratic and the prior Gaussian, it is the
+learned law itself. Otherwise it is sampled by moves that the law proposes.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from .law import InformedLaw
 from .reference import GaussianReference
 
 INNER_STEPS = 60  # moves without evaluations that make a proposal
-CURVED_STEPS = 300  # the same where outputs are curved, half of them by differences
+CURVED_STEPS = 300  # the same if outputs are curved, half of them by differences
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LinearizedPosterior:
         slope: Array,
         step: Array,
     ) -> "LinearizedPosterior":
-        """Linearize where the search has ended; the Newton `step` from there centers the law."""
+        """Linearize at the end of the search. The Newton `step` from there centers the law."""
         gaussian = problem.quadratic_loss and problem.gaussian_prior
         centered = InformedLaw(law.center + step, law.factor)
         return cls(reference, centered, law.center, outputs, slope, gaussian)
@@ -67,10 +67,10 @@ class LinearizedPosterior:
     def curved(
         self, problem: Problem, x: Array, residuals: Array, acceptance: float
     ) -> "LinearizedPosterior":
-        """With a correction that was learned from residuals of the outputs at points `x`.
+        """The posterior with a correction that is learned from residuals of outputs at points `x`.
 
-        It depends on the directions that the outputs change along, and on the coordinates whose
-        prior is not Gaussian.
+        The correction depends on the directions along which outputs change, and on the coordinates
+        whose prior is not Gaussian.
         """
         law, basis = self.law, self.informed
         units = np.sqrt(problem.curvature(self.outputs[None])[0])
@@ -86,7 +86,7 @@ class LinearizedPosterior:
         return outputs if self.curvature is None else outputs + self.curvature(x)
 
     def log_density(self, problem: Problem, x: Array) -> Array:
-        """Log density at `x`, shape (n, d) to (n,), normalized as well as the law is."""
+        """Log density at `x`, shape (n, d) to (n,), normalized as well as the law."""
         if self.gaussian:
             return self.law.log_density(x) - self.reference.log_volume
         # the law and this density agree at its center, or, where outputs along the line leave what
@@ -108,12 +108,12 @@ class LinearizedPosterior:
     ) -> Array:
         """Moves from `x`, shape (n, d), that are reversible for this density.
 
-        The likelihood is raised to a power, and draws of the law are not.
+        The likelihood is raised to a power; draws of the law are not.
 
-        They are independent draws where it is the law, and a random mixture of preconditioned
-        Crank-Nicolson moves, repeated until little is left of where they began, where not. Two
-        kinds of moves take turns in an order that is the same backwards, without which the whole
-        would not be reversible, and each walker has sizes of its own.
+        If this density is the law, the moves are independent draws. Otherwise they are a random
+        mixture of preconditioned Crank-Nicolson moves, repeated until little is left of the start.
+        Two kinds of moves take turns in an order that is the same backwards. In another order the
+        whole would not be reversible. Each walker has its own sizes.
         """
         if self.gaussian:
             return self.law.draw(len(x), rng)
@@ -132,9 +132,9 @@ class LinearizedPosterior:
         return x
 
     def differential(self, x: Array, partners: Array, rng: np.random.Generator) -> Array:
-        """Moves of `x`, shape (n, d), by differences of partners, in the subspace that matters.
+        """Moves of `x`, shape (n, d), by differences of partners, in a subspace.
 
-        It is spanned by the informed directions and the coordinates whose prior is not Gaussian.
+        The informed directions and the coordinates whose prior is not Gaussian span the subspace.
         """
         V = self.subspace
         along, others = x @ V.T, partners @ V.T
@@ -165,14 +165,14 @@ class LinearizedPosterior:
     def crank_nicolson(self, x: Array, size: float | Array, rng: np.random.Generator) -> Array:
         """Moves from `x`, shape (n, d), that are reversible for the law.
 
-        Their size is at most 1; walkers may have different ones, shape (n, 1).
+        Their size is at most 1. Walkers may have different sizes, shape (n, 1).
         """
         kept = np.sqrt(1 - size**2) * (x - self.law.center)
         return self.law.center + kept + size * self.law.noise(len(x), rng)  # eq. (F10)
 
 
 def _single(problem: Problem) -> Array:
-    """Coordinates, shape (d,), of variables that are single numbers; none where names are not."""
+    """Coordinates, shape (d,), of variables that are single numbers. None without names."""
     names = getattr(problem, "coordinate_names", None)
     if names is None:
         return np.zeros(problem.dimension, dtype=bool)

@@ -12,14 +12,14 @@ from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
 from .reference import GaussianReference, reference_of
 from .search import SearchState, TrackedSearch
 
-LEAST_MEMBERS = 2  # without which there is no first slope
+LEAST_MEMBERS = 2  # fewer give no first slope
 SMALLEST_ROUND = 20  # trials, and some directions
-REFERENCE_SEED = 20101  # of the draws that tell a prior that is not Gaussian
+REFERENCE_SEED = 20101  # of the draws that describe a prior that is not Gaussian
 
 
 @dataclass(frozen=True)
 class SlopeLearning(PhasedSampler):
-    """What learns the slope of the forward map from rounds of evaluations.
+    """Base of samplers that learn the slope of the forward map from rounds of evaluations.
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ class SlopeLearning(PhasedSampler):
 
     @property
     def min_members(self) -> int:
-        """Members without which there is no first slope."""
+        """Fewest members for a first slope."""
         return LEAST_MEMBERS
 
     @property
     def has_to_span(self) -> bool:
-        """An ensemble that is smaller than the dimension will do."""
+        """False: an ensemble may be smaller than the dimension."""
         return False
 
     @cached_property
@@ -69,7 +69,7 @@ class ModeSearch(SlopeLearning):
     Parameters
     ----------
     problem, round_size, max_rounds
-        As of `SlopeLearning`.
+        See `SlopeLearning`.
     tolerance : float, default 1e-4
         Fall of the potential that may remain at the end.
     from_first : bool, default False
@@ -80,7 +80,7 @@ class ModeSearch(SlopeLearning):
     from_first: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no size."""
+        """Refuse wrong sizes."""
         require_counts(SMALLEST_ROUND, ensemble_size=self.round_size)
         require_counts(1, maxiter=self.max_rounds)
 
@@ -99,5 +99,5 @@ class ModeSearch(SlopeLearning):
         return self.kernel.start(state.evaluated, 0 if self.from_first else None)
 
     def origin(self, state: PhaseState) -> Origin:
-        """What a draw would follow, if the mode was one."""
+        """What draws would follow, if the mode was a draw."""
         return Origin("approximate")

@@ -1,4 +1,4 @@
-"""Coordinates in which a prior is, or is near to, independent standard normal."""
+"""Coordinates in which a prior is independent standard normal, or nearly so."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, PriorAndLoss
 
 DRAWS = 200  # of a prior that is not Gaussian, which tell its center and scales
 QUARTERS = 1.3489795  # width between the quartiles of a standard normal law
-CONSTANT = 1e-6  # relative variation of a second derivative that is none
+CONSTANT = 1e-6  # a second derivative with less relative variation counts as constant
 
 
 @dataclass(frozen=True)
 class GaussianReference:
-    """Gaussian law ``N(mean, L L^T)``: the prior, or what stands for one that is not Gaussian.
+    """Gaussian law ``N(mean, L L^T)``: the prior, or an approximation if it is not Gaussian.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class GaussianReference:
         Coordinates in which the prior is Gaussian, given all others.
     root : ndarray of shape (d, d) or None
         Lower triangular factor R of the precision of ``u / scale``, so that
-        ``L = diag(scale) R^-T``; None where the coordinates are independent.
+        ``L = diag(scale) R^-T``. None if the coordinates are independent.
     """
 
     mean: Array
@@ -59,11 +59,11 @@ class GaussianReference:
 
 
 def reference_of(problem: PriorAndLoss, rng: np.random.Generator) -> GaussianReference:
-    """Gaussian reference of a prior, from its gradient and draws; no forward evaluation is made.
+    """Gaussian reference of a prior, from its gradient and draws, without forward evaluations.
 
-    A Gaussian prior is its own reference, to rounding: its gradient is affine. Of any other, the
-    reference has the mean second derivatives over draws, and the medians and scales of the draws in
-    the coordinates whose second derivatives are not constant.
+    A Gaussian prior is its own reference, up to rounding, as its gradient is affine. For any other
+    prior, the reference has the mean second derivatives over draws. In coordinates whose second
+    derivatives are not constant, it has the medians and scales of draws.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def reference_of(problem: PriorAndLoss, rng: np.random.Generator) -> GaussianRef
 def _products(problem: PriorAndLoss, point: Array, directions: Array) -> Array:
     """Second derivatives of the prior potential along rows, by central differences.
 
-    They are exact where the gradient is affine.
+    They are exact if the gradient is affine.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         ahead = problem.prior_gradient(point + 0.5 * directions)

@@ -21,18 +21,18 @@ from .walk import InformedWalk, WalkState
 
 @dataclass(frozen=True)
 class LikelihoodInformed(SlopeLearning):
-    """Sampler of problems with many parameters, a Gaussian prior or nearly so, and any loss.
+    """Sampler for problems with many parameters, a nearly Gaussian prior, and any loss.
 
     Parameters
     ----------
     problem, round_size, max_rounds
-        As of `SlopeLearning`.
+        See `SlopeLearning`.
     walkers : int, default 50
         Walkers M, which are moved together.
     tolerance : float, default 0.05
-        Fall of the potential that may remain when the walkers set out.
+        Fall of the potential that may remain when the walkers start.
     unresolved : float, default 0.1
-        Information along draws of the law that may be unknown then.
+        Information along draws of the law that may be unknown at that time.
     """
 
     walkers: int = 50
@@ -40,8 +40,8 @@ class LikelihoodInformed(SlopeLearning):
     unresolved: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what is no size, and a problem without outputs."""
-        require_counts(4, walkers=self.walkers)  # half of them have differences
+        """Refuse wrong sizes, and a problem without outputs."""
+        require_counts(4, walkers=self.walkers)  # one half needs two partners in the other
         require_counts(SMALLEST_ROUND, round_size=self.round_size)
         require_counts(1, max_rounds=self.max_rounds)
         if not has_forward_map(self.problem):
@@ -54,7 +54,7 @@ class LikelihoodInformed(SlopeLearning):
 
     @cached_property
     def burn_in(self) -> LawLearning:
-        """Search for the mode, on which the law is learned, and trials of it."""
+        """Search for the mode, during which the law is learned, and trials of the law."""
         search = self.search(self.tolerance, self.unresolved)
         return LawLearning(self.problem, search, self.learned, self.round_size)
 
@@ -64,7 +64,7 @@ class LikelihoodInformed(SlopeLearning):
         return InformedWalk(self.problem)
 
     def burns_in(self, state: PhaseState) -> bool:
-        """The law has to be learned, wherever the positions come from."""
+        """True: the law must be learned, wherever the positions come from."""
         return True
 
     def begin_burn_in(self, state: PhaseState) -> SearchState:
@@ -72,7 +72,7 @@ class LikelihoodInformed(SlopeLearning):
         return self.burn_in.start(state.evaluated)
 
     def begin(self, state: PhaseState) -> WalkState:
-        """Walkers that set out into the law."""
+        """Walkers that start from the law."""
         learned = state.inner
         if isinstance(learned, TrialState):
             return self.kernel.start(learned.target, self.walkers, learned.search.found)
@@ -80,7 +80,7 @@ class LikelihoodInformed(SlopeLearning):
         return self.kernel.start(self.learned(learned), self.walkers, learned.found)
 
     def set_out(self, state: PhaseState) -> PhaseState:
-        """Walkers at work with what is known so far, where learning was cut short."""
+        """Walkers that start with what is known, even if learning was cut short."""
         if state.phase == "start":
             state = self._enter("burn-in", state, self.begin_burn_in(state))
         return self._enter("settling", state, self.begin(state))
@@ -103,7 +103,7 @@ class LikelihoodInformed(SlopeLearning):
         return told
 
     def learned(self, search: SearchState) -> LinearizedPosterior:
-        """Posterior of the outputs as they are linearized where the search has ended."""
+        """Posterior of the outputs, linearized at the end of the search."""
         law = self.burn_in.search.law(search)
         step = law.newton_step(self.burn_in.search.gradient(search), 0.0)
         outputs, slope = search.ensemble.Z[0], search.tracker.slope

@@ -1,7 +1,7 @@
 """Gauss-Newton search for the mode, along a slope that is learned on the way.
 
-A round evaluates a few trial steps of different damping and, around the present center, short
-steps in the directions in which the slope is least known, all in one batch.
+A round evaluates, in one batch, a few trial steps of different damping, and short steps around the
+present center in the directions in which the slope is least known.
 """
 
 from collections.abc import Sequence
@@ -25,17 +25,17 @@ from .reference import GaussianReference
 from .tracker import SlopeTracker
 
 TRIALS = 8  # damped steps of a round, over five decades
-DISTANCE = 5e-3  # of exploring points, in prior standard deviations
-SAME_STEP = 1e-2  # steps that differ by less, in posterior standard deviations, are one
+DISTANCE = 5e-3  # distance of exploring points, in prior standard deviations
+SAME_STEP = 1e-2  # steps that differ by less, in posterior standard deviations, count as equal
 RISING = 3  # rounds of growing ignorance after which exploring points come nearer
 WEAKEST, STRONGEST = 1e-8, 1e8  # damping
-NEARBY = 1e-8  # distance of a point that has to have the same outputs, in prior sd
-REPEATABLE = 1e-3  # change of the loss between two evaluations of one point that is rounding
+NEARBY = 1e-8  # distance of a point that must have the same outputs, in prior sd
+REPEATABLE = 1e-3  # a smaller change of the loss between two evaluations counts as rounding
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """Between two rounds of the search.
+    """State between two rounds of the search.
 
     Attributes
     ----------
@@ -43,19 +43,19 @@ class SearchState:
         The center, evaluated.
     tracker : SlopeTracker
     drawn : Ensemble
-        Where it began.
+        Ensemble from which the search began.
     damping : float
-        Of the best step so far.
+        Damping of the best step so far.
     distance : float
-        Of exploring points.
+        Distance of exploring points.
     rising, rounds : int
         Rounds of growing ignorance in a row, and all rounds.
     gap : float
         Fall of the potential that is expected to remain.
     unresolved : float
-        What is unknown of the information along draws of the law.
+        Unknown information along draws of the law.
     done, found : bool
-        Whether the search has ended, and at a mode with a slope that is known.
+        Whether the search has ended, and whether it has found a mode with a known slope.
     """
 
     ensemble: Ensemble
@@ -77,13 +77,13 @@ class SearchState:
 
     @property
     def converged(self) -> bool:
-        """Whether it has ended at a mode, with a slope that is known."""
+        """Whether the search has ended at a mode, with a known slope."""
         return self.found
 
 
 @dataclass(frozen=True)
 class SearchRound:
-    """A pending round: trial steps and their damping, then exploring steps; then a repetition."""
+    """A pending round: trial steps with their damping, exploring steps, and a repetition."""
 
     points: Array
     trials: Array
@@ -106,8 +106,8 @@ class TrackedSearch(NothingToFreeze[SearchState]):
     tolerance : float
         Fall of the potential that may remain at the end.
     unresolved : float
-        Unknown information along draws of the law that may remain at the end; ``inf`` where the
-        law is not wanted.
+        Unknown information along draws of the law that may remain at the end. ``inf`` if the law
+        is not needed.
     max_rounds : int
         Rounds after which the search ends in any case.
     """
@@ -120,7 +120,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
     max_rounds: int
 
     def start(self, ensemble: Ensemble, center: int | None = None) -> SearchState:
-        """State for an evaluated ensemble, from its best member on, or from number `center`."""
+        """State for an evaluated ensemble: starts at its best member, or at number `center`."""
         ensemble.require(2)
         members = ensemble[ensemble.ok]
         x = self.reference.coordinates(members.U)
@@ -156,13 +156,13 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         repeated = state.rounds == 0
         room = max(self.round_size - len(trials) - repeated, 1)
         directions = state.tracker.directions(room, rng)
-        # no further than to where the outputs have changed by their noise
+        # no farther than to where the outputs change by their noise
         reach = np.sqrt(((directions @ law.factor.T) ** 2).sum(1))
         length = state.distance / np.maximum(1.0, state.distance * reach)
         steps = length[:, None] * directions
         points = self.reference.points(np.concatenate([x + trials, x + steps]))
         if repeated:
-            # forward models remember points: one that is different, as far as numbers go
+            # forward models remember points, so this one must be a different number
             again = x + NEARBY * rng.standard_normal(len(x))
             points = np.concatenate([points, self.reference.points(again[None])])
         return points, SearchRound(points, trials, damping, steps, repeated)
@@ -213,10 +213,10 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         return state, Info.of(evaluations, "burn-in", message)
 
     def _judged(self, state: SearchState, news: float) -> SearchState:
-        """State that knows what is left to be gained, and whether the search is over.
+        """State with the fall that is still expected, and whether the search is over.
 
-        It goes on while there are `news`: a fall of the potential, by a step along which the
-        outputs were not as predicted.
+        The search goes on while there are `news`: a fall of the potential, by a step along which
+        the outputs were not as predicted.
         """
         law = self.law(state)
         gradient = self.gradient(state)
@@ -240,7 +240,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
     def _trials(
         self, law: InformedLaw, gradient: Array, damping: Sequence[float] | Array
     ) -> tuple[Array, Array]:
-        """Steps of different damping; of those that are hardly different, the first."""
+        """Steps of different damping. Of nearly equal steps only the first is kept."""
         steps: list[Array] = []
         kept = []
         for value in damping:
@@ -260,7 +260,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         return self.reference.coordinates(state.ensemble.U)[0]
 
     def _require_repeatable(self, center: Ensemble, again: Ensemble) -> None:
-        """Refuse a map that gives other outputs when asked again."""
+        """Refuse a map that gives other outputs when a point is evaluated again."""
         change = abs(float(center.loss[0] - again.loss[0]))
         if again.ok[0] and change > REPEATABLE * max(1.0, abs(float(center.loss[0]))):
             raise EnsembleFailure(

@@ -1,8 +1,8 @@
 """Bayesian regression of a slope from differences of outputs, which remembers and forgets.
 
-All outputs share the covariance of their rows, and a column is the better known beforehand the less
-outputs change along it. A linear map is never forgotten; of a curved one as much is forgotten
-as the innovations tell.
+All outputs share the covariance of their rows. The less outputs change along a column, the smaller
+is its prior variance. A linear map is never forgotten. A curved one is forgotten to the extent that
+innovations show.
 """
 
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ BLEND = 0.05  # share of the energy that is spread over all columns alike
 LEAST_RESIDUAL = 1e-3  # of the first fit, relative to the variance of the outputs
 ROUNDING = 1e-8  # relative noise of differences, from rounding and curvature
 POWERS = 2  # of the covariance, for the directions in which most is unknown
-CURVATURE_SHARE = 0.25  # of a squared innovation along a long step that is taken for its noise
+CURVATURE_SHARE = 0.25  # share of a squared innovation along a long step that counts as noise
 
 
 @dataclass(frozen=True)
 class SlopeTracker:
-    """Slope of the outputs, and what is not known of it.
+    """Slope of the outputs, and its uncertainty.
 
     Attributes
     ----------
@@ -77,12 +77,12 @@ class SlopeTracker:
 
     @property
     def unknown(self) -> float:
-        """Share of the energy of the slope that is not known."""
+        """Share of the energy of the slope that is unknown."""
         total = self.energies.sum()
         return float(self.covariance.diagonal.sum() / total) if total else 0.0
 
     def updated(self, X: Array, dZ: Array) -> "SlopeTracker":
-        """After short steps.
+        """Tracker after short steps.
 
         Parameters
         ----------
@@ -108,10 +108,10 @@ class SlopeTracker:
         return replace(tracker, energies=energies, forgotten=forgotten)
 
     def along(self, step: Array, dz: Array) -> "SlopeTracker":
-        """After one long step of shape (d,), along which the outputs changed by `dz`, shape (K,).
+        """Tracker after one long step (d,), along which the outputs changed by `dz`, shape (K,).
 
-        What the slope does not explain of it is taken for curvature, which makes the step a
-        difference with noise.
+        The part that the slope does not explain counts as curvature. So the step is a difference
+        with noise.
         """
         innovation = float(((dz - self.slope @ step) ** 2).mean())
         noise = CURVATURE_SHARE * innovation + np.finfo(float).tiny
@@ -123,10 +123,10 @@ class SlopeTracker:
         return replace(self, slope=slope, covariance=covariance)
 
     def directions(self, size: int, rng: np.random.Generator) -> Array:
-        """Orthonormal directions in which most is unknown, shape (n, d) with n at most d.
+        """Orthonormal directions about which least is known, shape (n, d) with n at most d.
 
-        The span of the leading eigenvectors of the covariance, by power iterations from random
-        vectors: what is learned along it makes the trace of the covariance fall most.
+        They span the leading eigenvectors of the covariance, by power iterations from random
+        vectors. Steps along them lower the trace of the covariance most.
         """
         n = min(size, self.slope.shape[1])
         X = rng.standard_normal((n, self.slope.shape[1]))

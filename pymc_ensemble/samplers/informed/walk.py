@@ -1,6 +1,6 @@
 """Exact walk: the posterior of linearized outputs proposes, and a Metropolis test decides.
 
-Given what was learned, every walker is a Markov chain of its own.
+Given the learned law, every walker is a Markov chain of its own.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,11 +15,11 @@ from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
 from .linearized import LinearizedPosterior
 
-TRIAL_SWEEPS = 2  # of independent moves, which tell how many are accepted; the first is the start
-SETTLED = 0.05  # share of what the walkers remember of their start when they settle
+TRIAL_SWEEPS = 2  # sweeps of independent moves that show the acceptance; the first is the start
+SETTLED = 0.05  # share of the start that may be left when walkers have settled
 GOOD, POOR = 0.5, 0.25  # acceptance of independent moves: few others, or none; others are tuned
-TUNING_SWEEPS = 25  # until walkers settle, at most
-DIFFERENTIAL = 0.2  # share of differential sweeps, where independent ones may miss a part
+TUNING_SWEEPS = 25  # most sweeps until walkers settle
+DIFFERENTIAL = 0.2  # share of differential sweeps, if independent ones may miss a part
 SMALLEST, LARGEST = 0.01, 0.99  # size of correlated moves
 
 
@@ -30,24 +30,25 @@ KINDS: tuple[Kind, ...] = ("independent", "correlated", "differential")
 
 @dataclass(frozen=True)
 class WalkState(SweepState):
-    """Between two sweeps of walkers.
+    """State between two sweeps of walkers.
 
     Attributes
     ----------
     target : LinearizedPosterior
-        What was learned of the posterior.
+        Learned approximation of the posterior.
     quality : {"good", "usable", "poor"}
-        How many independent moves are accepted, which tells what sweeps there are.
+        Acceptance of independent moves, which decides the kinds of sweeps.
     size : float
         Size of correlated moves.
     kind : {"independent", "correlated", "differential"}
         Moves of the sweep that is under way.
     known : bool
-        Whether the law was learned to the end.
+        Whether the learning of the law was finished.
     sweeps : int
         Sweeps so far.
     log_weights : ndarray
-        Of the first proposals: log density of the posterior against that of its linearization.
+        Log weights of the first proposals: log density of the posterior minus that of its
+        linearization.
     """
 
     target: LinearizedPosterior = field(kw_only=True)
@@ -60,7 +61,7 @@ class WalkState(SweepState):
 
     @property
     def converged(self) -> bool:
-        """Whether the walkers have settled, with a law that was learned to the end."""
+        """Whether the walkers have settled, with a law whose learning was finished."""
         return self.rest.done and self.known
 
 
@@ -82,7 +83,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         walkers: int,
         known: bool = True,
     ) -> WalkState:
-        """State of walkers that have not been anywhere: their first move is always made."""
+        """State of walkers without a position: their first move is always accepted."""
         x = np.tile(target.law.center, (walkers, 1))
         if target.curvature is not None:
             x = target.curvature.last(walkers)
@@ -97,7 +98,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         return (np.arange(len(ensemble)),)
 
     def in_sweep(self, state: WalkState, rng: np.random.Generator) -> WalkState:
-        """State with walkers to be moved: those of differential sweeps are halved."""
+        """State with the walkers to move. Differential sweeps move one half at a time."""
         if state.groups:
             return state
         state = super().in_sweep(state, rng)
@@ -129,7 +130,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         )
 
     def adapt(self, state: WalkState, pending: GroupMove[WalkState], alpha: Array) -> WalkState:
-        """Learn what size of moves is accepted, and how long walkers remember their start."""
+        """Tune the size of moves, and note how much of the start walkers have forgotten."""
         if state.kind == "correlated":
             size = tuned(state.size, float(alpha.mean()))
             state = replace(state, size=float(np.clip(size, SMALLEST, LARGEST)))
@@ -147,7 +148,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         """Decide on the moves by the first proposals."""
         acceptance = expected_acceptance(state.log_weights)
         if acceptance < GOOD and not state.target.reference.gaussian.all():
-            # tails of such a prior are longer than weights of few proposals show
+            # such a prior has longer tails than the weights of few proposals show
             return replace(state, quality="poor", rest=Countdown(TUNING_SWEEPS))
         remembered, more = 1 - acceptance, 0
         while remembered > SETTLED and more < TUNING_SWEEPS:
@@ -162,13 +163,13 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         ensemble, target = state.ensemble, state.target
         x = target.reference.coordinates(ensemble.U)
         told = {**state.told, "log_q": target.log_density(self.problem, x)}
-        if not target.gaussian:  # proposals depend on the walker a little, and lack a constant
+        if not target.gaussian:  # proposals depend a little on the walker, and are not normalized
             unknown = np.full(len(x), np.nan)
             told |= {"proposal_lp": unknown, "proposal_log_q": unknown}
         return Snapshot(ensemble.U, -ensemble.potential, step_size=dt, **told)
 
     def freeze(self, state: WalkState) -> WalkState:
-        """End the adaptation; walkers that have failed so far go where others are."""
+        """End the adaptation. Walkers that have failed go where others are."""
         if state.sweeps == 0:  # nothing is evaluated yet: the first sweep is the start
             return replace(state, rest=AT_REST)
         state.ensemble.require(1)
@@ -176,7 +177,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
 
 
 def kind_of(quality: Quality, uniform: float) -> Kind:
-    """Kind of a sweep: where few independent moves are accepted, all are equally frequent.
+    """Kind of a sweep. If few independent moves are accepted, all kinds are equally frequent.
 
     >>> kind_of("good", 0.9), kind_of("usable", 0.7), kind_of("usable", 0.9), kind_of("poor", 0.5)
     ('independent', 'independent', 'differential', 'correlated')
@@ -193,7 +194,7 @@ def expected_acceptance(log_weights: Array) -> float:
     Parameters
     ----------
     log_weights : ndarray of shape (n,)
-        Of proposals: log density of the posterior minus that of the proposals.
+        Log weights of proposals: log density of the posterior minus that of the proposals.
 
     Returns
     -------

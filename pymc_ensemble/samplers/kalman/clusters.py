@@ -10,20 +10,20 @@ from .quadratic import seen_from
 
 
 def cluster_laws(U: Array, anomalies: Anomalies, rng: np.random.Generator) -> list[GaussianLaw]:
-    """Laws with the moments of clusters, if these describe the particles better than one law does.
+    """Laws with the moments of clusters, if these describe the particles better than one law.
 
     Parameters
     ----------
     U : ndarray of shape (n, d)
         Particles.
     anomalies : Anomalies
-        Their statistics, in whose coordinates the laws are.
+        Statistics of the particles, whose coordinates the laws use.
     rng : numpy.random.Generator
 
     Returns
     -------
     list of GaussianLaw
-        Empty if one law does.
+        Empty if one law is enough.
     """
     points = np.unique(U, axis=0)
     parts = [Anomalies.of(points[members]) for members in clusters(points, anomalies, rng)]

@@ -1,7 +1,7 @@
-"""Burn-in and sweeps for a density that gives only its values.
+"""Burn-in and sweeps for a density of which only values are known.
 
-There are no outputs to which a map could be fitted. A quadratic function is fitted instead, to all
-log densities that were evaluated before the first draw.
+There are no outputs to fit a map to. Instead, a quadratic function is fitted to all log densities
+that were evaluated before the first draw.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ from .metropolis import MixtureMetropolis
 from .quadratic import Archive, quadratic_law, seen_from
 
 LONGEST_STAGE = 15  # rounds
-FEWEST_STILL = 2  # comparisons without change, where half of the moves are accepted
+FEWEST_STILL = 2  # comparisons without change that end a stage, if half of the moves are accepted
 HALF = 0.5
 
 
 def renewal(acceptance: float) -> float:
-    """Minus the logarithm of the share of the particles that has stayed where it was.
+    """Minus the logarithm of the share of particles that have stayed where they were.
 
-    It is one when nearly as many moves as there are particles were accepted.
+    It is about one when as many moves were accepted as there are particles.
     """
     return -float(np.log(max(1.0 - acceptance, 1e-3)))  # eq. (Q4)
 
@@ -57,7 +57,7 @@ class DensityBurnInState(BurnInState):
     Attributes
     ----------
     archive : Archive
-        All that was evaluated.
+        All evaluations.
     """
 
     archive: Archive = field(kw_only=True)
@@ -65,10 +65,10 @@ class DensityBurnInState(BurnInState):
 
 @dataclass(frozen=True)
 class DensityBurnIn(TemperedBurnIn):
-    """Bring an ensemble from the prior to the posterior, by values of the log density alone.
+    """Bring an ensemble from the prior to the posterior, using only values of the log density.
 
-    Moves are independent draws from the laws that moments and a quadratic fit tell, and steps of
-    differential evolution, all with a Metropolis test. A stage lasts until most particles have
+    Moves are independent draws from two laws, by moments and by a quadratic fit, and steps of
+    differential evolution. All meet a Metropolis test. A stage lasts until most particles have
     moved.
     """
 
@@ -79,7 +79,7 @@ class DensityBurnIn(TemperedBurnIn):
     def tell(
         self, state: BurnInState, pending: Move, evaluations: Evaluations
     ) -> tuple[BurnInState, Info]:
-        """State after the round, and an account of it; what was learned sharpens the law."""
+        """State after the round, and an account of it. New evaluations improve the law."""
         origin: Any = pending.origin
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
         pending = replace(pending, origin=replace(origin, archive=origin.archive.joined(values)))
@@ -115,7 +115,7 @@ class DensityBurnIn(TemperedBurnIn):
         return stage.renewed >= 1 or stage.round >= LONGEST_STAGE
 
     def _end_stage(self, state: BurnInState, stage: Stage, time: float) -> BurnInState:
-        """Keep steps small: a few members that are left of a bold one may be those of one mode."""
+        """Keep steps small: after a large one, the few members left may all be in one mode."""
         state = super()._end_stage(state, stage, time)
         return replace(state, fraction=self._largest_fraction)
 
@@ -127,7 +127,7 @@ class DensityState(SweepState):
     Attributes
     ----------
     archive : Archive or None
-        All that was evaluated, until the law is frozen.
+        All evaluations, until the law is frozen.
     law : GaussianLaw or None
         Law of the quadratic fit, if there is one.
     """
@@ -138,7 +138,7 @@ class DensityState(SweepState):
 
 @dataclass(frozen=True)
 class DensityMetropolis(MixtureMetropolis):
-    """Metropolis tests of moves that know nothing but values of the log density.
+    """Metropolis tests of moves that use only values of the log density.
 
     The law of a half is that of the quadratic fit, which is frozen before the first draw.
     """
@@ -146,7 +146,7 @@ class DensityMetropolis(MixtureMetropolis):
     def start(
         self, ensemble: Ensemble, *, at_rest: bool = False, archive: Archive | None = None
     ) -> DensityState:
-        """State for an evaluated ensemble, and what was evaluated before."""
+        """State for an evaluated ensemble, and earlier evaluations."""
         known = Archive.of(ensemble) if archive is None else archive
         rest = AT_REST if at_rest else RESTLESS
         return self._fitted(DensityState(ensemble, rest=rest, archive=known))
@@ -174,7 +174,7 @@ class DensityMetropolis(MixtureMetropolis):
         return super().tell(state, pending, evaluations)
 
     def adapt(self, state: Any, pending: GroupMove, alpha: Array) -> Any:
-        """Fit anew after a sweep, and see whether the ensemble is at rest."""
+        """Fit anew after a sweep, and test whether the ensemble is at rest."""
         state = super().adapt(state, pending, alpha)
         if state.groups:
             return state
@@ -187,5 +187,5 @@ class DensityMetropolis(MixtureMetropolis):
         return renewal(float(np.nanmean(state.told["acceptance"])))
 
     def freeze(self, state: Any) -> Any:
-        """End the adaptation, and forget what was evaluated."""
+        """End the adaptation, and forget the evaluations."""
         return replace(state, rest=AT_REST, archive=None)

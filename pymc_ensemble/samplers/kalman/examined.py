@@ -1,4 +1,4 @@
-"""Burn-in that finds out, at its end, whether the forward map is smooth."""
+"""Burn-in that examines, at its end, whether the forward map is smooth."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -21,11 +21,11 @@ class ExaminedState:
     ----------
     inner : BurnInState
     found : Examination or None
-        What was found, once the posterior was reached.
+        Result of the examination, once the posterior was reached.
     failed : DesignState or None
-        Fit to a rough map that was found not to do.
+        Fit to a rough map that was not good enough.
     doubted : bool
-        Whether the map is to be examined once more, as a fit to it does not do.
+        Whether the map must be examined once more, as a fit to it is not good enough.
     """
 
     inner: BurnInState
@@ -40,19 +40,19 @@ class ExaminedState:
 
     @property
     def burned_in(self) -> bool:
-        """Whether the burn-in is over: on a rough map, nothing is to be tested in its end."""
+        """Whether the burn-in is over. On a rough map its end needs no test."""
         if self.found is None or self.doubted:
             return False
         return self.found.rough or self.inner.burned_in
 
     @property
     def arrived(self) -> bool:
-        """Whether the ensemble has come to the posterior, where the map can be examined."""
+        """Whether the ensemble has reached the posterior, where the map can be examined."""
         return self.inner.burned_in or (self.inner.exponent == 1 and self.inner.stage is None)
 
     @property
     def converged(self) -> bool:
-        """Whether the posterior was reached; a fit to a rough map has to come to rest itself."""
+        """Whether the posterior was reached. A fit to a rough map must settle by itself."""
         if self.found is not None and self.found.rough:
             return self.inner.exponent == 1
         return self.burned_in and self.inner.converged
@@ -60,7 +60,7 @@ class ExaminedState:
 
 @dataclass(frozen=True)
 class ExaminedDesign(DesignState):
-    """State of a fit to a rough map that remembers the burn-in, in case that the fit does not do.
+    """State of a fit to a rough map that remembers the burn-in, in case the fit is not good enough.
 
     Attributes
     ----------
@@ -76,9 +76,9 @@ class ExaminedDesign(DesignState):
         return cls(**{f.name: getattr(design, f.name) for f in fields(design)}, arrived=arrived)
 
     def given_up(self, stages: int) -> ExaminedState:
-        """State of a burn-in that goes on, after the fit was found not to do.
+        """State of a burn-in that goes on, after the fit was not good enough.
 
-        At least so many `stages` count as done: on a map that fluctuates it may never rest.
+        At least so many `stages` count as done, as it may never rest on a map that fluctuates.
         """
         found, inner = self.arrived.found, self.arrived.inner
         assert found is not None
@@ -91,8 +91,8 @@ class ExaminedDesign(DesignState):
 class ExaminedBurnIn:
     """Burn-in that examines the forward map as soon as the exponent is one.
 
-    If a map that was found rough turns out to be one that a linear fit does not do for, it is
-    examined once more, by steps that suit the modes of the ensemble.
+    If the map was found to be rough, but a linear fit to it is not good enough, it is examined once
+    more, by steps that suit the modes of the ensemble.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class ExaminedBurnIn:
         return ExaminedState(replace(inner, exponent=1.0, burned_in=True, converged=True))
 
     def ask(self, state: ExaminedState, rng: np.random.Generator) -> tuple[Array, Any]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         if state.doubted or (state.found is None and state.arrived):
             probes = Probes.of(state.ensemble, rng, by_mode=state.doubted)
             return probes.points, probes

@@ -1,9 +1,9 @@
 """Rough and noisy forward maps: regression on a design that is wider than the posterior.
 
-A linear fit averages small-scale fluctuations of the forward map away, and the wider the points lie
-the better it knows the slope. So the forward map is evaluated on an inflated copy of the law of the
-ensemble, and the particles move with the pooled fit alone. How far the design may reach is told by
-the curvature of the outputs on it.
+A linear fit averages small-scale fluctuations of the forward map. The wider the points lie, the
+better it knows the slope. So the forward map is evaluated on an inflated copy of the law of the
+ensemble, and the particles move on the pooled fit. The curvature of the outputs limits the width of
+the design.
 """
 
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ SMALLEST_INFLATION = 1.5
 LARGEST_INFLATION = 8.0
 MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
 INFLATION_FACTOR = 1.5
-LARGEST_CHANGE = 2.0  # of the width of the design in one round, in any direction
-CURVED = 3.0  # standard errors of the curvature test beyond which the design is too wide
-# Change of a moment by curvature that a linear fit may miss. Where it errs by 0.3, the change is
-# found to be 0.2 to 0.6; where it does not, up to 0.15 (8 seeds of each problem).
+LARGEST_CHANGE = 2.0  # largest change of the width of the design in one round, in any direction
+CURVED = 3.0  # standard errors of the curvature test above which the design is too wide
+# Change of a moment by curvature that a linear fit may miss. If a fit is wrong by 0.3, the change
+# found is 0.2 to 0.6. If it is right, it is up to 0.15 (8 seeds of each problem).
 BENT = 0.18
-COMPARED = 4000  # draws on which that is told
-FARTHEST = 2.0  # mean of a pooled law: in widths of its points, per root of the dimension
-PRIOR_WIDTH = 0.3  # of the posterior: wider, exponential priors drown their slope in noise
+COMPARED = 4000  # draws from which this change is computed
+FARTHEST = 2.0  # farthest mean of a pooled law: in widths of its points, per root of the dimension
+PRIOR_WIDTH = 0.3  # in posterior sd: if wider, exponential priors drown their slope in noise
 REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
 SURROGATE_STEPS = 2  # Metropolis steps on the fitted density per sweep; they evaluate nothing
 
@@ -67,7 +67,7 @@ class DesignState:
     frozen : bool
         Whether center and width are fixed.
     curved : bool
-        Whether the outputs are so curved where the posterior is that a linear fit does not do.
+        Whether the outputs are too curved for a linear fit where the posterior is.
     """
 
     ensemble: Ensemble
@@ -109,15 +109,14 @@ class InflatedDesign:
     ----------
     problem : InverseProblem
     patience : int, optional
-        Rounds after which a fit that has not come to rest is given up as one that does not do; by
-        default it goes on.
+        Rounds after which a fit that has not settled is given up. By default it goes on.
     """
 
     problem: Problem
     patience: int | None = None
 
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> DesignState:
-        """State for an evaluated ensemble; where it is at rest, the fit is not known yet."""
+        """State for an evaluated ensemble. Even if it is at rest, the fit is not known yet."""
         members = ensemble[ensemble.ok]
         members = members[plausible(members.potential, members.U.shape[1])]
         law = pooled_law(self.problem, members.U, members.Z)
@@ -160,7 +159,7 @@ class InflatedDesign:
         return state, Info(phase, True, emitted, len(ok), int((~ok).sum()), message)
 
     def freeze(self, state: DesignState) -> DesignState:
-        """Fix the design; later rounds only add to the fit."""
+        """Fix the design. Later rounds only add to the fit."""
         if not state.points:
             return replace(state, frozen=True)
         points, outputs = self._window(state)
@@ -171,7 +170,7 @@ class InflatedDesign:
     def finish(
         self, state: DesignState, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> list[Snapshot]:
-        """Draw the sweeps of a block again with the fit that its last round has reached."""
+        """Draw the sweeps of a block again, with the fit of its last round."""
         state, redrawn = self._refitted(state), []
         for _ in snapshots:
             state, snapshot = self._sweep(state, rng)
@@ -190,7 +189,7 @@ class InflatedDesign:
         return points, np.concatenate([state.outputs[k] for k in rounds])
 
     def _refitted(self, state: DesignState) -> DesignState:
-        """Fit the law to the pool, when that is large enough."""
+        """Fit the law to the pool, if the pool is large enough."""
         if state.n_points < 2 * (len(state.center) + 2):
             return state
         law = pooled_law(self.problem, *self._window(state), state.law.mean, state.inflation)
@@ -218,7 +217,7 @@ class InflatedDesign:
         return replace(state, ensemble=ensemble), snapshot
 
     def _adapt(self, state: DesignState, failed: float, rng: np.random.Generator) -> DesignState:
-        """Recenter the design, and widen it until the outputs are curved on it."""
+        """Recenter the design, and widen it until the outputs are too curved on it."""
         d = len(state.center)
         inverse = np.linalg.pinv(state.root)
         shift = inverse @ (state.law.mean - state.center)
@@ -270,17 +269,17 @@ def pooled_law(
 ) -> GaussianLaw:
     """Gaussian law of a least-squares fit, linearized again at the law's own mean.
 
-    The mean is found by Newton steps on the loss of the fit plus the prior potential, averaged over
-    copies of the points that lie around it, narrower than the posterior. Every step is cut short
-    until it goes downhill, and none leaves the surroundings of the points, where the fit means
-    something.
+    Newton steps find the mean. They go down the loss of the fit plus the prior potential, averaged
+    over copies of the points around the mean, narrower than the posterior. A step is shortened
+    until it goes downhill. No step leaves the surroundings of the points, as the fit means nothing
+    there.
 
     Parameters
     ----------
     points, outputs : ndarray of shape (n, d) and (n, K)
         The pooled evaluations.
     at : ndarray of shape (d,), optional
-        Where the loss and the prior are linearized first; by default the mean of the points.
+        Point where the loss and the prior are linearized first, by default the mean of the points.
     inflation : float, default 1.0
         Width of the points in posterior standard deviations.
     """
@@ -310,7 +309,7 @@ def pooled_law(
 
 
 def _share_within(x: Array, step: Array, radius: float) -> float:
-    """Share of `step`, at most one, that leads from `x` to the sphere of this radius."""
+    """Largest share of `step`, at most one, with which `x` stays within this radius."""
     if np.linalg.norm(x + step) <= radius:
         return 1.0
     a, b, c = step @ step, x @ step, min(x @ x - radius**2, 0.0)
@@ -334,7 +333,7 @@ def _share_downhill(problem: Problem, law: GaussianLaw, deviations: Array) -> fl
 
 
 def _change_of_moments(U: Array, log_weights: Array) -> tuple[Array, Array]:
-    """Shift of means by weights, in the sd that is found with them, and ratio of sds to that."""
+    """Shift of means by weights, in weighted sds, and ratio of plain sds to weighted ones."""
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     mean = weights @ U

@@ -1,8 +1,8 @@
-"""Ensemble Kalman inversion: an ensemble that moves to where the data are.
+"""Ensemble Kalman inversion: an ensemble moves from the prior to the data.
 
-It follows the laws ``exp(-t loss - prior)`` from the prior on, by Kalman updates with inflated
-noise, or to the end of time: then it has fitted the data. Particles never leave the affine span of
-their start.
+By Kalman updates with inflated noise it follows the laws ``exp(-t loss - prior)`` from the prior
+on, until time one. If it goes on without end, it fits the data. Particles never leave the affine
+span of their start.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ Target = Literal["posterior", "map", "fit"]
 Update = Literal["transform", "perturbed"]
 Localization = Callable[[Array], Array] | Array
 
-OUTLIER = 1e9  # times the median output: what a simulator returns that has gone astray
+OUTLIER = 1e9  # times the median output: only a simulator that has gone astray returns as much
 NOTHING_TO_GAIN = 0.01  # nats that the loss can still fall by within the span
 ROUNDING = 1e-12  # of times that add up to one
-KEPT = 0.98  # of the deviation of a member that is drawn anew, and less each time
+KEPT = 0.98  # share of its deviation that a redrawn member keeps, and less each time
 
 
 class InversionProblem(Problem, Protocol):
-    """A problem that knows what misfit its noise explains."""
+    """A problem that knows the misfit that its noise explains."""
 
     def misfit(self, Z: Array) -> Array:
         """Misfit per datum, shape (J,): its expectation under the fit is one; NaN if unknown."""
@@ -51,23 +51,23 @@ class InversionState:
     ensemble : Ensemble
         Evaluated particles. Those that failed are drawn anew in the next round.
     time : float
-        Exponent of the loss in the law that the ensemble stands for.
+        Exponent of the loss in the law of the ensemble.
     steps : int
         Updates so far.
     step_size : float
-        Time of the last one.
+        Time of the last update.
     misfit : float
         Misfit per datum at the mean of the outputs.
     gain : float
-        What the potential can still fall by within the span, in nats.
+        Fall of the potential that is still possible within the span, in nats.
     information : float
-        Dimensions that the data inform, as the first ensemble has it.
+        Dimensions that the data inform, by the first ensemble.
     redraws : int
         Rounds in a row in which particles were drawn anew.
     before : ndarray of shape (J, d)
-        Particles before they were carried on by their momentum.
+        Particles before their momentum carried them on.
     done, converged : bool
-        Whether it is over, and whether the target is reached.
+        Whether the inversion is over, and whether it has reached its target.
     """
 
     ensemble: Ensemble
@@ -84,13 +84,13 @@ class InversionState:
 
     @property
     def burned_in(self) -> bool:
-        """Whether it is over."""
+        """Whether the inversion is over."""
         return self.done
 
 
 @dataclass(frozen=True)
 class Round:
-    """A pending round: which members are evaluated where, and what state follows."""
+    """A pending round: the members to evaluate, their points, and the state that follows."""
 
     index: Array
     points: Array
@@ -105,21 +105,21 @@ class Inversion:
     ----------
     problem : InversionProblem
     target : {"posterior", "map", "fit"}, default "posterior"
-        To follow the posterior, and stop at time one; to minimize loss and prior potential; or to
+        Follow the posterior, and stop at time one. Or minimize loss and prior potential. Or
         minimize the loss, until its misfit is that of the noise.
     update : {"transform", "perturbed"}, default "transform"
         Whether particles are moved by one deterministic map, or by data with noise.
     step : "misfit" or float, default "misfit"
-        Time of an update: as the data misfit controller has it, or fixed.
+        Time of an update: from the data misfit controller, or fixed.
     momentum : bool, default False
-        Whether particles are carried on as Nesterov's method has it.
+        Whether particles have a momentum, as in Nesterov's method.
     inflation : float, default 1.0
         Factor of the spread after each update.
     localization : callable or ndarray of shape (d, K), optional
-        Weights of the covariances between parameters and outputs, or a function that makes them of
-        the correlations.
+        Weights of the covariances between parameters and outputs, or a function that makes them
+        from the correlations.
     max_steps : int, default 50
-        Updates after which it ends.
+        Updates after which the inversion ends.
     """
 
     problem: InversionProblem
@@ -132,7 +132,7 @@ class Inversion:
     max_steps: int = 50
 
     def __post_init__(self) -> None:
-        """Refuse options that make no sense, or not together."""
+        """Refuse wrong options, and options that exclude each other."""
         for name, known in (("target", get_args(Target)), ("update", get_args(Update))):
             if getattr(self, name) not in known:
                 choice = " or ".join(f'"{one}"' for one in known)
@@ -165,7 +165,7 @@ class Inversion:
         return self._judged(InversionState(ensemble))
 
     def ask(self, state: InversionState, rng: np.random.Generator) -> tuple[Array, Round]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         ensemble = state.ensemble
         if not ensemble.ok.all():
             index = np.flatnonzero(~ensemble.ok)
@@ -254,10 +254,10 @@ class Inversion:
         return dt
 
     def _falling(self, law: Linearization, ensemble: Ensemble, dt: float) -> float:
-        """Halve a time step until it lowers the potential, outputs being predicted.
+        """Halve a time step until it lowers the potential, by predicted outputs.
 
-        A loss that is quadratic always falls. Others bend: that of counts has a curvature that
-        grows with the outputs, and a step that is too long for it ends far beyond the data.
+        A quadratic loss always falls. Others may not: the loss of counts has a curvature that grows
+        with the outputs, and a step that is too long ends far beyond the data.
         """
         if self.problem.quadratic_loss:
             return dt
@@ -270,14 +270,14 @@ class Inversion:
         return dt
 
     def _potential(self, u: Array, z: Array) -> float:
-        """What is minimized at one point u with outputs z."""
+        """Potential to minimize, at one point u with outputs z."""
         loss = float(self.problem.loss(z[None])[0])
         return loss + (
             float(self.problem.prior_potential(u[None])[0]) if self.target == "map" else 0.0
         )
 
     def _judged(self, state: InversionState) -> InversionState:
-        """State that knows its misfit, and whether it has arrived."""
+        """State with its misfit, and whether it has arrived."""
         ensemble = state.ensemble
         if not ensemble.ok.all():
             return state
@@ -301,10 +301,10 @@ class Inversion:
 
 
 def drawn_anew(ensemble: Ensemble, kept: float, rng: np.random.Generator) -> Array:
-    """Members in place of those that failed: partly where these were, partly of the others' law.
+    """Members that replace those that failed: a mixture of the old ones and of the others' law.
 
-    Chance that correlates the fresh part with the old one would add to the covariance of the
-    ensemble, which each update would turn into a loss of variance. It is taken out.
+    A correlation by chance of the new part with the old one would make the covariance noisy, and
+    each update would turn this into a loss of variance. So the correlation is removed.
     """
     good = ensemble.U[ensemble.ok]
     mean, spread = good.mean(0), (good - good.mean(0)) / np.sqrt(len(good) - 1)
@@ -312,7 +312,7 @@ def drawn_anew(ensemble: Ensemble, kept: float, rng: np.random.Generator) -> Arr
     n = len(old)
     xi = rng.standard_normal((n, len(good)))
     directions = np.column_stack([np.ones(n), old @ np.linalg.pinv(spread)])
-    taken = min(old.shape[1] + 1, n // 2)  # half of the chance has to remain, to be scaled up
+    taken = min(old.shape[1] + 1, n // 2)  # half of the noise must remain, to be scaled up
     Q = np.linalg.svd(directions, full_matrices=False)[0][:, :taken]
     xi = np.sqrt(n / (n - taken)) * (xi - Q @ (Q.T @ xi))
     return mean + kept * old + np.sqrt(1 - kept**2) * xi @ spread  # eq. (V12)

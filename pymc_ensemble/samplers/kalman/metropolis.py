@@ -20,8 +20,8 @@ class MixtureMetropolis(SplitSweeps):
     problem : InverseProblem
     min_members : int
     moves : mapping of functions to float
-        Moves, and their weights; by default 0.8 of independence moves, which do the work where the
-        posterior is nearly Gaussian, and 0.2 of differential evolution, which does where it is not.
+        Moves and their weights. The default is 0.8 of independence moves, for nearly Gaussian
+        posteriors, and 0.2 of differential evolution, for all others.
     """
 
     tested: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class MixtureMetropolis(SplitSweeps):
     def propose(
         self, state: SweepState, half: Half, rng: np.random.Generator
     ) -> tuple[Array, Array, Array]:
-        """Propose for each particle of the group by a move that is drawn at random."""
+        """Propose for each particle of the group, by a random move."""
         U, partners = half.group.U, half.partners.U
         weights = np.array(list(self.moves.values()), dtype=float)
         levels = np.cumsum(weights / weights.sum())

@@ -1,4 +1,4 @@
-"""The published ensemble Kalman sampler: the baseline of every comparison."""
+"""The published ensemble Kalman sampler, which serves as a baseline."""
 
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class PublishedScheme(Sweeps[SweepState, GroupMove[SweepState]]):
     def ask(
         self, state: SweepState, rng: np.random.Generator
     ) -> tuple[Array, GroupMove[SweepState]]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         state.ensemble.require(self.min_members)
         state = self.in_sweep(state, rng)
         members = state.ensemble
@@ -70,7 +70,7 @@ class PublishedScheme(Sweeps[SweepState, GroupMove[SweepState]]):
         return points, GroupMove(state.groups[0], points, log_ratio, law, dt, np.empty(0), state)
 
     def adapt(self, state: SweepState, pending: GroupMove[SweepState], alpha: Array) -> SweepState:
-        """Wait for rest; an ensemble may stand still far away, too, where no move is plausible."""
+        """Wait for rest. An ensemble whose moves are all implausible stands still, too."""
         if alpha.mean() > LOST:
             return super().adapt(state, pending, alpha)
         return state

@@ -1,4 +1,4 @@
-"""The Gaussian law that evaluated log densities tell, by a quadratic fit."""
+"""Gaussian law from a quadratic fit to evaluated log densities."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, moment_law, prior_slope
 
-SURPLUS = 1.3  # points for each coefficient without which nothing is fitted
+SURPLUS = 1.3  # fewest points for each coefficient
 FITTED = 2.5  # points for each coefficient that are used, the most likely ones
-MOST_COEFFICIENTS = 1500  # 53 dimensions: beyond, a fit takes longer than it saves
+MOST_COEFFICIENTS = 1500  # 53 dimensions: with more, a fit takes longer than it saves
 WIDEST = 0.3  # smallest rate: no law is twice as wide as its ensemble
-FARTHEST = 3.0  # center of a law, per root of the dimension, in sd of its ensemble
-RIDGE = 1e-3  # in nats: coefficients that nothing determines are zero
+FARTHEST = 3.0  # farthest center of a law, per root of the dimension, in sd of its ensemble
+RIDGE = 1e-3  # in nats: coefficients that the points do not determine become zero
 
 
 def n_coefficients(dimension: int) -> int:
@@ -22,7 +22,7 @@ def n_coefficients(dimension: int) -> int:
 
 @dataclass(frozen=True)
 class Archive:
-    """Points that were evaluated, as far as their density is finite.
+    """Evaluated points with a finite density.
 
     Attributes
     ----------
@@ -55,17 +55,17 @@ def quadratic_law(
     anomalies: Anomalies,
     exponent: float = 1.0,
 ) -> GaussianLaw | None:
-    """Gaussian law of a quadratic fitted to the losses of an archive, near an ensemble.
+    """Gaussian law of a quadratic that is fitted to the losses of an archive, near an ensemble.
 
     Parameters
     ----------
     problem : InverseProblem
-        Its prior adds a curvature that need not be fitted.
+        Problem, whose prior adds a known curvature.
     archive : Archive
     members : Ensemble
-        Members with finite densities: the fit is one near them, in their normalized coordinates.
+        Members with finite densities. The fit is near them, in their normalized coordinates.
     anomalies : Anomalies
-        Those of the members.
+        Anomalies of the members.
     exponent : float, default 1.0
         Inverse temperature of the loss.
 

@@ -1,4 +1,4 @@
-"""How curved outputs are on a design: a least-squares fit with squares and products."""
+"""Curvature of outputs on a design, by a least-squares fit with squares and products."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class QuadraticFit:
     Attributes
     ----------
     anomalies : Anomalies
-        Of the points.
+        Anomalies of the points.
     squares : bool
-        Whether there are squares only, as there were too few points for the products.
+        Whether there are only squares, because there were too few points for the products.
     coefficients : ndarray of shape (1 + r + q, K)
     """
 
@@ -28,7 +28,7 @@ class QuadraticFit:
 
     @classmethod
     def of(cls, points: Array, outputs: Array) -> "QuadraticFit | None":
-        """Fit to outputs, shape (n, K), at points, shape (n, d); None if these are too few."""
+        """Fit to outputs (n, K) at points (n, d). None if there are too few points."""
         anomalies = Anomalies.of(points)
         for squares in (False, True):
             features = _features(anomalies, points, squares)
@@ -53,8 +53,8 @@ def _features(anomalies: Anomalies, U: Array, squares: bool) -> Array:
 def curvature_excess(points: Array, outputs: Array) -> float:
     """Significance of quadratic terms in the outputs on the design, in standard errors.
 
-    The share of the variance that squares and products explain is compared with what they would
-    explain of white residuals.
+    The share of the variance that squares and products explain is compared with the share that they
+    would explain of white residuals.
     """
     fit = QuadraticFit.of(points, outputs)
     if fit is None:

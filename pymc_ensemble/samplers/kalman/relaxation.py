@@ -14,9 +14,9 @@ from pymc_ensemble.samplers.weights import plausible
 DEFAULT_STEP = 2.0
 SMALL_ENSEMBLE_STEP = 0.1  # largest step without split halves
 SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
-RELATIVE_EXTRA_VARIANCE = 0.1  # that the pointwise force may add: bounds its time step
+RELATIVE_EXTRA_VARIANCE = 0.1  # most that the pointwise force may add: it bounds the time step
 LARGEST_DEVIATION = 2.0  # of the pointwise from the linear force, per root of the dimension
-NEARLY_LINEAR = 0.1  # share of the force's deviation that the forward map may be to blame for
+NEARLY_LINEAR = 0.1  # share of the force's deviation that may come from the forward map
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Relaxation(SplitSweeps):
     problem : InverseProblem
     min_members : int
     dt : float, default 2.0
-        Time step; the pointwise force may need a shorter one.
+        Time step. The pointwise force may need a shorter one.
     """
 
     dt: float = DEFAULT_STEP
@@ -57,12 +57,12 @@ class Relaxation(SplitSweeps):
 
 @dataclass(frozen=True)
 class WholeRelaxation(Relaxation):
-    """The same for ensembles too small for halves: all particles move with their own statistics."""
+    """The same for small ensembles: all particles move together, with their own statistics."""
 
     dt: float = SMALL_ENSEMBLE_STEP
 
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
-        """State for an evaluated ensemble, which resampling would have robbed of directions."""
+        """State for an evaluated ensemble, without resampling, which would lose directions."""
         sweeps = int(np.ceil(SMALL_ENSEMBLE_BURN_IN / self.dt))
         return SweepState(ensemble, self.dt, rest=AT_REST if at_rest else Countdown(sweeps))
 
@@ -82,9 +82,9 @@ class WholeRelaxation(Relaxation):
 
 
 def pointwise_force(problem: Problem, law: GaussianLaw, group: Ensemble) -> Array:
-    """Force from each particle's own output, shape (n, r), as the continuous-time dynamics have it.
+    """Force from each particle's own output, shape (n, r), as in the continuous-time dynamics.
 
-    Where it deviates from the force of the linear law by far, it is shortened.
+    If it deviates too much from the force of the linear law, the deviation is shortened.
     """
     linear = law.linear_force(law.map.coordinates(group.U))
     likelihood = problem.loss_gradient(group.Z) @ law.map.slope
@@ -96,16 +96,16 @@ def pointwise_force(problem: Problem, law: GaussianLaw, group: Ensemble) -> Arra
 
 
 def pointwise_step(problem: Problem, ensemble: Ensemble) -> tuple[bool, float]:
-    """Whether the pointwise force pays, and the time step that bounds its extra variance.
+    """Whether the pointwise force is better, and the time step that bounds its extra variance.
 
-    The pointwise force is right where the loss or the prior, but not the forward map, is the
-    reason why it deviates from the linear one.
+    The pointwise force is right if its deviation from the linear one comes from the loss or the
+    prior, and not from the forward map.
 
     Returns
     -------
     pointwise : bool
     dt : float
-        ``inf`` where the two forces agree.
+        Bound of the time step. ``inf`` if the two forces agree.
     """
     members = ensemble[ensemble.ok]
     law = fit_law(problem, members, plausible(members.potential, members.U.shape[1]).astype(float))

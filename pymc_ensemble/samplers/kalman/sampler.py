@@ -1,8 +1,7 @@
 """Ensemble Kalman sampler: interacting particles that never differentiate the forward map.
 
-The particles follow ``du = -C grad V(u) dt + sqrt(2 C) dW`` with the covariance C of the ensemble,
-and the gradient of the misfit is replaced by what the ensemble itself says about the slope of the
-forward map.
+The particles follow ``du = -C grad V(u) dt + sqrt(2 C) dW`` with the covariance C of the ensemble.
+The ensemble itself estimates the slope of the forward map, in place of the gradient of the misfit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +43,8 @@ from .metropolis import MixtureMetropolis
 from .published import PublishedScheme
 from .relaxation import DEFAULT_STEP, SMALL_ENSEMBLE_STEP, Relaxation, WholeRelaxation
 
-# Where the default has to choose, and its first choice does not do: rounds of a fit, and of a test
-# after it. Both come to rest within 15 where they do, on maps that fluctuate not too much for them.
+# If the default has to choose, and its first choice is not good enough: rounds of a fit, and of a
+# Metropolis test after it. On maps that suit them, both settle within 15 rounds.
 PATIENCE = 20
 
 NOISY = (
@@ -101,7 +100,7 @@ class KalmanSampler(EnsembleSampler):
 
     @property
     def min_members(self) -> int:
-        """Members without which there is no statistics."""
+        """Fewest members for statistics."""
         d = self.problem.dimension
         return 3 if self.size <= d + 1 else d + 2
 
@@ -121,17 +120,17 @@ class EnsembleKalman(KalmanSampler):
     allow_subspace : bool, default False
         Accept ensembles that do not span the parameter space.
     adjust : bool or None, default False
-        Metropolis-adjusted moves: exact for deterministic forward maps. Without a forward map, that
-        is of a density, moves are always adjusted.
+        Metropolis-adjusted moves: exact for deterministic forward maps. If there is only a density,
+        and no forward map, moves are always adjusted.
     rough : bool or None, default False
-        The forward map is noisy or carries fluctuations that are to be averaged out. If both are
-        None, an examination of the map decides between them, at the end of the burn-in.
+        Average out noise or fluctuations of the forward map. If both are None, an examination of
+        the map decides between them, at the end of the burn-in.
     moves : mapping of functions to float, optional
         Moves of the adjusted sampler, and their weights; see `pymc_ensemble.moves`. With moves the
         sampler is adjusted.
     evolutions : int, default 0
-        Rounds of differential evolution in every stage of the burn-in: they keep the weights of
-        separate modes right, and cost evaluations.
+        Rounds of differential evolution in every stage of the burn-in. They keep the weights of
+        separate modes right, but cost evaluations.
 
     Raises
     ------
@@ -170,7 +169,7 @@ class EnsembleKalman(KalmanSampler):
                     "this model is known. Use EnsembleGaussianProcessSampler, which averages over "
                     "fluctuations of the log density."
                 )
-            if self.adjust is False or not self.finds_out:  # without a map moves have to be tested
+            if self.adjust is False or not self.finds_out:  # no map: moves need a test
                 object.__setattr__(self, "adjust", True)
         if self.moves is not None:
             require_moves(self.moves)
@@ -228,13 +227,13 @@ class EnsembleKalman(KalmanSampler):
 
     @cached_property
     def burn_in(self) -> TemperedBurnIn | ExaminedBurnIn | None:
-        """Tempering; resampled, a small ensemble would lose directions."""
+        """Tempering, but not for a small ensemble: resampling would lose directions."""
         if not self.splits:
             return None
         return self._examined if self.finds_out else self._tempered
 
     def burns_in(self, state: PhaseState) -> bool:
-        """Whether there is a burn-in after the start: what is left of it may be an examination."""
+        """Whether there is a burn-in after the start. It may be only an examination."""
         return self.finds_out or super().burns_in(state)
 
     def begin_burn_in(self, state: PhaseState) -> BurnInState | ExaminedState:
@@ -245,7 +244,7 @@ class EnsembleKalman(KalmanSampler):
         return self.burn_in.start(state.evaluated)
 
     def begin(self, state: PhaseState) -> KernelState:
-        """State of the kernel that suits the forward map, as far as that was examined."""
+        """State of the kernel that suits the forward map, by its examination, if any."""
         inner = state.inner
         found = inner.found if isinstance(inner, ExaminedState) else None
         if isinstance(self._test, DensityMetropolis):
@@ -275,7 +274,7 @@ class EnsembleKalman(KalmanSampler):
         return self._proceed(state) if state.inner.burned_in else state
 
     def _proceed(self, state: PhaseState) -> PhaseState:
-        """Go on to the next phase; or back to the burn-in, if a fit to a rough map does not do."""
+        """Go to the next phase, or back to the burn-in if a fit to a rough map is not enough."""
         inner = state.inner
         if state.phase == "settling" and isinstance(inner, ExaminedDesign) and inner.curved:
             burn_in = inner.given_up(self._tempered.max_stages - PATIENCE)
@@ -317,12 +316,12 @@ class EnsembleKalman(KalmanSampler):
 
 @dataclass(frozen=True)
 class TestOrFit:
-    """Kernel that is one of two, as the state tells: a Metropolis test, or a fit to a rough map.
+    """One of two kernels, by the state: a Metropolis test, or a fit to a rough map.
 
     Parameters
     ----------
     test, fit : EnsembleKernel
-        They differ in the types of their states.
+        The two kernels. Their states have different types.
     """
 
     test: EnsembleKernel[Any, Any]
@@ -332,11 +331,11 @@ class TestOrFit:
         return self.fit if isinstance(state, DesignState) else self.test
 
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> Any:
-        """State for an evaluated ensemble, if nothing is known of the forward map."""
+        """State for an evaluated ensemble, if nothing is known about the forward map."""
         return self.test.start(ensemble, at_rest=at_rest)
 
     def ask(self, state: Any, rng: np.random.Generator) -> tuple[Array, Any]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         return self._of(state).ask(state, rng)
 
     def tell(self, state: Any, pending: Any, evaluations: Evaluations) -> tuple[Any, Info]:
@@ -350,7 +349,7 @@ class TestOrFit:
     def finish(
         self, state: Any, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
-        """Snapshots of a block of sweeps as they are to be handed out."""
+        """Snapshots of a block of sweeps, as they become draws."""
         return self._of(state).finish(state, snapshots, rng)
 
 
@@ -385,10 +384,10 @@ class PublishedKalman(KalmanSampler):
         return PublishedScheme(self.problem, self.min_members, largest, self.corrected)
 
     def origin(self, state: PhaseState) -> Origin:
-        """What the draws follow: steps of the dynamics, which nothing corrects."""
+        """What the draws follow: steps of the dynamics without a correction."""
         return Origin("approximate")
 
 
 def curved(state: PhaseState) -> bool:
-    """Whether the linear fit to a rough map was found not to do, as the map is curved."""
+    """Whether the linear fit to a rough map is not good enough, as the map is curved."""
     return isinstance(state.inner, DesignState) and state.inner.curved

@@ -16,7 +16,7 @@ from pymc_ensemble.samplers.options import require_flags, require_not_negative, 
 
 from .updates import enough, momentum
 
-POWERS = 20  # of a matrix, after which its largest singular value is known to a few percent
+POWERS = 20  # powers of a matrix that give its largest singular value up to a few percent
 SMALLEST = np.finfo(float).tiny
 
 Spread = float | Literal["replace"]
@@ -30,7 +30,7 @@ class TrainingState:
     ----------
     particles : ndarray of shape (J, d)
     before : ndarray of shape (J, d) or None
-        Particles before they were carried on by their momentum.
+        Particles before their momentum carried them on.
     steps : int
         Steps so far.
     loss : float
@@ -50,21 +50,21 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Training:
-    """Kernel of the training by ensemble Kalman inversion, as Kovachki and Stuart (2019) have it.
+    """Kernel of the training by ensemble Kalman inversion (Kovachki and Stuart 2019).
 
     Parameters
     ----------
     problem : Problem
-        Its loss is that of the present batch of data.
+        Problem whose loss is that of the present batch of data.
     scale : ndarray of shape (d,)
         Standard deviations of the prior.
     step : float, default 3.0
         Length h of a step.
     spread : float or "replace", default 0.02
         Standard deviation of the noise that is added to particles in each step, in units of
-        `scale`; or "replace": particles are drawn anew about their mean, ever closer.
+        `scale`. With "replace", particles are drawn anew about their mean, closer in each step.
     momentum : bool, default False
-        Whether particles are carried on as Nesterov's method has it.
+        Whether particles have a momentum, as in Nesterov's method.
     """
 
     problem: Problem
@@ -74,7 +74,7 @@ class Training:
     momentum: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse options that make no sense, or not together."""
+        """Refuse wrong options, and options that exclude each other."""
         require_positive(step=self.step)
         require_flags(momentum=self.momentum)
         if isinstance(self.spread, str):
@@ -128,14 +128,14 @@ class Training:
         return state, Info("training", True, None, J, J - n_good, f"step {n}")
 
     def _direction(self, U: Array, Z: Array) -> Array:
-        """What particles move by, shape (J, d)."""
+        """Moves of the particles, shape (J, d)."""
         gradients = self.problem.loss_gradient(Z)
         D = gradients @ (Z - Z.mean(0)).T / len(Z)
         norm = np.linalg.norm(D)
         if not norm > 0 or not np.isfinite(norm):
             return np.zeros_like(U)
-        # the mean moves by the mean row of D; the rest draws particles together, and with a factor
-        # beyond one it would throw them over each other, ever farther
+        # the mean row of D moves the mean. The rest draws particles together; with a factor above
+        # one they would overshoot, and the ensemble would grow in each step
         step = min(self.step / norm, 1 / max(spectral_norm(D - D.mean(0)), SMALLEST))  # eq. (V16)
         return np.asarray(step * D, U.dtype) @ (U - U.mean(0))  # eq. (V13)
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, EnsembleFailure, Problem
 
-SAME = 1e-12  # relative size of a number that is rounding
-FEWEST = 10  # survivors of a round, or a quarter of the ensemble, without which it ends
+SAME = 1e-12  # relative size below which a number counts as rounding
+FEWEST = 10  # fewest survivors of a round, or a quarter of the ensemble; with fewer it ends
 
 
 def enough(n: int, size: int) -> bool:
@@ -17,13 +17,13 @@ def enough(n: int, size: int) -> bool:
 
 
 def momentum(step: int) -> float:
-    """Share of the last move by which particles are carried on, in Nesterov's method."""
+    """Share of the last move that particles repeat, in Nesterov's method."""
     return step / (step + 3)  # eq. (V7)
 
 
 @dataclass(frozen=True)
 class Linearization:
-    """What an update needs of an evaluated ensemble.
+    """Linearization of an evaluated ensemble, as an update needs it.
 
     Attributes
     ----------
@@ -31,17 +31,17 @@ class Linearization:
     E : ndarray of shape (J, d)
         Deviations of the particles from their mean, over the root of J - 1.
     F : ndarray of shape (J, K)
-        The same of the outputs.
+        Deviations of the outputs, in the same way.
     force : ndarray of shape (J,)
-        Gradient at the mean by the coefficients of the particles.
+        Gradient at the mean, by the coefficients of the particles.
     gradient, curvature : ndarray of shape (K,)
-        Those of the loss, at the mean output.
+        Gradient and curvature of the loss, at the mean output.
     rates : ndarray of shape (J,)
-        Eigenvalues of the curvature by the same coefficients, not negative.
+        Eigenvalues of the curvature by the coefficients of the particles, not negative.
     V : ndarray of shape (J, J)
-        Its eigenvectors.
+        Eigenvectors of this curvature.
     prior : ndarray of shape (J, J) or None
-        Part of the prior in it.
+        Part of the prior in this curvature.
     """
 
     mean: Array
@@ -84,8 +84,8 @@ class Linearization:
     def controlled_step(self) -> float:
         """Time step of the data misfit controller, at most one.
 
-        It is that of the Gaussian problem which the update solves: its data are those at which the
-        gradient, as it is linearized here, vanishes.
+        It is that of the Gaussian problem that the update solves. The data of that problem are
+        those at which the linearized gradient vanishes.
         """
         J, K = self.F.shape
         h = self.curvature
@@ -99,8 +99,8 @@ class Linearization:
     def within_span(self) -> tuple[Array, Array]:
         """Rates, and the force along their eigenvectors, as far as parameters can follow.
 
-        Outputs of a map that is not linear deviate from their mean in more directions than the
-        parameters do, if there are fewer of these than particles.
+        If there are fewer parameters than particles, and the map is not linear, outputs deviate
+        from their mean in more directions than parameters.
         """
         along = self.V.T @ self.force
         if self.E.shape[1] >= len(self.E) - 1:
@@ -118,7 +118,7 @@ class Linearization:
 
     @property
     def gain(self) -> float:
-        """What the potential can still fall by within the span, by its linearization."""
+        """Fall of the potential that is still possible within the span, by its linearization."""
         rates, along = self.within_span
         known = rates > SAME * rates.max(initial=0.0)
         return float(0.5 * (along[known] ** 2 / rates[known]).sum())  # eq. (V10)
@@ -147,7 +147,7 @@ def _prior_curvature(problem: Problem, U: Array, E: Array) -> Array:
 
 
 def transformed(law: Linearization, dt: float, inflation: float) -> Array:
-    """Deterministic update: mean and covariance are those of the Kalman formula, exactly."""
+    """Deterministic update: mean and covariance are exactly those of the Kalman formula."""
     mean = law.mean + law.mean_step(dt)[0]
     root = (law.V / np.sqrt(1 + dt * law.rates)) @ law.V.T
     return mean + inflation * np.sqrt(len(law.E) - 1) * (root @ law.E)  # eq. (V3)
@@ -161,7 +161,7 @@ def perturbed(
     weights: Array | None,
     rng: np.random.Generator,
 ) -> Array:
-    """Stochastic update: each particle meets data with noise of its own.
+    """Stochastic update: each particle sees data with its own noise.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def perturbed(
         Gradients of the prior potential at the particles, if it counts.
     dt : float
     weights : ndarray of shape (d, K) or None
-        Of the covariance between parameters and outputs.
+        Weights of the covariance between parameters and outputs.
     rng : numpy.random.Generator
     """
     J = len(ensemble)
