@@ -1,8 +1,8 @@
-"""Ensemble Langevin sampler: what ensembles can do when there are gradients.
+"""Ensemble Langevin sampler, which needs gradients.
 
 Particles follow ``du = -C grad V dt + div C dt + sqrt(2 C) dW`` with the covariance C of the
-ensemble. It is the baseline for the samplers that do without gradients: exact for smooth models,
-and caught in every fluctuation of rough ones.
+ensemble. It is the baseline for the samplers without gradients. It is exact for smooth models, and
+gets stuck in the fluctuations of rough ones.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,14 +24,14 @@ LARGEST_STEP = 0.1
 
 @dataclass(frozen=True)
 class LangevinMove(GroupMove[SweepState]):
-    """A pending round; the proposal ratio needs the gradients at its points.
+    """A pending round. The proposal ratio needs the gradients at its points.
 
     Attributes
     ----------
     move : ndarray of shape (n, r)
         The moves, in normalized coordinates.
     anomalies : Anomalies
-        Those of the partners, which define the coordinates.
+        Anomalies of the partners, which define the coordinates.
     """
 
     move: Array = field(kw_only=True)
@@ -40,7 +40,7 @@ class LangevinMove(GroupMove[SweepState]):
 
 @dataclass(frozen=True)
 class LangevinDynamics(Sweeps[SweepState, LangevinMove]):
-    """Langevin steps of particles whose outputs are their loss and its gradient.
+    """Langevin steps. The outputs of a particle are its loss and the gradient of the loss.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class EulerSteps(LangevinDynamics):
         return (np.arange(len(ensemble)),)
 
     def ask(self, state: SweepState, rng: np.random.Generator) -> tuple[Array, LangevinMove]:
-        """Points of the next round, shape (J, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (J, d), and what `tell` needs."""
         state = self.in_sweep(state, rng)
         ensemble = state.ensemble
         J, d = ensemble.U.shape
@@ -131,11 +131,11 @@ class AdjustedSteps(LangevinDynamics):
     tested: ClassVar[bool] = True
 
     def force(self, ensemble: Ensemble, anomalies: Anomalies) -> Array:
-        """Clipped force: a particle in a steep tail would never be accepted again."""
+        """Clipped force. Without clipping, a particle in a steep tail would be stuck."""
         return langevin_steps.clipped(super().force(ensemble, anomalies), 1.0)
 
     def ask(self, state: SweepState, rng: np.random.Generator) -> tuple[Array, LangevinMove]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         state = self.in_sweep(state, rng)
         anomalies = Anomalies.of(state.ensemble.U[state.others[0]])
         force = self.force(state.ensemble[state.groups[0]], anomalies)
@@ -147,7 +147,7 @@ class AdjustedSteps(LangevinDynamics):
         return super().adapt(replace(state, dt=dt), pending, alpha)
 
     def relaxation_time(self, state: SweepState, pending: LangevinMove) -> float:
-        """Rejected moves do not count."""
+        """Relaxation time of a sweep, in which rejected moves do not count."""
         return pending.dt * float(state.told["acceptance"].mean())
 
 
@@ -162,10 +162,11 @@ class EnsembleLangevin(EnsembleSampler):
     ensemble_size : int, optional
         Number of particles J; by default ``max(100, 4 (d + 2))``.
     adjust : bool, default False
-        Metropolis-adjusted steps of split halves, each in the covariance of the other; else Euler
-        steps of the whole ensemble, with the correction for its finite size.
+        Metropolis-adjusted steps of split halves, each in the covariance of the other. Otherwise
+        Euler steps of the whole ensemble, with the correction for its finite size.
     dt : float, optional
-        Largest time step of the Euler scheme, by default 0.1; less where the forces are strong.
+        Largest time step of the Euler scheme, by default 0.1. Steps are shorter if forces are
+        strong.
 
     Raises
     ------
@@ -196,5 +197,5 @@ class EnsembleLangevin(EnsembleSampler):
         return EulerSteps(self.problem, LARGEST_STEP if self.dt is None else self.dt)
 
     def origin(self, state: PhaseState) -> Origin:
-        """What the draws follow: without a test, Euler steps leave the density."""
+        """What the draws follow. Without a test, Euler steps do not keep the density."""
         return Origin("density" if self.adjust else "approximate", self.adjust)

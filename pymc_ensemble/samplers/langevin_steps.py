@@ -1,4 +1,4 @@
-"""Lengths of Langevin steps, which all samplers with such dynamics have in common."""
+"""Lengths of Langevin steps, for all samplers with such dynamics."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def tuned[T: (float, Array)](step: T, acceptance: T) -> T:
 
 
 def stable(largest: float, drift: Array) -> float:
-    """Step without a test that leads no particle far along its drift, shape (n, d)."""
+    """Largest step without a test that moves no particle far along its drift, shape (n, d)."""
     strongest = np.sqrt((drift**2).sum(1)).max()
     return min(largest, STABLE_MOVE / max(strongest, np.finfo(float).tiny))
 
@@ -30,7 +30,7 @@ def log_ratio(forth: Array, back: Array, step_size: float | Array) -> Array:
 def clipped(drift: Array, step_size: float) -> Array:
     """Shorten drifts, shape (M, d), that are far too long for the step size.
 
-    Explicit steps explode in tails that are lighter than Gaussian. Where the step size suits the
+    Explicit steps explode in tails that are lighter than Gaussian. If the step size suits the
     stiffness of the posterior, a drift in its bulk is about ``sqrt(d / step_size)`` long.
     """
     longest = 2 * (np.sqrt(drift.shape[1]) + 3) / min(1.0, np.sqrt(step_size))  # eq. (M4)

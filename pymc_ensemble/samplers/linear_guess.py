@@ -1,4 +1,4 @@
-"""Gaussian laws of forward maps that an ensemble shows to be linear."""
+"""Linear guess: the posterior of a forward map that is linear on the first ensemble."""
 
 from dataclasses import replace
 
@@ -10,19 +10,19 @@ from .proposals import independence
 from .weights import normalized_weights, systematic_resample
 
 NEWTON_STEPS = 20
-SMALLEST_SHARE = 1e-6  # of a Newton step: what is left is rounding
+SMALLEST_SHARE = 1e-6  # share of a Newton step: a smaller one is rounding
 NO_STEP = 1e-8  # squared length of a Newton step per dimension, in posterior sd, at the mode
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 TRUSTED = 0.9  # share of draws of a law, effective or accepted, with which it is the posterior
-CANDIDATES = 20  # one of them becomes a draw; the fitted map tells what they weigh
-FEWEST = 1.0  # of their effective number, per draw, below which the draws would be copies
+CANDIDATES = 20  # candidates for each draw, weighted by the fitted map
+FEWEST = 1.0  # effective number of candidates for each draw: with fewer, draws would be copies
 
 
 def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
-    """Gaussian law of a problem whose forward map the ensemble shows to be linear, else None.
+    """Gaussian law of a problem whose forward map is linear on the ensemble, otherwise None.
 
-    The fitted map replaces the forward map in Newton's method for the mode, so no evaluation is
-    spent on the way.
+    The fitted map replaces the forward map in Newton's method for the mode, so this costs no
+    evaluation.
     """
     members = ensemble[ensemble.ok]
     n, d = members.U.shape
@@ -76,9 +76,9 @@ def guessed_draws(
 ) -> tuple[Array, Array] | None:
     """Draw from the posterior of a linear map, whose loss or prior need not be Gaussian.
 
-    Where the Gaussian law at the mode is not that posterior, draws of a Student-t law about it are
-    resampled by importance weights, for which the fitted map stands in for the forward map: nothing
-    is evaluated.
+    If the Gaussian law at the mode is not that posterior, draws of a Student-t law about it are
+    resampled by importance weights. The weights use the fitted map instead of the forward map, so
+    they cost no evaluation.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ def guessed_draws(
     -------
     points : ndarray of shape (n, d)
     log_q : ndarray of shape (n,)
-        Log density that they follow, up to a constant.
-        None instead of both if the law at the mode covers too little of the posterior.
+        Log density of the draws, up to a constant.
+        Instead of both, None is returned if the law at the mode covers too little of the posterior.
     """
 
     def log_posterior(points: Array) -> Array:

@@ -10,9 +10,9 @@ from pymc_ensemble.samplers.words import number
 from .ensemble import Array, Ensemble, EnsembleFailure, Problem, has_forward_map
 
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
-ROUNDING = 1e-14  # relative spread of a coordinate that is none
+ROUNDING = 1e-14  # a coordinate with less relative spread counts as constant
 SMALLEST_RATE = 1e-12
-SMALLEST_CONCAVE_RATE = 0.05  # without a Gaussian prior: no law is far wider than its ensemble
+SMALLEST_CONCAVE_RATE = 0.05  # if the prior is not Gaussian: no law is far wider than its ensemble
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Anomalies:
         """Rotation attached to the members, shape (r, r).
 
         Singular vectors are defined up to a rotation that depends on the coordinates. The polar
-        factor of a few cosine waves over the members, seen in normalized coordinates, turns along
-        with them, so noise that is multiplied by it moves every particle in the same way in any
-        affine coordinates. (The coordinates of single members would not do: copies of one
-        another leave the factor undetermined.)
+        factor of a few cosine waves over the members, in normalized coordinates, rotates with them.
+        So noise that is multiplied by it moves every particle in the same way in all affine
+        coordinates. (Coordinates of single members would not be enough: copies of the same member
+        leave the factor undetermined.)
         """
         N = len(self.Q)
         # eq. (K10)
@@ -81,7 +81,7 @@ class Anomalies:
         """Half the log determinant of the covariance within the span."""
         if self.rank < len(self.mean):
             return np.log(np.linalg.svd(self.L, compute_uv=False)).sum()
-        units = np.linalg.norm(self.L, axis=1)  # apart: in one matrix they would hide one another
+        units = np.linalg.norm(self.L, axis=1)  # taken apart: large units would hide small ones
         return np.log(units).sum() + np.linalg.slogdet(self.L / units[:, None])[1]
 
 
@@ -118,8 +118,8 @@ class LinearMap:
         """Slope, shape (K, r), shrunk so that its information is right on average.
 
         Fluctuations of a rough map enter the slope as noise, and the information matrix is
-        quadratic in the slope: without the correction the law gets too narrow, and a narrow
-        ensemble resolves the fluctuations that the fit is meant to average.
+        quadratic in the slope. Without the correction the law becomes too narrow, and a narrow
+        ensemble resolves the fluctuations that the fit should average.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class LinearMap:
         weights = self.anomalies.weights
         noise = (curvature @ residual_variance) * (weights @ weights)
         information, V = np.linalg.eigh((self.slope.T * curvature) @ self.slope)
-        least = max(noise, np.finfo(float).tiny)  # below which nothing is left
+        least = max(noise, np.finfo(float).tiny)  # less information is only noise
         shrink = np.sqrt(1 - noise / np.maximum(information, least))  # eq. (K7)
         return self.slope @ (V * shrink) @ V.T
 
@@ -237,7 +237,7 @@ class GaussianLaw:
 
 
 def moment_law(anomalies: Anomalies, linear_map: LinearMap | None = None) -> GaussianLaw:
-    """Gaussian law with the moments of an ensemble, whose outputs may have been fitted."""
+    """Gaussian law with the moments of an ensemble, and with its linear map, if there is one."""
     r = anomalies.rank
     no_map = LinearMap(anomalies, np.empty(0), np.empty((0, r)))
     return GaussianLaw(linear_map or no_map, np.ones(r), np.eye(r), np.zeros(r))
@@ -247,7 +247,7 @@ def prior_slope(problem: Problem, anomalies: Anomalies, U: Array) -> tuple[Array
     """Mean gradient of the prior potential and its regression slope, in normalized coordinates.
 
     For a Gaussian prior the slope is the transformed prior precision. For any other prior it is
-    the ensemble average of the Hessian by Stein's identity; the indefinite part is dropped.
+    the ensemble average of the Hessian, by Stein's identity. The indefinite part is dropped.
 
     Returns
     -------
@@ -283,14 +283,14 @@ def information(problem: Problem, linear_map: LinearMap) -> Array:
     Raises
     ------
     EnsembleFailure
-        If it is not finite.
+        If the information is not finite.
     """
     A = linear_map.slope
     with np.errstate(over="ignore", invalid="ignore"):
         H = (A.T * problem.curvature(linear_map.output_mean[None])[0]) @ A
         if np.isfinite(H).all():
             return H
-        # change of the outputs by a standard deviation of each coordinate, the others at rest
+        # change of the outputs by one standard deviation of each coordinate, with the others fixed
         anomalies = linear_map.anomalies
         slope = np.nan_to_num(A / np.abs(A).max(), nan=1.0) @ anomalies.L_pinv
         steepness = np.abs(slope).max(0) * np.linalg.norm(anomalies.L, axis=1)
@@ -301,7 +301,7 @@ def information(problem: Problem, linear_map: LinearMap) -> Array:
 
 
 def without_noise(problem: Problem, linear_map: LinearMap, residual_variance: Array) -> LinearMap:
-    """Linear map whose slope is cleaned of the noise that a rough map puts into it.
+    """Linear map whose slope is corrected for the noise of a rough map.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def without_noise(problem: Problem, linear_map: LinearMap, residual_variance: Ar
 
 
 def _name(problem: Problem, coordinate: int) -> str:
-    """Name of a coordinate, where the problem knows one, or its number."""
+    """Name of a coordinate, if the problem knows it, or its number."""
     names = getattr(problem, "coordinate_names", None)
     return f"number {coordinate}" if names is None else f"`{names[coordinate]}`"
 
@@ -338,7 +338,7 @@ def gaussian_law(
     Returns
     -------
     GaussianLaw
-        Where there is no forward map to linearize, the law with the moments of the ensemble.
+        Without a forward map, it is the law with the moments of the ensemble.
 
     Raises
     ------
@@ -363,9 +363,9 @@ def fit_law(
     exponent: float = 1.0,
     rough: bool = False,
 ) -> GaussianLaw:
-    """Gaussian law of an evaluated ensemble; members that failed or have no weight are ignored.
+    """Gaussian law of an evaluated ensemble. Members that failed or have no weight are ignored.
 
-    With ``rough=True`` the slope is cleaned of the noise that a rough map puts into it.
+    With ``rough=True`` the slope is corrected for the noise of a rough map.
     """
     used = ensemble.ok if weights is None else ensemble.ok & (weights > 0)
     members = ensemble[used]

@@ -1,4 +1,4 @@
-"""What a cheap model lacks: a Gaussian process of the difference of outputs, fine minus cheap."""
+"""Correction of a cheap model: a Gaussian process of the difference of outputs, fine less cheap."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Proble
 from pymc_ensemble.samplers.gaussian_process.posterior import Whitening
 from pymc_ensemble.samplers.gaussian_process.regression import GaussianProcess
 
-MOST_COMPONENTS = 12  # of the difference of outputs
+MOST_COMPONENTS = 12  # components of the difference of outputs
 SMALLEST_COMPONENT = 0.01  # root mean square, in units of the noise
-ROUNDING = 1e-6  # of the first component: below it there are no digits left
+ROUNDING = 1e-6  # share of the first component: smaller ones are rounding
 SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without information get no weight
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs at some points, as `Evaluations` has them.
+    """Outputs at some points, with the fields of `Evaluations`.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Correction:
     center : ndarray of shape (K,)
         Mean difference.
     directions : ndarray of shape (k, K)
-        How outputs follow from the leading components.
+        Outputs for each of the leading components.
     processes : tuple of GaussianProcess
         One for each component, with a linear mean.
     """
@@ -68,12 +68,12 @@ class Correction:
         cheap : ndarray of shape (n, K)
             Outputs of the cheap model at the same points.
         particles : ndarray of shape (J, d)
-            Draws of the posterior as it is known so far: their spread is the measure of distances.
+            Draws of the present posterior. Their spread is the unit of distances.
         rng : numpy.random.Generator
         """
         whitening = Whitening.of(particles)
         difference = known.Z - cheap
-        # what matters is the difference in units of the noise
+        # the difference matters in units of the noise
         best = np.argsort(known.potential)[: max(1, len(known) // 2)]
         curvature = np.median(problem.curvature(known.Z[best]), axis=0)
         scale = np.sqrt(np.maximum(curvature, SMALLEST_CURVATURE * curvature.max()))
@@ -100,7 +100,7 @@ class Correction:
 def corrected(
     correction: Correction | None, points: Array, evaluations: Evaluations
 ) -> Evaluations:
-    """Evaluations of the cheap model at points (n, d), corrected as far as that is known."""
+    """Evaluations of the cheap model at points (n, d), with the correction, if there is one."""
     if correction is None:
         return evaluations
     return Outputs(evaluations.outputs + correction(points), evaluations.failed)

@@ -24,9 +24,9 @@ class DrawsState:
     Attributes
     ----------
     inner : PhaseState
-        Of the ensemble Kalman sampler.
+        State of the ensemble Kalman sampler.
     learned : LearningState
-        What has led to the correction.
+        State of the learning that gave the correction.
     interval : int
         Sweeps after which a particle has forgotten where it was.
     sweeps : int
@@ -34,11 +34,11 @@ class DrawsState:
     n_cheap : int
         Evaluations of the cheap model since the start.
     tested : Ensemble or None
-        Particles that have met the test, as the fine model has them.
+        Particles that have met the test, with the outputs of the fine model.
     cheap_loss : ndarray of shape (J,) or None
-        Their losses by the corrected model.
+        Losses of these particles by the corrected model.
     burned_in : bool
-        Whether the particles differ from those that other chains began with.
+        Whether the particles differ from those with which other chains began.
     """
 
     inner: PhaseState
@@ -65,17 +65,17 @@ class DrawsState:
 
 @dataclass(frozen=True)
 class TestedState(DrawsState):
-    """The same, where each draw meets a test."""
+    """The same, if each draw meets a Metropolis test."""
 
     @property
     def asks_cheap(self) -> bool:  # type: ignore[override]
-        """Whether proposals are on their way, so that it is not the time of the test."""
+        """Whether proposals are still being made, before the test."""
         return self.sweeps < self.interval
 
 
 @dataclass(frozen=True)
 class Move:
-    """A pending round: points, what the sampler needs, and random numbers of the test."""
+    """A pending round: points, what the sampler needs, and random numbers for the test."""
 
     points: Array
     inner: Any = None
@@ -128,7 +128,7 @@ class TestedDraws(CorrectedDraws):
     """Draws of the corrected cheap model as proposals that meet a Metropolis test.
 
     Between two tests the particles of the corrected model move until they have forgotten where they
-    were, and they are handed out in another order: proposals do not depend on what they replace.
+    were. Then they are shuffled, so that a proposal does not depend on the particle it replaces.
     """
 
     def start(self, learned: LearningState) -> TestedState:
@@ -171,7 +171,7 @@ class TestedDraws(CorrectedDraws):
             return state, Info.of(evaluations, "sampling", "the fine model at the first draws")
         old = state.tested
         assert state.cheap_loss is not None
-        # both laws have the same prior, so that the losses decide: eq. (B3)
+        # both laws have the same prior, so only the losses count: eq. (B3)
         alpha = proposals.acceptance(
             old.loss - state.cheap_loss, fine.loss - pending.cheap_loss, np.zeros(len(fine))
         )
@@ -188,7 +188,7 @@ class TestedDraws(CorrectedDraws):
 
 
 def forgetting(exploration: Exploration) -> int:
-    """Sweeps after which a particle has forgotten where it was, as its path tells."""
+    """Sweeps after which a particle has forgotten where it was, by its path."""
     if len(exploration.path) < SHORTEST:
         return SHORTEST
     times = max(1.0, path_times(np.stack(exploration.path)))

@@ -1,7 +1,7 @@
 """The posterior of a cheap model, by the exact ensemble Kalman sampler, until its paths have mixed.
 
-A certificate speaks about draws of the corrected model. Were the ensemble still on its way, its
-particles would be draws of something else, and the certificate would be worth nothing.
+A certificate is about draws of the corrected model. If the ensemble were still on its way, its
+particles would not be such draws, and the certificate would be worthless.
 """
 
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ from pymc_ensemble.samplers.kalman.density import DENSITY_MOVES
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.phases import PhaseState
 
-MIXED = 4.0  # times of autocorrelation that each particle's path is to be long
-FORGOTTEN = 2.0  # of these, after which hardly anything is left of where a particle was: 2%
-SHORTEST = 8  # sweeps of a path that tells it
+MIXED = 4.0  # autocorrelation times that each particle's path must have
+FORGOTTEN = 2.0  # autocorrelation times after which a particle has forgotten its position: 2% left
+SHORTEST = 8  # fewest sweeps of a path that tell its autocorrelation time
 LONGEST = 120  # sweeps after which a path ends that has not mixed
 EVOLUTIONS = 1  # rounds of differential evolution in each stage of the burn-in
 
@@ -28,7 +28,7 @@ class Exploration:
     Attributes
     ----------
     state : PhaseState
-        Of the ensemble Kalman sampler.
+        State of the ensemble Kalman sampler.
     path : tuple of ndarray of shape (J, d)
         Positions after the sweeps so far.
     """
@@ -48,14 +48,14 @@ class Exploration:
 
     @property
     def mixed(self) -> bool:
-        """Whether each particle has been everywhere, so that where they began is forgotten."""
+        """Whether the paths have mixed, so that the particles have forgotten their start."""
         if len(self.path) < SHORTEST:
             return False
         return path_times(np.stack(self.path)) >= MIXED
 
     @property
     def over(self) -> bool:
-        """Whether more sweeps are of no use."""
+        """Whether more sweeps would not help."""
         return len(self.path) >= LONGEST or self.mixed
 
 
@@ -66,7 +66,7 @@ class Explorer:
     Parameters
     ----------
     sampler : EnsembleKalman
-        With a Metropolis test.
+        Sampler with a Metropolis test.
     """
 
     sampler: EnsembleKalman
@@ -81,7 +81,7 @@ class Explorer:
         return Exploration(self.sampler.resume(ensemble))
 
     def ask(self, exploration: Exploration, rng: np.random.Generator) -> tuple[Array, Any]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         return self.sampler.ask(exploration.state, rng)
 
     def tell(self, exploration: Exploration, pending: Any, evaluations: Evaluations) -> Exploration:
@@ -93,10 +93,10 @@ class Explorer:
 
 
 def path_times(paths: Array) -> float:
-    """How many times of autocorrelation the paths of particles are long.
+    """Length of the paths of particles, in autocorrelation times.
 
-    A path of S sweeps with an autocorrelation time tau has a mean whose variance is tau / S times
-    that of the law; particles that stay apart have means that stay apart, however long it takes.
+    The mean of a path of S sweeps with the autocorrelation time tau has a variance of tau / S times
+    that of the law. If particles stay apart, the means of their paths stay apart, too.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def path_times(paths: Array) -> float:
     Returns
     -------
     float
-        Of the coordinate with the fewest.
+        Length in the coordinate in which it is least.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""Learning what a cheap model lacks, in rounds of a few evaluations of the fine one.
+"""Learning the correction of a cheap model, in rounds of a few evaluations of the fine one.
 
-In turn, the posterior of the corrected cheap model is sampled, which costs cheap evaluations, and
-the fine model is evaluated at some of its draws. These are what the next correction is learned
-from; before that, they tell how good the present one is. Ten points may tell too little. So a
-correction that has passed is certified once the next one, which has learned from these points, too,
-has given the same posterior: that costs cheap evaluations alone.
+Two steps take turns. The posterior of the corrected cheap model is sampled, which costs cheap
+evaluations. Then the fine model is evaluated at some of the draws. These evaluations judge the
+present correction, and the next one learns from them. Ten points may be too few for a judgement. So
+a correction that has passed is certified only if the next one, which has also learned from these
+points, gives the same posterior. This costs only cheap evaluations.
 """
 
 from dataclasses import dataclass, replace
@@ -59,11 +59,11 @@ class Known:
 
     @property
     def ok(self) -> Array:
-        """Where both models have not failed, shape (n,)."""
+        """Mask of the points at which both models have not failed, shape (n,)."""
         return self.fine.ok & np.isfinite(self.cheap).all(1)
 
     def predicted(self, problem: Problem, correction: Correction | None) -> Ensemble:
-        """The same points as the corrected cheap model has them."""
+        """The same points with the outputs of the corrected cheap model."""
         failed = ~np.isfinite(self.cheap).all(1)
         values = corrected(correction, self.fine.U, Outputs(self.cheap, failed))
         return Ensemble.evaluated(problem, self.fine.U, values)
@@ -77,7 +77,7 @@ class Law:
     ----------
     correction : Correction or None
     draws : Ensemble
-        With the outputs of the corrected model, which has not failed there.
+        Draws with the outputs of the corrected model, which has not failed there.
     """
 
     correction: Correction | None
@@ -91,7 +91,7 @@ class Law:
         return self.draws.loss - Known(self.draws, cheap).predicted(problem, other.correction).loss
 
     def difference(self, other: "Law", problem: Problem) -> float:
-        """By how much means differ, in standard deviations, as the draws of both laws tell."""
+        """Difference of means, in standard deviations, by the draws of both laws."""
         there = disagreement(self.draws.U, self.change(other, problem))
         back = disagreement(other.draws.U, other.change(self, problem))
         return max(there, back)
@@ -104,25 +104,25 @@ class LearningState:
     Attributes
     ----------
     stage : {"cheap", "known", "fine"}
-        What is evaluated next: the cheap model, that at points where the fine one is known, or the
-        fine one.
+        Next evaluations: the cheap model, the cheap model at points where the fine one is known, or
+        the fine model.
     prior : Ensemble
-        Draws of the prior with outputs of the cheap model: each exploration begins there.
+        Draws of the prior with outputs of the cheap model. Each exploration begins there.
     exploration : Exploration
-        Of the corrected cheap model.
+        Exploration of the corrected cheap model.
     correction : Correction or None
-        What is added to the outputs of the cheap model.
+        Correction that is added to the outputs of the cheap model.
     known, lost : Known
         Points at which both models are known, and those of a batch at which the fine one has
         failed.
     batch : Ensemble or None
-        Points at which the fine model is evaluated next, as the corrected model has them.
+        Next points for the fine model, with the outputs of the corrected model.
     independent : bool
-        Whether they are independent draws of a posterior that was sampled to the end.
+        Whether these are independent draws of a posterior whose paths have mixed.
     certificate : Certificate or None
-        Of the last batch of that kind.
+        Certificate of the last batch of independent draws.
     passed : Law or None
-        What the last batch has found to be right, until the next law is compared with it.
+        Law that the last batch has found to be right, until the next law is compared with it.
     used, cheap : int
         Evaluations of the fine and of the cheap model.
     rounds : int
@@ -162,7 +162,7 @@ class LearningState:
 
     @property
     def law(self) -> Law:
-        """Posterior of the corrected model, as the particles have it."""
+        """Posterior of the corrected model, by the particles."""
         return Law(self.correction, self.ensemble[self.ensemble.ok])
 
 
@@ -177,7 +177,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Learning:
-    """Learn a correction of a cheap model until fresh evaluations of the fine one certify it.
+    """Learn a correction of a cheap model until new evaluations of the fine one certify it.
 
     Parameters
     ----------
@@ -186,9 +186,9 @@ class Learning:
     batch : int
         Evaluations of the fine model in a round.
     tolerance : float
-        Of the certificate.
+        Tolerance of the certificate.
     max_evaluations : int
-        Evaluations of the fine model at most.
+        Most evaluations of the fine model.
     """
 
     problem: Problem
@@ -204,7 +204,7 @@ class Learning:
         cheap: int = 0,
         most_rounds: int | None = None,
     ) -> LearningState:
-        """State for draws of the prior that the cheap model was evaluated at.
+        """State for draws of the prior, evaluated by the cheap model.
 
         Parameters
         ----------
@@ -214,7 +214,7 @@ class Learning:
         cheap : int
             Evaluations of the cheap model so far.
         most_rounds : int, optional
-            Batches of the fine model at most.
+            Most batches of the fine model.
         """
         nothing = Known(prior[:0], prior.Z[:0])
         exploration = self.explorer.start(prior)
@@ -233,7 +233,7 @@ class Learning:
         return replace(state, stage="known", batch=archive)
 
     def ask(self, state: LearningState, rng: np.random.Generator) -> tuple[Array, Round]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         seed = int(rng.integers(2**63))
         if state.stage == "cheap":
             points, inner = self.explorer.ask(state.exploration, rng)
@@ -278,11 +278,11 @@ class Learning:
         evaluations: Evaluations,
         rng: np.random.Generator,
     ) -> LearningState:
-        """State after a round of the cheap model; at its end, points for the fine one."""
+        """State after a round of the cheap model, at the end with points for the fine one."""
         values = corrected(state.correction, pending.points, evaluations)
         exploration = self.explorer.tell(state.exploration, pending.inner, values)
         state = replace(state, exploration=exploration)
-        if state.correction is None:  # only where to look is asked for
+        if state.correction is None:  # the draws only choose the first points
             if not exploration.arrived:
                 return state
             good = exploration.ensemble[exploration.ensemble.ok]
@@ -300,7 +300,7 @@ class Learning:
         return replace(state, stage="fine", batch=good[index], independent=exploration.mixed)
 
     def _judged(self, state: LearningState, evaluations: Evaluations) -> LearningState:
-        """State that knows the batch, and what it says about the correction."""
+        """State with the evaluated batch, and its judgement of the correction."""
         batch = state.batch
         assert batch is not None
         fine = Ensemble.evaluated(self.problem, batch.U, evaluations)
@@ -333,7 +333,7 @@ class Learning:
         return replace(state, burned_in=state.passed is None and self._is_spent(state))
 
     def _compared(self, state: LearningState) -> LearningState:
-        """State that knows whether what has passed, and the law that knows more, are the same."""
+        """State with the comparison of the law that has passed and the next law."""
         passed, certificate = state.passed, state.certificate
         assert passed is not None
         assert certificate is not None
@@ -344,15 +344,15 @@ class Learning:
         return replace(state, burned_in=state.converged or self._is_spent(state))
 
     def _is_spent(self, state: LearningState) -> bool:
-        """Whether there can be no other batch."""
+        """Whether no other batch is allowed."""
         if state.most_rounds is not None and state.rounds >= state.most_rounds:
             return True
         return state.used + self.batch > self.max_evaluations
 
     def _is_cut_off(self, state: LearningState) -> bool:
-        """Whether the fine model has failed before where the corrected one has its draws.
+        """Whether the fine model has failed earlier where the corrected model has its draws.
 
-        Some draws may all be where it works, by chance.
+        By chance, the draws of this batch may all be where the fine model works.
         """
         limit = usual(state.ensemble.potential)
         lost = state.lost.predicted(self.problem, state.correction)
@@ -361,7 +361,7 @@ class Learning:
     def _corrected(
         self, state: LearningState, particles: Array, rng: np.random.Generator
     ) -> LearningState:
-        """State with a new correction, whose posterior is explored from the prior on."""
+        """State with a new correction. The exploration of its posterior begins at the prior."""
         known, prior = state.known, state.prior
         correction = Correction.of(self.problem, known.fine, known.cheap, particles, rng)
         ensemble = Known(prior, prior.Z).predicted(self.problem, correction)

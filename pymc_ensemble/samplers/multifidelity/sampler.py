@@ -24,15 +24,15 @@ from .draws import CorrectedDraws, DrawsState, TestedDraws
 from .exploration import Explorer
 from .learning import Learning, LearningState
 
-MOST_BATCHES = 10  # of the fine model, by default
+MOST_BATCHES = 10  # default of the most batches of the fine model
 
 
 @dataclass(frozen=True)
 class Multifidelity(EnsembleSampler):
-    """Sampler of the posterior of a fine model by draws of a cheap one that is corrected.
+    """Sampler of the posterior of a fine model, by draws of a corrected cheap model.
 
-    What it asks for is to be evaluated by the cheap model where `asks_cheap` says so, and by the
-    fine one elsewhere. Both have the same parameters and outputs.
+    If `asks_cheap` is true, the cheap model must evaluate the points that it asks for. Otherwise
+    the fine model must. Both have the same parameters and outputs.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Multifidelity(EnsembleSampler):
     tolerance : float, default 0.1
         Largest upper limit of the sd of log weights with which a correction is certified.
     max_evaluations : int, optional
-        Fine evaluations of the learning at most, by default ten batches.
+        Most fine evaluations of the learning, by default ten batches.
     adjust : bool, default False
         Whether each draw meets a Metropolis test with the fine model.
     archive : (ndarray of shape (n, d), ndarray of shape (n, K)), optional
@@ -87,7 +87,7 @@ class Multifidelity(EnsembleSampler):
     archive: tuple[Array, Array] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Refuse wrong options."""
         d = self.problem.dimension
         if not has_forward_map(self.problem):
             raise ValueError(
@@ -133,7 +133,7 @@ class Multifidelity(EnsembleSampler):
 
     @property
     def most_evaluations(self) -> int:
-        """Fine evaluations of the learning at most."""
+        """Most fine evaluations of the learning."""
         if self.max_evaluations is None:
             return MOST_BATCHES * self.batch_size
         return self.max_evaluations
@@ -167,7 +167,7 @@ class Multifidelity(EnsembleSampler):
         )
 
     def burns_in(self, state: PhaseState) -> bool:
-        """A correction has to be learned wherever the positions come from."""
+        """True: a correction must be learned, wherever the positions come from."""
         return True
 
     def begin_burn_in(self, state: PhaseState) -> LearningState:
@@ -189,7 +189,7 @@ class Multifidelity(EnsembleSampler):
         return (TestedDraws if self.adjust else CorrectedDraws)(self.problem, self._explorer)
 
     def begin(self, state: PhaseState) -> DrawsState:
-        """State of the draws for what was learned."""
+        """State of the draws after the learning."""
         assert isinstance(state.inner, LearningState)
         return self.kernel.start(state.inner)
 

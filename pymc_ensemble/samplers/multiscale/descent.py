@@ -1,7 +1,6 @@
-"""Descent to the posterior mode by gradients that explorers have measured.
+"""Descent to the posterior mode, by gradients that explorers measure.
 
-This is the dynamics of a walker with its noise turned off, and a step size that is chosen anew in
-every step.
+It is the dynamics of a walker without noise, with a new step size in every step.
 """
 
 from dataclasses import dataclass, replace
@@ -14,14 +13,14 @@ from pymc_ensemble.samplers.words import number
 
 from .explorers import Explorers, Measurement, Preconditioner
 
-SMALLEST_STEP = 1e-7  # of a step that no longer descends: the differences are at their limit
+SMALLEST_STEP = 1e-7  # if so short a step does not descend, differences are not precise enough
 
 Step = tuple[Array, Array]  # points of the pending step, and directions of the explorers
 
 
 @dataclass(frozen=True)
 class DescentState:
-    """Between two steps.
+    """State between two steps.
 
     Attributes
     ----------
@@ -29,13 +28,13 @@ class DescentState:
         The best point so far.
     preconditioner : Preconditioner
     step_size : float
-        Of the next step, in units of the preconditioner.
+        Size of the next step, in units of the preconditioner.
     measurement : Measurement or None
-        What is known of the point; None before its first evaluation.
+        Measurement at the point. None before its first evaluation.
     steps : int
         Steps that were tried.
     converged, stuck : bool
-        Whether the gradient is below its tolerance; whether no step descends any more.
+        Whether the gradient is below its tolerance, and whether no step descends any more.
     """
 
     U: Array
@@ -58,7 +57,7 @@ class DescentState:
 
     @property
     def loss(self) -> float:
-        """Loss of its outputs: the misfit to the data."""
+        """Loss of the outputs of the point."""
         return np.inf if self.measurement is None else float(self.measurement.centers.loss[0])
 
     @property
@@ -77,15 +76,15 @@ class Descent:
     ----------
     explorers : Explorers
     tolerance : float, default 1e-3
-        Root mean square of the gradient, in units of the preconditioner, at which the mode is
-        found: roughly its remaining distance in posterior standard deviations.
+        Root mean square of the gradient, in units of the preconditioner, at which the search ends.
+        It is roughly the distance to the mode in posterior standard deviations.
     """
 
     explorers: Explorers
     tolerance: float = 1e-3
 
     def ask(self, state: DescentState, rng: np.random.Generator) -> tuple[Array, Step]:
-        """Points of the next step: where it leads, and the explorers there."""
+        """Points of the next step: its end, and the explorers there."""
         proposed, root = state.U, state.preconditioner.root
         if state.measurement is not None:
             proposed = state.U + self._step(state) @ root.T
@@ -126,7 +125,7 @@ class Descent:
 
     @staticmethod
     def _step(state: DescentState) -> Array:
-        """Step in units of the preconditioner, shape (1, d); never far out of the posterior."""
+        """Step in units of the preconditioner, shape (1, d), not far out of the posterior."""
         drift = state.measurement.drift  # type: ignore[union-attr]
         return clipped(state.step_size * drift, 1.0)
 

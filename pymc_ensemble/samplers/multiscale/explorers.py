@@ -10,7 +10,7 @@ from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Proble
 
 @dataclass(frozen=True)
 class Preconditioner:
-    """Covariance that makes the posterior isotropic, and where it is centered.
+    """Covariance that makes the posterior isotropic, and its center.
 
     Attributes
     ----------
@@ -24,12 +24,12 @@ class Preconditioner:
 
     @classmethod
     def given(cls, matrix: Any, mean: Array) -> "Preconditioner":
-        """Covariance of the user's: a `matrix` of shape (d, d), or None for the identity.
+        """Covariance from the user: a `matrix` of shape (d, d), or None for the identity.
 
         Raises
         ------
         ValueError
-            If it is no covariance matrix, or of another shape.
+            If it is not a covariance matrix, or has another shape.
         """
         d = len(mean)
         if isinstance(matrix, str):
@@ -48,7 +48,7 @@ class Preconditioner:
 
     @classmethod
     def of_points(cls, points: Array) -> "Preconditioner":
-        """Covariance of `points`, shape (n, d), shrunk to its diagonal where they are few."""
+        """Covariance of `points`, shape (n, d), shrunk to its diagonal if there are few."""
         n, d = points.shape
         covariance = np.cov(points.T).reshape(d, d)
         if (weight := n / (4 * d)) < 1:
@@ -67,14 +67,14 @@ class Preconditioner:
 
 
 def haar_frames(size: int, n_directions: int, dimension: int, rng: np.random.Generator) -> Array:
-    """Directions of unit second moment whose sum of squares is as even as it can be.
+    """Directions of unit second moment, with a sum of squares that is as even as possible.
 
     Parameters
     ----------
     size : int
         Number of frames M.
     n_directions : int
-        Directions J in each: complete frames, and rows of one more.
+        Directions J in each: complete frames, and some rows of another one.
     dimension : int
         Number d of parameters.
     rng : numpy.random.Generator
@@ -82,21 +82,21 @@ def haar_frames(size: int, n_directions: int, dimension: int, rng: np.random.Gen
     Returns
     -------
     ndarray of shape (M, J, d)
-        Rows of Haar-distributed orthogonal matrices times ``sqrt(d)``. The Householder reflections
-        behind the decomposition are not Haar distributed: random signs make them so.
+        Rows of Haar-distributed orthogonal matrices times ``sqrt(d)``. The decomposition by
+        Householder reflections is not Haar-distributed; random signs make it so.
     """
     n_frames = -(-n_directions // dimension)
     normal = rng.standard_normal((size, n_frames, dimension, dimension))
     # eq. (M2)
     frames = np.linalg.qr(normal)[0] * rng.choice([-1.0, 1.0], size=(size, n_frames, 1, dimension))
     rows = np.swapaxes(frames, -1, -2).reshape(size, n_frames * dimension, dimension)
-    # in the order in which a pickle restores it: sums in another order differ in the last digit
+    # in the memory order of a restored pickle: sums in another order differ in the last digit
     return np.ascontiguousarray(np.sqrt(dimension) * rows[:, :n_directions])
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the clouds of explorers around M positions have found out.
+    """Measurements by clouds of explorers around M positions.
 
     Attributes
     ----------
@@ -105,8 +105,8 @@ class Measurement:
     drift : ndarray of shape (M, d)
         Negative gradient of the potential in units of the preconditioner.
     heard : ndarray of bool, shape (M,)
-        Whether the position and an explorer of its cloud could be evaluated. Without any explorer
-        the drift is that of a guess or, without one, of the prior alone.
+        Whether the position and at least one of its explorers could be evaluated. Without explorers
+        the drift is that of a guess, or of the prior alone.
     """
 
     centers: Ensemble
@@ -114,7 +114,7 @@ class Measurement:
     heard: Array
 
     def updated(self, new: "Measurement", moved: Array) -> "Measurement":
-        """These, and the `new` ones of positions where `moved`, of shape (M,), is true."""
+        """These measurements, with `new` ones where `moved`, of shape (M,), is true."""
         return Measurement(
             self.centers.updated(np.arange(len(moved)), new.centers, moved),
             np.where(moved[:, None], new.drift, self.drift),
@@ -134,10 +134,10 @@ class Explorers:
     sigma : float
         Distance of the explorers in units of the preconditioner.
     central : bool, default False
-        Whether an explorer is sent along each direction in both senses.
+        Whether there are explorers in both senses of each direction.
     independent : bool, default False
-        Independent Gaussian directions, along which the slope of the prior is taken, too, as in the
-        published scheme; by default orthogonal ones, and the exact gradient of the prior.
+        Independent Gaussian directions, and the slope of the prior along these, as in the published
+        scheme. By default directions are orthogonal, and the gradient of the prior is exact.
     """
 
     problem: Problem
@@ -184,8 +184,8 @@ class Explorers:
     ) -> Measurement:
         """Drift from the evaluated clouds.
 
-        An explorer that has failed is left out of the average, unless there is a `guess`, of shape
-        (M, d): a gradient of the potential in units of the preconditioner, whose slope it then has.
+        An explorer that has failed is left out of the average. With a `guess` of shape (M, d), a
+        gradient of the potential in units of the preconditioner, it has the slope of the guess.
         """
         everything = Ensemble.evaluated(self.problem, points, evaluations)
         centers = everything[:: self.cloud_size]
@@ -193,7 +193,7 @@ class Explorers:
         Z, U = centers.Z[ok], centers.U[ok]
         slopes = np.full(directions.shape[:2], np.nan)
         outputs = everything.Z
-        if not has_forward_map(self.problem):  # no slope leads to where the density is zero
+        if not has_forward_map(self.problem):  # there is no slope towards points of zero density
             outputs = np.where(np.isfinite(everything.loss)[:, None], outputs, np.nan)
         differences = self.differences(outputs)[ok]
         slopes[ok] = np.einsum("mjk,mk->mj", differences, self.problem.loss_gradient(Z))  # eq. (M1)

@@ -1,4 +1,4 @@
-"""The pilot of the multiscale sampler: an ensemble that tells where the posterior is."""
+"""The pilot of the multiscale sampler: an ensemble that finds the posterior."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from pymc_ensemble.samplers.examination import Examination
 
 from .explorers import Preconditioner
 
-POSITIONS = 100  # that represent the posterior
-HERDED = 1000  # points among which they are chosen
+POSITIONS = 100  # positions that represent the posterior
+HERDED = 1000  # points from which these positions are chosen
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the walkers know before their first step: the posterior, roughly.
+    """Rough knowledge of the posterior, which walkers have before their first step.
 
     Attributes
     ----------
     positions : ndarray of shape (n, d)
-        Points that represent the posterior, the first few of them already as well as they can.
+        Points that represent the posterior. So do the first few of them, as well as possible.
     preconditioner : Preconditioner
     stiffness : float
         Largest curvature of the potential along a direction of unit length in units of the
@@ -33,7 +33,7 @@ class Pilot:
     explored : bool
         Whether the positions are known to be those of the posterior.
     found : Examination or None
-        What was found out about the forward map, if it was examined.
+        Result of the examination of the forward map, if there was one.
     """
 
     positions: Array
@@ -48,8 +48,8 @@ class Pilot:
 def herd(points: Array, n: int) -> Array:
     """Choose `n` of the `points`, shape (N, d), such that the first few represent all of them.
 
-    Each next one minimizes the energy distance between the chosen ones and all. Where there are
-    several modes, their shares come out right to one part in n.
+    Each one minimizes the energy distance between the chosen ones and all. The shares of several
+    modes are right up to one part in n.
     """
     n = min(n, len(points))
     distances = scipy.spatial.distance.cdist(points, points)

@@ -1,4 +1,4 @@
-"""The run of the pilot ensemble: it arrives at the posterior, and probes it for the walkers."""
+"""The run of the pilot ensemble: it finds the posterior, and probes it for the walkers."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,11 +25,11 @@ class PilotState:
     Attributes
     ----------
     ensemble_state : PhaseState or None
-        State of the pilot ensemble; None where positions were given.
+        State of the pilot ensemble. None if positions were given.
     sweeps : tuple of ndarray
-        Particles of its sweeps after its burn-in.
+        Particles of the sweeps after the burn-in.
     pilot : Pilot or None
-        What it has found out.
+        Result of the run.
     burned_in : bool
         Whether the posterior was probed.
     """
@@ -46,28 +46,28 @@ class PilotState:
 
     @property
     def converged(self) -> bool:
-        """Whether the pilot ensemble had passed its test."""
+        """Whether the burn-in of the pilot ensemble has passed its test."""
         return self.burned_in and self.pilot is not None and self.pilot.converged
 
 
 @dataclass(frozen=True)
 class PilotRun:
-    """Run an ensemble to the posterior, and probe that.
+    """Run an ensemble to the posterior, and probe the posterior.
 
     Parameters
     ----------
     problem : InverseProblem
     rough : bool
-        Whether the forward map carries fluctuations that are to be averaged out.
+        Whether to average out fluctuations of the forward map.
     matrix : "ensemble", None or array_like of shape (d, d)
         Covariance of the preconditioner.
     n_positions : int
         Positions that the walkers need.
     probe : Probe
     walkers : Explorers
-        Those whose drift the fluctuations disturb.
+        Explorers of the walkers, whose drift the fluctuations disturb.
     examines : bool, default False
-        Whether the pilot ensemble finds out whether the forward map is rough.
+        Whether the pilot ensemble examines if the forward map is rough.
     """
 
     problem: Problem
@@ -93,7 +93,7 @@ class PilotRun:
         return PilotState(self._sampler(len(ensemble)).resume(ensemble))
 
     def ask(self, state: PilotState, rng: np.random.Generator) -> tuple[Array, Any]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
         if state.pilot is not None:
             return self.probe.ask(state.pilot, rng)
         assert state.ensemble_state is not None
@@ -103,7 +103,7 @@ class PilotRun:
     def tell(
         self, state: PilotState, pending: Any, evaluations: Evaluations
     ) -> tuple[PilotState, Info]:
-        """State after the round, and an account of it; the last sweeps become positions."""
+        """State after the round, and an account of it. The last sweeps become positions."""
         if state.pilot is not None:
             pilot = self.probe.tell(state.pilot, pending, evaluations, self.walkers)
             message = f"stiffness {number(pilot.stiffness, '.3g')}"
@@ -124,7 +124,7 @@ class PilotRun:
         return state, replace(info, snapshot=None, message=f"pilot, {info.message}")
 
     def found(self, points: Array) -> Pilot:
-        """What `points` of the posterior tell, shape (n, d)."""
+        """Pilot from `points` of the posterior, shape (n, d)."""
         if isinstance(self.matrix, str):
             preconditioner = Preconditioner.of_points(points)
         else:

@@ -1,4 +1,4 @@
-"""Probe: how stiff the posterior is, and how rough the forward map, at a few positions."""
+"""Probe: stiffness of the posterior, and roughness of the forward map, at a few positions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class Probe:
     ----------
     problem : InverseProblem
     explorers : Explorers
-        Those of the probe, in opposite pairs.
+        Explorers of the probe, in opposite pairs.
     rough : bool
         Whether to measure the fluctuations of the forward map, too.
     """
@@ -48,7 +48,7 @@ class Probe:
     def tell(
         self, pilot: Pilot, pending: ProbeRound, evaluations: Evaluations, walkers: Explorers
     ) -> Pilot:
-        """Pilot that knows the stiffness, and the noise of the drift that `walkers` measure."""
+        """Pilot with the stiffness, and with the noise of the drift that `walkers` measure."""
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
         size = self.explorers.cloud_size
         clouds = [values[k : k + size] for k in range(0, len(values), size)]
@@ -63,10 +63,10 @@ class Probe:
     def stiffness(self, cloud: Ensemble, axes: Array) -> float:
         """Largest eigenvalue of the preconditioned Hessian at the center of a cloud.
 
-        Seen within the span of its explorers, which are displaced along the `axes`. Of a density
-        the diagonal alone is seen. Over random directions it has the mean tr(H) / d and a variance
-        that tells the Frobenius norm; an upper bound follows, which is sharp where all eigenvalues
-        but one are the same.
+        It is measured in the span of the explorers, which are displaced along the `axes`. For a
+        density only the diagonal is measured. Over random directions the diagonal has the mean
+        tr(H) / d, and its variance gives the Frobenius norm. From these follows an upper bound,
+        which is sharp if all eigenvalues but one are the same.
         """
         d, J = self.problem.dimension, len(axes)
         if not cloud.ok[0]:
@@ -89,8 +89,8 @@ class Probe:
     def noise(self, cloud: Ensemble, walkers: Explorers) -> float:
         """Variance of the drift by the fluctuations of a rough map, for each parameter.
 
-        Where the map is smooth, second differences vanish. What they say of the fluctuations enters
-        the drift in two places: through the outputs at the center, and through the differences.
+        If the map is smooth, second differences vanish. Otherwise they measure the fluctuations.
+        These enter the drift through the outputs at the center, and through the differences.
         """
         d, J = self.problem.dimension, self.explorers.n_directions
         slopes = self.explorers.differences(cloud.Z)[0]
@@ -107,5 +107,5 @@ class Probe:
 
 
 def _known(values: Sequence[float]) -> list[float]:
-    """What could be measured, or NaN."""
+    """Values that could be measured, or a single NaN."""
     return [value for value in values if np.isfinite(value)] or [np.nan]

@@ -1,7 +1,7 @@
-"""Multiscale derivative-free sampler: walkers, each with the cloud of explorers that guides it.
+"""Multiscale derivative-free sampler: walkers, each with a cloud of explorers that guides it.
 
 As step size and distance of the explorers shrink, the law of a walker tends to the exact posterior.
-A pilot ensemble tells where the walkers start and how large their steps may be.
+A pilot ensemble finds where the walkers start and how large their steps may be.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Multiscale(WalkerSampler):
     Parameters
     ----------
     problem : Problem
-        Its forward map is never called from here.
+        Problem. Its forward map is never called from here.
     directions : int, optional
         Explorers J of each walker, by default d.
     sigma : float, optional
@@ -44,18 +44,18 @@ class Multiscale(WalkerSampler):
     delta : float, default 0.0
         Relaxation time scale of the explorers' directions; 0 draws new ones in every step.
     step_size : float, optional
-        Step size; by default it is found from the measured stiffness.
+        Step size. By default it follows from the measured stiffness.
     preconditioner : "ensemble", None or array_like of shape (d, d), default "ensemble"
         Covariance of a pilot ensemble, none, or a matrix.
     walkers : int, default 1
         Walkers M that share the batches.
     rough : bool or None, default False
-        The forward map carries fluctuations that are to be averaged out.
+        Average out fluctuations of the forward map.
     central : bool, optional
         Whether explorers come in opposite pairs; by default for rough maps.
     adjust : bool or None, default False
-        Metropolis-adjusted steps: exact for deterministic forward maps. If both are None, the
-        pilot examines the map, which decides between them.
+        Metropolis-adjusted steps: exact for deterministic forward maps. If `adjust` and `rough` are
+        None, the pilot examines the map and decides between them.
 
     Raises
     ------
@@ -120,7 +120,7 @@ class Multiscale(WalkerSampler):
         return self._suited(inner.pilot.found if isinstance(inner, WarmUpState) else None)
 
     def start(self, U: Array, **options: Any) -> MultiscaleState:
-        """State for initial positions that were not evaluated yet."""
+        """State for initial positions that were not yet evaluated."""
         if self.finds_out:
             return self._smooth.start(U, **options)
         return super().start(U, **options)
@@ -140,7 +140,7 @@ class Multiscale(WalkerSampler):
         return super().tell(state, pending, evaluations)
 
     def freeze(self, state: PhaseState) -> PhaseState:
-        """End the tuning: go on to the sampling phase with the ensemble as it is."""
+        """End the tuning, and go to the sampling phase with the ensemble as it is."""
         if self.finds_out:
             return self._chosen(state).freeze(state)
         return super().freeze(state)
@@ -148,13 +148,13 @@ class Multiscale(WalkerSampler):
     def finish(
         self, state: PhaseState, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
-        """Snapshots of a block as they are to be handed out."""
+        """Snapshots of a block, as they become draws."""
         if self.finds_out:
             return self._chosen(state).finish(state, snapshots, rng)
         return super().finish(state, snapshots, rng)
 
     def found(self, state: MultiscaleState) -> Pilot:
-        """What serves all chains, as far as it is known."""
+        """Result of the stage that serves all chains, if it is known."""
         if self.finds_out:
             return self._chosen(state).found(state)
         return super().found(state)
