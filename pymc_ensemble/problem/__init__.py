@@ -1,4 +1,4 @@
-"""A PyMC model, or a few plain functions, seen as an inverse problem."""
+"""A PyMC model, or a few plain functions, as an inverse problem."""
 
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 from pymc_ensemble.problem.noise import CholeskyNoise, LowRankNoise

@@ -1,4 +1,4 @@
-"""Names of PyMC and PyTensor that are not documented for users, in one place.
+"""Undocumented names of PyMC and PyTensor, in one place.
 
 A test fails if one of them moves.
 """

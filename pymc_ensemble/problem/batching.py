@@ -29,13 +29,13 @@ from pymc_ensemble.problem.loops import spread, vectorize_with_loops
 
 logger = logging.getLogger("pymc_ensemble")
 
-# prior, loss and curvature are cheap and called once a round: not worth compiling for
+# prior, loss and curvature are cheap, and called once in a round: a slow compilation does not pay
 CHEAP_MODE = "FAST_COMPILE"
 
 
 @node_rewriter([Elemwise])
 def _numpy_function(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
-    """Spell a scalar function that NumPy and SciPy do not have by some that they have."""
+    """Write a scalar function that NumPy and SciPy lack in terms of functions that they have."""
     x = node.inputs[0]
     match node.op.scalar_op:
         case psm.Softplus():
@@ -53,7 +53,7 @@ def _numpy_function(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None
 
 @node_rewriter([Blockwise])
 def _in_one_call(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
-    """Call an operation for all points together, if it takes them so."""
+    """Call an operation for all points together, if it can take them together."""
     core = node.op.core_op
     if not is_foreign_op(core):
         return None
@@ -93,7 +93,7 @@ class LazyFunction:
         self._warm = False
 
     def compile(self) -> Any:
-        """Return the compiled function, compiling it if that has not been done."""
+        """Return the compiled function. Compile it first if necessary."""
         if self._compiled is None:
             outputs = in_numpy_functions(self.outputs) if self._cheap else self.outputs
             with self._without_c_compiler():
@@ -107,7 +107,7 @@ class LazyFunction:
     def __call__(self, *arguments: Any) -> list[np.ndarray]:
         """Evaluate the outputs."""
         function = self.compile()
-        # values outside the domain give NaN or inf, which are dealt with as such
+        # values outside of the domain give NaN or inf, which callers handle
         with np.errstate(all="ignore"):
             if self._warm:
                 return function(*arguments)
@@ -121,7 +121,7 @@ class LazyFunction:
         return self.compile_kwargs.get("mode") == CHEAP_MODE
 
     def _without_c_compiler(self) -> contextlib.AbstractContextManager[None]:
-        """Keep operations with inner graphs from compiling these in C, which takes seconds."""
+        """Keep operations from compiling their inner graphs in C, which takes seconds."""
         if self._cheap:
             return pytensor.config.change_flags(cxx="")
         return contextlib.nullcontext()
@@ -140,16 +140,16 @@ class BatchFunction:
     outputs : sequence of TensorVariable
         Outputs, for one point.
     constants : sequence of TensorVariable, default ()
-        Inputs that all points share; they are given after the others.
+        Inputs that all points share. They follow the others.
     compile_kwargs : dict, optional
         Options of `pytensor.function`; cheap compilation by default.
 
     Notes
     -----
-    The graph is vectorized, and a loop in it (`Scan`) advances all points together. Where the
+    The graph is vectorized, and a loop in it (`Scan`) advances all points together. If the
     vectorized graph cannot be built or run, the compiled function of one point is called row by
-    row. That is settled by the graph and by a trial at the origin before the first call; what
-    happens at other points never changes it, so that a result depends on the arguments alone.
+    row. The graph and a trial at the origin decide this before the first call. Later points never
+    change it, so a result depends only on the arguments.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class BatchFunction:
         return self._rows(arguments, n)
 
     def compile(self) -> None:
-        """Compile what calls will use, and settle whether points are evaluated together."""
+        """Compile what calls will use, and decide whether points are evaluated together."""
         if self._settled:
             return
         self._settled = True
@@ -207,7 +207,7 @@ class BatchFunction:
         try:
             function(*(np.stack([x, x]) for x in origin[:n]), *origin[n:])
         except Exception as error:
-            with contextlib.suppress(Exception):  # which would be the fault of the point
+            with contextlib.suppress(Exception):  # an error here is the fault of the point
                 self.one(*origin)
                 logger.debug("Points cannot be evaluated together: %r", error)
                 self._all = None

@@ -1,4 +1,4 @@
-"""The forward map of a model with a cheap simulator in the place of its own."""
+"""The forward map of a model with a cheap simulator in place of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,14 +23,14 @@ Cheap = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 class CheapModel:
     """Forward map of a model whose simulators are replaced by cheap ones.
 
-    It has the outputs of the model's own forward map: whatever the model makes of the simulators'
-    outputs, and unknown scales and the like beside them, is the same.
+    It has the same outputs as the model's own forward map: all that the model computes from outputs
+    of the simulators, and also, for example, unknown scales.
 
     Parameters
     ----------
     model : pm.Model
     cheap : mapping of str to ForwardModel
-        The cheap simulators, by the names of those that they replace.
+        The cheap simulators, by the names of the simulators that they replace.
     compile_kwargs : dict, optional
         Options for the compilation, as for the model's own forward map.
 
@@ -74,21 +74,21 @@ class CheapModel:
 
 
 def stand_ins(model: pm.Model, cheap: Cheap) -> dict[str, ForwardModel]:
-    """Cheap simulators by the names of the forward models whose place they take.
+    """Cheap simulators, by the names of the forward models that they replace.
 
     Parameters
     ----------
     model : pm.Model
     cheap : callable or mapping of str to callable
-        One for each forward model of `model`, by name where there are several.
+        One simulator for each forward model of `model`, by name if there are several.
 
     Raises
     ------
     ValueError
-        If the model has no forward model; if one of them is left out, or there is none of some
-        name; or if a simulator is stochastic.
+        If the model has no forward model; if one of them has no cheap simulator; if a name is
+        unknown; or if a simulator is stochastic.
     TypeError
-        If a cheap simulator is no function.
+        If a cheap simulator is not a function.
     """
     ops = {node.op.forward: node.op for node in nodes_of(model.basic_RVs + model.potentials)}
     own = {forward.name: op for forward, op in ops.items()}

@@ -1,4 +1,4 @@
-"""What cannot be sampled is refused before any forward evaluation, by name and with a remedy."""
+"""Refuse models that cannot be sampled before any evaluation, by name and with a remedy."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from pymc_ensemble.problem.frontier import core_op, is_foreign
 
 
 def given_model(model: Any) -> Model:
-    """Take the model that is given, or the one on the context stack.
+    """The given model, or the one on the context stack.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def given_model(model: Any) -> Model:
     Raises
     ------
     TypeError
-        If there is none, or if it is something else.
+        If there is no model, or if it is something else.
     """
     if model is None:
         model = Model.get_context(error_if_none=False)
@@ -53,7 +53,7 @@ def given_model(model: Any) -> Model:
 
 
 def given_generator(seed: Any, name: str) -> np.random.Generator:
-    """Take the random generator that is given, or make one from a seed; `name` is the argument."""
+    """The given random generator, or one from a seed. `name` is that of the argument."""
     try:
         return get_random_generator(seed)
     except (TypeError, ValueError) as error:
@@ -63,7 +63,7 @@ def given_generator(seed: Any, name: str) -> np.random.Generator:
 
 
 def check_compile_kwargs(compile_kwargs: Any) -> None:
-    """Refuse what `pytensor.function` does not know, which would come to light only later."""
+    """Refuse options that `pytensor.function` does not know, and would refuse only later."""
     if compile_kwargs is None:
         return
     if not isinstance(compile_kwargs, Mapping):
@@ -85,7 +85,7 @@ def check_model(
     needs_likelihood: bool = True,
     needs_density: bool = True,
 ) -> None:
-    """Refuse what cannot be sampled, naming the variable and the remedy.
+    """Refuse a model that cannot be sampled. Errors name the variable and the remedy.
 
     Parameters
     ----------
@@ -93,17 +93,17 @@ def check_model(
     vars : sequence of Variable or str, optional
         The variables to sample, or their names, by default all.
     needs_likelihood : bool, default True
-        Whether there has to be an observed variable.
+        Whether there must be an observed variable.
     needs_density : bool, default True
-        Whether observed variables have to have a density, which that of a `pymc.Simulator` is not.
+        Whether observed variables must have a density. A `pymc.Simulator` has none.
 
     Raises
     ------
     TypeError
-        If `vars` is no list of variables or names.
+        If `vars` is not a list of variables or names.
     ValueError
-        If there is nothing that could be sampled, if variables are discrete or left out, or if the
-        density is zero or no number for whatever values of the unknowns.
+        If there is nothing to sample, if variables are discrete or left out, or if the density is
+        zero or NaN for all values of the unknowns.
     NotImplementedError
         If there is a `pymc.Simulator`.
     """
@@ -162,7 +162,7 @@ def check_model(
 
 
 def without_missing(model: Model) -> str:
-    """How to do without discrete variables that are but missing entries of data; else empty."""
+    """Remedy for discrete variables that are only missing entries of data, otherwise empty."""
     discrete = [model.values_to_rvs[v] for v in model.discrete_value_vars]
     observed = {rv.name: rv for rv in model.observed_RVs}
     missing = {}
@@ -175,7 +175,7 @@ def without_missing(model: Model) -> str:
         ]
         joint = getattr(rv.owner.op, "ndim_supp", 0) > 0
         if joint or rv in ancestors([*others, *model.potentials]):
-            return ""  # without them the posterior would be another one
+            return ""  # without them the posterior would be different
         missing[name] = rv
     [name, *_] = missing
     return (
@@ -202,9 +202,9 @@ def _them(names: Sequence) -> str:
 
 
 def check_data(model: Model) -> None:
-    """Refuse observed variables without data, or with data that no distribution can have made.
+    """Refuse observed variables without data, or with data that no distribution can make.
 
-    Distributions that are written by the user may give infinity or NaN a meaning.
+    A distribution from the user may give infinity or NaN a meaning.
     """
     for rv in model.observed_RVs:
         value = model.rvs_to_values[rv]
@@ -231,19 +231,18 @@ def check_data(model: Model) -> None:
 
 
 def _factorizes(condition: Variable) -> bool:
-    """Whether rounding decides.
+    """Whether rounding decides a condition.
 
-    A covariance may be singular to working precision, where the loss uses its factor as it is.
+    A covariance may be singular to working precision. The loss uses its factor as it is.
     """
     ops = [above.owner.op for above in ancestors([condition]) if above.owner]
     return any("linalg" in type(getattr(op, "core_op", op)).__module__ for op in ops)
 
 
 def check_constants(model: Model) -> None:
-    """Refuse constants for which the density is zero or no number, whatever the unknowns are.
+    """Refuse constants for which the density is zero or NaN, whatever the unknowns are.
 
-    They are the parameters of distributions, by the conditions that PyMC puts on them, and
-    potentials.
+    Such constants are parameters of distributions, by the conditions of PyMC, and potentials.
     """
     conditions: list[tuple[str, str, Variable]] = []
     numbers: list[tuple[str, str, Variable]] = []
@@ -254,7 +253,7 @@ def check_constants(model: Model) -> None:
         try:
             density = model.logp(vars=[rv], sum=False, jacobian=False)
         except NotImplementedError:
-            continue  # told elsewhere, with the remedy
+            continue  # another check refuses it, with the remedy
         for variable in ancestors(density):
             if variable.owner and isinstance(variable.owner.op, CheckParameterValue):
                 asked = variable.owner.op.msg
@@ -284,7 +283,7 @@ def check_constants(model: Model) -> None:
 
 
 def _parts(condition: Variable) -> Iterator[Variable]:
-    """Conditions that a condition is put together from: some may be constant, and others not."""
+    """Parts of a condition. Some may be constant, and others not."""
     node = condition.owner
     if node is None or not isinstance(node.op, All | MakeVector | Join | DimShuffle):
         yield condition
@@ -294,7 +293,7 @@ def _parts(condition: Variable) -> Iterator[Variable]:
 
 
 def _is_constant(graph: Variable) -> bool:
-    """Whether a value follows from constants and data alone, without anything from outside."""
+    """Whether a value depends only on constants and data, without foreign operations."""
     for variable in ancestors([graph]):
         if variable.owner is not None:
             if is_foreign(variable.owner) or isinstance(variable.owner.op, RandomVariable):
@@ -305,12 +304,12 @@ def _is_constant(graph: Variable) -> bool:
 
 
 def _is_data(variable: Variable) -> bool:
-    """Whether it is an array that may be replaced; a shared generator stands for what is random."""
+    """Whether it is an array that may be replaced. A shared random generator is not."""
     return isinstance(variable, SharedVariable) and isinstance(variable.type, TensorType)
 
 
 def _compared(condition: Variable) -> str:
-    """What a condition compares, in brackets, where it is one number or more."""
+    """What a condition compares, in brackets, if it compares numbers."""
     while condition.owner and len(condition.owner.inputs) == 1:
         condition = condition.owner.inputs[0]
     if condition.owner is None or condition.owner.inputs[0].type.dtype == "bool":

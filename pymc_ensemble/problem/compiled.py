@@ -37,9 +37,8 @@ class CompiledForward:
     """The forward map of a model.
 
     A graph of PyTensor and forward models (`pe.forward_model`) is evaluated for all members at
-    once, and so are operations from outside that PyTensor can vectorize. If it contains another
-    operation from outside, which may fail, the compiled function of one point is called member by
-    member.
+    once. So are foreign operations that PyTensor can vectorize. Other foreign operations may fail
+    at a member. Then the compiled function of one point is called member by member.
     """
 
     def __init__(self, extraction: Extraction, compile_kwargs: Mapping[str, Any] | None):
@@ -51,20 +50,20 @@ class CompiledForward:
         self.foreign = not all(map(takes_batches, foreign))
         self.stochastic = any(op.forward.random for op in self.models)
         if compile_kwargs is None and not self.foreign and contains_loop(outputs):
-            compile_kwargs = {}  # worth compiling for, in the mode that the user has set
+            compile_kwargs = {}  # a slow compilation pays here, in the mode that the user has set
         root = extraction.coordinates.root
         self._function = BatchFunction([root], outputs, compile_kwargs=compile_kwargs)
 
     @property
     def workers(self) -> int:
-        """Evaluations that are made at the same time."""
+        """Number of evaluations at the same time."""
         return max((op.forward.workers for op in self.models), default=1)
 
     def __call__(
         self, points: FloatArray, seed: np.random.SeedSequence | None = None
     ) -> Evaluations:
         """Evaluate points of shape (n, d), each once; `seed` is for stochastic forward models."""
-        self._function.one.compile()  # what fails here is no failure of a member
+        self._function.one.compile()  # an error here is not the failure of a member
         if self.foreign:
             return self._each(points, seed)
         if not self.models:
@@ -100,9 +99,9 @@ class CompiledForward:
         return evaluate_rows(one, points, self.n_outputs)
 
     def compile(self) -> None:
-        """Compile, and run what is of PyTensor alone once, as some modes compile only then."""
+        """Compile, and run a graph of PyTensor alone once, as some modes compile only then."""
         self._function.one.compile()
-        if not self.foreign:  # what is foreign is not called by this
+        if not self.foreign:  # foreign operations are not called here
             self._function.compile()
 
     def one(self, point: FloatArray) -> FloatArray:
@@ -132,11 +131,11 @@ class CompiledForward:
 
 
 class MemberFailure(Exception):
-    """What a forward model said of a member that failed."""
+    """Error with the reason that a forward model gave for a failed member."""
 
 
 def raise_if_no_arrays(error: Exception) -> None:
-    """Explain what PyTensor makes of a function in `wrap_py` that returns no arrays."""
+    """Explain the error of PyTensor if a function in `wrap_py` does not return arrays."""
     [*_, (frame, _)] = traceback.walk_tb(error.__traceback__)
     inside = frame.f_locals
     if isinstance(inside.get("self"), FromFunctionOp) and "outs" in inside:
@@ -193,7 +192,7 @@ class CompiledPrior:
         return np.where(np.isnan(potential), np.inf, potential)
 
     def impossible(self, U: FloatArray) -> tuple[str, float]:
-        """Part of the prior that gives none of the points a density, in words, and its value."""
+        """Part of the prior with no density at any of the points, in words, and its value."""
         for name, graph in self._terms.items():
             [values] = BatchFunction([self.root], [graph])(U)
             if not np.isfinite(values).any():
@@ -210,7 +209,7 @@ class CompiledPrior:
         return BatchFunction([self.root], self._graphs)
 
     def potential_and_gradient(self, U: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Potential (J,) and its gradient (J, d) in one call, whose parts they share."""
+        """Potential (J,) and its gradient (J, d) in one call, with common parts computed once."""
         potential, gradient = self._both(U)
         return np.where(np.isnan(potential), np.inf, potential), gradient
 
@@ -235,8 +234,8 @@ class CompiledPrior:
                 "Pass the starting ensemble as `initial_ensemble=`, or use a proper prior."
             )
         members = self._draw(size, rng)
-        # draws out of the support, such as unordered ones of an ordered variable, are drawn again:
-        # the law is the prior given its support
+        # draws outside of the support are drawn again, such as unordered ones of an ordered
+        # variable: the law is the prior, given its support
         for _ in range(MAX_REDRAWS):
             bad = ~np.isfinite(members).all(axis=1)
             if not bad.any():

@@ -19,7 +19,7 @@ class ConditionalModel:
     ----------
     model : pymc.Model
     vars : sequence of Variable
-        Value variables of the model that stay unknown; there must be others.
+        Value variables of the model that stay unknown. There must be others.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class ConditionalModel:
         return dict(zip(self.given, map(np.asarray, self._values(point)), strict=True))
 
     def condition(self, point: Mapping[str, ArrayLike]) -> bool:
-        """Take over the others' values from a `point` of the whole model; whether they changed."""
+        """Set the other values from a `point` of the whole model. Returns whether they changed."""
         changed = False
         for shared, value in zip(self._shared, self._named(point).values(), strict=True):
             if not np.array_equal(shared.get_value(borrow=True), value):
@@ -64,7 +64,7 @@ class ConditionalModel:
 
 
 def continuous_variables(model: pm.Model, names: Sequence[str] | None, who: str) -> list[Variable]:
-    """Value variables of the continuous variables that were chosen by name.
+    """Value variables of continuous variables, chosen by name.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def continuous_variables(model: pm.Model, names: Sequence[str] | None, who: str)
     names : sequence of str or None
         Names of variables or value variables; None stands for all continuous ones.
     who : str
-        What moves continuous variables only, for the message.
+        Name of the step method, for the message.
 
     Raises
     ------

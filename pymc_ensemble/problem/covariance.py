@@ -19,16 +19,16 @@ from pymc_ensemble.problem.curvature import FAMILIES
 from pymc_ensemble.problem.frontier import Frontier, Site, core_op, name_parameters
 from pymc_ensemble.problem.links import Natural, Role
 
-IMPOSSIBLE = 1e200  # a mean so far away that the density of all data is zero
+IMPOSSIBLE = 1e200  # a mean so far away that the density of any data is zero
 
 
 def one_after_the_other(site: Site, shape: tuple[int, ...]) -> Site:
-    """Write a Gaussian vector of unknown covariance as entries that are given those before them.
+    """Write a Gaussian vector of unknown covariance as entries, each given those before it.
 
-    With the factor L of the covariance L L^T, entry k has, given the entries before it, the
-    standard deviation ``L[k, k]``, and the mean ``y[k] - L[k, k] r[k]`` with ``r = L^-1 (y - mu)``.
-    The density is the same, and its Fisher information is diagonal in these 2 K numbers. In the
-    entries of the covariance, K^2 of them, it is far from that.
+    Let L be the factor of the covariance L L^T. Given the entries before it, entry k has the
+    standard deviation ``L[k, k]`` and the mean ``y[k] - L[k, k] r[k]`` with ``r = L^-1 (y - mu)``.
+    The density is the same, and its Fisher information is diagonal in these 2 K numbers. In the K^2
+    entries of the covariance it is far from diagonal.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def one_after_the_other(site: Site, shape: tuple[int, ...]) -> Site:
     Returns
     -------
     Site
-        The same one, unless it consists of Gaussian vectors of unknown covariance, and of so few
-        that they are no more numbers than the K of a mean and the K^2 of a covariance.
+        The same site, unless it has Gaussian vectors of unknown covariance. They must be so few
+        that they have no more numbers than a mean (K) and a covariance (K^2).
     """
     rv, parameters = site.frontier.rv, site.frontier.parameters
     if not isinstance(rv.owner.op, pm.MvNormal.rv_type) or site.latent or site.missing is not None:
@@ -85,8 +85,8 @@ def is_whitenable(frontier: Frontier, variable: TensorVariable) -> bool:
 def covariance_factor(covariance: TensorVariable) -> TensorVariable:
     """Lower triangular L of a fixed covariance L L^T.
 
-    If the covariance is spelled as a product A A^T, as PyMC does for ``chol=``, L comes from
-    A = L Q, and is A itself if that is lower triangular. The product would lose half of the digits.
+    If the covariance is written as a product A A^T, as PyMC does for ``chol=``, L comes from
+    A = L Q. It is A itself if A is lower triangular. The product would lose half of the digits.
     """
     factor = _factor(covariance)
     if not any(isinstance(v, SharedVariable) for v in ancestors([factor])):
@@ -95,7 +95,7 @@ def covariance_factor(covariance: TensorVariable) -> TensorVariable:
 
 
 def _factor(covariance: TensorVariable) -> TensorVariable:
-    """Lower triangular L of a covariance L L^T; NaN where that is none."""
+    """Lower triangular L of a covariance L L^T. NaN if it is not a covariance."""
     if (square_root := _square_root(covariance)) is not None:
         return pt.linalg.qr(square_root.mT, mode="r").mT
     return pt.linalg.cholesky(covariance)
@@ -113,7 +113,7 @@ def _square_root(covariance: TensorVariable) -> TensorVariable | None:
     left, right = node.inputs
     if left.type.ndim < 2 or left.type.ndim != right.type.ndim:
         return None
-    # a transpose is spelled A.T or A.mT, and is on either side
+    # the transpose is written A.T or A.mT, and is on either side
     pairs = [(left.mT, right), (left, right.mT)]
     if left.type.ndim == 2:
         pairs += [(left.T, right), (left, right.T)]

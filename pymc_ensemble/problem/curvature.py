@@ -18,7 +18,7 @@ EULER_GAMMA = float(np.euler_gamma)
 
 @dataclass(frozen=True)
 class Family:
-    """A likelihood family: its parameters, what they are, and their Fisher information.
+    """A likelihood family: its parameters, their roles, and their Fisher information.
 
     Parameters
     ----------

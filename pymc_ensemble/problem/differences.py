@@ -13,7 +13,7 @@ CURVATURE_FLOOR = 1e-8
 
 
 def _steps(points: FloatArray, size: float) -> Iterator[tuple[int, FloatArray]]:
-    """Steps from points (n, d) along each coordinate, relative to it where it is large."""
+    """Steps from points (n, d) along each coordinate, relative to large coordinates."""
     for k in range(points.shape[1]):
         step = np.zeros_like(points)
         step[:, k] = size * np.maximum(1, np.abs(points[:, k]))
@@ -60,13 +60,13 @@ def second_differences(
     middle = function(points)
     for k, step in _steps(points, SECOND_DIFFERENCE_STEP):
         ends = function(points + step) + function(points - step)
-        with np.errstate(invalid="ignore"):  # where the function is infinite
+        with np.errstate(invalid="ignore"):  # the function may be infinite
             second[:, k] = (ends - 2 * middle) / step[:, k] ** 2
     return second
 
 
 def observed_curvature(gradient: Callable[[FloatArray], FloatArray], Z: FloatArray) -> FloatArray:
-    """Second derivatives of the loss by each output at the observed data, never below a floor.
+    """Second derivatives of the loss by each output, at the observed data, with a floor.
 
     Parameters
     ----------

@@ -21,9 +21,9 @@ FloatArray = NDArray[np.float64]
 
 
 class DifferentiableProblem:
-    """Loss and prior of a model whose evaluations give the gradient of the loss as well.
+    """Loss and prior of a model, with the gradient of the loss.
 
-    Built by `from_model`. The outputs of an evaluation are the loss and its d derivatives by the
+    `from_model` builds it. The outputs of an evaluation are the loss and its d derivatives by the
     unconstrained coordinates.
     """
 
@@ -39,7 +39,7 @@ class DifferentiableProblem:
         *,
         compile_kwargs: Mapping[str, Any] | None = None,
     ) -> "DifferentiableProblem":
-        """Take a PyMC model as a prior, and a loss with gradient.
+        """Take a PyMC model as a prior and a loss with a gradient.
 
         Raises
         ------

@@ -1,7 +1,7 @@
-"""One round of forward evaluations: ask, evaluate, tell. Counted, seeded, and told in words.
+"""One round of forward evaluations: ask, evaluate, tell. It counts, seeds and reports them.
 
-Whatever evaluates a forward map for a sampler does it here: chains, the search for the posterior
-mode, and the evaluations that a diagnosis makes.
+All evaluations for samplers are made here: those of chains, of the search for the posterior mode,
+and of a diagnosis.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure, Info
 
 from .points import describe
 
-SEEDS_OF_EVALUATIONS = 0xE5  # sets their seeds apart from those of other children of the run's
+SEEDS_OF_EVALUATIONS = 0xE5  # keeps their seeds apart from other seeds of the run
 
 FloatArray = NDArray[np.float64]
 State = TypeVar("State")
@@ -38,10 +38,10 @@ class ForwardProblem(Protocol):
 
 
 class AskTell(Protocol[State, Pending]):
-    """What is driven: it asks for evaluations of points, and is told the outcome."""
+    """Sampler or kernel: it asks for evaluations of points, and takes the results."""
 
     def ask(self, state: State, rng: np.random.Generator, /) -> tuple[FloatArray, Pending]:
-        """Points of the next round, shape (n, d), and what `tell` needs to judge them."""
+        """Points of the next round, shape (n, d), and what `tell` needs."""
 
     def tell(
         self, state: State, pending: Pending, evaluations: Evaluations, /
@@ -51,14 +51,14 @@ class AskTell(Protocol[State, Pending]):
 
 @dataclass
 class Account:
-    """What forward evaluations have cost, and how they failed.
+    """Number of forward evaluations and failures, and the first failure.
 
     Attributes
     ----------
     n_evals, n_failed : int
         Forward evaluations so far, and how many of them failed.
     first_failure : str
-        Parameters and traceback of the first one that failed.
+        Parameters and traceback of the first failed evaluation.
     """
 
     n_evals: int = 0
@@ -68,23 +68,23 @@ class Account:
 
 @dataclass(frozen=True)
 class Driver:
-    """Evaluates what samplers ask for, round by round.
+    """Evaluates the points that samplers ask for, round by round.
 
     Parameters
     ----------
     problem : object with ``evaluate``
     model : pm.Model
-        In whose variables a failure is described.
+        Model with whose variables a failure is described.
     account : Account
-        What it is counted in.
+        Counts of the evaluations.
     log : ProgressLog
-        Where the progress is told.
+        Log of the progress.
     where : str, default ""
-        To what the counts refer, such as "in this chain".
+        Scope of the counts, such as "in this chain".
     consequence : str
-        What a failed evaluation leads to.
+        Consequence of a failed evaluation, in words.
     remedy : str
-        What to try if too many fail.
+        Remedy if too many evaluations fail, in words.
     """
 
     problem: ForwardProblem
@@ -114,8 +114,8 @@ class Driver:
             State of the sampler.
         rng : numpy.random.Generator
         number : int, optional
-            Evaluations before this round, from which the seed of a stochastic forward model
-            follows; by default all that were counted.
+            Evaluations before this round. The seed of a stochastic forward model follows from it.
+            By default it is the number of all counted evaluations.
 
         Returns
         -------
@@ -138,14 +138,14 @@ class Driver:
 
     @contextmanager
     def failures_in_words(self, state: object) -> Iterator[None]:
-        """Raise `SamplingError` where a sampler cannot go on from its `state`, with the reasons."""
+        """Raise `SamplingError`, with reasons, if a sampler cannot go on from its `state`."""
         try:
             yield
         except EnsembleFailure as failure:
             raise SamplingError(self._explain(failure, state)) from failure
 
     def evaluate(self, points: FloatArray, seed: np.random.SeedSequence) -> Evaluations:
-        """Evaluate points, shape (n, d), count them, and tell of the first one that fails."""
+        """Evaluate points, shape (n, d), count them, and report the first failure."""
         self.log.begin()
         started, account = perf_counter(), self.account
         evaluations = self.problem.evaluate(points, seed)
@@ -163,7 +163,7 @@ class Driver:
         return evaluations
 
     def tell(self, message: str, to_go: int | None = None, **facts: Any) -> None:
-        """Tell of the progress, if it is time; see `ProgressLog.tell` for the other `facts`."""
+        """Report the progress, if it is time. For the other `facts` see `ProgressLog.tell`."""
         account = self.account
         self.log.tell(message, account.n_evals, account.n_failed, to_go, **facts)
 
@@ -185,7 +185,7 @@ class Driver:
 
 
 def seed_of_round(rng: np.random.Generator, number: int) -> np.random.SeedSequence:
-    """Seed for stochastic forward models: from that of a generator, and the evaluations so far."""
+    """Seed for stochastic forward models, from a generator's seed and the evaluations so far."""
     sequence: Any = rng.bit_generator.seed_seq
     return np.random.SeedSequence(
         sequence.entropy, spawn_key=(*sequence.spawn_key, SEEDS_OF_EVALUATIONS, number)
@@ -198,5 +198,5 @@ def _blas() -> ThreadpoolController:
 
 
 def one_blas_thread() -> AbstractContextManager:
-    """Limit linear algebra to one thread: matrices are small, and chains run side by side."""
+    """Limit linear algebra to one thread, as matrices are small, and chains run in parallel."""
     return _blas().limit(limits=1)

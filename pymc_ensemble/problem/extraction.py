@@ -1,8 +1,8 @@
 """The walk through a PyMC model: forward outputs, likelihood terms and prior.
 
-For every observed variable the inputs of its likelihood that depend on the unknowns are found (the
-frontier). They are the forward outputs, except that some are taken in their natural form. What
-stands before the frontier is the forward map, what stands behind it is the loss.
+For every observed variable, the walk finds the inputs of its likelihood that depend on the unknowns
+(the frontier). They are the forward outputs, some of them in their natural form. The graph before
+the frontier is the forward map, the graph behind it is the loss.
 """
 
 import logging
@@ -62,7 +62,7 @@ class Coordinates:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A PyMC model taken apart.
+    """Parts of a PyMC model.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Extraction:
     constant : TensorVariable or None
         Loss of the observed variables that do not depend on the unknowns.
     log_prior : dict of str to TensorVariable
-        Scalar terms of the log prior density as functions of the unknowns, by what they belong to.
+        Scalar terms of the log prior density as functions of the unknowns, by their names.
     prior_draws : list of TensorVariable
         Random value variables.
     flat : list of str
@@ -104,23 +104,24 @@ def extract(
         The variables to sample, or their names; all continuous variables of the model must be
         among them.
     given : collection of str, default ()
-        Names of observed variables that are no data, but given: those may be independent of the
-        unknowns.
+        Names of observed variables that are not data, but held fixed. These may be independent of
+        the unknowns.
     jacobian : bool, default True
         Whether the prior is that of the unconstrained coordinates.
 
     Returns
     -------
     Extraction
+        The parts.
     """
     check_model(model, vars)
     coordinates = join_coordinates(model)
-    # a free variable behind the forward model is imputed: its density is a likelihood, too
+    # a free variable that depends on the forward model is imputed: its density is a likelihood, too
     latent = [rv for rv in model.free_RVs if is_behind_forward_model(rv, model)]
     terms = extract_terms(model, coordinates, latent)
     constant = extract_constant(model, coordinates, terms, given)
     log_prior = extract_prior(model, coordinates, latent, jacobian)
-    for potential in model.potentials:  # one without a gradient is an output beside the others
+    for potential in model.potentials:  # a potential without a gradient is a further output
         density = log_prior[potential.name]
         if not is_differentiable(density, coordinates.root):
             terms.append(density_term(pt.atleast_1d(-log_prior.pop(potential.name))))
@@ -137,7 +138,7 @@ def extract(
 def extract_density(
     model: Model, vars: Sequence[Variable | str] | None = None, jacobian: bool = True
 ) -> Extraction:
-    """Take a model apart into a prior and a log density that only its value is known of.
+    """Take a model apart into a prior and a log density of which only values are known.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ def flat_variables(model: Model) -> list[str]:
 
 
 def is_behind_forward_model(rv: Variable, model: Model) -> bool:
-    """Whether the law of a free variable depends on others through a foreign forward model."""
+    """Whether the distribution of a free variable depends on a foreign forward model."""
     stop = set(model.basic_RVs) - {rv}
     upstream = walk(
         rv.owner.inputs, lambda v: v.owner.inputs if v.owner and v not in stop else None
@@ -227,9 +228,9 @@ def as_functions_of(coordinates: Coordinates, graphs: Sequence[Variable]) -> lis
 
 
 def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Variable]) -> list[Term]:
-    """Find the likelihood terms of all observed variables, and of unknown ones that have one.
+    """Find the likelihood terms of all observed variables, and of unknown ones with a likelihood.
 
-    Observed variables that do not depend on the unknowns have none.
+    Observed variables that do not depend on the unknowns have no term.
     """
     data = {rv: model.rvs_to_values[rv] for rv in model.observed_RVs}
     variables = [*model.observed_RVs, *latent]
@@ -245,7 +246,7 @@ def extract_terms(model: Model, coordinates: Coordinates, latent: Sequence[Varia
             "unknowns of the model. Let its parameters depend on them."
         )
 
-    # all at once: what the likelihoods share is shared by the forward outputs
+    # all at once, so that forward outputs share the common parts of the likelihoods
     wanted = [
         v for f in frontiers.values() for v in (f.sources.values() if f.sources else f.inputs)
     ]
@@ -296,7 +297,7 @@ def extract_constant(
 def _missing_entries(
     rv: Variable, model: Model, expressions: Mapping[Variable, TensorVariable]
 ) -> TensorVariable | None:
-    """Values on the other side of the mask, where both sides share one distribution."""
+    """Values on the other side of the mask, if both sides share one distribution."""
     if not isinstance(rv.owner.op, PartialObservedRV):
         return None
     [other] = [v for v in rv.owner.outputs if v is not rv]
@@ -311,7 +312,8 @@ def extract_prior(
 ) -> dict[str, TensorVariable]:
     """Log prior density as a function of the unconstrained coordinates, term by term.
 
-    Of a variable whose density is part of the likelihood, the Jacobian of its transform is left.
+    If the density of a variable is part of the likelihood, only the Jacobian of its transform
+    counts here.
     """
     ordinary = [rv for rv in model.free_RVs if rv not in latent]
     names = [rv.name for rv in ordinary]
@@ -333,10 +335,10 @@ def extract_prior(
 
 
 def prior_draws(model: Model) -> list[TensorVariable]:
-    """Random value variables: the free variables behind their transforms, as their law has it.
+    """Random value variables: transformed draws of the free variables.
 
-    A transform that orders independent variables of one law is given them sorted: that is the law
-    given their order.
+    If a transform orders independent variables with the same distribution, draws are sorted first.
+    This is their distribution, given their order.
     """
     observed = {rv: model.rvs_to_values[rv] for rv in model.observed_RVs}
     draws = []

@@ -34,7 +34,7 @@ class Frontier:
     rv : TensorVariable
         The random variable, without labelled dimensions.
     inputs : dict of TensorVariable to Role
-        The inputs that depend on the unknowns, and what they are.
+        The inputs that depend on the unknowns, and their roles.
     family : Family or None
         The family of the random variable, if it is one of the table.
     parameters : dict of str to TensorVariable
@@ -52,24 +52,24 @@ class Frontier:
 
 @dataclass(frozen=True)
 class Site:
-    """A random variable with a likelihood, and what is known of it.
+    """A random variable with a likelihood, and its parts.
 
     Parameters
     ----------
     name : str
         Its name.
     frontier : Frontier
-        Its likelihood and the inputs of that which depend on the unknowns.
+        Its likelihood, and those inputs of the likelihood that depend on the unknowns.
     inputs : list of TensorVariable
         These inputs as functions of the unknowns.
     value : TensorVariable
-        Its values: data, or, if it is itself unknown, a function of the unknowns.
+        Its values: data, or a function of the unknowns if it is unknown itself.
     latent : bool
         Whether it is itself unknown.
     missing : TensorVariable, optional
         The other values, if the variable is masked and both sides share one distribution.
     shape_sources : dict of Variable to TensorVariable, default {}
-        Roots of the likelihood that may be left in it for their shape.
+        Roots of the likelihood that may remain in it, only for their shape.
     """
 
     name: str
@@ -91,7 +91,7 @@ def find_frontier(rv: Any, free: Sequence[Any], observed: dict[Variable, Variabl
     free : sequence of Variable
         The free random variables of the model.
     observed : dict of Variable to Variable
-        The other observed variables and their values: to this likelihood they are data.
+        The other observed variables and their values, which are data for this likelihood.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def find_frontier(rv: Any, free: Sequence[Any], observed: dict[Variable, Variabl
     """
     upstream = set(ancestors([rv]))
     if observed := {k: v for k, v in observed.items() if k in upstream}:
-        # free variables that depend on the data must not be replaced by copies of themselves
+        # copies must not replace free variables that depend on the data
         stand_ins = {v: v.type() for v in free if v in upstream}
         [rv] = substitute([rv], {**observed, **stand_ins})
         [rv] = substitute([rv], {stand_in: v for v, stand_in in stand_ins.items()})
@@ -130,8 +130,8 @@ def find_frontier(rv: Any, free: Sequence[Any], observed: dict[Variable, Variabl
 def likelihood_inputs(rv: Variable, free: Sequence[Variable]) -> dict[Any, list[tuple[Apply, int]]]:
     """Walk to the inputs that depend on free variables, through random variables inside.
 
-    `Censored`, `Mixture` and the like take random variables as inputs; what is wanted are the
-    inputs of those.
+    `Censored`, `Mixture` and similar distributions have random variables as inputs. This function
+    finds the inputs of these.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def _contains_random_variable(variable: Variable, roots: frozenset[Variable]) ->
 
 
 def role(users: Sequence[tuple[Apply, int]]) -> Role:
-    """Tell what an input is to the random variables that use it."""
+    """Role of an input in the random variables that use it."""
     roles = set()
     for node, position in users:
         found = Role.OTHER
@@ -192,7 +192,7 @@ def role(users: Sequence[tuple[Apply, int]]) -> Role:
 
 
 def name_parameters(rv: TensorVariable, family: Family) -> dict[str, TensorVariable]:
-    """Parameters of a random variable by name, in the spelling that has orthogonal ones."""
+    """Parameters of a random variable by name, in the parametrization with orthogonal ones."""
     node = rv.owner
     parameters = dict(zip(family.roles, node.op.dist_params(node), strict=False))
     if isinstance(node.op, pm.NegativeBinomial.rv_type):
@@ -203,7 +203,7 @@ def name_parameters(rv: TensorVariable, family: Family) -> dict[str, TensorVaria
 def _mean_and_dispersion(
     alpha: TensorVariable, p: TensorVariable
 ) -> dict[str, TensorVariable] | None:
-    """Find mu in p = sigmoid(log(alpha) - log(mu)), as PyMC spells alpha / (mu + alpha)."""
+    """Find mu in p = sigmoid(log(alpha) - log(mu)), as PyMC writes alpha / (mu + alpha)."""
     difference = _argument(p, ps.Sigmoid)
     if difference is None or not isinstance(scalar_op(difference), ps.Sub):
         return None
@@ -264,8 +264,8 @@ def is_foreign_op(op: Op) -> bool:
 def takes_batches(node: Apply) -> bool:
     """Whether PyTensor knows how a foreign operation is called for many points at once.
 
-    It has registered how it is vectorized, names a function of NumPy or SciPy that does the same
-    (``gufunc_spec``), or has a ``gufunc_signature`` and itself takes a leading dimension.
+    Its vectorization is registered; or it names an equivalent function of NumPy or SciPy
+    (``gufunc_spec``); or it has a ``gufunc_signature`` and takes a leading dimension itself.
     """
     op: Any = node.op
     if _vectorize_node.dispatch(type(op)) is not _vectorize_node.dispatch(Op):
@@ -279,7 +279,7 @@ def takes_batches(node: Apply) -> bool:
 def with_leading_dimensions(
     op: Op, inputs: Sequence[Variable], ndims: Sequence[int]
 ) -> list[Variable] | None:
-    """Apply an operation that has a signature to batches; None if it does not take them."""
+    """Apply an operation with a signature to batches. None if it does not take them."""
     if not hasattr(op, "gufunc_signature"):
         return None
     try:

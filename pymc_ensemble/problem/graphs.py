@@ -26,7 +26,7 @@ def rewritten(graphs: Sequence[Any], rewrites: Sequence[str], **options: Any) ->
 
 
 def gradient(graph: TensorVariable, wrt: Sequence[TensorVariable]) -> list[Any]:
-    """Gradient of a scalar graph; zero by what it does not depend on."""
+    """Gradient of a scalar graph. It is zero for variables that the graph does not depend on."""
     result: Any = pytensor.grad(graph, list(wrt), disconnected_inputs="ignore")
     return list(result)
 
@@ -34,7 +34,7 @@ def gradient(graph: TensorVariable, wrt: Sequence[TensorVariable]) -> list[Any]:
 def inlined(graphs: Sequence[Any]) -> list[Any]:
     """Expand operations that hold graphs of their own.
 
-    These would be compiled apart from the rest, and run point by point in a batch.
+    Otherwise they would be compiled separately, and run point by point in a batch.
     """
     graphs = list(graphs)
     while node := next((n for n in toposort(graphs) if isinstance(n.op, OpFromGraph)), None):
@@ -54,7 +54,7 @@ def is_differentiable(graph: TensorVariable, wrt: TensorVariable) -> bool:
 
 
 def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
-    """Stabilize graphs; out of the support the log density is minus infinity, not an error."""
+    """Stabilize graphs. Outside of the support the log density is minus infinity, not an error."""
     rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
     return inlined(rewritten(inlined(graphs), rewrites))
 
@@ -64,7 +64,7 @@ def gradients(
     wrt: Sequence[TensorVariable],
     terms: Mapping[str, TensorVariable] | None = None,
 ) -> list[TensorVariable]:
-    """Gradients of a scalar graph, simplified; zero by what it does not depend on.
+    """Simplified gradients of a scalar graph, zero for variables that it does not depend on.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def gradients(
     wrt : sequence of TensorVariable
         What it is to be differentiated by.
     terms : dict of str to TensorVariable, optional
-        What the graph is the sum of, by what it is in words.
+        Terms whose sum is the graph, by their description in words.
 
     Raises
     ------

@@ -35,34 +35,34 @@ class InverseProblem(Target):
     Parameters
     ----------
     forward : callable
-        The forward map G: one point of shape (d,) to outputs of shape (K,); if `vectorized`,
-        points of shape (n, d) to outputs of shape (n, K). With workers, time-outs and a store if it
-        is a `forward_model`, which then knows itself whether it is vectorized.
+        The forward map G: one point of shape (d,) to outputs of shape (K,). If `vectorized`, points
+        of shape (n, d) to outputs of shape (n, K). A `forward_model` adds workers, time-outs and a
+        store, and knows itself whether it is vectorized.
     prior : (mean, covariance) or object
-        A Gaussian prior by its mean (d,) and its covariance (d, d) or variances (d,); or a frozen
-        SciPy distribution; or any object with ``sample(size, rng)`` and ``logpdf(points)``, and
-        ``grad_logpdf(points)`` if there is one.
+        A Gaussian prior by its mean (d,) and its covariance (d, d) or variances (d,). Or a frozen
+        SciPy distribution. Or any object with ``sample(size, rng)``, ``logpdf(points)`` and perhaps
+        ``grad_logpdf(points)``.
     data : array_like of shape (K,), optional
-        Observed values; needs `noise`.
+        Observed values. They need `noise`.
     noise : float, array_like or CholeskyNoise or LowRankNoise, optional
-        Gaussian noise of the data: a standard deviation, or one for each datum; a covariance
-        matrix (K, K); `CholeskyNoise` or `LowRankNoise`. Correlated noise is whitened: the outputs
-        of the problem are then those of `forward`, transformed such that their noise is white.
+        Gaussian noise of the data: a standard deviation, or one for each datum; a covariance matrix
+        (K, K); `CholeskyNoise` or `LowRankNoise`. Correlated noise is whitened: the outputs of the
+        problem are then transformed outputs of `forward`, whose noise is white.
     loss : callable, optional
         Instead of `data` and `noise`: negative log likelihood of outputs, (n, K) to (n,).
     loss_gradient : callable, optional
-        Its gradient by the outputs, (n, K) to (n, K). By default central differences are taken,
+        Gradient of `loss` by the outputs, (n, K) to (n, K). The default is central differences,
         from 2 K calls of `loss` for all rows together.
     curvature : callable, optional
-        Its expected second derivative by each output, (n, K) to (n, K), not negative. By default
-        the second derivative itself, where that is positive, by differences: 2 K calls of
-        `loss_gradient` for all rows together or, without that, 2 K + 1 calls of `loss`.
+        Expected second derivative of `loss` by each output, (n, K) to (n, K), not negative. The
+        default is the second derivative itself, if it is positive, by differences: 2 K calls of
+        `loss_gradient` for all rows together or, without it, 2 K + 1 calls of `loss`.
     n_outputs : int, optional
-        Number K of outputs; needed with `loss`.
+        Number K of outputs, which `loss` needs.
     vectorized : bool, default False
-        Whether `forward` takes many points at once. If it raises, its points are evaluated once
-        more, one by one, to find out which of them failed. To spare that, return rows of NaN for
-        the points that fail.
+        Whether `forward` takes many points at once. If it raises an error, its points are evaluated
+        again, one by one, to find those that fail. To avoid this, return rows of NaN for points
+        that fail.
     coordinate_names : sequence of str, optional
         Names of the d unknowns, by default ``u[0]``, ``u[1]``, ...
 
@@ -149,11 +149,11 @@ class InverseProblem(Target):
         compile_kwargs : dict, optional
             Options of `pytensor.function` for the forward map, such as ``{"mode": "NUMBA"}``.
         given : collection of str, default ()
-            Names of observed variables that are no data, but variables that are held fixed: no
-            warning is given if they do not depend on the unknowns.
+            Names of observed variables that are not data, but held fixed. There is no warning if
+            they do not depend on the unknowns.
         jacobian : bool, default True
             Whether the prior is that of the unconstrained coordinates, with the Jacobians of the
-            transforms; without them its mode is that of the model's own variables.
+            transforms. Without them its mode is that of the model's own variables.
 
         Returns
         -------
@@ -171,16 +171,16 @@ class InverseProblem(Target):
         Notes
         -----
         The forward outputs are the parameters of the likelihood that depend on the unknowns, in
-        their natural form: rates and probabilities behind a log or logit link are taken as the
-        linear predictor, unknown scales as their logarithm, and the mean of a Gaussian vector of
-        known covariance is whitened. The density of an observed variable that does not depend on
-        the unknowns is a constant of the loss. Nothing is evaluated at construction.
+        their natural form. For rates and probabilities behind a log or logit link this is the
+        linear predictor, for unknown scales the logarithm. The mean of a Gaussian vector of known
+        covariance is whitened. The density of an observed variable that does not depend on the
+        unknowns is a constant of the loss. Nothing is evaluated at construction.
 
-        The density of an angle (`pymc.VonMises`, PyMC's circular transform) repeats itself in its
-        unconstrained coordinate. It is kept to one period, and is zero beyond. The period is cut
-        half a turn from the mean of a von Mises prior, otherwise at half a turn: where the prior
-        is flat, choose a mean that has the posterior far from this cut. Step methods warn if it is
-        at the cut.
+        The density of an angle (`pymc.VonMises`, PyMC's circular transform) is periodic in its
+        unconstrained coordinate. It is kept to one period, and is zero outside. The period is cut
+        half a turn from the mean of a von Mises prior, otherwise at half a turn. If the prior is
+        flat, choose a mean such that the posterior is far from this cut. Step methods warn if the
+        posterior is at the cut.
 
         Examples
         --------
@@ -208,20 +208,20 @@ class InverseProblem(Target):
         compile_kwargs: Mapping[str, Any] | None = None,
         jacobian: bool = True,
     ) -> "InverseProblem":
-        """Take a PyMC model as a prior and a log density that gives only its value.
+        """Take a PyMC model as a prior and a log density of which only values are known.
 
-        It needs neither observed variables nor a gradient: a `pymc.Potential`, a
-        `pymc.CustomDist` or any other log density will do, black boxes included.
+        The model needs neither observed variables nor a gradient. It may have a `pymc.Potential`, a
+        `pymc.CustomDist` or any other log density, also black boxes.
 
         Parameters
         ----------
         model, vars, compile_kwargs, jacobian
-            As of `from_model`.
+            See `from_model`.
 
         Returns
         -------
         InverseProblem
-            Its one output is its loss: the negative log density of observed variables, potentials,
+            Its only output is its loss: the negative log density of observed variables, potentials,
             and free variables whose own density has no gradient. Its `density_only` is true.
 
         Raises
@@ -268,18 +268,18 @@ def problem_of(
     given: Collection[str] = (),
     jacobian: bool = True,
 ) -> tuple[InverseProblem, str]:
-    """Inverse problem of a model with a forward map, if it has one, else of its density.
+    """Inverse problem of a model with a forward map, if it has one, otherwise of its density.
 
     Parameters
     ----------
     model, compile_kwargs, given, jacobian
-        As of `InverseProblem.from_model`.
+        See `InverseProblem.from_model`.
 
     Returns
     -------
     problem : InverseProblem
     reason : str
-        Why there is no forward map, without a full stop; empty if there is one.
+        Why there is no forward map, without a full stop. Empty if there is one.
     """
     options: dict[str, Any] = {"compile_kwargs": compile_kwargs, "jacobian": jacobian}
     reason = "there is no observed variable"

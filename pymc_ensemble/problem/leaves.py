@@ -50,8 +50,8 @@ def without_leaves(model: pm.Model) -> pm.Model:
     Returns
     -------
     pymc.Model
-        It shares its variables and data with the model that is given, which is left as it is, and
-        is that model itself if there is nothing to leave out.
+        Model that shares its variables and data with the given one, which does not change. It is
+        the given model itself if there is nothing to leave out.
     """
     leaves = discrete_leaves(model)
     if not leaves:
@@ -77,9 +77,9 @@ class Leaves:
     Parameters
     ----------
     model : pymc.Model
-        With these variables.
+        Model with these variables.
     rest : pymc.Model
-        The same model without them.
+        The same model without these variables.
 
     Attributes
     ----------

@@ -66,7 +66,7 @@ class CompiledLikelihood:
         return BatchFunction(self.holes, self._graphs)
 
     def loss_and_gradient(self, Z: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Loss (J,) and its gradient (J, K) in one call, whose parts they share."""
+        """Loss (J,) and its gradient (J, K) in one call, with common parts computed once."""
         inside = np.clip(Z, self.lower, self.upper)
         loss, *slopes = self._both(*self._split(inside))
         loss = np.where(np.isnan(loss), np.inf, loss)
@@ -109,19 +109,19 @@ class CompiledLikelihood:
 
 
 def _joined(parts: Sequence[np.ndarray], rows: int) -> FloatArray:
-    # reshape cannot tell -1 where there are no rows
+    # without rows, reshape cannot infer -1
     return np.concatenate([part.reshape(rows, math.prod(part.shape[1:])) for part in parts], axis=1)
 
 
 def given_data(term: Term, graph: TensorVariable) -> TensorVariable:
-    """Put the observed values in their place."""
+    """Insert the observed values."""
     return substitute([graph], {term.observation: term.data})[0]
 
 
 class ExpectedLoss:
-    """Loss of one likelihood term against its mean over data sets that are simulated.
+    """Loss of one likelihood term, minus its mean over simulated data sets.
 
-    They come from a fixed seed, so that it is a function of the outputs.
+    The data sets come from a fixed seed, so the result is a function of the outputs.
     """
 
     n_data = 1
@@ -133,7 +133,7 @@ class ExpectedLoss:
         self._observed = BatchFunction(term.holes, simplified([given_data(term, term.loss)]))
 
     def excess(self, pieces: Sequence[FloatArray]) -> FloatArray:
-        """Loss less its expectation at outputs in pieces, shape (J,); NaN if that is unknown."""
+        """Loss minus its expectation, shape (J,). NaN if the expectation is unknown."""
         [loss] = self._observed(*pieces)
         return loss - np.array([self._expectation(row) for row in zip(*pieces, strict=True)])
 
@@ -152,10 +152,9 @@ class ExpectedLoss:
 class TermInformation:
     """Fisher weights of the outputs of one likelihood term.
 
-    Those without a closed form are mean squared gradients over simulated data sets. These come
-    from a fixed seed, so that the weights are a function of the outputs. A likelihood that cannot
-    be simulated falls back on its curvature at the observed data; so do outputs that it cannot be
-    simulated at.
+    Without a closed form, weights are mean squared gradients over simulated data sets. These come
+    from a fixed seed, so the weights are a function of the outputs. If a likelihood cannot be
+    simulated, at all or at some outputs, its curvature at the observed data is used.
     """
 
     def __init__(self, term: Term):
@@ -167,7 +166,7 @@ class TermInformation:
         self._draw = Draws([term.variable], term.holes)
         self._origin = [np.zeros(hole.type.shape) for hole in term.holes]
         self._term = term
-        # a hole in place of the variable's own values sees the gradient by these
+        # a hole in place of the variable's own values gives the gradient by these values
         wrt = [term.observation if hole is term.data else hole for hole in self._wanted]
         slopes = gradients(simplified([term.loss])[0], wrt)
         self._simulated = BatchFunction([term.observation], slopes, term.holes)

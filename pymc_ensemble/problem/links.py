@@ -1,4 +1,4 @@
-"""Step back from a likelihood parameter over its canonical link to the linear predictor."""
+"""From a likelihood parameter back through its canonical link to the linear predictor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ PREDICTOR_LIMIT = 30.0
 
 
 class Role(Enum):
-    """What a likelihood parameter is, and so behind which link its natural form stands."""
+    """Role of a likelihood parameter, which decides the link of its natural form."""
 
     LOCATION = "location"  # never stepped back: nonlinearity stays in the forward map
     SCALE = "scale"  # always seen as its logarithm
@@ -48,8 +48,8 @@ class Natural:
     parameter : callable
         Rebuilds the likelihood parameter from a variable put in place of the output.
     spread : callable
-        The same without the link: every entry of the parameter is mapped to the one entry of the
-        output that it depends on. Linear, so that its transpose sums weights over broadcasting.
+        The same without the link: it maps every entry of the parameter to the entry of the output
+        on which it depends. It is linear, so its transpose sums weights over broadcasting.
     slope : callable
         Derivative of the parameter by that entry, as a function of the parameter.
     bounds : (float, float)
@@ -86,9 +86,9 @@ def natural(parameter: TensorVariable, role: Role, root: TensorVariable) -> Natu
     Returns
     -------
     Natural
-        The argument of the link if the parameter is a link function of something (up to data
-        factors and to operations that only move entries about); the logarithm for other scales;
-        else the parameter itself.
+        The argument of the link, if the parameter is a link function of something, up to data
+        factors and operations that only rearrange entries. Otherwise the logarithm for scales, and
+        the parameter itself for all others.
     """
     core = strip_layout(parameter, root) if role is not Role.LOCATION else parameter
 
@@ -146,13 +146,13 @@ def _identity(
 
 
 def scalar_op(variable: Variable) -> ps.ScalarOp | None:
-    """Scalar function of an elementwise operation, else None."""
+    """Scalar function of an elementwise operation, otherwise None."""
     op = variable.owner.op if variable.owner is not None else None
     return op.scalar_op if isinstance(op, Elemwise) else None
 
 
 def is_layout(variable: Variable, root: Variable) -> int | None:
-    """Input position of an operation that only moves entries about, else None."""
+    """Input position of an operation that only rearranges entries, otherwise None."""
     if variable.owner is None:
         return None
     op, inputs = variable.owner.op, variable.owner.inputs
@@ -178,7 +178,7 @@ def is_layout(variable: Variable, root: Variable) -> int | None:
 
 
 def strip_layout(variable: TensorVariable, root: Variable) -> TensorVariable:
-    """Go back over operations that move entries about, as long as nothing grows by that."""
+    """Go back through operations that rearrange entries, as long as the size does not grow."""
     while (position := is_layout(variable, root)) is not None:
         inner = variable.owner.inputs[position]
         if isinstance(variable.owner.op, Subtensor | AdvancedSubtensor) and (
@@ -202,7 +202,7 @@ def log_form(
     Returns
     -------
     (exponent, factor) or None
-        `factor` is None where it is one; the result is None where there is no such form.
+        `factor` is None if it is one. The result is None if there is no such form.
     """
     if variable.owner is None:
         return None
@@ -263,7 +263,7 @@ def _product(
 
 
 def logit_form(variable: TensorVariable, root: Variable) -> TensorVariable | None:
-    """Logit of a variable that is a logistic function, or one minus it; else None."""
+    """Logit of a variable that is a logistic function, or one minus it. Otherwise None."""
     if variable.owner is None:
         return None
     inputs = variable.owner.inputs

@@ -26,7 +26,7 @@ def vectorize_with_loops(
     outputs : sequence of Variable
         Outputs for one point.
     batched : mapping of Variable to Variable
-        Inputs, and what takes their place: the same with a leading batch dimension.
+        Inputs, and their replacements with a leading batch dimension.
     size : TensorVariable
         Length of that dimension.
 
@@ -37,7 +37,7 @@ def vectorize_with_loops(
     Raises
     ------
     NotImplementedError
-        If a loop draws random numbers, or ends at a condition, which each point meets on its own.
+        If a loop draws random numbers, or ends at a condition, which may differ between points.
     """
     batched = dict(batched)
     for node in io_toposort(list(batched), outputs):

@@ -1,4 +1,4 @@
-"""Searches for the mode of a model: who evaluates, counts, and tells of the progress."""
+"""Searches for the mode of a model, with evaluations, counts and progress."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,16 +25,16 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Found:
-    """Where a search has ended.
+    """End of a search.
 
     Attributes
     ----------
     u : ndarray of shape (1, d)
-        In unconstrained coordinates.
+        Point in unconstrained coordinates.
     converged : bool
     history : xarray.Dataset
     doubt : str
-        What to say if it has not converged.
+        Message if it has not converged.
     laplace : Laplace or None
     """
 
@@ -51,12 +51,12 @@ class Search:
     Parameters
     ----------
     problem, target : InverseProblem
-        With and without the Jacobians of transforms.
+        The problem with and without the Jacobians of transforms.
     model : pm.Model
         The model of the problem.
     rng : numpy.random.Generator
     progressbar : bool
-        Whether to tell of the progress.
+        Whether to report the progress.
     """
 
     def __init__(
@@ -148,6 +148,6 @@ class Search:
 
 
 def _history(names: Sequence[str], rows: Sequence[Sequence[float]]) -> xr.Dataset:
-    """What was told of each iteration."""
+    """Table of the iterations."""
     columns = dict(zip(names, zip(*rows, strict=True), strict=True))
     return xr.Dataset({name: ("iteration", np.array(c)) for name, c in columns.items()})

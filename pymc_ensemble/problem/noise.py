@@ -114,7 +114,7 @@ def whitening(noise: Any, n_outputs: int) -> tuple[Whitening | None, FloatArray]
     Returns
     -------
     whitening : callable or None
-        None for independent noise, whose outputs are left as they are.
+        None for independent noise, for which outputs do not change.
     scales : ndarray of shape (K,)
         Standard deviations of the (whitened) outputs.
     """

@@ -1,4 +1,4 @@
-"""What a target density asks of its three parts: forward map, likelihood and prior."""
+"""Types of the three parts of a target density: forward map, likelihood and prior."""
 
 from typing import Protocol
 

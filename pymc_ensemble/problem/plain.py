@@ -49,7 +49,7 @@ class FunctionForward:
 
     @property
     def workers(self) -> int:
-        """Evaluations that are made at the same time."""
+        """Number of evaluations at the same time."""
         return self.function.workers if isinstance(self.function, ForwardModel) else 1
 
     def compile(self) -> None:
@@ -141,7 +141,7 @@ class FunctionLikelihood:
         return floored(second_differences(self.loss, Z))
 
     def misfit(self, Z: FloatArray) -> FloatArray:
-        """Not known: a loss does not tell what data it expects. Shape (J,)."""
+        """NaN, shape (J,): a loss alone does not tell what data it expects."""
         return np.full(len(Z), np.nan)
 
 

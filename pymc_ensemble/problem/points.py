@@ -22,7 +22,7 @@ Named = Variable | str
 
 @dataclass(frozen=True)
 class LayoutVariable:
-    """Where one variable lies in the vector of unconstrained coordinates."""
+    """Position of one variable in the vector of unconstrained coordinates."""
 
     name: str
     where: slice
@@ -30,13 +30,13 @@ class LayoutVariable:
     dtype: np.dtype
 
     def values(self, U: FloatArray) -> list[np.ndarray]:
-        """List of the values in the rows of `U`, shape (n, d); each an array, scalars too."""
+        """List of the values in the rows of `U`, shape (n, d). Each is an array, also scalars."""
         values = U[:, self.where].reshape(len(U), *self.shape).astype(self.dtype, copy=False)
         return list(values) if self.shape else [values[i, ...] for i in range(len(U))]
 
 
 def variable_layout(point: Point, names: Sequence[str]) -> list[LayoutVariable]:
-    """Variables in the order of `point`; `names` tells the order of the coordinates."""
+    """Variables in the order of `point`. `names` is the order of the coordinates."""
     info = DictToArrayBijection.map({name: point[name] for name in names}).point_map_info
     ends = np.cumsum([size for _, _, size, _ in info]).tolist()
     variables = {
@@ -78,15 +78,15 @@ def points_of(variables: Sequence[LayoutVariable], U: FloatArray) -> list[Point]
 def middle_of_period(rv: Variable, parameters: Sequence[Variable]) -> Variable:
     """Middle of the period to which the coordinate of an angle is kept.
 
-    The density of an angle has a period in its coordinate, over which ensembles would drift apart.
-    The period is cut opposite of the mean, where the prior is least.
+    The density of an angle is periodic in its coordinate, so ensembles would drift over several
+    periods. The period is cut opposite to the mean, where the prior is least.
 
     Parameters
     ----------
     rv : Variable
         A transformed free variable.
     parameters : sequence of Variable
-        Inputs of its node, or what stands for them.
+        Inputs of its node, or their replacements.
     """
     owner: Any = rv.owner
     if isinstance(owner.op, VonMisesRV):
@@ -95,11 +95,12 @@ def middle_of_period(rv: Variable, parameters: Sequence[Variable]) -> Variable:
 
 
 def split_angles(model: pm.Model, U: FloatArray, names: Sequence[str]) -> dict[str, float]:
-    """Angles that lie on both sides of the cut of their period, and where they lie.
+    """Angles that lie on both sides of the cut of their period, and their mean directions.
 
-    Their coordinate then scatters by more than the angle itself, whose standard deviation is
-    ``sqrt(-2 log R)`` with the length R of the mean direction. Of laws in the middle of a period,
-    wide and narrow ones, it does not; half more leaves room for the error of few particles.
+    The coordinate of such an angle scatters more than the angle itself. The angle has the standard
+    deviation ``sqrt(-2 log R)``, with the length R of the mean direction. If the posterior is in
+    the middle of a period, wide or narrow, the coordinate does not scatter more. A margin of a half
+    allows for the error of few particles.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def split_angles(model: pm.Model, U: FloatArray, names: Sequence[str]) -> dict[s
 def forward(
     rv: Variable, transform: Transform, value: Variable, parameters: Sequence[Variable]
 ) -> Variable:
-    """Unconstrained coordinates of a value; of an angle, those in one period."""
+    """Unconstrained coordinates of a value. For an angle they lie in one period."""
     if not isinstance(transform, CircularTransform):
         return transform.forward(value, *parameters)
     middle: Any = middle_of_period(rv, parameters)
@@ -154,7 +155,7 @@ def unconstrained(
         One entry for each free variable, under its own name (values as in the model) or the name
         of its value variable (unconstrained values).
     what : str, default "initial_ensemble"
-        What errors call them.
+        Name of the values in errors.
 
     Returns
     -------

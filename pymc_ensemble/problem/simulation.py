@@ -24,7 +24,7 @@ logger = logging.getLogger("pymc_ensemble")
 
 SIMULATION_SEED = 20220512
 
-# what parameters out of their domain, or of a shape that a sampler cannot take, lead to
+# errors of parameters that are outside of their domain, or have a shape that a sampler refuses
 DRAW_ERRORS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -36,12 +36,12 @@ class Draws:
     graph : sequence of TensorVariable
         Random expressions, drawn jointly.
     inputs : sequence of TensorVariable, default ()
-        What the graph is given.
+        Inputs of the graph.
 
     Notes
     -----
-    Whether all draws are made together is settled by the graph and by a trial at inputs of zero;
-    what happens at other inputs never changes it.
+    The graph and a trial at inputs of zero decide whether all draws are made together. Other inputs
+    never change this.
     """
 
     def __init__(self, graph: Sequence[TensorVariable], inputs: Sequence[TensorVariable] = ()):
@@ -52,7 +52,7 @@ class Draws:
         self._settled = False
         if any(v.owner and is_foreign(v.owner) for v in ancestors(graph)):
             return
-        # some distributions cannot be replicated; they are drawn one by one
+        # some distributions cannot be replicated, and are drawn one by one
         try:
             self._batch = Seeded(replicated(graph, n), [n, *inputs])
         except Exception as error:
@@ -61,7 +61,7 @@ class Draws:
     def __call__(
         self, size: int, rng: np.random.Generator, *arguments: np.ndarray
     ) -> list[np.ndarray]:
-        """Draw arrays with a leading dimension `size`; NaN where a draw failed."""
+        """Draw arrays with a leading dimension `size`. A draw that failed is NaN."""
         if not self._settled:
             self._settle()
         if self._batch is not None:
@@ -92,7 +92,7 @@ class Draws:
         try:
             _together(self._batch, 3, np.random.default_rng(0), *origin)
         except Exception as error:
-            with contextlib.suppress(Exception):  # which would be the fault of the point
+            with contextlib.suppress(Exception):  # an error here is the fault of the point
                 self._single(np.random.default_rng(0), *origin)
                 logger.debug("Draws cannot be made together: %r", error)
                 self._batch = None

@@ -1,4 +1,4 @@
-"""Whether data are possible under their distribution, whatever the unknowns are."""
+"""Checks that data are possible under their distribution, for some values of the unknowns."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.frontier import is_foreign
 from pymc_ensemble.problem.graphs import inlined, rewritten, substitute
 
-ANY_VALUES = (0.3, 0.7, 1.6)  # of outputs, whatever they are: no condition on them counts
+ANY_VALUES = (0.3, 0.7, 1.6)  # arbitrary values of outputs, as conditions on them do not count
 
 
 class NoDensityError(ValueError):
@@ -58,10 +58,10 @@ def check_density(name: str, density: Variable, values: Mapping[Variable, Variab
 def check_support(
     name: str, density: Variable, data: tuple[Variable, Variable], outputs: Sequence[Variable]
 ) -> None:
-    """Refuse data that no values of the outputs make possible, of any distribution.
+    """Refuse data that no values of the outputs make possible, for any distribution.
 
-    The density is taken as if all conditions that outputs have a part in were met. Where it is zero
-    then, and is not if the other conditions were met as well, these say so, of the data alone.
+    The density is computed as if all conditions that involve outputs were met. If it is zero even
+    so, but not if the other conditions were met, too, then the data alone violate these.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def check_support(
     """
     [density] = inlined([density])
     if any(is_foreign(node) for node in toposort([density])):
-        return  # which would have to be evaluated
+        return  # the check would need an evaluation
     graphs = [_if_met(density, outputs), _if_met(density, [*outputs, data[0]]), data[1]]
     evaluate = pytensor.function(
         list(outputs), substitute(graphs, dict([data])), mode=CHEAP_MODE, on_unused_input="ignore"
@@ -97,7 +97,7 @@ def check_support(
 
 
 def _if_met(density: Variable, variables: Sequence[Variable]) -> Variable:
-    """A log density without what makes it minus infinity by conditions on some variables."""
+    """A log density for which all conditions on some variables count as met."""
     met = partial(_met, variables=variables)
     while replacement := next(filter(None, map(met, toposort([density]))), None):
         [density] = substitute([density], dict([replacement]))
@@ -105,7 +105,7 @@ def _if_met(density: Variable, variables: Sequence[Variable]) -> Variable:
 
 
 def _met(node: Apply, variables: Sequence[Variable]) -> tuple[Variable, Variable] | None:
-    """Result of a condition, and what it is where the condition is met; None of other nodes."""
+    """Result of a condition, and its value if the condition is met. None for other nodes."""
     if isinstance(node.op, CheckParameterValue):
         return node.outputs[0], node.inputs[0]
     if not isinstance(getattr(node.op, "scalar_op", None), Switch):

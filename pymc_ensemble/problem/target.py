@@ -59,12 +59,12 @@ class Target:
 
     @property
     def stochastic(self) -> bool:
-        """Whether a forward model has declared noise of its own."""
+        """Whether a forward model is declared as stochastic."""
         return bool(getattr(self._forward, "stochastic", False))
 
     @property
     def workers(self) -> int:
-        """Evaluations that are made at the same time."""
+        """Number of evaluations at the same time."""
         return int(getattr(self._forward, "workers", 1))
 
     @cached_property
@@ -73,23 +73,23 @@ class Target:
         return self._prior.gaussian
 
     def evaluate(self, U: ArrayLike, seed: np.random.SeedSequence | None = None) -> Evaluations:
-        """Evaluate the forward map, once per member; a member may fail.
+        """Evaluate the forward map, once for each member. Members may fail.
 
         Parameters
         ----------
         U : array_like of shape (J, d)
             Points.
         seed : numpy.random.SeedSequence, optional
-            Seed of this batch, for a stochastic forward model (`forward_model`): its evaluations
-            get children of it. By default they follow from the points, and from how often each
-            was evaluated in this process.
+            Seed of this batch, for a stochastic `forward_model`. Each evaluation gets a child of
+            it. By default seeds follow from the points, and from how often each was evaluated in
+            this process.
 
         Returns
         -------
         Evaluations
             Outputs of shape (J, K), and which members failed and why.
         """
-        # a copy: what a function does to its argument is no concern of the caller
+        # a copy, so that the function cannot change the caller's array
         return self._forward(_rows(U, self.dimension).copy(), seed)
 
     def known_outputs(self, U: ArrayLike) -> FloatArray:
@@ -103,17 +103,16 @@ class Target:
         Returns
         -------
         ndarray of shape (n, K)
-            Of a stochastic forward model, those of one replicate.
+            Forward outputs. For a stochastic forward model, those of one replicate.
         """
-        # outside of a round forward models look for what is known, and make no replicates
+        # outside of a round forward models use known outputs, and make no replicates
         with looking_up():
             return self._forward.all(_rows(U, self.dimension))  # type: ignore[attr-defined]
 
     def compile(self) -> None:
-        """Compile the forward map, where there is something to compile.
+        """Compile the forward map, if it can be compiled.
 
-        Compiling takes place at the first evaluation otherwise: in every process anew, if that
-        comes after a fork.
+        Otherwise it is compiled at the first evaluation, and after a fork in every process anew.
 
         Notes
         -----
@@ -123,7 +122,7 @@ class Target:
         self._forward.compile()
 
     def forward(self, U: ArrayLike) -> FloatArray:
-        """Evaluate the forward map, once per member, for its outputs alone.
+        """Evaluate the forward map, once for each member, and return only its outputs.
 
         Parameters
         ----------
@@ -138,12 +137,12 @@ class Target:
         Raises
         ------
         ValueError
-            If the points have not d columns.
+            If the points do not have d columns.
         """
         return self.evaluate(U).outputs
 
     def loss(self, Z: ArrayLike) -> FloatArray:
-        """Negative log likelihood of the outputs, all constants included.
+        """Negative log likelihood of the outputs, with all constants.
 
         Parameters
         ----------
@@ -153,7 +152,7 @@ class Target:
         Returns
         -------
         ndarray of shape (J,)
-            +inf for rows that are not finite and where the density is zero.
+            Losses. +inf for rows that are not finite, or have a density of zero.
         """
         return _finite_rows(self._likelihood.loss, _rows(Z, self.n_outputs), np.inf)
 
@@ -173,7 +172,7 @@ class Target:
         return _finite_rows(self._likelihood.gradient, _rows(Z, self.n_outputs), np.nan)
 
     def loss_and_gradient(self, Z: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Loss and its gradient, for less than what two calls cost where both are compiled.
+        """Loss and its gradient. For compiled functions this costs less than two calls.
 
         Parameters
         ----------
@@ -184,7 +183,7 @@ class Target:
         -------
         loss : ndarray of shape (J,)
         gradient : ndarray of shape (J, K)
-            As `loss` and `loss_gradient` give them.
+            The same as from `loss` and `loss_gradient`.
         """
         Z = _rows(Z, self.n_outputs)
         both = _for_finite_rows(self._likelihood, "loss_and_gradient", Z)
@@ -206,7 +205,7 @@ class Target:
         return _finite_rows(self._likelihood.curvature, _rows(Z, self.n_outputs), np.nan)
 
     def misfit(self, Z: ArrayLike) -> FloatArray:
-        """Misfit per datum: how much the loss exceeds what it is for data that follow the outputs.
+        """Misfit per datum: excess of the loss over its mean for data that follow the outputs.
 
         Parameters
         ----------
@@ -216,14 +215,14 @@ class Target:
         Returns
         -------
         ndarray of shape (J,)
-            One if the loss is what it is on average for data drawn from the likelihood with these
-            outputs; for Gaussian noise, the mean squared residual in its standard deviations. NaN
-            for rows that are not finite, and where data cannot be drawn.
+            One if the loss has its mean over data drawn from the likelihood with these outputs. For
+            Gaussian noise it is the mean squared residual, in units of its variance. NaN for rows
+            that are not finite, and if data cannot be drawn.
 
         Notes
         -----
-        It is ``1 + 2 (loss - E loss) / n`` with n data; the expectation, over data that the
-        likelihood has for the outputs, is estimated from 64 simulated data sets unless it is known.
+        It is ``1 + 2 (loss - E loss) / n`` with n data. The expectation is over data that follow
+        the likelihood with these outputs. If it is not known, 64 simulated data sets estimate it.
 
         Examples
         --------
@@ -251,7 +250,7 @@ class Target:
         Returns
         -------
         ndarray of shape (J, d)
-            In unconstrained coordinates.
+            Members in unconstrained coordinates.
 
         Raises
         ------
@@ -267,7 +266,7 @@ class Target:
         return self._prior.sample(size, rng)
 
     def check_prior(self, U: ArrayLike) -> None:
-        """Refuse a prior that gives none of the points a density, before they are evaluated.
+        """Refuse a prior without a density at any of the points, before they are evaluated.
 
         Parameters
         ----------
@@ -277,7 +276,7 @@ class Target:
         Raises
         ------
         ValueError
-            If the density is zero, or no number, at all of them. It names the part of the model.
+            If the density is zero or NaN at all points. The error names the part of the model.
         """
         U = _rows(U, self.dimension)
         if len(U) and not np.isfinite(self._prior.potential(U)).any():
@@ -301,8 +300,8 @@ class Target:
         Returns
         -------
         ndarray of shape (J,)
-            Jacobians of the transforms and potentials of the model included; +inf where the
-            density is zero or the point not finite.
+            Potentials, with the Jacobians of the transforms and the potentials of the model. +inf
+            if the density is zero or the point is not finite.
         """
         return _finite_rows(self._prior.potential, _rows(U, self.dimension), np.inf)
 
@@ -322,12 +321,12 @@ class Target:
         Raises
         ------
         ValueError
-            If the points have not d columns.
+            If the points do not have d columns.
         """
         return _finite_rows(self._prior.gradient, _rows(U, self.dimension), np.nan)
 
     def prior_and_gradient(self, U: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Prior potential and its gradient, for less than what two calls cost.
+        """Prior potential and its gradient, which costs less than two calls.
 
         Parameters
         ----------
@@ -338,7 +337,7 @@ class Target:
         -------
         potential : ndarray of shape (J,)
         gradient : ndarray of shape (J, d)
-            As `prior_potential` and `prior_gradient` give them.
+            The same as from `prior_potential` and `prior_gradient`.
         """
         U = _rows(U, self.dimension)
         both = _for_finite_rows(self._prior, "potential_and_gradient", U)
@@ -360,7 +359,7 @@ class Target:
         Raises
         ------
         ValueError
-            If the point has not d entries.
+            If the point does not have d entries.
         """
         [point] = _rows(np.atleast_2d(np.asarray(u, dtype=np.float64)), self.dimension)
         return self._prior.hessian(point)
@@ -374,14 +373,14 @@ def _rows(values: ArrayLike, columns: int) -> FloatArray:
 
 
 def _for_finite_rows(part: Any, method: str, rows: FloatArray) -> Callable[..., Any] | None:
-    """Return what a part has for value and gradient at once, if it has it and rows are finite."""
+    """Method of a part for value and gradient at once, if it exists and rows are finite."""
     return getattr(part, method, None) if np.isfinite(rows).all() else None
 
 
 def _finite_rows(
     function: Callable[[FloatArray], FloatArray], rows: FloatArray, otherwise: float
 ) -> FloatArray:
-    """Apply a function to the finite rows; the others get a constant."""
+    """Apply a function to the finite rows. Other rows get a constant."""
     finite = np.isfinite(rows).all(axis=1)
     if finite.all():
         return function(rows)

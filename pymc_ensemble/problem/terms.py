@@ -38,7 +38,7 @@ TRANSLATIONS = (
     pm.Logistic.rv_type,
     pm.Gumbel.rv_type,
 )
-LARGEST_LOSS = 1e290  # beyond it a density is zero
+LARGEST_LOSS = 1e290  # a larger loss means a density of zero
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Term:
     loss : TensorVariable
         Scalar loss as a function of `holes` and `observation`.
     observation, data : TensorVariable
-        A variable in place of the values of the variable, and these: data or one of the holes.
+        A variable in place of the values, and the values themselves: data or one of the holes.
     weights : list of TensorVariable or None
         Fisher weights in closed form, of the shapes of `holes`.
     variable : TensorVariable
-        The random variable given the holes, to simulate from.
+        The random variable given the holes, for simulations.
     quadratic : bool
         Whether the loss is quadratic in the outputs with constant curvature.
     unknown_noise : bool, default False
@@ -85,7 +85,7 @@ class Term:
 def density_term(output: TensorVariable) -> Term:
     """Likelihood whose only output, of shape (1,), is its loss.
 
-    A loss beyond `LARGEST_LOSS` stands for a density of zero: that is no failure of the model.
+    A loss above `LARGEST_LOSS` means a density of zero, which is not a failure of the model.
     """
     hole = pt.vector("loss", shape=(1,), dtype="float64")
     output = pt.specify_shape(
@@ -110,8 +110,8 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     Returns
     -------
     Term
-        Where the variable is itself unknown, the outputs are its distance from its location, or,
-        in a family without one, its parameters and its values.
+        The term. If the variable is unknown itself, the outputs are its distance from its location.
+        In a family without a location they are its parameters and its values.
     """
     name = site.name
     site = one_after_the_other(site, output_shape(site.value, root, site.value, name))
@@ -151,7 +151,7 @@ def make_term(site: Site, root: TensorVariable) -> Term:
         for v, n, hole in zip(frontier.inputs, naturals, holes, strict=False)
     }
     rv_given = _without_shapes(substitute([rv], given)[0], site, root)
-    # PyMC looks for constant bounds that are infinite: behind an operation it would miss them
+    # PyMC looks for constant infinite bounds, and would miss them behind an operation
     [rv_given] = rewritten([rv_given], (), custom_rewrite=topo_constant_folding)
 
     data = site.value
@@ -163,7 +163,7 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     missing = None
     if entangled:
         missing = holes[-1]
-    elif site.missing is not None:  # of no influence, as the entries are independent
+    elif site.missing is not None:  # of no effect: entries are independent
         missing = pt.zeros(output_shape(site.missing, root, site.missing, name))
     if factor is not None and missing is None:
         loss = whitened_loss(holes[0], observation, factor)
@@ -210,7 +210,8 @@ def make_term(site: Site, root: TensorVariable) -> Term:
 def usual_value(role: Role, natural: Natural, hole: TensorVariable) -> TensorVariable:
     """Value of an output at which a distribution exists: one for rates, even probabilities.
 
-    Scales are two: at one, shape parameters of some families make a density at the bound finite.
+    For scales it is two: at one, shape parameters of some families make the density at the bound
+    finite.
     """
     value, (lower, upper) = float(np.log(2)) if role is Role.SCALE else 0.0, natural.bounds
     if lower >= 0:  # not behind a link
@@ -237,7 +238,7 @@ def log_density(
 
 
 def _without_shapes(rv: TensorVariable, site: Site, root: TensorVariable) -> TensorVariable:
-    """Replace what is left of the unknowns, which is only their shape, by zeros."""
+    """Replace remaining unknowns, of which only the shape matters, by zeros."""
     upstream = set(ancestors([rv]))
     left = {
         v: v.type.filter_variable(
@@ -311,7 +312,7 @@ def output_shape(
     root : TensorVariable
         The vector of unknowns.
     value : TensorVariable
-        Values of the random variable, with which the output is aligned if all else fails.
+        Values of the random variable. If all else fails, the output is aligned with them.
     name : str
         Name of the random variable.
 
@@ -322,7 +323,7 @@ def output_shape(
     Raises
     ------
     ValueError
-        If the shape cannot be told.
+        If the shape is not known.
     """
     if None not in output.type.shape:
         return output.type.shape

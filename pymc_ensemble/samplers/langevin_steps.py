@@ -22,7 +22,7 @@ def stable(largest: float, drift: Array) -> float:
 
 
 def log_ratio(forth: Array, back: Array, step_size: float | Array) -> Array:
-    """Log ratio of the densities of moves back and forth, from what is noise in them, (..., d)."""
+    """Log ratio of the densities of moves back and forth, from their noise, shape (..., d)."""
     ratio: Array = ((forth**2).sum(-1) - (back**2).sum(-1)) / (4 * step_size)  # eq. (L3)
     return ratio
 
