@@ -3,12 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytensor
+import pytensor.tensor as pt
 from pytensor.compile.builders import OpFromGraph
 from pytensor.gradient import NullTypeGradError
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import graph_replace
+from pytensor.graph.rewriting.basic import in2out, node_rewriter
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import toposort
+from pytensor.tensor.shape import Shape
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY
@@ -53,10 +59,20 @@ def is_differentiable(graph: TensorVariable, wrt: TensorVariable) -> bool:
     return True
 
 
+@node_rewriter([Shape])
+def _known_shape(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
+    """A shape that the type tells: parts of it become constants, and are known in a batch."""
+    shape = node.inputs[0].type.shape
+    return None if None in shape else [pt.constant(np.array(shape, dtype="int64"))]
+
+
 def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
     """Stabilize graphs. Outside of the support the log density is minus infinity, not an error."""
     rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
-    return inlined(rewritten(inlined(graphs), rewrites))
+    graphs = inlined(graphs)
+    if any(isinstance(node.op, Shape) for node in toposort(graphs)):
+        graphs = rewritten(graphs, (), custom_rewrite=in2out(_known_shape))
+    return inlined(rewritten(graphs, rewrites))
 
 
 def gradients(
