@@ -1,4 +1,4 @@
-"""The arguments of a forward model in a graph: which inputs they hold, and in which form."""
+"""Arguments of a forward model in a graph: the inputs that they hold, and their forms."""
 
 import dataclasses
 import inspect
@@ -18,13 +18,13 @@ from .containers import Form
 from .numbers import dropped
 
 OPTIONS = (str, bytes, bool, int, float, complex, NoneType, Enum)
-"""What a container may hold beside inputs, as it is."""
+"""Types of other values in a container, which stay as they are."""
 ATOMS = (*OPTIONS, np.generic, type, FunctionType, BuiltinFunctionType, ModuleType)
-DEPTH = 8  # of containers in containers, in which variables are looked for
+DEPTH = 8  # largest depth of nested containers in which variables are searched
 
 
 def is_symbolic(value: Any) -> bool:
-    """Whether a value is a variable of PyTensor, or holds one, however deep."""
+    """Whether a value is a variable of PyTensor, or holds one at any depth."""
     return _holds(value, DEPTH, set())
 
 
@@ -41,7 +41,7 @@ def _holds(value: Any, depth: int, seen: set[int]) -> bool:
 
 
 def _entries(value: Any) -> Iterable[Any] | None:
-    """What a container holds; None if it is an object with attributes."""
+    """Entries of a container. None if it is an object with attributes."""
     if isinstance(value, Mapping):
         return [*value.keys(), *value.values()]
     if isinstance(value, list | tuple | set | frozenset | deque):
@@ -191,7 +191,7 @@ def _is_series(value: Any) -> bool:
 
 
 def _record(value: Any) -> dict[str, Any] | None:
-    """Attributes of an object that is nothing but its attributes."""
+    """Attributes of an object that has only attributes."""
     is_attrs = hasattr(type(value), "__attrs_attrs__")
     if not (dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace) or is_attrs):
         return None
@@ -218,7 +218,7 @@ def parameter_names(
 def check_arguments(
     function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    """Refuse arguments that the function does not take, as every evaluation would fail."""
+    """Refuse arguments that the function does not take, because every evaluation would fail."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

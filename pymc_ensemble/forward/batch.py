@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass
 class Batch:
-    """Points on their way to outputs.
+    """Points of a batch, with their outputs as far as they are known.
 
     Attributes
     ----------
@@ -26,12 +26,12 @@ class Batch:
     keys : list of bytes
         The points, as keys of dictionaries.
     seeds : list of Seed or None
-        Of stochastic functions.
+        Seeds of a stochastic function.
     replicates : list of str
         Names of the replicates in a store.
     outputs : ndarray of shape (n, K)
     reasons : dict of int to str
-        Rows that failed, and why.
+        Rows that failed, with the reasons.
     """
 
     signature: Signature
@@ -43,7 +43,7 @@ class Batch:
     reasons: dict[int, str] = field(default_factory=dict)
 
     def finite_rows(self) -> Sequence[int]:
-        """Rows with finite inputs; the others fail."""
+        """Rows with finite inputs. The others fail."""
         finite = np.isfinite(self.points)
         if finite.all():
             return range(len(self.points))
@@ -65,7 +65,7 @@ class Batch:
         return list(first.values()), repeated
 
     def chunk(self, rows: Sequence[int], keys: list[Key] | None, attempt: int) -> Chunk:
-        """What is handed to the workers for some rows."""
+        """Chunk of some rows, for the workers."""
         seeds = None
         if self.seeds is not None:
             again = (attempt,) if attempt else ()
@@ -86,14 +86,14 @@ class Batch:
                     self.reasons[i] = outcomes.reasons[j]
 
     def fill(self, row: int, outputs: Any, reason: str | None) -> None:
-        """Fill in one row; it failed if there is a reason."""
+        """Fill in one row. It failed if there is a reason."""
         self.outputs[row] = outputs
         self.reasons.pop(row, None)
         if reason:
             self.reasons[row] = reason
 
     def recall(self, row: int, known: FloatArray | None) -> bool:
-        """Fill in what is known, if it is; return whether it is."""
+        """Fill in known outputs, if there are any. Return whether there are."""
         if known is not None:
             self.outputs[row] = known
         return known is not None

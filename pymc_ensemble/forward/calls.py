@@ -1,6 +1,6 @@
-"""One call of the user's function: given up after a time-out, and what is said of a failure.
+"""One call of the user's function, with a time-out, and the message of a failure.
 
-As `members`, this module goes to workers by value.
+This module goes to workers by value, as `members` does.
 """
 
 import threading
@@ -13,19 +13,19 @@ ABANDONED = "abandoned forward model"  # name of threads whose call was given up
 
 
 class ProgramFailed(RuntimeError):
-    """An external program failed; its message says all that is to be said."""
+    """An external program failed. The message is complete without a traceback."""
 
 
 class TimedOut(Exception):
-    """A call took longer than it may."""
+    """A call took longer than the time-out."""
 
 
 class Abandoned(TimedOut):
-    """A call that took longer than it may, and goes on in a thread of this process."""
+    """A call took longer than the time-out, and goes on in a thread of this process."""
 
 
 def within(seconds: float, function: Callable[[], Any]) -> Any:
-    """Call a function in a thread, which is left to itself if it takes too long."""
+    """Call a function in a thread. The thread is abandoned if it takes too long."""
     done: list[tuple[bool, Any]] = []
 
     def target() -> None:
@@ -51,7 +51,7 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
 
 
 def is_undisturbed(seconds: float) -> bool:
-    """Whether no call that was given up goes on in this process; wait for it, but no longer."""
+    """Whether no abandoned call goes on in this process, after waiting for at most `seconds`."""
     deadline = time.monotonic() + seconds
     for thread in threading.enumerate():
         if thread.name == ABANDONED:
@@ -62,9 +62,9 @@ def is_undisturbed(seconds: float) -> bool:
 
 
 def short_traceback(error: BaseException, frames: int = 3) -> str:
-    """Format the innermost frames of an exception, its causes left out.
+    """Format the innermost frames of an exception, without its causes.
 
-    Of a program that failed, the message is enough: the frames are those of this package.
+    For a program that failed, only the message is used, as the frames are those of this package.
 
     Parameters
     ----------
@@ -83,4 +83,4 @@ def short_traceback(error: BaseException, frames: int = 3) -> str:
         stack = traceback.extract_tb(error.__traceback__)[-frames:]
         lines = ["Traceback (most recent call last):\n", *traceback.format_list(stack)]
         text = "".join([*lines, *traceback.format_exception_only(error)]).strip()
-    return text.encode(errors="backslashreplace").decode()  # a store takes no lone surrogates
+    return text.encode(errors="backslashreplace").decode()  # a store refuses lone surrogates

@@ -1,4 +1,4 @@
-"""What the code of a function is, and which names of its surroundings it reads."""
+"""Code of a function, and the names outside of it that it reads."""
 
 import dis
 import sys
@@ -15,21 +15,21 @@ from weakref import WeakKeyDictionary
 
 LIBRARIES = ("site-packages", "dist-packages")
 BY_NAME = frozenset({"eval", "exec", "globals", "__import__"})
-"""Built-in functions that read names which are not in the code."""
+"""Built-in functions that read names that do not appear in the code."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """What is to know about a code object.
+    """Facts about a code object.
 
     Attributes
     ----------
     digest : bytes
-        Of the instructions and constants; comments, line numbers and names of files do not count.
+        Digest of the instructions and constants, without comments, line numbers and file names.
     reads : tuple of tuple of str
-        Global names, each followed by the attributes that are read of it.
+        Global names, each followed by those of its attributes that are read.
     imports : tuple of (str, int, tuple of str)
-        Modules that are imported inside, the level, and the names that are taken from them.
+        Modules that are imported inside, the level, and the names that are imported from them.
     names : frozenset of str
         All names and attributes.
     """
@@ -44,7 +44,7 @@ _known: "WeakKeyDictionary[types.CodeType, Code]" = WeakKeyDictionary()
 
 
 def code_of(code: types.CodeType) -> Code:
-    """What is to know about a code object; code does not change."""
+    """Facts about a code object, which never change."""
     if code not in _known:
         reads, imports, names = set(), set(), set()
         for part in _parts(code):
@@ -110,7 +110,7 @@ def _read(code: types.CodeType) -> tuple[set, set]:
 
 
 def _level(instructions: list[dis.Instruction], at: int) -> int:
-    """How many dots stand before the name of an imported module."""
+    """Number of dots before the name of an imported module."""
     constants = [i.argval for i in instructions[max(0, at - 2) : at]]
     return next((value for value in constants if type(value) is int), 0)
 
@@ -136,12 +136,12 @@ def _in_library(file: str) -> bool:
 
 
 def installed(name: str, file: str | None = None) -> str:
-    """Name and version of the package that a module is from; "" if it is the user's own.
+    """Name and version of the package of a module. "" if it is the user's own.
 
     Parameters
     ----------
     name : str
-        Of the module.
+        Name of the module.
     file : str, optional
         Its file, if the module is not the one that was imported under this name.
     """
@@ -160,7 +160,7 @@ def installed(name: str, file: str | None = None) -> str:
 
 
 def module_named(name: str, level: int, namespace: dict[str, Any]) -> types.ModuleType | str:
-    """Module that a function imports, or what is to know about it if it is not imported yet."""
+    """Module that a function imports, or a description if it is not yet imported."""
     if level:
         try:
             name = resolve_name("." * level + name, namespace.get("__package__"))
@@ -181,5 +181,5 @@ def module_named(name: str, level: int, namespace: dict[str, Any]) -> types.Modu
         return installed(package, spec.origin)
     try:
         return import_module(name)
-    except Exception:  # of the module's own code, whatever it is: there is nothing to compare
+    except Exception:  # any error of the module's own code: there is nothing to compare
         return "missing"

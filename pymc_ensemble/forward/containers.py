@@ -1,7 +1,7 @@
-"""Arguments that hold several inputs: how they are put together again for a call.
+"""Arguments that hold several inputs, and how they are rebuilt for a call.
 
-Workers of foreign executors get this module by value, so it needs NumPy and the standard library
-alone.
+Workers of foreign executors get this module by value, so it uses only NumPy and the standard
+library.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def build(form: Form, inputs: Sequence[Any]) -> Any:
 
 
 def values_in(form: Form) -> list[Any]:
-    """Values of a form that are no inputs, with their types, in order."""
+    """Values of a form that are not inputs, with their types, in order."""
     if form[0] == "value":
         return [form[1:]]
     if form[0] == "input":
@@ -35,7 +35,7 @@ def values_in(form: Form) -> list[Any]:
 
 
 def _instance(made_by: tuple[Any, tuple[str, ...]], parts: list[Any]) -> Any:
-    """Object with these attributes; its constructor is not called, as it ran before."""
+    """Object with these attributes, without a call of its constructor, which ran before."""
     cls, names = made_by
     instance = cls.__new__(cls)
     for name, part in zip(names, parts, strict=True):

@@ -1,4 +1,4 @@
-"""Digests of arrays and files, found again fast where nothing has changed."""
+"""Digests of arrays and files, fast if nothing has changed."""
 
 import stat
 import time
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-LARGE_BYTES = 2**16  # from here on an array is kept to be compared, 50 us for 1 MB
-COPIES_BYTES = 2**28  # of arrays that are kept; others are hashed, 1 ms for 1 MB
+LARGE_BYTES = 2**16  # a copy of a larger array is kept and compared: 50 us for 1 MB
+COPIES_BYTES = 2**28  # most bytes of such copies; other arrays are hashed: 1 ms for 1 MB
 RACY_SECONDS = 2.0  # a file that was written so shortly before it was read is read again
 
 _arrays: dict[int, tuple[weakref.ref, np.ndarray, bytes]] = {}
 
 
 def of_array(array: np.ndarray, plain: np.ndarray) -> bytes:
-    """Digest of the values; large ones are compared with a copy, twenty times as fast."""
+    """Digest of the values. Large arrays are compared with a copy, which is 20 times faster."""
     data = np.ascontiguousarray(plain).reshape(-1).view(np.uint8)
     if data.nbytes < LARGE_BYTES:
         return blake2b(data, digest_size=16).digest()
@@ -35,7 +35,7 @@ _contents: dict[Path, tuple[tuple[int, ...], bytes]] = {}
 
 
 def of_file(path: Path) -> bytes:
-    """Digest of a file; it is read again when its time, size or place have changed."""
+    """Digest of a file, which is read again if its time, size or place has changed."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""The file of a store: opened, refused if it is not ours or damaged, and closed before a fork.
+"""The file of a store. Other and damaged files are refused. It is closed before a fork.
 
-It is an SQLite database. SQLite comes with Python, keeps its promises when a process is killed,
-lets several processes write, and its content can be read without executing any of it.
+It is an SQLite database. SQLite comes with Python, is safe when a process is killed, and lets
+several processes write. Its content can be read without executing any of it.
 """
 
 import json
@@ -20,10 +20,10 @@ from uuid import uuid4
 from .evaluation import ForwardModelError
 from .wal import damage
 
-APPLICATION_ID = 0x70656D73  # marks the files as ours
+APPLICATION_ID = 0x70656D73  # marks files of this package
 FORMAT = "1"
 BUSY_SECONDS = 300.0
-DEAR_SECONDS = 0.1  # of evaluation, for which it is worth to wait for the disk
+DEAR_SECONDS = 0.1  # for longer evaluations it pays to wait for the disk
 COLUMNS = (
     "version, parameters, replicate, attempt, status, outputs, reason, started, seconds, worker"
 )
@@ -41,26 +41,26 @@ INSERT INTO about VALUES ('format', '{FORMAT}');
 PRAGMA application_id = {APPLICATION_ID};
 COMMIT;
 """
-HEADER_BYTES = 100  # of any database; a file that has less is something else
+HEADER_BYTES = 100  # header of any database; a smaller file is something else
 NOTHING_IS_RUN = {
     sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER: False,
     sqlite3.SQLITE_DBCONFIG_ENABLE_VIEW: False,
     sqlite3.SQLITE_DBCONFIG_TRUSTED_SCHEMA: False,
     sqlite3.SQLITE_DBCONFIG_DEFENSIVE: True,
 }
-UNREADABLE = (MemoryError, OverflowError, UnicodeDecodeError)  # what damage leads to, beside errors
+UNREADABLE = (MemoryError, OverflowError, UnicodeDecodeError)  # damage may lead to these, too
 
 
 class StoreError(ForwardModelError):
-    """A file that is not an evaluation store, not that of this model, or damaged."""
+    """A file that is not an evaluation store, belongs to another model, or is damaged."""
 
 
 _open: "weakref.WeakSet[Database]" = weakref.WeakSet()  # with a connection in this process
-_guard = threading.RLock()  # one operation at a time, and no fork in the midst of it
+_guard = threading.RLock()  # one operation at a time, and no fork during it
 
 
 def _before_fork() -> None:
-    """Close all connections: SQLite's locks do not survive a fork. They are opened when needed."""
+    """Close all connections, as SQLite's locks do not survive a fork. They reopen when needed."""
     _guard.acquire()
     for store in list(_open):
         store.close()
@@ -94,14 +94,14 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the file; it is opened again when needed."""
+        """Close the file. It reopens when needed."""
         with _guard:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
     def _connected(self) -> sqlite3.Connection:
-        """Connection of this process, to be used under the guard."""
+        """Connection of this process. Use it only under the guard."""
         if self._connection is None:
             self._connection = self._opened()
             _open.add(self)
@@ -135,13 +135,13 @@ class Database:
             raise self._unusable(error) from error
         try:
             self._prepare(connection)
-        except BaseException:  # raised again: the file is only not left open
+        except BaseException:  # close the file, and raise again
             connection.close()
             raise
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the file ours if it is new, and refuse it if it is not."""
+        """Make a new file a store, and refuse other files."""
         with self._reading():
             for setting, value in NOTHING_IS_RUN.items():
                 connection.setconfig(setting, value)
@@ -162,7 +162,7 @@ class Database:
             self._check(connection)
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Read everything once in a run: no damage goes unnoticed."""
+        """Read everything once in a run, so that damage is noticed."""
         if self._checked:
             return
         about = dict(connection.execute("SELECT name, value FROM about").fetchall())
@@ -185,7 +185,7 @@ class Database:
         self._checked = True
 
     def _create(self) -> None:
-        """Make a new store, complete or not at all, though others may do so at the same time."""
+        """Make a new store, complete or not at all. Others may do so at the same time."""
         new = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
         try:
             connection = sqlite3.connect(new, isolation_level=None)
@@ -219,7 +219,7 @@ class Database:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Say whose errors these are: of the machine, or of what is in the file."""
+        """Tell errors of the machine from damage of the file."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -232,10 +232,10 @@ class Database:
             return self._connected().execute(query, values).fetchall()
 
     def _insert(self, rows: Sequence[Sequence[Any]]) -> int:
-        """Insert rows whose keys are new, and return their number."""
+        """Insert rows with new keys, and return their number."""
         with _guard:
             connection = self._connected()
-            # a killed process loses nothing either way; what was dear is to survive a power failure
+            # a killed process loses nothing; expensive evaluations also survive a power failure
             dear = sum(row[-3] for row in rows) > DEAR_SECONDS
             connection.execute(f"PRAGMA synchronous = {'FULL' if dear else 'NORMAL'}")
             before = connection.total_changes

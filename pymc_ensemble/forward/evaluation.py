@@ -16,7 +16,7 @@ logger = logging.getLogger("pymc_ensemble")
 
 
 class ForwardModelError(RuntimeError):
-    """A forward model that cannot be evaluated here at all; no failure of a member."""
+    """A forward model cannot be evaluated here at all. It is not the failure of a member."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Evaluations:
 def evaluate_rows(
     function: Callable[[FloatArray], ArrayLike], points: FloatArray, n_outputs: int
 ) -> Evaluations:
-    """Call a function of one point for each row; a member that raises becomes a failed row.
+    """Call a function of one point for each row. If it raises an error, the row has failed.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ def evaluate_rows(
     Returns
     -------
     Evaluations
-        `KeyboardInterrupt` passes through; every other exception is kept as the reason of the
-        failed row.
+        Outputs and failures. `KeyboardInterrupt` passes through. Any other exception is the reason
+        of the failed row.
     """
     outputs = np.full((len(points), n_outputs), np.nan)
     errors = []
@@ -138,7 +138,7 @@ def evaluate_rows(
 def evaluate_batch(
     function: Callable[[FloatArray], ArrayLike], points: FloatArray, n_outputs: int
 ) -> Evaluations:
-    """Call a function of many points; if it raises, find out which members are to blame.
+    """Call a function of many points. If it raises an error, find the members that fail.
 
     Parameters
     ----------
@@ -152,10 +152,10 @@ def evaluate_batch(
     Returns
     -------
     Evaluations
-        After an exception the points are evaluated one by one.
+        Outputs and failures. After an exception the points are evaluated one by one.
     """
     try:
-        # a copy: a function that fails may have written into its argument
+        # a copy, as a function that fails may have written into its argument
         outputs = np.asarray(unwrapped(function(points.copy())), dtype=np.float64)
         if outputs.shape == (len(points), n_outputs):
             return Evaluations.from_outputs(outputs)

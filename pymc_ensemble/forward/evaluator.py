@@ -1,4 +1,4 @@
-"""A function that is evaluated in batches: remembered, stored, seeded, by workers."""
+"""A function that is evaluated in batches, with workers, seeds, a memory and a store."""
 
 import logging
 import os
@@ -35,11 +35,11 @@ FloatArray = NDArray[np.float64]
 logger = logging.getLogger("pymc_ensemble")
 
 UNSEEDED = 0x5EED  # entropy of stochastic evaluations outside of a run
-SHARE_OF_LOOKING = 0.1  # of the time of another step method; see `Evaluator._begin`
+SHARE_OF_LOOKING = 0.1  # share of another step method's time for comparisons; see `_begin`
 
 
 def watches_its_clock(function: Any) -> bool:
-    """Whether a call ends on its own after the time-out: programs and services."""
+    """Whether a call ends by itself after the time-out, as for programs and services."""
     return isinstance(function, ExternalProgram | UMBridgeModel)
 
 
@@ -75,7 +75,7 @@ class Evaluator:
         self.timeout, self.retries = timeout, retries
         self.store_path = store
         self._version, self._depends_on = version, depends_on
-        self._told: tuple[Watch, str] | None = None  # what it was where it was pickled
+        self._told: tuple[Watch, str] | None = None  # the function where it was pickled
         self._token, self._pid = uuid4().hex, os.getpid()
         self._spill = Spill(f"pymc_ensemble-{self._token}")
         weakref.finalize(self, _forget, self._token, os.getpid(), self._spill.folder)
@@ -93,7 +93,7 @@ class Evaluator:
 
     @property
     def version(self) -> str:
-        """Version of the function, as it was when it was last used; "" without a store."""
+        """Version of the function at its last use. "" without a store."""
         if self._version is not None or self.store_path is None:
             return str(self._version or "")
         if not self._runtime.version:
@@ -102,14 +102,14 @@ class Evaluator:
 
     @property
     def _runtime(self) -> Runtime:
-        """What this process has for the model."""
+        """Runtime of the model in this process."""
         runtime = _runtimes.get(self._token)
         if runtime is not None and runtime.pid == os.getpid():
             return runtime
         inherited, runtime = runtime, Runtime()
         executor: Any = self.executor
         if self._pid != os.getpid() and not isinstance(executor, Recipe):
-            executor = Recipe.of(executor)  # workers of another process are not ours
+            executor = Recipe.of(executor)  # workers belong to one process
         runtime.executor = executor.make() if isinstance(executor, Recipe) else executor
         if inherited is not None:  # by a fork
             runtime.inherit(inherited)
@@ -118,12 +118,12 @@ class Evaluator:
 
     @property
     def n_evaluations(self) -> int:
-        """Evaluations that this process has asked for, those that were already known left out."""
+        """Number of evaluations of this process, without those that were already known."""
         return self._runtime.n_evaluations
 
     @property
     def workers(self) -> int:
-        """Evaluations that are made at the same time."""
+        """Number of evaluations at the same time."""
         return number_of_workers(self._runtime.executor)
 
     @property
@@ -132,7 +132,7 @@ class Evaluator:
         return self._store("")
 
     def _store(self, mark: str) -> EvaluationStore | None:
-        """Evaluations with these values of what is the same for all points."""
+        """Evaluations for these values of the inputs that are the same for all points."""
         if self.store_path is None:
             return None
         version = f"{self.version}+{mark}" if mark else self.version
@@ -142,14 +142,14 @@ class Evaluator:
         return stores[version]
 
     def close(self) -> None:
-        """Stop the workers that were started for this model; they start again when needed."""
+        """Stop the workers that were started for this model. They start again when needed."""
         self._runtime.close()
 
     def forget(self) -> None:
         """Forget all evaluations, and stop the workers.
 
-        For changes of what the function depends on that cannot be told, such as those of a
-        library outside of Python. What is in a store stays there.
+        Call it after changes that cannot be detected, such as those of a library outside of Python.
+        Evaluations in a store stay there.
         """
         self._runtime.forget()
         if self._pid == os.getpid():
@@ -158,10 +158,10 @@ class Evaluator:
     # -- whether the function is the same ---------------------------------------------------------
 
     def _begin(self, proposal: bool = False) -> bool:
-        """Look whether the function is the same as before; if not, forget what it gave.
+        """Compare the function with the one before. If it has changed, forget its outputs.
 
-        For the proposals of another step method, which come one by one, no more than a tenth of
-        the time is spent on it.
+        Proposals of another step method come one by one. For these, at most a tenth of the time is
+        spent on comparisons.
         """
         runtime, began = self._runtime, perf_counter()
         waited = began - runtime.looked
@@ -188,7 +188,7 @@ class Evaluator:
         return True
 
     def _compare(self, runtime: Runtime, watch: Watch) -> list[str]:
-        """Compare the function in this process with that where it came from."""
+        """Compare the function in this process with the one in the process it came from."""
         watch.begin()
         if self._told is None:
             return []
@@ -207,7 +207,7 @@ class Evaluator:
 
     @contextmanager
     def _calling(self, looked: bool, here: bool) -> Iterator[None]:
-        """Take note of what the function changes itself, where it is called in this process."""
+        """Note what the function changes itself, if it is called in this process."""
         try:
             yield
         finally:
@@ -235,7 +235,7 @@ class Evaluator:
                 fixed=site.fixed,
             )
             if site.store is not None:
-                # it is checked here, not in every worker
+                # check it here, not in every worker
                 messages.tell_of_store(self.name, site.store)
             site.backend = backend(self._runtime.executor, task, self._timeout)
         return site.backend
@@ -257,31 +257,30 @@ class Evaluator:
         points : ndarray of shape (n, d)
             Inputs, one flat vector for each point.
         this : Round, optional
-            The round that the batch belongs to. Without one, a stochastic function is called once
-            for a point.
+            The round of the batch. Without a round, a stochastic function is called once for each
+            point.
         fixed : tuple of ndarray
             Inputs that are the same for all points.
         rounding : Rounding, optional
-            How far points that were drawn before may have moved; None if only the very point is
-            the same.
+            Rounding by which earlier draws may have moved. None if points must be identical.
         proposal : bool, default False
             Whether the points are those of another step method.
 
         Returns
         -------
         outputs : ndarray of shape (n, K)
-            NaN in the rows that failed.
+            Outputs, with NaN in the rows that failed.
         failures : dict of int to str
-            Why they did.
+            Reasons of these failures.
         """
         looked = self._begin(proposal)
         site = self._runtime.site(signature, fixed)
-        self._backend(site)  # what cannot be used is refused before anything is evaluated
+        self._backend(site)  # refuse an unusable executor before anything is evaluated
         keys = as_bytes(points)
         seeds, replicates = self._randomness(keys, this)
         outputs = np.empty((len(points), signature.n_outputs))
         batch = Batch(signature, points, keys, seeds, replicates, outputs)
-        new = bool(self.random) and this is not None  # a replicate, whatever is known
+        new = bool(self.random) and this is not None  # a new replicate, even if the point is known
         rows = batch.finite_rows()
         repeated: dict[int, int] = {}
         if not new:
@@ -332,7 +331,7 @@ class Evaluator:
     def _recall(
         self, site: Site, batch: Batch, rows: Sequence[int], rounding: Rounding | None
     ) -> Sequence[int]:
-        """Fill in what is remembered, and return the rows that are not."""
+        """Fill in remembered outputs, and return the other rows."""
         memory = site.memory
         if memory.knows_any(batch.keys):
             rows = [i for i in rows if not batch.recall(i, memory.exact(batch.keys[i]))]
@@ -342,7 +341,7 @@ class Evaluator:
         return [i for i in rows if not batch.recall(i, memory.near(batch.points[i], rounding))]
 
     def _learn_from_others(self, site: Site) -> None:
-        """Remember what other processes have evaluated: chains of PyMC, and earlier runs."""
+        """Remember evaluations of other processes: chains of PyMC, and earlier runs."""
         runtime, memory = self._runtime, site.memory
         for name, points, outputs, drawn in self._spill.read():
             runtime.spilled.setdefault(name, []).append((points, outputs, drawn))

@@ -1,9 +1,9 @@
-"""All that the outcome of a function depends on beside its arguments, as far as it can be told.
+"""All that the result of a function depends on, besides its arguments, as far as possible.
 
-A function is taken apart into leaves, each with a path such as ``simulate.TABLE['dose']``: its
-code and that of the user's own functions and classes that it uses, defaults, closures, the values
-of global names and attributes that the code reads, however nested. Of installed packages only the
-version counts, and of files only those that are listed.
+A function is taken apart into leaves, each with a path such as ``simulate.TABLE['dose']``. Leaves
+are its code, the code of the user's own functions and classes that it uses, defaults, closures, and
+the values of global names and attributes that the code reads, however nested. For installed
+packages only the version counts. Only listed files count.
 """
 
 import copyreg
@@ -31,7 +31,7 @@ Leaf = tuple[Any, ...] | str | bytes
 SCALARS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
 CODE = (types.FunctionType, type, types.ModuleType)
 CHANCE = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
-"""Their next number is no setting."""
+"""Random generators, whose state is not a setting."""
 NO_VALUES = (
     io.IOBase,
     memoryview,
@@ -54,8 +54,8 @@ OF_A_CLASS = frozenset(
         *("__orig_bases__", "__attrs_attrs__", "__attrs_props__"),
     }
 )
-"""Attributes of classes that no code of the user reads."""
-MANY = 200_000  # leaves, some 0.5 s: more cannot be compared at every prediction
+"""Attributes of classes that the user's code does not read."""
+MANY = 200_000  # leaves, about 0.5 s: more take too long to compare at every prediction
 SHORT = 64  # characters of a text that is kept as it is
 
 
@@ -68,13 +68,13 @@ class Fingerprint:
     depends_on : sequence of path
         Files whose content counts.
     left_out : mapping of str to collection of str
-        Paths that do not count, with the entries that do.
+        Paths that do not count, with their entries that still count.
 
     Attributes
     ----------
     leaves : dict of str to Leaf
     untold : dict of str to str
-        Paths of values that cannot be told, and what they are.
+        Paths of values that cannot be compared, and their description.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Fingerprint:
         self.untold: dict[str, str] = {}
         self.left_out = left_out or {}
         self._seen: dict[int, str] = {}
-        self._kept: list[Any] = []  # so that no id is used twice
+        self._kept: list[Any] = []  # kept alive, so that no id is used twice
         self._namespaces: dict[str, list[int]] = {}
         self._visit(getattr(function, "__name__", type(function).__name__), function)
         for path in depends_on:
@@ -176,7 +176,7 @@ class Fingerprint:
             self._visit(f"{path}[{i}]", entry)
 
     def _mapping(self, path: str, value: dict, name: Callable[[Any], str]) -> None:
-        """Entries of a dict, or attributes of an object, which is grown if some are left out."""
+        """Entries of a dict, or attributes of an object, without those that are left out."""
         plain = all(type(key) in SCALARS for key in value)
         grown = self.left_out.get(path)
         if grown is None:
@@ -234,11 +234,11 @@ class Fingerprint:
             self._visit(f"{path}.__self__", owner)
 
     def _by_pickle(self, path: str, value: Any, cls: type) -> None:
-        """Take an object for what pickle would send of it, one level deep."""
+        """Describe an object by what pickle would send, one level deep."""
         try:
             reduce = copyreg.dispatch_table.get(cls)
             reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
-        except Exception:  # of the object's own code: its attributes tell, or it is named as untold
+        except Exception:  # in the object's own code: use its attributes, or name it as unknown
             attributes = getattr(value, "__dict__", None)
             if not attributes:
                 self.untold[path] = f"of type {cls.__qualname__}"
@@ -302,7 +302,7 @@ class Fingerprint:
             self._visit(f"{path}.{name} {i}", value)
 
     def _names(self, path: str, function: types.FunctionType, namespace: dict[str, Any]) -> None:
-        """Values of the global names that a function reads, and of what it imports."""
+        """Values of the global names that a function reads, and of its imports."""
         code = code_of(function.__code__)
         module = str(namespace.get("__name__", ""))
         of_that_name = self._namespaces.setdefault(module, [])
@@ -329,7 +329,7 @@ class Fingerprint:
                     self._chain(imported.__name__, imported, (attribute,))
 
     def _chain(self, path: str, value: Any, attributes: Sequence[str]) -> None:
-        """Value of a name, or of that attribute of a module of the user's that is read."""
+        """Value of a name, or of the attribute that is read of one of the user's modules."""
         for name in attributes:
             if not isinstance(value, types.ModuleType) or _package_of_module(value):
                 break

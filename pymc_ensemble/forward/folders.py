@@ -10,7 +10,7 @@ from typing import Any
 PREFIX = "pymc_ensemble-"
 LOCK = "in_use"
 
-_roots: dict[int, tuple[Path, Any]] = {}  # by process, as a fork has folders of its own
+_roots: dict[int, tuple[Path, Any]] = {}  # by process, as a fork has its own folders
 
 
 def new_folder(name: str) -> Path:
@@ -19,29 +19,29 @@ def new_folder(name: str) -> Path:
     Parameters
     ----------
     name : str
-        What the name of the folder begins with.
+        Beginning of the folder's name.
 
     Returns
     -------
     Path
-        A folder in the one of this process. That is removed when the process ends or, if it is
-        killed, by the next one that needs a folder.
+        A folder inside the temporary folder of this process. The latter is removed when the process
+        ends. If the process is killed, the next process that needs a folder removes it.
     """
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=own_folder()))
 
 
 def use_folder(folder: Path) -> None:
-    """Make temporary folders in one of another process, which looks after it."""
+    """Make temporary folders inside that of another process, which removes it."""
     _roots[os.getpid()] = (folder, None)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it."""
+    """Remove a folder and its contents."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def own_folder() -> Path:
-    """Temporary folder of this process, in which others may be made: who has it locked is alive."""
+    """Temporary folder of this process, which holds its lock while it is alive."""
     root, _ = _roots.get(os.getpid(), (None, None))
     if root is None or not root.is_dir():
         _remove_abandoned()
@@ -66,7 +66,7 @@ def _remove_abandoned() -> None:
         try:
             with (root / LOCK).open("r+") as lock:
                 abandoned = _try_to_lock(lock)
-        except OSError:  # of another user, or just being made
+        except OSError:  # it belongs to another user, or is just being made
             continue
         if abandoned:
             remove_folder(root)

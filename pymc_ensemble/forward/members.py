@@ -1,7 +1,7 @@
 """What a worker does: call the user's function for some members of a batch.
 
-Workers of foreign executors get this module by value, so it needs NumPy and the standard library
-alone, and they need not have the package.
+Workers of foreign executors get this module by value, so it uses only NumPy and the standard
+library. The workers need not have the package.
 """
 
 import os
@@ -40,22 +40,22 @@ def evaluate(
     points : ndarray of shape (m, d)
         Inputs of the members.
     seeds : sequence of Seed, optional
-        One for each member, of a stochastic function.
+        One seed for each member, if the function is stochastic.
     keys : sequence, optional
-        What the members are called by ``task.record``.
+        Keys of the members for ``task.record``.
     diary : str, optional
-        File in which finished members are noted, for the case that this process dies.
+        File in which finished members are noted, in case this process dies.
     patience : float, optional
         Seconds after which no further member is begun.
     out : ndarray of shape (m, K), optional
-        Where the outputs are put.
+        Array for the outputs.
 
     Returns
     -------
     Outcomes
-        Of the first members; of all, unless the patience ended or a call was given up that goes
-        on in this process. Nothing is called beside that: if it has not ended after another
-        time-out, the answer is of no member.
+        Outcomes of all members. Only of the first ones, if the patience ended, or if a call was
+        given up that goes on in this process. Nothing else is called as long as it goes on. If it
+        has not ended after another time-out, there are no outcomes.
     """
     if task.timeout is not None and not is_undisturbed(task.timeout):
         return _of_nobody(task)
@@ -72,7 +72,7 @@ def evaluate(
 
 
 def evaluate_to_tuple(*arguments: Any) -> tuple[Any, ...]:
-    """Evaluate members; the outcomes as plain arrays, which any pickler takes back."""
+    """Evaluate members, and return plain arrays, which any pickler can send."""
     outcomes = evaluate(*arguments)
     found = outcomes.found
     return (
@@ -133,7 +133,7 @@ def _one_by_one(
             except TimedOut as error:
                 outcomes.fail(i, "timeout", str(error))
                 abandoned = isinstance(error, Abandoned)
-            except BaseException as error:  # asyncio.CancelledError, SystemExit, the user's own
+            except BaseException as error:  # also asyncio.CancelledError, SystemExit, own classes
                 outcomes.fail(i, "failed", short_traceback(error))
             times.append(clock())
             if each_at_once:
@@ -169,7 +169,7 @@ def _save(task: Task, outcomes: Outcomes, i: int, keys: Sequence[Any] | None, no
 
 
 def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> Outcomes | None:
-    """Evaluate all members in one call; None if it fails and they must be called one by one."""
+    """Evaluate all members in one call. None if it fails; then they are called one by one."""
     m, spec = len(points), task.signature.outputs
     if random is not None and task.stochastic == "seed":
         random = np.array(random)  # type: ignore[assignment]
@@ -180,7 +180,7 @@ def _together(task: Task, points: FloatArray, random: Sequence[Any] | None) -> O
         outputs = flat(spec, result, m)
     except (KeyboardInterrupt, Abandoned):
         raise
-    except BaseException:  # whatever it is, each member is called alone next, and tells its own
+    except BaseException:  # each member is called alone next, and raises its own error
         return None
     seconds = time.perf_counter() - begun
     outcomes = Outcomes(
@@ -251,7 +251,7 @@ def note(file: Any, outcomes: Outcomes) -> None:
 
 
 def read_diary(diary: str) -> list[Outcomes] | None:
-    """Read the members that were finished; None if the chunk was never begun."""
+    """Read the finished members. None if the chunk was never begun."""
     try:
         with open(diary, "rb") as file:  # noqa: PTH123
             data = file.read()

@@ -1,9 +1,8 @@
 """Evaluations that a process remembers: no point is evaluated twice.
 
-After sampling, PyMC asks for the outputs at the draws once more, for pointwise likelihoods, for
-predictions, and for every `pm.Deterministic` of them. These points come back changed in their last
-digits, as they have been through transforms; so points of our own rounds are also found up to the
-rounding of each input.
+After sampling, PyMC asks for the outputs at the draws again, for pointwise likelihoods, for
+predictions, and for every `pm.Deterministic` of them. Transforms have changed these points in their
+last digits. So points of this package's rounds are also found up to the rounding of each input.
 """
 
 import os
@@ -19,15 +18,15 @@ from .rounding import Rounding
 
 FloatArray = NDArray[np.float64]
 
-LARGEST_TAIL = 256  # points that are searched one by one before they are sorted anew
-MEMORY_BYTES = 2**28  # how much is remembered
+LARGEST_TAIL = 256  # points that are searched one by one before all are sorted anew
+MEMORY_BYTES = 2**28  # most bytes of remembered points and outputs
 
 Numbered = tuple[NDArray[np.int_], FloatArray]
 """Numbers of points, and the points of shape (n, d)."""
 
 
 class Memory:
-    """Points with their outputs; the oldest are forgotten when they are too many.
+    """Points with their outputs. If there are too many, the oldest are forgotten.
 
     Parameters
     ----------
@@ -53,7 +52,7 @@ class Memory:
     ) -> None:
         """Remember points of shape (n, d), which are `keys` as bytes, with outputs (n, K).
 
-        Those that were `drawn` by our own samplers are also found up to rounding.
+        Points that samplers of this package have `drawn` are also found up to rounding.
         """
         size = points[:1].nbytes + outputs[:1].nbytes + 200
         fitting = self.max_bytes // size
@@ -74,7 +73,7 @@ class Memory:
             self._forget(size)
 
     def _forget(self, size: int) -> None:
-        """Forget the oldest batches, some more than is needed."""
+        """Forget the oldest batches, and some more than necessary."""
         while self._bytes > 0.75 * self.max_bytes and len(self._batches) > 1:
             self._starts.popleft()
             self._bytes -= size * len(self._batches.popleft()[0])
@@ -89,7 +88,7 @@ class Memory:
         return not self._numbers.keys().isdisjoint(keys)
 
     def exact(self, key: bytes) -> FloatArray | None:
-        """Outputs, shape (K,), of the very same point."""
+        """Outputs, shape (K,), of the identical point."""
         number = self._numbers.get(key)
         return None if number is None else self._at(number)
 
@@ -98,7 +97,7 @@ class Memory:
         return self._batches[batch][1][number - self._starts[batch]]
 
     def near(self, point: FloatArray, rounding: Rounding) -> FloatArray | None:
-        """Outputs of the nearest point of our own rounds that is the same up to rounding."""
+        """Outputs of the nearest drawn point that is the same up to rounding."""
         tolerance = rounding.at(point)
         best, number = np.inf, None
         for numbers, points in self._candidates(point, tolerance):
@@ -115,7 +114,7 @@ class Memory:
         return None if number is None else self._at(number)
 
     def _candidates(self, point: FloatArray, tolerance: FloatArray) -> list[Numbered]:
-        """Points among which the nearest is."""
+        """Points that may be the nearest one."""
         n_sorted = 0 if self._sorted is None else len(self._sorted[1])
         if sum(len(points) for _, points in self._tail) > max(LARGEST_TAIL, n_sorted // 4):
             self._sort()
@@ -129,7 +128,7 @@ class Memory:
         return [(numbers[first:last], points[first:last]), *self._tail]
 
     def _sort(self) -> None:
-        """Sort all points by the input that tells most of them apart."""
+        """Sort all points by the input with the most different values."""
         numbers, points = _joined(self._drawn)
         distinct = [len(np.unique(values)) for values in points.T]
         if not distinct:
@@ -148,8 +147,8 @@ def _joined(batches: Sequence[Numbered]) -> Numbered:
 class Spill:
     """Evaluations that the processes of PyMC's chains leave to the main process.
 
-    A temporary folder, with one file for each process. Chains live in processes of their own when
-    `cores` is greater than one; what they remember ends with them.
+    It is a temporary folder with one file for each process. If `cores` is greater than one, chains
+    run in processes of their own, and their memory ends with them.
 
     Parameters
     ----------
@@ -175,7 +174,7 @@ class Spill:
                 np.save(file, array, allow_pickle=False)
 
     def read(self) -> list[tuple[str, FloatArray, FloatArray, bool]]:
-        """Batches that were not read before: where they were evaluated, and whether drawn."""
+        """Batches that were not read before: their sites, and whether they were drawn."""
         batches = []
         if not self.folder.is_dir():
             return []
@@ -194,6 +193,6 @@ class Spill:
         return batches
 
     def forget(self) -> None:
-        """Remove what is there."""
+        """Remove all files."""
         remove_folder(self.folder)
         self._read, self._written = {}, {}

@@ -1,4 +1,4 @@
-"""What the log tells of a forward model: its changes, its store, and evaluations that fail."""
+"""Log messages about a forward model: its changes, its store, and failed evaluations."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ logger = logging.getLogger("pymc_ensemble")
 
 
 def _first(warned: set[str], what: str) -> bool:
-    """Whether it was not told before; it counts as told from now on."""
+    """Whether `what` is told for the first time. From now on it counts as told."""
     new = what not in warned
     warned.add(what)
     return new
@@ -34,7 +34,7 @@ def of_difference(name: str, path: str) -> str:
 
 
 def warn_of_untold(name: str, untold: Mapping[str, str], warned: set[str]) -> None:
-    """Tell, once, of a value whose changes cannot be seen."""
+    """Tell, once, of a value whose changes cannot be detected."""
     if _first(warned, "untold"):
         path, what = next(iter(untold.items()))
         logger.warning(
@@ -45,7 +45,7 @@ def warn_of_untold(name: str, untold: Mapping[str, str], warned: set[str]) -> No
 
 
 def tell_of_change(name: str, changed: Sequence[str], executor: Any) -> None:
-    """Tell that a function is not what it was, and of workers that cannot know it."""
+    """Tell that a function has changed, and that workers may not know it."""
     first = min(changed)
     logger.info(
         f"{name} has changed (`{first}`): earlier evaluations are not used, and workers start anew."
@@ -62,7 +62,7 @@ def tell_of_change(name: str, changed: Sequence[str], executor: Any) -> None:
 
 
 def tell_of_store(name: str, store: EvaluationStore) -> None:
-    """Tell what a store has of this version, and of others."""
+    """Tell how many evaluations a store has, of this version and of others."""
     ours, others = store.count()
     if ours:
         known = "1 evaluation of" if ours == 1 else f"{ours} evaluations of"

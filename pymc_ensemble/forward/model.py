@@ -30,7 +30,7 @@ from .versions import files_in, fingerprint
 
 FloatArray = NDArray[np.float64]
 
-TRIALS = 5  # points of the prior at which the shape of the outputs is looked for
+TRIALS = 5  # points of the prior that are tried to find the shape of the outputs
 
 
 def forward_model(
@@ -196,7 +196,7 @@ class ForwardModel(Evaluator):
         if timeout is not None and watches_its_clock(function):
             function = function.with_timeout(timeout)  # type: ignore[attr-defined]
         if store is not None and version is None:
-            fingerprint(function, files)  # refused at once where there is none
+            fingerprint(function, files)  # refuses the function at once if there is none
         super().__init__(
             function,
             vectorized=vectorized,
@@ -213,7 +213,7 @@ class ForwardModel(Evaluator):
 
     @functools.cached_property
     def outputs(self) -> Outputs | None:
-        """Outputs, as far as the user, or the function itself, has described them."""
+        """Outputs, if the user, or the function itself, has described them."""
         shape = self._output_shape
         if shape is None:
             shape = getattr(self.function, "output_shape", None)
@@ -248,7 +248,7 @@ class ForwardModel(Evaluator):
             signature = replace(
                 signature, forms=tuple(arguments.forms), names_of_arguments=tuple(names)
             )
-        # of data whose length may change, so may that of the outputs
+        # if the length of data may change, so may that of the outputs
         fixed = [inputs[i].type.shape for i in signature.fixed]
         flexible = self.outputs is None and any(None in shape for shape in fixed)
         signature = self.with_known_outputs(signature, inputs)
@@ -278,7 +278,20 @@ class ForwardModel(Evaluator):
         return result
 
     def with_known_outputs(self, signature: Signature, inputs: Sequence[Variable]) -> Signature:
-        """Signature with the outputs: as described, as stored, or as found by a call."""
+        """Signature with the outputs: described, stored, or found by a call.
+
+        Parameters
+        ----------
+        signature : Signature
+            Signature that may lack the outputs.
+        inputs : sequence of Variable
+            The inputs in the model.
+
+        Returns
+        -------
+        Signature
+            Signature with the outputs.
+        """
         store = self.store
         if store is not None:
             known = store.outputs(signature)
@@ -310,7 +323,7 @@ class ForwardModel(Evaluator):
     def _found_at(
         self, signature: Signature, values: Sequence[np.ndarray], number: int
     ) -> Signature | str:
-        """Signature with the outputs that a call has found, or why it has failed."""
+        """Signature with the outputs that a call has found, or the reason why it has failed."""
         varying = [np.ravel(values[i]) for i in signature.varying]
         point = np.concatenate([*varying, []]).astype(float)
         fixed = tuple(values[i] for i in signature.fixed)
@@ -326,13 +339,19 @@ class ForwardModel(Evaluator):
         return signature
 
     def resized(self, signature: Signature, inputs: Sequence[np.ndarray]) -> Signature:
-        """Signature for inputs of other shapes: the outputs are found at these, by a call.
+        """Signature for inputs of other shapes. A call at these inputs finds the outputs.
 
         Parameters
         ----------
         signature : Signature
+            Signature in the model.
         inputs : sequence of ndarray
-            Without leading dimensions.
+            Inputs without leading dimensions.
+
+        Returns
+        -------
+        Signature
+            Signature with the new shapes.
         """
         shapes = tuple(value.shape for value in inputs)
         unknown, found = replace(signature, shapes=shapes, outputs=None), self._runtime.found
@@ -354,7 +373,7 @@ class ForwardModel(Evaluator):
         fixed: tuple[np.ndarray, ...],
         number: int,
     ) -> list[tuple[Outcomes, Key]]:
-        """Evaluate a single point without knowing its outputs, where members are evaluated."""
+        """Evaluate a single point whose outputs are not known, by the workers."""
         looked = self._begin()
         task = Task(self.function, signature, self.vectorized, self.random, fixed=fixed)
         key = (as_bytes(point)[0], f"trial {number}" if self.random else "", 0)
@@ -372,11 +391,11 @@ class ForwardModel(Evaluator):
         return [(outcomes, key) for _, outcomes in found]
 
     def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]] | None:
-        """Observed variable whose likelihood is an estimate, and what is known of it."""
+        """Observed variable whose likelihood is an estimate, and its facts, otherwise None."""
         return None
 
     def evaluate_flat(self, points: FloatArray, n_outputs: int, this: Round) -> FloatArray:
-        """Evaluate points of shape (n, d), each the only argument: outputs of shape (n, K)."""
+        """Evaluate points (n, d), each of which is the only argument. Outputs have shape (n, K)."""
         names = tuple(parameter_names(self.function, 1, [], self.random))
         spec = Outputs("array", ("output",), ((n_outputs,),))
         signature = Signature(names, ((points.shape[1],),), ("float64",), 1, spec)

@@ -1,4 +1,4 @@
-"""How PyTensor's Numba backend runs operations that are plain Python: as Python."""
+"""Let PyTensor's Numba backend run plain Python operations as Python."""
 
 import warnings
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from pytensor.link.numba.linker import NumbaLinker
 def run_as_python(op: type[Op]) -> None:
     """Let Numba call an operation in object mode, without a warning that it does so.
 
-    PyTensor warns that it has no kernel for an operation, lest somebody forgot to write one. Of a
-    black box there is none. The backend takes seconds to load, so nothing happens where PyTensor
-    would not load it anyway.
+    PyTensor warns if it has no kernel for an operation, in case somebody forgot to write one. A
+    black box has no kernel. The backend takes seconds to load, so nothing happens unless PyTensor
+    would load it anyway.
 
     Parameters
     ----------

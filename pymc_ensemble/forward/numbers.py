@@ -1,7 +1,7 @@
-"""Numbers in what a function returns: nothing that a mask hides, and nothing that has a unit.
+"""Numbers in the result of a function: without masked values, and without units.
 
-Workers of foreign executors get this module by value, so it needs NumPy and the standard library
-alone.
+Workers of foreign executors get this module by value, so it uses only NumPy and the standard
+library.
 """
 
 from typing import Any
@@ -20,13 +20,13 @@ def numbers(value: Any) -> np.ndarray:
     Parameters
     ----------
     value : array_like
-        Also a masked array, a column with missing values, or a quantity without a unit, alone or
-        in lists.
+        Numbers, a masked array, a column with missing values, or a quantity without a unit, alone
+        or in lists.
 
     Raises
     ------
     TypeError
-        If there is something else than real numbers, or a quantity that has a unit.
+        If there is anything other than real numbers, or a quantity with a unit.
     """
     array = np.asarray(unwrapped(value))
     if array.dtype is FLOAT:
@@ -40,7 +40,7 @@ def numbers(value: Any) -> np.ndarray:
 
 
 def unwrapped(value: Any) -> Any:
-    """Value whose masks are NaN; refuse units, which NumPy would drop without a word."""
+    """Value with NaN for masked entries. Units are refused, as NumPy would drop them silently."""
     if type(value) in PLAIN:
         return value
     if isinstance(value, list | tuple):
@@ -64,7 +64,7 @@ def unwrapped(value: Any) -> Any:
 
 
 def dropped(value: Any) -> str:
-    """What NumPy would drop of a value without a word: "mask", "unit", or nothing."""
+    """What NumPy would silently drop from a value: "mask", "unit", or ""."""
     if type(value) in PLAIN:
         return ""
     if isinstance(value, list | tuple):
@@ -85,7 +85,7 @@ def _package(value: Any) -> str:
 
 
 def _unit(value: Any) -> Any:
-    """Unit of a quantity, also that of pure numbers; the `units` of xarray are a label."""
+    """Unit of a quantity, also that of pure numbers. The `units` of xarray are only a label."""
     if _package(value) in ("pandas", "xarray"):
         return None
     unit = getattr(value, "unit", None)
@@ -115,7 +115,7 @@ def _without_unit(value: Any, unit: Any) -> Any:
         if convert is not None:
             try:
                 return unwrapped(convert(target))
-            except Exception:  # of a library of units: refused below, with the unit
+            except Exception:  # an error of a unit library: refused below, with the unit
                 break
     raise TypeError(
         f"the forward model returned {value!r:.100} of type {type(value).__name__}: values in "

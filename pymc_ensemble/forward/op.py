@@ -19,11 +19,11 @@ from .tasks import Signature
 
 
 class Evaluates(Protocol):
-    """What a graph asks of a forward model."""
+    """What a graph needs of a forward model."""
 
     @property
     def random(self) -> str:
-        """How the function gets randomness: its argument, or "" if it is deterministic."""
+        """Argument by which the function gets randomness, or "" if it is deterministic."""
 
     @property
     def name(self) -> str:
@@ -31,7 +31,7 @@ class Evaluates(Protocol):
 
     @property
     def workers(self) -> int:
-        """Evaluations that are made at the same time."""
+        """Number of evaluations at the same time."""
 
     def resized(self, signature: Signature, inputs: Sequence[np.ndarray]) -> Signature:
         """Signature for inputs of other shapes."""
@@ -45,11 +45,11 @@ class Evaluates(Protocol):
         rounding: Rounding | None,
         proposal: bool,
     ) -> tuple[NDArray[np.float64], dict[int, str]]:
-        """Outputs of a batch of points, and why rows failed."""
+        """Outputs of a batch of points, and the reasons of failed rows."""
 
 
 class ForwardOp(Op):
-    """A forward model inside a PyTensor graph; leading dimensions of its inputs are batches.
+    """A forward model inside a PyTensor graph. Leading dimensions of its inputs are batches.
 
     Parameters
     ----------
@@ -57,17 +57,17 @@ class ForwardOp(Op):
     signature : Signature
         Inputs and outputs without leading dimensions.
     rounding : Rounding
-        How far the inputs of a draw may have moved when it comes back.
+        Rounding by which the inputs of a draw may have moved when it comes back.
     unknowns : frozenset of str
         Names of the variables on which the inputs depend.
     flexible : bool, default False
-        Whether the shapes of inputs that are data may change, and those of the outputs with them.
+        Whether the shapes of data inputs, and with them those of the outputs, may change.
 
     Notes
     -----
-    PyTensor's rewriters remember every Op that they have seen, for good. So an Op does not keep its
-    forward model, with its workers and its memory, alive; the nodes of the graphs do, by their
-    tags, which go with all copies of a node.
+    PyTensor's rewriters remember for ever every Op that they have seen. So an Op does not keep its
+    forward model alive, with its workers and its memory. The nodes of graphs do, by their tags,
+    which all copies of a node share.
     """
 
     __props__ = ("_forward", "signature", "flexible")
@@ -121,7 +121,7 @@ class ForwardOp(Op):
             for shape in self.signature.outputs.shapes
         ]
         node = Apply(self, variables, outputs)
-        node.tag.forward = self.forward  # which lives as long as a graph that needs it
+        node.tag.forward = self.forward  # it lives as long as a graph that needs it
         return node
 
     def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
@@ -132,7 +132,7 @@ class ForwardOp(Op):
         assert known is not None
         fixed = tuple(i for i in signature.fixed if not leads[i])
         rounding: Rounding | None = self.rounding
-        if fixed != signature.fixed:  # of several data sets
+        if fixed != signature.fixed:  # there are several data sets
             signature, rounding = replace(signature, fixed=fixed), None
         lead = np.broadcast_shapes(*leads)
         n = int(np.prod(lead))
@@ -167,7 +167,7 @@ class ForwardOp(Op):
         Raises
         ------
         ValueError
-            If they have other shapes than in the model, and the outputs are described.
+            If the inputs have other shapes than in the model, and the outputs are described.
         """
         signature = self.signature
         ends = [v.ndim - len(s) for v, s in zip(inputs, signature.shapes, strict=True)]
@@ -232,7 +232,7 @@ class OutputLengths(Op):
         return node
 
     def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
-        """Look them up; the function is called where they are not known."""
+        """Look the lengths up. If they are not known, the function is called."""
         signature, _ = self.forward_op.signature_for([np.asarray(value) for value in inputs])
         assert signature.outputs is not None
         output_storage[0][0] = np.array([k for s in signature.outputs.shapes for k in s], dtype=int)
@@ -248,7 +248,7 @@ def _vectorize_forward(op: ForwardOp, node: Apply, *inputs: Variable) -> Apply:
 
 
 def _common(lengths: Sequence[int | None]) -> int | None:
-    """Length to which dimensions are broadcast, as far as it is known."""
+    """Length to which dimensions are broadcast, if it is known."""
     longer = {length for length in lengths if length != 1}
     if not longer:
         return 1

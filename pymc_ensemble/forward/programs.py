@@ -1,4 +1,4 @@
-"""Simulators that are programs of their own: they read and write files."""
+"""Simulators that are external programs, which read and write files."""
 
 import contextlib
 import os
@@ -19,10 +19,10 @@ from .calls import ProgramFailed, TimedOut
 from .folders import own_folder, remove_folder
 
 GRACE_SECONDS = 2.0
-OUTPUT = ".output"  # what a program prints, in its scratch folder
-LAST_BYTES, LAST_LINES = 2000, 10  # of it that an error shows: a screen holds 24 lines
+OUTPUT = ".output"  # file with the printed output, in the scratch folder
+LAST_BYTES, LAST_LINES = 2000, 10  # part of it that an error shows: a screen holds 24 lines
 
-_groups: Path | None = None  # where a worker notes the programs that it is running
+_groups: Path | None = None  # file in which a worker notes its running programs
 _running: set[int] = set()
 
 
@@ -30,13 +30,13 @@ _running: set[int] = set()
 class ExternalProgram:
     """A program that reads and writes files, as the function of a forward model.
 
-    Every call has a scratch folder of its own, which is the program's working directory. It is
-    removed afterwards. A program that takes too long is killed, with all that it has started.
+    Every call has its own scratch folder, which is the program's working directory. It is removed
+    after the call. A program that takes too long is killed, with all processes that it has started.
 
     Parameters
     ----------
     command : str or sequence of str
-        The program and its arguments. Relative paths are those of the scratch folder.
+        The program and its arguments. Relative paths are relative to the scratch folder.
     write : callable
         ``write(folder, *inputs)`` writes the input files.
     read : callable
@@ -46,7 +46,7 @@ class ExternalProgram:
     scratch : path-like, optional
         Folder for the scratch folders, by default that of the system for temporary files.
     keep_failed : bool, default False
-        Whether the scratch folders of failed calls are left for inspection.
+        Whether to keep the scratch folders of failed calls for inspection.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class ExternalProgram:
         return f", with the inputs {values}.{where} {said}"
 
     def _run(self, folder: Path) -> str:
-        """Run the program, and tell how it has failed, if it has."""
+        """Run the program. Returns how it has failed, or ""."""
         with (folder / OUTPUT).open("wb") as output:
             process = subprocess.Popen(
                 self._arguments,
@@ -159,8 +159,8 @@ def how_it_failed(status: int) -> str:
     Parameters
     ----------
     status : int
-        Exit status; less than zero if a signal ended the program. Shells add 128 to the number of
-        the signal that has ended what they started.
+        Exit status. It is negative if a signal ended the program. Shells add 128 to the number of
+        the signal that ended their command.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def how_it_failed(status: int) -> str:
 
 
 def note_groups_in(file: Path) -> None:
-    """Note programs that are started in this process, as who kills it has to kill them, too."""
+    """Note programs that this process starts, so that they can be killed with it."""
     global _groups
     if os.name == "posix":
         _groups = file
@@ -183,7 +183,7 @@ def note_groups_in(file: Path) -> None:
 
 
 def kill_groups(file: Path) -> None:
-    """Kill the programs that a worker has started, and all that they have started."""
+    """Kill the programs that a worker has started, with all their processes."""
     try:
         numbers = file.read_text().split()
     except FileNotFoundError:
@@ -195,7 +195,7 @@ def kill_groups(file: Path) -> None:
 
 @contextlib.contextmanager
 def _noted(pid: int) -> Iterator[None]:
-    """Keep a note of a program for as long as it runs: its number may be used again then."""
+    """Keep a note of a program while it runs. Later its number may belong to another one."""
     if _groups is None:
         yield
         return
@@ -209,7 +209,7 @@ def _noted(pid: int) -> Iterator[None]:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """Kill a program and what it has started."""
+    """Kill a program and all processes that it has started."""
     if os.name != "posix":
         process.kill()
         process.wait()

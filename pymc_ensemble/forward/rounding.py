@@ -1,8 +1,8 @@
-"""How far PyMC's transforms and graphs can move the inputs of a forward model by rounding.
+"""Rounding by PyMC's transforms and graphs, which moves the inputs of a forward model.
 
-A draw that comes back from PyMC has been through the transform of its variable and back: through
-exp(log(x)), for example. So an input that is such a variable, or is computed from one, comes back
-changed in its last digits; one that is a variable without a transform is the very same number.
+A draw that comes back from PyMC has been through the transform of its variable and back, for
+example through exp(log(x)). So an input that is such a variable, or is computed from one, comes
+back changed in its last digits. A variable without a transform is the identical number.
 """
 
 from collections.abc import Sequence
@@ -42,14 +42,14 @@ ELEMENTWISE = (LogTransform, LogOddsTransform, LogExpM1, SimplexTransform)
 
 @dataclass(frozen=True)
 class Rounding:
-    """What can be between two points that were the same before rounding.
+    """Largest difference of two points that were the same before rounding.
 
     Attributes
     ----------
     relative, absolute : ndarray of shape (d,)
-        Relative to an input, and absolute.
+        Differences relative to an input, and absolute ones.
     joint : sequence of slice
-        Inputs whose transform mixes entries: what is relative is so to the largest of them.
+        Inputs whose transform mixes entries. Their differences are relative to the largest entry.
     """
 
     relative: FloatArray
@@ -65,7 +65,7 @@ class Rounding:
 
 
 def rounding_of(inputs: Sequence[Variable], sizes: Sequence[int]) -> Rounding:
-    """Rounding of inputs with so many entries: together they make a flat point."""
+    """Rounding of inputs with these numbers of entries, which together make a flat point."""
     model = pm.modelcontext(None) if pm.Model.get_context(error_if_none=False) else None
     relative, absolute, joint, end = [], [], [], 0
     for variable, size in zip(inputs, sizes, strict=True):
@@ -125,7 +125,7 @@ def _by_transform(variable: Variable, transform: object) -> FloatArray:
         return np.array([BY_TRANSFORM, np.pi * BY_TRANSFORM, False])
     if isinstance(transform, IntervalTransform):
         lower, upper = transform.args_fn(*variable.owner.inputs)
-        bound = upper if lower is None else lower  # at the other one, what is relative will do
+        bound = upper if lower is None else lower  # the relative part covers the other bound
         [known] = constant_fold([bound], raise_not_constant=False)
         size = np.abs(known).max() if isinstance(known, np.ndarray | np.generic) else 0.0
         return np.array([BY_TRANSFORM, BY_TRANSFORM * size, False])
@@ -133,7 +133,7 @@ def _by_transform(variable: Variable, transform: object) -> FloatArray:
 
 
 def _computed(variable: Variable, model: pm.Model | None) -> FloatArray:
-    """Rounding of what is computed from variables, relative to the outcome: shape (3,)."""
+    """Rounding of values that are computed from variables, relative to the result, shape (3,)."""
     transforms = {} if model is None else model.rvs_to_transforms
     for above in ancestors([variable]):
         transformed = transforms.get(above) is not None
@@ -152,10 +152,10 @@ def names_of_unknowns(inputs: Sequence[Variable]) -> frozenset[str | None]:
 
 
 def asks_one_by_one(node: Apply, unknowns: frozenset[str | None]) -> bool:
-    """Whether a function takes these unknowns one by one, as PyMC does where draws come back.
+    """Whether a function takes these unknowns one by one, as PyMC does for draws that come back.
 
-    Step methods join them in one vector, `pymc.pytensorf.join_nonshared_inputs`: the points that
-    these ask for are proposals.
+    Step methods join them into one vector, `pymc.pytensorf.join_nonshared_inputs`. Their points are
+    proposals.
     """
     given = {above.name for above in ancestors(node.inputs) if _is_given(above)}
     return all(

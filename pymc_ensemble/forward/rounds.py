@@ -1,8 +1,8 @@
 """The batch that is being evaluated, for forward models deep inside a compiled graph.
 
-PyTensor passes arrays to an operation and takes arrays back. What a sampler wants to know beyond
-that (which members failed, and why) and what a stochastic forward model has to know (the seed)
-goes by this side.
+PyTensor passes only arrays to an operation, and takes only arrays back. A sampler also needs to
+know which members failed, and why. A stochastic forward model needs a seed. This module passes
+both.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ class Round:
     size : int
         Number of points.
     seed : SeedSequence or None
-        Seed of the batch; members and forward models get children of it.
+        Seed of the batch. Members and forward models get children of it.
     failures : dict of int to str
-        Points whose evaluation failed, and why.
+        Points whose evaluation failed, with the reasons.
     n_calls : int
-        Evaluations that were made, and not found among those already known.
+        Evaluations that were made, without known ones.
     seconds : float
-        Time that these took, added up over the workers.
+        Time of these evaluations, added up over the workers.
     n_models : int
         Applications of forward models so far.
     """
@@ -46,13 +46,13 @@ _looking_up: ContextVar[bool] = ContextVar("looking_up", default=False)
 
 
 def current_round() -> Round | None:
-    """Batch that is being evaluated, if a sampler asked for it."""
+    """Batch that is being evaluated for a sampler, if any."""
     return _current.get()
 
 
 @contextmanager
 def evaluating(size: int, seed: np.random.SeedSequence | None = None) -> Iterator[Round]:
-    """Evaluate a batch: forward models report to the round that is returned."""
+    """Context in which a batch is evaluated. Forward models report to the returned round."""
     this = Round(size, seed)
     token = _current.set(this)
     try:
@@ -62,13 +62,13 @@ def evaluating(size: int, seed: np.random.SeedSequence | None = None) -> Iterato
 
 
 def looks_up() -> bool:
-    """Whether the points are those of earlier evaluations, and came back from PyMC's transforms."""
+    """Whether the points are earlier draws that came back from PyMC's transforms."""
     return _looking_up.get()
 
 
 @contextmanager
 def looking_up() -> Iterator[None]:
-    """Look for outputs of points that were evaluated before, up to the rounding of transforms."""
+    """Context in which earlier outputs are used, up to the rounding of transforms."""
     token = _looking_up.set(True)
     try:
         yield

@@ -19,13 +19,13 @@ from .store import EvaluationStore
 from .tasks import Signature
 from .versions import Watch
 
-MANY_SITES = 16  # that are remembered: a loop over data sets makes one for each
-MANY_BACKENDS = 4  # that have workers at the same time
+MANY_SITES = 16  # most sites that are remembered: a loop over data sets makes one for each
+MANY_BACKENDS = 4  # most backends that have workers at the same time
 
 
 @dataclass
 class Site:
-    """A place where a function is called: its inputs, and those that are the same for all points.
+    """Site of a call: the inputs of a function, and those that are the same for all points.
 
     Attributes
     ----------
@@ -33,10 +33,10 @@ class Site:
     fixed : tuple of ndarray
         Values of the inputs that are the same for all points.
     mark : str
-        Digest of these.
+        Digest of these values.
     memory : Memory
     backend : Backend or None
-        Who evaluates, once something was to be evaluated.
+        Backend that evaluates, once it is needed.
     store : EvaluationStore or None
     stored_rows : int
         Rows of the store that the memory knows.
@@ -63,7 +63,7 @@ class Site:
 
 
 def mark(signature: Signature, fixed: tuple[np.ndarray, ...]) -> str:
-    """Digest of what is the same for all points; "" if that is nothing."""
+    """Digest of the inputs that are the same for all points. "" if there are none."""
     values = [value for form in signature.forms or () for value in values_in(form)]
     if not fixed and not values:
         return ""
@@ -75,7 +75,7 @@ def mark(signature: Signature, fixed: tuple[np.ndarray, ...]) -> str:
 
 
 class Runtime:
-    """What a process holds for a forward model: workers, memory, counts.
+    """Resources of a forward model in a process: workers, memory, counts.
 
     Copies of a forward model (by pickling, for instance) share it within a process.
     """
@@ -88,25 +88,25 @@ class Runtime:
         self.stores: dict[str, EvaluationStore] = {}  # by version
         self.watch: Watch | None = None
         self.version = ""  # of the function
-        self.looked = 0.0  # when it was compared with what it was before
-        self.look_seconds = 0.0  # what that takes
+        self.looked = 0.0  # time of the last comparison of the function
+        self.look_seconds = 0.0  # duration of a comparison
         self.spilled: dict[str, list[Any]] = {}  # evaluations of sites that are not known yet
         self.n_evaluations = 0
-        self.seconds: float | None = None  # what an evaluation takes
+        self.seconds: float | None = None  # duration of an evaluation
         self.replicates: dict[bytes, int] = {}
         self.warned: set[str] = set()
         self.executor: ExecutorLike = None
         self.inherited: Runtime | None = None  # kept, as its workers must not be cleaned up here
 
     def inherit(self, other: "Runtime") -> None:
-        """Take over what another process knew when it was forked, but not its workers."""
+        """Take over the knowledge of the process that was forked, but not its workers."""
         self.inherited = other
         self.sites = {key: replace(site, backend=None) for key, site in other.sites.items()}
         self.watch, self.version, self.found = other.watch, other.version, dict(other.found)
         self.n_evaluations, self.seconds = other.n_evaluations, other.seconds
 
     def mark(self, signature: Signature, fixed: tuple[np.ndarray, ...]) -> str:
-        """Digest of what is the same for all points, made anew where it is not the same."""
+        """Digest of the inputs that are the same for all points, computed anew if they change."""
         known, digest = self.marks.get(signature, (None, ""))
         if known is None or not all(map(_identical, fixed, known)):
             digest = mark(signature, fixed)
@@ -114,13 +114,13 @@ class Runtime:
         return digest
 
     def count(self, n: int, seconds: float) -> None:
-        """Take note of evaluations; what an evaluation takes follows the last fifty or so."""
+        """Count evaluations. Their duration is an average over about the last fifty."""
         self.n_evaluations += n
         weight = 1.0 if self.seconds is None else min(1.0, n / 50)
         self.seconds = (1 - weight) * (self.seconds or 0.0) + weight * seconds / n
 
     def site(self, signature: Signature, fixed: tuple[np.ndarray, ...]) -> Site:
-        """Site of a call; of too many, those that were not used for longest are let go."""
+        """Site of a call. If there are too many sites, the least recently used are dropped."""
         key = (signature, self.mark(signature, fixed))
         site = self.sites.pop(key, None)
         if site is None:

@@ -1,4 +1,4 @@
-"""Shapes of outputs, from what the user says; and points at which they are looked for."""
+"""Shapes of outputs from the user's description, and points at which they can be found."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from pytensor.graph.basic import Variable
 
 from .tasks import Outputs
 
-SEED = 0x5EED  # of the points of the prior
+SEED = 0x5EED  # for points of the prior
 
 
 def described(output_shape: Any) -> Outputs:
-    """Outputs by what the user says of their shapes."""
+    """Outputs from the user's description of their shapes."""
 
     def shape(value: Any) -> tuple[int, ...]:
         sizes = value if isinstance(value, tuple) else (value,)
@@ -46,7 +46,7 @@ def described(output_shape: Any) -> Outputs:
 
 
 def at_prior(inputs: Sequence[Variable], seed: int) -> list[np.ndarray]:
-    """Values of variables at a point of the prior or, if it cannot be drawn from, the start."""
+    """Values of variables at a draw of the prior, or at the initial point without draws."""
     try:
         values = pm.draw(list(inputs), random_seed=SEED + seed, mode="FAST_COMPILE")
     except Exception as error:

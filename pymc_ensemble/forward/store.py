@@ -1,4 +1,4 @@
-"""Evaluations on disk: a run that was killed goes on where it stopped."""
+"""Evaluations on disk, with which a killed run goes on where it stopped."""
 
 import json
 import sqlite3
@@ -21,7 +21,7 @@ Key = tuple[bytes, str, int]
 
 AT_ONCE = 500  # rows per query
 BOOKKEEPING = ("status", "reason", "start", "duration", "worker", "version", "replicate", "attempt")
-REASON_CHARACTERS = 10_000  # of a message that are kept, half from either end
+REASON_CHARACTERS = 10_000  # most characters of a message that are kept, half from either end
 
 
 class EvaluationStore(Database):
@@ -33,9 +33,9 @@ class EvaluationStore(Database):
     Parameters
     ----------
     path : path-like
-        The file; it is created when first needed.
+        The file. It is created when it is needed first.
     version : str, default ""
-        Version of the model. Evaluations of other versions are left alone.
+        Version of the model. Evaluations of other versions are not touched.
 
     Examples
     --------
@@ -51,18 +51,18 @@ class EvaluationStore(Database):
     # -- what it is about -----------------------------------------------------------------------
 
     def bind(self, signature: Signature) -> None:
-        """Note whose evaluations these are, or refuse those of another model.
+        """Bind the store to a model, or refuse the evaluations of another model.
 
         Parameters
         ----------
         signature : Signature
-            With known outputs.
+            Signature of the model, with known outputs.
 
         Raises
         ------
         StoreError
-            If the store has evaluations of a function with other inputs or outputs, or if one of
-            them has a name that the store needs for itself.
+            If the store has evaluations of a function with other inputs or outputs, or if an input
+            or output has a name that the store uses itself.
         """
         text = _describe(signature)
         if self._compare(signature, text) is None:
@@ -73,7 +73,7 @@ class EvaluationStore(Database):
             self._compare(signature, text)
 
     def outputs(self, signature: Signature) -> Outputs | None:
-        """Outputs of the function, if the store knows them; refuse other inputs."""
+        """Outputs of the function, if the store knows them. Other inputs are refused."""
         return self._compare(signature, _describe(signature))
 
     def _compare(self, signature: Signature, text: str) -> Outputs | None:
@@ -114,12 +114,14 @@ class EvaluationStore(Database):
         Parameters
         ----------
         keys : sequence of Key
+            Keys of the points.
         outcomes : Outcomes
+            Outcomes of the evaluations.
 
         Returns
         -------
         Outcomes
-            As they are on disk: what another process has saved before takes precedence.
+            Outcomes on disk. Those that another process saved earlier take precedence.
         """
         rows = []
         for i, key in enumerate(keys):
@@ -159,9 +161,9 @@ class EvaluationStore(Database):
         Yields
         ------
         index : int
-            Of the key.
+            Index of the key.
         outcome : Outcomes
-            A single one.
+            Outcome of this point.
         """
         names = {self._key(key): i for i, key in enumerate(keys)}
         everything = list(names)
@@ -293,7 +295,7 @@ def _describe(signature: Signature) -> str:
 
 
 def _cut(text: str) -> str:
-    """Message of limited length: where it began, and how it ended."""
+    """Message of limited length: its beginning and its end."""
     left_out = len(text) - REASON_CHARACTERS
     if left_out <= 0:
         return text
@@ -307,7 +309,7 @@ def _labelled(
     vectors: Sequence[bytes],
     taken: set[str] | frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Variables of a data set from flat vectors; empty ones become NaN."""
+    """Variables of a data set from flat vectors. Empty vectors become NaN."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     table = np.full((len(vectors), sum(sizes)), np.nan)
     for row, vector in zip(table, vectors, strict=True):

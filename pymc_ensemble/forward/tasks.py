@@ -1,6 +1,6 @@
-"""What workers are told and what they tell: functions with their signatures, and outcomes.
+"""Data for workers and from workers: functions with their signatures, and outcomes.
 
-As `members`, this module goes to workers by value.
+This module goes to workers by value, as `members` does.
 """
 
 import inspect
@@ -38,7 +38,7 @@ class Outputs:
 
     @classmethod
     def of(cls, result: Any, batch: int | None = None) -> "Outputs":
-        """Describe a result; of a whole batch of members, if their number is given."""
+        """Describe a result. If `batch` is given, it is that of a batch of so many members."""
         parts: Sequence[Any]
         if isinstance(result, dict):
             kind, names, parts = "dict", tuple(map(str, result)), list(result.values())
@@ -79,21 +79,21 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of a function, and how they lie in flat vectors.
+    """Inputs and outputs of a function, and their places in flat vectors.
 
     Attributes
     ----------
     names, shapes, dtypes : tuple
         The inputs.
     n_positional : int
-        How many of them are passed by position.
+        Number of inputs that are passed by position.
     outputs : Outputs or None
-        The outputs; None as long as they are not known.
+        The outputs. None as long as they are not known.
     fixed : tuple of int
-        Inputs that are the same for all points, and no part of them.
+        Inputs that are the same for all points, and are not part of a point.
     forms : tuple of Form, optional
-        How the arguments are made of the inputs, if they are not the inputs themselves;
-        `names_of_arguments` are those of the arguments then.
+        How the arguments are made from the inputs, if they are not the inputs themselves. Then
+        `names_of_arguments` are the names of the arguments.
     """
 
     names: tuple[str, ...]
@@ -107,7 +107,7 @@ class Signature:
 
     @property
     def varying(self) -> list[int]:
-        """Inputs that make a point."""
+        """Indices of the inputs that make a point."""
         return [i for i in range(len(self.names)) if i not in self.fixed]
 
     @property
@@ -136,7 +136,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Task:
-    """A function with everything that a worker has to know to call it.
+    """A function with all that a worker needs to call it.
 
     Attributes
     ----------
@@ -148,9 +148,9 @@ class Task:
     stochastic : {"", "seed", "rng"}
         Name of the argument for a seed or a generator.
     timeout : float or None
-        Seconds after which a call is abandoned; None where someone else watches over it.
+        Seconds after which a call is abandoned. None if the time-out is enforced elsewhere.
     record : callable or None
-        Saves the outcome of members: called with their rows and an `Outcomes`, which it returns.
+        Saves outcomes of members. It takes their rows and an `Outcomes`, which it returns.
     fixed : tuple of ndarray
         Values of the inputs that are the same for all points.
     """
@@ -164,7 +164,7 @@ class Task:
     fixed: tuple[np.ndarray, ...] = ()
 
     def caller(self) -> Callable[..., Any]:
-        """Function of positional arguments alone, which is given up after the time-out."""
+        """Function with only positional arguments, which is given up after the time-out."""
         function, timeout = self.function, self.timeout
         n, names, forms = self.signature.n_positional, self.signature.names, self.signature.forms
         if forms is not None:
@@ -190,14 +190,14 @@ class Task:
         return lambda *arguments: within(timeout, lambda: function(*arguments))
 
     def arguments(self, points: FloatArray, random: Sequence[Any] | None) -> Iterator[Any]:
-        """Inputs at each of the points (m, d); batches of one if vectorized."""
+        """Inputs at each of the points (m, d). If vectorized, they are batches of one."""
         if self.vectorized:
             batch = self.batch(points, random)
             rows = range(len(points))
             return zip(*([values[i : i + 1] for i in rows] for values in batch), strict=True)
         columns: list[Any] = [*self.signature.split(points)]
         for i, value in zip(self.signature.fixed, self.fixed, strict=True):
-            # each its own copy: the function may write into its arguments
+            # a copy for each call, as the function may write into its arguments
             columns.insert(i, map(np.copy, repeat(value, len(points))))
         if random is not None:
             columns.append(random)
@@ -211,7 +211,7 @@ class Task:
         return columns if random is None else [*columns, random]
 
     def random(self, seed: Seed) -> Any:
-        """What a stochastic function gets: a generator, or an integer."""
+        """Generator or integer for a stochastic function."""
         sequence = np.random.SeedSequence(seed[0], spawn_key=seed[1])
         if self.stochastic == "rng":
             return np.random.default_rng(sequence)
@@ -220,15 +220,15 @@ class Task:
 
 @dataclass
 class Outcomes:
-    """What became of some members.
+    """Outcomes of some members.
 
     Attributes
     ----------
     outputs : ndarray of shape (m, K)
-        NaN in rows that failed.
+        Outputs, with NaN in rows that failed.
     statuses : list of str
     reasons : dict of int to str
-        Why rows failed.
+        Reasons of failed rows.
     started : ndarray of shape (m,)
         Seconds since the epoch.
     seconds : ndarray of shape (m,)
@@ -275,7 +275,7 @@ class Outcomes:
 
     @classmethod
     def failure(cls, n_outputs: int, status: str, reason: str, seconds: float) -> "Outcomes":
-        """A single member that failed without a word of its own."""
+        """A single failed member, with the reason that is given here."""
         return cls(
             np.full((1, n_outputs), np.nan),
             [status],

@@ -18,34 +18,33 @@ from numpy.typing import ArrayLike, NDArray
 from .calls import TimedOut
 from .workers.chunks import check_timeout
 
-MAX_BYTES = 2**26  # of an answer: three million numbers, as text; parsed, it takes 2 GB at most
-DESCRIBE_SECONDS = 60.0  # for what a server says of a model without running it
+MAX_BYTES = 2**26  # of an answer: three million numbers as text; parsed, they take 2 GB at most
+DESCRIBE_SECONDS = 60.0  # time-out of requests that do not run the model
 
 
 @dataclass(frozen=True)
 class UMBridgeModel:
     """A model that is served by UM-Bridge, as the function of a forward model.
 
-    A server evaluates as many requests at the same time as it has models running; give the forward
-    model as many threads. A server that is silent, too slow or too talkative makes an evaluation
-    fail, and nothing else: no request takes longer than its time-out, and no more than 64 MiB of
-    an answer is read.
+    A server evaluates as many requests at the same time as it has running models. Give the forward
+    model as many threads. If a server is silent, too slow or sends too much, only this evaluation
+    fails: no request takes longer than its time-out, and at most 64 MiB of an answer are read.
 
     Parameters
     ----------
     url : str
-        Where the server listens, ``"http://localhost:4242"``.
+        Address of the server, such as ``"http://localhost:4242"``.
     name : str, default "forward"
         Name of the model.
     config : dict, optional
-        Configuration that the model understands.
+        Configuration for the model.
     timeout : float, default 600
         Seconds that an evaluation may take. That of the forward model takes precedence.
 
     Raises
     ------
     ValueError
-        If `url` is no address of HTTP, or `timeout` no time.
+        If `url` is not an HTTP address, or `timeout` not a time.
 
     Examples
     --------
@@ -114,7 +113,7 @@ class UMBridgeModel:
         Raises
         ------
         RuntimeError
-            If the model reports an error, or the answer is none of the protocol.
+            If the model reports an error, or the answer does not follow the protocol.
         ConnectionError
             If there is no server.
         """
@@ -158,9 +157,9 @@ class UMBridgeModel:
 
 
 def _post(url: str, path: str, body: bytes, seconds: float) -> tuple[int, bytes]:
-    """Send a request; status and body of the answer, within a time and a size.
+    """Send a request, and return status and body of the answer, with limits of time and size.
 
-    A time-out of a socket begins anew with each byte, so a clock beside it ends the connection.
+    A time-out of a socket begins anew with each byte, so a separate clock ends the connection.
     """
     parts = urlsplit(url)
     made = HTTPSConnection if parts.scheme == "https" else HTTPConnection

@@ -1,4 +1,4 @@
-"""Whether a simulator is still the same: compared when a run or a prediction begins."""
+"""Detect changes of a simulator, when a run or a prediction begins."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -9,7 +9,7 @@ from .fingerprint import Fingerprint, Leaf, digest
 
 
 def files_in(depends_on: Any) -> tuple[Path, ...]:
-    """Files in `depends_on`, which must be there."""
+    """Files in `depends_on`, which must exist."""
     if isinstance(depends_on, str | bytes | PathLike) or not isinstance(depends_on, Iterable):
         raise TypeError(
             f"depends_on must be a list of paths of files, not {depends_on!r}. Write "
@@ -44,7 +44,7 @@ def fingerprint(function: Callable[..., Any], depends_on: Sequence[Path] = ()) -
     Raises
     ------
     ValueError
-        If the function refers to a value that cannot be told, such as a lock or an open file.
+        If the function refers to a value that cannot be compared, such as a lock or an open file.
     """
     watch = Watch(function, depends_on)
     watch.begin()
@@ -52,10 +52,10 @@ def fingerprint(function: Callable[..., Any], depends_on: Sequence[Path] = ()) -
 
 
 class Watch:
-    """Looks whether a function, or what it refers to, is still the same.
+    """Detects changes of a function, and of all that it refers to.
 
-    What the function changes itself, such as a counter, a cache or the state of a solver, is no
-    setting: it is left out as soon as it was seen to change during a call.
+    What the function changes itself, such as a counter, a cache or the state of a solver, is not a
+    setting. It is left out as soon as it changes during a call.
 
     Parameters
     ----------
@@ -81,13 +81,13 @@ class Watch:
         return other
 
     def begin(self) -> list[str]:
-        """Look before a call: paths that have changed since the last one."""
+        """Compare before a call. Returns the paths that have changed since the last call."""
         before, now = self._leaves, self._look()
         self._leaves = now
         return [] if before is None else _different(before, now)
 
     def end(self) -> None:
-        """Look after a call: what has changed was changed by the function itself."""
+        """Compare after a call. What has changed was changed by the function itself."""
         before, now = self._leaves, self._look()
         if before is None or before == now:
             self._leaves = now
@@ -109,12 +109,12 @@ class Watch:
 
     @property
     def version(self) -> str:
-        """Version of the function as it was when a call began.
+        """Version of the function when a call began.
 
         Raises
         ------
         ValueError
-            If it cannot be told.
+            If the version is not known.
         """
         if self._leaves is None:
             self.begin()
@@ -129,7 +129,7 @@ class Watch:
         return digest(self.at_first | self._leaves).hex()[:16]
 
     def differs_from(self, other: "Watch") -> list[str]:
-        """Paths in which the function in another process is another one."""
+        """Paths in which the function in another process differs."""
         ours, theirs = self._leaves or {}, other._leaves or {}
         left_out = self.left_out.keys() | other.left_out.keys()
         return [

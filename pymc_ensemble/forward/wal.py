@@ -1,8 +1,8 @@
 """Damage in the write-ahead log that SQLite leaves beside a database when a process is killed.
 
-SQLite ends at the first frame of the log whose checksum is wrong, as that is what an unfinished
-write looks like. Frames that come after it, of the same log, tell that the write was finished: then
-bits have changed, and what SQLite would leave out are finished evaluations.
+SQLite stops at the first frame of the log with a wrong checksum, because an unfinished write looks
+like this. If later frames of the same log follow, the write was finished. Then bits have changed,
+and SQLite would leave out finished evaluations.
 """
 
 import struct
@@ -13,7 +13,7 @@ ORDERS = {0x377F0683: ">", 0x377F0682: "<"}  # of the numbers that are summed, b
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a write-ahead log; empty if nothing is, or if there is none.
+    """Damage of a write-ahead log, in words. Empty if there is no damage, or no log.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ def damage(path: Path) -> str:
         The log. Other processes may be writing to it.
     """
     found = _damage(path)
-    return found and _damage(path)  # unless it was begun anew while it was read
+    return found and _damage(path)  # read again, as it may have been begun anew meanwhile
 
 
 def _damage(path: Path) -> str:
@@ -49,7 +49,7 @@ def _damage(path: Path) -> str:
 
 
 def _sums(part: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
-    """Checksums, which go on from those of what comes before."""
+    """Checksums, which continue earlier ones."""
     first, second = sums
     words = struct.unpack(f"{order}{len(part) // 4}I", part)
     for even, odd in zip(words[::2], words[1::2], strict=True):

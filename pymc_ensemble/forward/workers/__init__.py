@@ -1,1 +1,1 @@
-"""Where the members of a batch are evaluated: here, in processes, in an executor, on a cluster."""
+"""Workers for the members of a batch: this process, processes, an executor, a cluster."""

@@ -1,4 +1,4 @@
-"""Who evaluates the members of a batch: this process, threads, processes, or a cluster."""
+"""Choice of the workers for a batch: this process, threads, processes, or a cluster."""
 
 import logging
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -28,10 +28,10 @@ logger = logging.getLogger("pymc_ensemble")
 
 
 def backend(executor: ExecutorLike, task: Task, timeout: float | None) -> Backend:
-    """Choose the backend for what the user gave as `executor`.
+    """Choose the backend for the user's `executor`.
 
-    A thread cannot be stopped, and what it does after its time spoils the calls beside it. So with
-    a time-out there are as many processes as there would be threads.
+    A thread cannot be stopped, and after its time-out it would disturb other calls. So with a
+    time-out there are processes instead of threads, as many.
     """
     if executor is None:
         return Serial(task) if timeout is None else Processes(1, task, timeout)
@@ -54,7 +54,7 @@ def backend(executor: ExecutorLike, task: Task, timeout: float | None) -> Backen
 
 
 def number_of_workers(executor: ExecutorLike) -> int:
-    """Evaluations that are made at the same time, as far as that is known."""
+    """Number of evaluations at the same time, as far as it is known."""
     if executor is None:
         return 1
     if isinstance(executor, int):
@@ -73,11 +73,11 @@ EXECUTORS = (
 )
 
 
-MOST_WORKERS = 10_000  # processes: beyond what the process table of one machine usually holds
+MOST_WORKERS = 10_000  # processes: the process table of one machine usually holds fewer
 
 
 def check_executor(executor: Any) -> None:
-    """Refuse what is no executor, and absurd numbers of processes."""
+    """Refuse objects that are not executors, and absurd numbers of processes."""
     named = isinstance(executor, str) and executor in ("threads", "processes")
     number = isinstance(executor, int) and not isinstance(executor, bool) and executor > 0
     if not (executor is None or named or number or isinstance(executor, Executor)):
@@ -91,7 +91,7 @@ def check_executor(executor: Any) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to get at an executor in another process.
+    """Recipe to get an executor in another process.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Recipe:
 
     @classmethod
     def of(cls, executor: ExecutorLike) -> "Recipe":
-        """Note what is needed to use an executor elsewhere."""
+        """Recipe of an executor, for use in another process."""
         if executor is None or isinstance(executor, str | int):
             return cls("same", executor)
         if isinstance(executor, ThreadPoolExecutor):

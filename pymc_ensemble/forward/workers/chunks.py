@@ -1,4 +1,4 @@
-"""Chunks of members, and what all backends share."""
+"""Chunks of members, and the common parts of all backends."""
 
 import math
 import multiprocessing
@@ -18,21 +18,21 @@ from pymc_ensemble.forward.tasks import Outcomes, Outputs, Seed, Task
 
 FloatArray = NDArray[np.float64]
 
-CHUNK_SECONDS = 0.02  # of work that is sent to a worker at once
-PATIENCE = 0.05  # seconds after which a worker hands back the rest of its chunk
+CHUNK_SECONDS = 0.02  # seconds of work that are sent to a worker at once
+PATIENCE = 0.05  # seconds after which a worker returns the rest of its chunk
 
 ExecutorLike = Executor | str | int | None
 
 
 class ExecutorError(ForwardModelError):
-    """An executor that cannot be used here; no failure of the forward model."""
+    """An executor cannot be used here. It is not a failure of the forward model."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Members that are evaluated together: their rows in the batch, and what is sent.
+    """Members that are evaluated together: their rows in the batch, and the data for the worker.
 
-    Outputs may be written to `out`, where that is possible.
+    Outputs may be written to `out`, if that is possible.
     """
 
     rows: NDArray[np.int_]
@@ -55,7 +55,7 @@ class Chunk:
         )
 
     def pieces(self, size: int) -> list["Chunk"]:
-        """Chunks of no more than `size` members."""
+        """Chunks of at most `size` members."""
         return [self.part(i, i + size) for i in range(0, len(self), size)]
 
 
@@ -66,18 +66,18 @@ class Backend(Protocol):
     """Whether outcomes are saved where they are computed."""
 
     def run(self, chunk: Chunk, seconds: float | None) -> Iterator[tuple[Chunk, Outcomes]]:
-        """Evaluate members, and give the outcomes as they come.
+        """Evaluate members, and yield the outcomes as they come.
 
         Parameters
         ----------
         chunk : Chunk
             All members of the batch.
         seconds : float or None
-            What a member took so far.
+            Usual duration of a member so far.
         """
 
     def close(self) -> None:
-        """Let go of workers that were started here."""
+        """Stop workers that were started here."""
 
 
 def available_cores() -> int:
@@ -88,12 +88,12 @@ def available_cores() -> int:
 
 
 def available_threads() -> int:
-    """Threads of a pool of ours, as many as Python's own has: some wait."""
+    """Threads of a pool of this package: as many as Python's own, as some wait."""
     return min(32, available_cores() + 4)
 
 
 def refuse_in_daemon(what: str) -> None:
-    """Explain why PyMC's chain processes can have no workers of their own."""
+    """Explain why PyMC's chain processes cannot have workers."""
     if multiprocessing.current_process().daemon:
         raise ExecutorError(
             f"The forward model has {what}, but PyMC runs each chain in a process that may not "
@@ -104,7 +104,7 @@ def refuse_in_daemon(what: str) -> None:
 
 
 def check_timeout(timeout: Any) -> None:
-    """Refuse what is no time that one can wait for."""
+    """Refuse a time-out that is not a time that one can wait."""
     if timeout is None:
         return
     number = isinstance(timeout, int | float | np.number) and not isinstance(timeout, bool)
@@ -133,7 +133,7 @@ class Serial:
 
 
 def chunk_size(n: int, workers: int, seconds: float | None, vectorized: bool) -> int:
-    """Members that are sent at once: cheap ones together, but every worker gets some."""
+    """Number of members that are sent at once: many cheap ones, but every worker gets some."""
     if vectorized:
         return math.ceil(n / workers)
     if seconds is None or seconds >= CHUNK_SECONDS:
@@ -144,7 +144,7 @@ def chunk_size(n: int, workers: int, seconds: float | None, vectorized: bool) ->
 def plan(
     chunk: Chunk, workers: int, seconds: float | None, vectorized: bool
 ) -> tuple[list[Chunk], Chunk]:
-    """Chunks to begin with, and what waits until it is known how long a member takes."""
+    """First chunks, and the rest, which waits until the duration of a member is known."""
     n = len(chunk)
     if seconds is None and not vectorized and n > 4 * workers:
         return chunk.part(0, workers).pieces(1), chunk.part(workers, n)
@@ -152,18 +152,18 @@ def plan(
 
 
 def died(task: Task, why: str) -> Outcomes:
-    """Outcome of a member that took its worker down."""
+    """Outcome of a member that killed its worker."""
     return Outcomes.failure(task.signature.n_outputs, "died", f"Its worker died. {why}", 0.0)
 
 
 def not_done(sent: Chunk, done: int, vectorized: bool) -> list[Chunk]:
-    """What a worker gave back; a batch that took too long as a whole is called one by one."""
+    """Chunks that a worker returned. A batch that took too long is called one by one."""
     rest = sent.part(done, len(sent))
     return rest.pieces(1) if vectorized else [rest]
 
 
 def still_occupied(executor: Any, timeout: float) -> ExecutorError:
-    """Error for calls that took too long, and go on where they cannot be stopped."""
+    """Error for calls that took too long, and go on because they cannot be stopped."""
     return ExecutorError(
         f"A call of the forward model took more than timeout={timeout:g} s and has not ended after "
         f"as long again. It cannot be stopped in an executor of type {type(executor).__name__}, "
@@ -174,7 +174,7 @@ def still_occupied(executor: Any, timeout: float) -> ExecutorError:
 
 
 def unusable(executor: Any, error: BaseException) -> ExecutorError:
-    """Error for workers that could not even call the function."""
+    """Error for workers that could not call the function at all."""
     return ExecutorError(
         f"The executor of type {type(executor).__name__} could not evaluate the forward model. Its "
         f"workers need the function, and all that it imports. {error!r}"

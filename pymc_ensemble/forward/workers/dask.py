@@ -25,22 +25,22 @@ from .chunks import (
 )
 from .processes import Pickled
 
-RESTART_SECONDS = 60  # to wait for a new worker process; the others go on after that
+RESTART_SECONDS = 60  # seconds to wait for a new worker process; then the others go on
 
 
 class DaskCluster:
     """Workers of a Dask cluster.
 
-    The rounds of several chains, each a client of its own, fill one cluster together.
+    The rounds of several chains, each with its own client, share one cluster.
 
     Parameters
     ----------
     executor : distributed.cfexecutor.ClientExecutor
-        Made by ``client.get_executor()``; its options, such as ``resources``, are respected.
+        Executor from ``client.get_executor()``. Its options, such as ``resources``, are respected.
     task : Task
-        With the time-out: Dask does not kill a worker, so that watches its own clock. Nothing is
-        called beside a call that was given up: its worker is restarted or, where nobody watches
-        over the worker, the run ends with an error.
+        Task with the time-out. Dask does not kill workers, so a worker watches its own clock.
+        Nothing else is called while an abandoned call goes on: its worker is restarted. Without a
+        nanny, the run ends with an error.
     """
 
     saves = False
@@ -60,14 +60,14 @@ class DaskCluster:
         """Evaluate members on the cluster."""
         from distributed import as_completed
 
-        if self._shared is None:  # sent to each worker once, and made anew if that is lost
+        if self._shared is None:  # sent once to each worker, and again if it is lost
             shared = Pickled(partial(members.evaluate_to_tuple, self.task))
             self._shared = self.client.submit(cloudpickle.loads, shared.payload, pure=False)
         workers = max(1, sum(self.client.nthreads().values()))
         first, rest = plan(chunk, workers, seconds, self.task.vectorized)
         sent = self._submit(first)
         suspects: list[Chunk] = []  # members whose workers have died: Dask blames all in a worker
-        alone = False  # with nothing beside it, a suspect is being evaluated
+        alone = False  # whether a suspect is being evaluated alone
         finished = as_completed(list(sent), loop=self.client.loop)
         try:
             while sent:
@@ -86,7 +86,7 @@ class DaskCluster:
                         occupied.append((self._address(future), may_end))
                     if done < len(part):
                         again += not_done(part, done, self.task.vectorized)
-                for future in good:  # else Dask evaluates it once more if its worker ends
+                for future in good:  # otherwise Dask evaluates it again if its worker ends
                     future.release()
                 for address, may_end in occupied:
                     self._restart_worker(address, may_end)
@@ -124,30 +124,30 @@ class DaskCluster:
                 self.client.cancel(list(sent))
 
     def _is_occupied(self, part: Chunk, outcomes: Outcomes) -> bool:
-        """Whether a call goes on in a worker although it was given up."""
+        """Whether an abandoned call goes on in a worker."""
         if self.task.timeout is None:
             return False
         return "timeout" in outcomes.statuses or len(outcomes) < len(part)
 
     def _address(self, future: Any) -> str | None:
-        """Worker that has evaluated a chunk, if it is still there."""
+        """Address of the worker that has evaluated a chunk, if it still exists."""
         return next((a for found in self.client.who_has([future]).values() for a in found), None)
 
     def _restart_worker(self, address: str | None, may_end: bool) -> None:
-        """Go on in a fresh process; or, if it may still end, let the worker wait for the call."""
+        """Go on in a new process. Or wait for the call, if it may still end."""
         if address is None:
             return
         try:
             self.client.restart_workers([address], timeout=RESTART_SECONDS)
-        except ValueError as error:  # nobody watches over it
+        except ValueError as error:  # the worker has no nanny
             if not may_end:
                 assert self.task.timeout is not None
                 raise still_occupied(self.executor, self.task.timeout) from error
         except KeyError:  # it is gone already
             pass
         except TimeoutError as error:
-            # Dask waits 5 s for the end of a process that it has killed, which a busy machine may
-            # exceed. It is started again when it has ended; others go on meanwhile.
+            # Dask waits 5 s for the end of a killed process. A busy machine may take longer. The
+            # process is started again when it has ended. Other workers go on meanwhile.
             try:
                 self.client.wait_for_workers(1, timeout=RESTART_SECONDS)
             except TimeoutError:

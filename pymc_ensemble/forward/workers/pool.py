@@ -1,4 +1,4 @@
-"""Executors that a user hands over."""
+"""Executors from the user."""
 
 import logging
 import sys
@@ -50,9 +50,9 @@ class Pool:
     ----------
     executor : Executor
     task : Task
-        With the time-out: workers of others cannot be killed one by one, so they watch their own
-        clock. Nothing is called in a process beside a call that was given up there: the pool is
-        built anew or, where it cannot be, the run ends with an error.
+        Task with the time-out. Workers of foreign pools cannot be killed one by one, so they watch
+        their own clock. Nothing else is called in a process while an abandoned call goes on there:
+        the pool is built anew. If it cannot be rebuilt, the run ends with an error.
     owned : bool
         Whether the executor was made here.
     """
@@ -77,11 +77,11 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        """Calls that are made at the same time."""
+        """Number of calls at the same time."""
         return size_of_pool(self.executor)
 
     def close(self) -> None:
-        """Stop the executor, if it is ours."""
+        """Stop the executor, if it was made here."""
         if self.owned:
             self.executor.shutdown(wait=False, cancel_futures=True)
         if self.folder is not None:
@@ -93,8 +93,8 @@ class Pool:
         first, rest = plan(chunk, workers, seconds, self.task.vectorized)
         waiting, alone = deque(first), deque[Chunk]()
         running: dict[Future, tuple[Chunk, Path | None]] = {}
-        suspected = False  # of having killed a worker, is what is running
-        occupied = False  # a worker, by a call that was given up
+        suspected = False  # whether a running member may have killed a worker
+        occupied = False  # whether an abandoned call occupies a worker
         try:
             while waiting or running or alone or len(rest):
                 if not waiting and not running and not alone:
@@ -105,7 +105,7 @@ class Pool:
                     self._leave_occupied()
                 if not running:
                     suspected = bool(alone)
-                    if suspected:  # tried one at a time, with nothing beside it
+                    if suspected:  # suspects are tried alone, one at a time
                         self._submit(alone.popleft(), running)
                 while waiting and not alone and not suspected and not occupied:
                     self._submit(waiting.popleft(), running)
@@ -144,7 +144,7 @@ class Pool:
         for attempt in range(2):
             try:
                 future = self.executor.submit(*self._call, *arguments)
-            except BrokenExecutor:  # it broke while nothing of ours was running
+            except BrokenExecutor:  # it broke while nothing was running here
                 if attempt:
                     raise
                 self._rebuild()
@@ -158,7 +158,7 @@ class Pool:
         waiting: deque[Chunk],
         alone: deque[Chunk],
     ) -> Iterator[tuple[Chunk, Outcomes]]:
-        """Go on after a worker has died: blame a member only if it was running alone."""
+        """Go on after a worker has died. A member is blamed only if it was running alone."""
         self._rebuild()
         for future, (sent, diary) in broken.items():
             if not future.cancelled() and future.exception() is None:
@@ -180,7 +180,7 @@ class Pool:
                 waiting.append(rest.part(1, len(rest)))
 
     def _is_occupied(self, sent: Chunk, outcomes: Outcomes) -> bool:
-        """Whether a call goes on in a worker although it was given up."""
+        """Whether an abandoned call goes on in a worker."""
         if self.task.timeout is None:
             return False
         may_end = len(outcomes) > 0 or (self.task.vectorized and len(sent) > 1)
@@ -193,7 +193,7 @@ class Pool:
         return not self.threads and self.same_machine
 
     def _leave_occupied(self) -> None:
-        """Go on in fresh processes, if that is possible; else workers wait for the call to end."""
+        """Go on in new processes, if possible. Otherwise workers wait for the call to end."""
         if self._can_be_rebuilt:
             self._rebuild("A call took too long and cannot be stopped")
 
@@ -213,7 +213,7 @@ class Pool:
             self.owned = True
         elif type(old).__name__ == "_ReusablePoolExecutor":
             module = sys.modules[type(old).__module__]
-            old.shutdown(wait=True, kill_workers=True)  # else it may be handed out again
+            old.shutdown(wait=True, kill_workers=True)  # otherwise it may be given out again
             self.executor = module.get_reusable_executor(max_workers=old._max_workers)
         else:
             raise ExecutorError(
@@ -232,7 +232,7 @@ def _is_process_pool(executor: Executor) -> bool:
 
 
 def size_of_pool(executor: Any) -> int:
-    """Calls that an executor makes at the same time."""
+    """Number of calls that an executor makes at the same time."""
     number = getattr(executor, "_max_workers", None)  # Python's, loky's
     if number is None:
         number = getattr(executor, "num_workers", None)  # mpi4py's

@@ -1,4 +1,4 @@
-"""Worker processes of our own."""
+"""Worker processes of this package."""
 
 import multiprocessing
 import os
@@ -27,36 +27,36 @@ from pymc_ensemble.forward.tasks import Outcomes, Task
 
 from .chunks import PATIENCE, Chunk, ExecutorError, chunk_size, plan
 
-WATCH_SECONDS = 0.5  # a worker looks so often whether the process that it works for is alive
-LONGEST_WAIT = 3600.0  # seconds; poll(2) takes no more than 24 days
+WATCH_SECONDS = 0.5  # interval at which a worker checks that its parent process is alive
+LONGEST_WAIT = 3600.0  # seconds; poll(2) takes at most 24 days
 NAME = "pymc_ensemble worker"
-DEAD_STARTS = 3  # workers in a row that end before they can begin: more will not help
-KILLED_STARTS = 30  # the same if they are killed: three came by chance where starts are slow
-KILLED = (-9, -15)  # exit codes of what is killed from outside
+DEAD_STARTS = 3  # workers in a row that end before they can begin: more starts do not help
+KILLED_STARTS = 30  # the same if they are killed: three happened by chance if starts are slow
+KILLED = (-9, -15)  # exit codes of processes that are killed from outside
 
 
 def start_method() -> str:
-    """How workers start; forked ones need no pickling, and scripts no `if __name__ == "__main__"`.
+    """Start method of workers. Forked ones need no pickling and no `if __name__ == "__main__"`.
 
-    A fork may copy locks of JAX's threads as they are held. The threads come with JAX's first
-    computation: that it is imported, as ArviZ does where it is installed, does no harm.
+    A fork may copy locks that JAX's threads hold. These threads start with JAX's first computation.
+    Importing JAX does no harm, as ArviZ does if it is installed.
     """
     jax = sys.modules.get("jax._src.xla_bridge")
     computes = getattr(jax, "backends_are_initialized", lambda: jax is not None)()
     return "fork" if sys.platform == "linux" and not computes else "spawn"
 
 
-BY_VALUE = (members, tasks, calls, containers, numbers)  # what workers need of this package
+BY_VALUE = (members, tasks, calls, containers, numbers)  # modules that workers need
 
 
 class Pickled:
-    """An object that any pickler can send, with functions that have no name.
+    """An object that any pickler can send, also with functions without a name.
 
     Parameters
     ----------
     value : object
     everything : bool, default True
-        Whether to include the module that defines what workers do, for those without the package.
+        Whether to include the modules that workers need, for workers without the package.
     """
 
     def __init__(self, value: Any, everything: bool = True):
@@ -79,7 +79,7 @@ class Pickled:
         return cloudpickle.loads, (self.payload,)
 
     def __call__(self) -> None:
-        """Do nothing: some executors ask whether they got something to call."""
+        """Do nothing. Some executors check that they got a callable."""
 
 
 # -- in the worker -------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def _work(connection: Connection, task: Task, parent: int, groups: Path) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are for the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if os.name == "posix":
-        os.setsid()  # what is started here is killed with this process, as one group
+        os.setsid()  # processes that are started here are killed with this one, as a group
     threading.Thread(target=_end_with, args=(parent, groups), daemon=True, name="watch").start()
     while True:
         try:
@@ -102,16 +102,16 @@ def _work(connection: Connection, task: Task, parent: int, groups: Path) -> None
         connection.send("begun")
         try:
             result: Outcomes | BaseException = evaluate(task, *arguments)
-        except BaseException as error:  # members fail without an exception: this is of the store
+        except BaseException as error:  # members do not raise errors: this comes from the store
             result = error
-        for stream in (sys.stdout, sys.stderr):  # who is killed does not flush
+        for stream in (sys.stdout, sys.stderr):  # a killed process does not flush
             with suppress(Exception):
                 stream.flush()
         connection.send(_sendable(result) if isinstance(result, BaseException) else result)
 
 
 def _sendable(error: BaseException) -> BaseException:
-    """An exception that survives pickling: itself, or what it says."""
+    """An exception that survives pickling: itself, or its message."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -120,7 +120,7 @@ def _sendable(error: BaseException) -> BaseException:
 
 
 def _end_with(parent: int, groups: Path) -> None:
-    """End this process, and what it has started, when its parent is gone."""
+    """End this process, and all that it has started, when its parent is gone."""
     if os.name == "posix":
         while os.getppid() == parent:
             time.sleep(WATCH_SECONDS)
@@ -141,7 +141,7 @@ class Worker:
     Attributes
     ----------
     ready : bool
-        Whether it has ever begun with a chunk.
+        Whether it has ever begun a chunk.
     """
 
     def __init__(self, context: Any, task: Any, groups: Path):
@@ -155,7 +155,7 @@ class Worker:
         theirs.close()
 
     def kill(self) -> int | None:
-        """End the process with all that it has started; return its exit code."""
+        """End the process with all that it has started. Returns its exit code."""
         pid = self.process.pid
         assert pid is not None
         if os.name == "posix":  # before the process is reaped, as its number may be used again then
@@ -172,7 +172,7 @@ class Worker:
 
 @contextmanager
 def _children_are_allowed() -> Iterator[None]:
-    """Let a process of PyMC's for one chain start a worker, which ends with it."""
+    """Let a chain process of PyMC start a worker, which ends with it."""
     this = multiprocessing.current_process()
     was = this.daemon
     if was:
@@ -186,15 +186,15 @@ def _children_are_allowed() -> Iterator[None]:
 
 @dataclass
 class Sent:
-    """A chunk on its way.
+    """A chunk that was sent to a worker.
 
     Attributes
     ----------
     chunk : Chunk
     diary : Path or None
-        Where the worker notes the members that are finished.
+        File in which the worker notes finished members.
     begun : float or None
-        Time (`time.monotonic`) when the worker has begun.
+        Time (`time.monotonic`) when the worker began.
     limit : float or None
         Seconds after which it is killed.
     """
@@ -213,10 +213,10 @@ class Sent:
 
 
 class Processes:
-    """Worker processes of our own, which are killed when a member takes too long.
+    """Worker processes of this package, which are killed when a member takes too long.
 
-    Each has a pipe of its own and shares nothing with the others: whatever happens to one of
-    them, by its own doing or from outside, is known at once and touches no other.
+    Each has its own pipe and shares nothing with the others. If something happens to a worker, it
+    is known at once, and does not touch the others.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ class Processes:
                     self._kill(worker)
 
     def _send(self, chunk: Chunk) -> tuple[Worker, Sent]:
-        """Give a chunk to a worker that is alive."""
+        """Send a chunk to a living worker."""
         self._number += 1
         single, vectorized = len(chunk) == 1, self.task.vectorized
         diary = None if single else self._folder / str(self._number)
@@ -291,7 +291,7 @@ class Processes:
                 self._started.add(worker)
             try:
                 worker.connection.send(arguments)
-            except OSError:  # it was killed while it had nothing to do
+            except OSError:  # the worker was killed while it was idle
                 self._lose(worker)
                 continue
             return worker, Sent(chunk, diary, limit)
@@ -299,10 +299,10 @@ class Processes:
     def _take(
         self, worker: Worker, busy: dict[Worker, Sent], waiting: deque[Chunk]
     ) -> Iterator[tuple[Chunk, Outcomes]]:
-        """Listen to a worker, or give it up; members that it did not get to wait again."""
+        """Read from a worker, or give it up. Members that it has not reached wait again."""
         sent = busy[worker]
         chunk = sent.chunk
-        ended = bool(wait([worker.process.sentinel], 0))  # then all that it had to say is here
+        ended = bool(wait([worker.process.sentinel], 0))  # then all its messages are here
         try:
             message = worker.connection.recv() if worker.connection.poll() else None
         except (EOFError, OSError):
@@ -339,7 +339,7 @@ class Processes:
     def _lost(
         self, sent: Sent, waiting: deque[Chunk], status: str, reason: str, seconds: float
     ) -> Iterator[tuple[Chunk, Outcomes]]:
-        """Members of a chunk whose worker is gone: the first that is not in the diary did it."""
+        """Members of a chunk whose worker is gone. The first one not in the diary is blamed."""
         chunk = sent.chunk
         finished = [] if sent.diary is None else read_diary(str(sent.diary)) or []
         for i, outcomes in enumerate(finished):
@@ -359,7 +359,7 @@ class Processes:
         return worker.kill()
 
     def _lose(self, worker: Worker) -> None:
-        """Let go of a worker that ended with nothing to do; see whether any can begin at all."""
+        """Drop a worker that ended while idle, and check whether workers can begin at all."""
         ready, code = worker.ready, self._kill(worker)
         self._dead_starts += not ready
         killed = code in KILLED
@@ -385,7 +385,7 @@ def _end(started: set[Worker], folder: Path) -> None:
 
 
 def _heard_of(busy: dict[Worker, Sent]) -> list[Worker]:
-    """Workers that have sent something, have ended, or have used up their time; wait for one."""
+    """Wait for workers that have sent something, have ended, or have used up their time."""
     left = min(sent.left for sent in busy.values())
     sources = {worker.connection: worker for worker in busy}
     sources |= {worker.process.sentinel: worker for worker in busy}
