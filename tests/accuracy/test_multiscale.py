@@ -78,7 +78,7 @@ CASES = {
         half_width=4.0, total_variation=0.12, masses=halves, mass_error=0.08,
     ),
     "four modes": Case(
-        ("four_modes", {"rough": False}), four_modes, 8_800, 40_000, np.inf, np.inf, walkers=40,
+        ("four_modes", {"rough": False}), four_modes, 8_600, 40_000, np.inf, np.inf, walkers=40,
         half_width=2.0, total_variation=0.15, masses=quadrants,
     ),
     "noisy decay": Case(
