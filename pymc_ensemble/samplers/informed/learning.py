@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.kernels import NothingToFreeze
 
-from .linearized import LinearizedPosterior
+from .linearized import LinearizedPosterior, single_numbers
 from .search import SearchRound, SearchState, TrackedSearch
 from .walk import expected_acceptance
 
@@ -17,8 +18,10 @@ from .walk import expected_acceptance
 ENOUGH = 0.7
 WIDE = 0.5  # share of wider proposals, which teach tails and do not count for the acceptance
 POWER = 0.5  # of the likelihood in the law of the draws: informed directions are 1.4 times as wide
+WIDER = 2.0  # spread of single numbers in these draws, in standard deviations of the law
 LATELY = 5  # rounds whose acceptance is compared with that of as many earlier rounds
 RISE = 0.05  # smaller rises of the acceptance end the learning: the error of 125 proposals
+DRIFT = 0.3  # of single numbers, in their sd, by which proposals still move: 2.4 standard errors
 LINEAR = 0.1  # error of the loss at draws of the prior up to which a map is linear
 FEWEST = 2  # proposals that have differences
 TOGETHER = 3  # rounds whose proposals tell the acceptance: those of one are too few
@@ -38,6 +41,8 @@ class TrialState:
         Posterior with linear outputs, and the present one.
     x, residuals : ndarray of shape (N, d) and (N, K)
         Proposals so far, and the differences of their outputs from linear ones.
+    moments : tuple of ndarray of shape (2, k)
+        Means and variances of single numbers in the proposals of each round, without wide ones.
     acceptances : tuple of float
         Expected acceptance of each round.
     done : bool
@@ -49,6 +54,7 @@ class TrialState:
     target: LinearizedPosterior
     x: Array
     residuals: Array
+    moments: tuple[Array, ...] = field(default=())
     acceptances: tuple[float, ...] = field(default=())
     done: bool = False
 
@@ -113,9 +119,33 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         else:
             wide, starts = round(WIDE * self.size), target.curvature.last(self.size)
             near = target.propose(self.problem, starts[wide:], rng)
-            x = np.concatenate([near, target.propose(self.problem, starts[:wide], rng, POWER)])
+            far = self._far(target, starts[:wide], rng)
+            x = np.concatenate([near, far])
         points, log_density = target.reference.points(x), target.log_density(self.problem, x)
         return points, TrialRound(x, points, log_density, wide, int(rng.integers(2**63)))
+
+    @cached_property
+    def _few(self) -> Array:
+        """Coordinates, shape (d,), of single numbers beside a field; none where all are such."""
+        single = single_numbers(self.problem)
+        return single & ~single.all()
+
+    def _far(self, target: LinearizedPosterior, x: Array, rng: np.random.Generator) -> Array:
+        """Proposals that learn of tails, from draws of before, shape (n, d).
+
+        The likelihood counts half. Where the mode of a length or an amplitude is far from its mean,
+        proposals come there too slowly: single numbers first go by a move of the prior, no further
+        than `WIDER` times what the law allows, and stay. Nobody weighs these draws, which need not
+        be exact.
+        """
+        single = self._few
+        rows = np.eye(len(single))[single]
+        variances = np.einsum("kd,kd->k", rows, target.law.contract(rows))
+        size = np.minimum(1.0, WIDER * np.sqrt(variances))
+        moved = x.copy()
+        moved[:, single] *= np.sqrt(1 - size**2)  # eq. (F15)
+        moved[:, single] += size * rng.standard_normal((len(x), len(size)))
+        return target.propose(self.problem, moved, rng, POWER, single)
 
     def tell(
         self,
@@ -155,7 +185,11 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         x = np.concatenate([state.x, tried])
         missed = values.Z[finite] - state.plain.predicted(tried)
         residuals = np.concatenate([state.residuals, missed])
-        state = replace(state, ensemble=values, x=x, residuals=residuals, acceptances=seen)
+        near = pending.x[: self.size - pending.wide, self._few]
+        moments = (*state.moments, np.stack([near.mean(0), near.var(0)]))
+        state = replace(
+            state, ensemble=values, x=x, residuals=residuals, moments=moments, acceptances=seen
+        )
         if len(x) < FEWEST or not len(state.plain.informed):
             return replace(state, done=True)
         target = state.plain.curved(self.problem, x, residuals, seen[0])
@@ -167,6 +201,7 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
             if now <= seen[0]:
                 return replace(state, target=state.plain, done=True)
             done = now >= ENOUGH or not _rises(seen)
+            done = done and not _drifts(moments)
         return replace(state, target=target, done=done)
 
     def _foreseen(self, target: LinearizedPosterior, pending: TrialRound) -> float:
@@ -183,6 +218,19 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
             for at in (x, walkers)
         )
         return float(np.exp(np.minimum(0.0, new - old[:, None])).mean())
+
+
+def _drifts(moments: tuple[Array, ...]) -> bool:
+    """Whether proposals still move in single numbers, or are too few to tell.
+
+    Means and variances by round tell it.
+    """
+    if not moments[0].size:
+        return False
+    if len(moments) < 2 * LATELY:
+        return True
+    before, now = np.mean(moments[-2 * LATELY : -LATELY], 0), np.mean(moments[-LATELY:], 0)
+    return bool((np.abs(now[0] - before[0]) > DRIFT * np.sqrt(now[1])).any())
 
 
 def _rises(acceptances: tuple[float, ...]) -> bool:

@@ -76,7 +76,14 @@ class LinearizedPosterior:
         units = np.sqrt(problem.curvature(self.outputs[None])[0])
         information = ((basis @ law.factor.T) ** 2).sum(1)
         curvature = Curvature.of(
-            basis, information, _single(problem), self.origin, x, residuals, units, acceptance
+            basis,
+            information,
+            single_numbers(problem),
+            self.origin,
+            x,
+            residuals,
+            units,
+            acceptance,
         )
         return replace(self, gaussian=False, curvature=curvature)
 
@@ -104,11 +111,18 @@ class LinearizedPosterior:
         return np.where(np.isnan(potential), np.inf, potential)
 
     def propose(
-        self, problem: Problem, x: Array, rng: np.random.Generator, power: float = 1.0
+        self,
+        problem: Problem,
+        x: Array,
+        rng: np.random.Generator,
+        power: float = 1.0,
+        held: Array | None = None,
     ) -> Array:
         """Moves from `x`, shape (n, d), that are reversible for this density.
 
-        The likelihood is raised to a power; draws of the law are not.
+        The likelihood is raised to a power, and draws of the law are not. Coordinates that are
+        `held`, shape (d,), stay where they are, for which moves along differences are not exactly
+        reversible any more.
 
         If this density is the law, the moves are independent draws. Otherwise they are a random
         mixture of preconditioned Crank-Nicolson moves, repeated until little is left of the start.
@@ -117,13 +131,31 @@ class LinearizedPosterior:
         """
         if self.gaussian:
             return self.law.draw(len(x), rng)
-        potential, curvature = self._potential(problem, x, power), self.curvature
+        curvature = self.curvature
         steps = INNER_STEPS if curvature is None else CURVED_STEPS
+        if held is not None and held.any():
+            # without what is held the law is a product, and its moves of the rest are reversible
+            given = InformedLaw(self.law.center, np.where(held, 0.0, self.law.factor))
+            return replace(self, law=given)._moved(problem, x, rng, power, steps, held)
+        return self._moved(problem, x, rng, power, steps, np.zeros(x.shape[1], dtype=bool))
+
+    def _moved(
+        self,
+        problem: Problem,
+        x: Array,
+        rng: np.random.Generator,
+        power: float,
+        steps: int,
+        held: Array,
+    ) -> Array:
+        """Points after so many moves without evaluations."""
+        potential, curvature = self._potential(problem, x, power), self.curvature
         for step, size in enumerate(rng.choice(SIZES, (steps, len(x), 1))):
             if curvature is not None and min(step, steps - 1 - step) % 2:
                 moved, log_ratio = curvature.move(x, rng)
+                moved = np.where(held, x, moved)
             else:
-                moved = self.crank_nicolson(x, size, rng)
+                moved = np.where(held, x, self.crank_nicolson(x, size, rng))
                 log_ratio = self.law.log_density(x) - self.law.log_density(moved)
             new = self._potential(problem, moved, power)
             accepted = rng.random(len(x)) < proposals.acceptance(potential, new, log_ratio)
@@ -171,7 +203,7 @@ class LinearizedPosterior:
         return self.law.center + kept + size * self.law.noise(len(x), rng)  # eq. (F10)
 
 
-def _single(problem: Problem) -> Array:
+def single_numbers(problem: Problem) -> Array:
     """Coordinates, shape (d,), of variables that are single numbers. None without names."""
     names = getattr(problem, "coordinate_names", None)
     if names is None:

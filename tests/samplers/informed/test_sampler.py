@@ -10,7 +10,7 @@ from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
 from pymc_ensemble.samplers.informed import curvature, linearized, walk
 from pymc_ensemble.samplers.informed.curvature import Curvature
 from pymc_ensemble.samplers.informed.law import InformedLaw
-from pymc_ensemble.samplers.informed.learning import TrialState, _rises
+from pymc_ensemble.samplers.informed.learning import LATELY, TrialState, _drifts, _rises
 from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
 from pymc_ensemble.samplers.informed.reference import GaussianReference
 from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
@@ -255,6 +255,52 @@ def corrected_banana(rng):
     x = rng.standard_normal((40, 3))
     residuals = banana(x) - line.predicted(x) + rng.standard_normal((40, 1))
     return problem, line.curved(problem, x, residuals, 0.1)
+
+
+def test_proposals_that_drift():
+    """Their means differ by more than 0.3 standard deviations in one of two coordinates."""
+    before, variances = np.zeros(2), np.array([4.0, 1.0])
+    rounds = (np.stack([before, variances]),) * LATELY
+    assert _drifts(rounds)  # too few to tell
+    assert not _drifts(rounds + rounds)
+    for shift, drifts in ((0.59, False), (0.61, True)):
+        now = (np.stack([np.array([shift, 0.0]), variances]),) * LATELY
+        assert _drifts(rounds + now) is drifts
+    nothing = (np.empty((2, 0)),) * 2 * LATELY
+    assert not _drifts(nothing)
+
+
+@pytest.mark.parametrize("precision", [0.0, 25.0])
+def test_tails_of_single_numbers_are_explored_as_far_as_the_law_allows(precision):
+    """The first coordinate scales the others, and data of its own may determine it.
+
+    Its proposals are ``N(0, 1)``, wherever those before were, or within twice what the data allow.
+    """
+
+    def scaled(U):
+        return np.concatenate([np.sqrt(precision) * U[:, :1], np.exp(U[:, :1]) * U[:, 1:]], axis=1)
+
+    problem = GaussianProblem(scaled, np.zeros(6), np.zeros(6), np.eye(6))
+    problem.coordinate_names = ["scale", *(f"field[{i}]" for i in range(5))]
+    rng = np.random.default_rng(21)
+    sampler = LikelihoodInformed(problem, round_size=400)
+    reference = GaussianReference(np.zeros(6), np.ones(6), np.ones(6, bool))
+    slope = np.diag([np.sqrt(precision), *np.ones(5)])
+    law = InformedLaw(np.zeros(6), slope)
+    plain = LinearizedPosterior(reference, law, np.zeros(6), np.zeros(6), slope, gaussian=True)
+    x = law.draw(400, rng)
+    x[:, 0] = 0.5
+    target = plain.curved(problem, x, scaled(x) - plain.predicted(x), 0.1)
+    search = Ensemble.evaluated(problem, x[:1], problem.evaluate(x[:1]))
+    nothing = np.empty((0, 6))
+    state = TrialState(search, None, plain, target, nothing, nothing)
+    _, pending = sampler.burn_in.ask(state, rng)
+    far = pending.x[-pending.wide :]
+    size = min(1.0, 2 / np.sqrt(1 + precision))
+    center = 0.5 * np.sqrt(1 - size**2)
+    n = pending.wide
+    assert far[:, 0].mean() == pytest.approx(center, abs=4 * size / np.sqrt(n))
+    assert far[:, 0].std() == pytest.approx(size, rel=4 / np.sqrt(2 * n))
 
 
 def test_curvature_is_learned_from_the_newest(monkeypatch):
