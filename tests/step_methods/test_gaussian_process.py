@@ -30,7 +30,7 @@ def sample(model, step=None, **kwargs):
     settings = {"draws": 400, "chains": 1, "cores": 1, "random_seed": 1}
     with model:
         return pm.sample(
-            step=pe.EnsembleGaussianProcessSampler(ensemble_size=40) if step is None else step,
+            step=pe.EnsembleGaussianProcessSampler(ensemble_size=20) if step is None else step,
             progressbar=False,
             compute_convergence_checks=False,
             **settings | kwargs,
@@ -83,14 +83,14 @@ def test_evaluations_do_not_grow_with_the_number_of_chains():
 
 def test_adjusted_draws_carry_the_exact_density():
     model = linear_model()
-    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, adjust=True)
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=20, adjust=True)
     idata = sample(model, step)
     logp = model.compile_logp()
     u = idata.posterior["u"].values[0, ::50]
     exact = [float(logp({"u": point})) for point in u]
     np.testing.assert_allclose(idata.sample_stats["lp"][0, ::50], exact)
     n_evals = idata.sample_stats["n_evals"].values[0]
-    assert n_evals.max() - n_evals.min() == 9 * 40  # ten sweeps
+    assert n_evals.max() - n_evals.min() == 19 * 20  # twenty sweeps
 
 
 def test_density_without_forward_map(caplog):
@@ -138,7 +138,7 @@ def test_bounded_parameters_and_unknown_noise():
 
 def test_what_was_learned_is_told(caplog):
     model = linear_model()
-    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, model=model)
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=20, model=model)
     assert step.learned is None
     with caplog.at_level(logging.INFO, logger="pymc_ensemble"):
         sample(model, step)
@@ -152,7 +152,7 @@ def test_what_was_learned_is_told(caplog):
 @pytest.mark.parametrize("cores", [1, 2])
 def test_stats_tell_how_good_the_surrogate_is(cores):
     """Steps are built before their model is known, and run in other processes."""
-    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40)
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=20)
     options = {"chains": 2, "cores": cores, "discard_tuned_samples": False}
     idata = sample(linear_model(), step, draws=100, **options)
     stats = idata.sample_stats
@@ -216,7 +216,7 @@ def test_a_surrogate_grows_or_is_learned_in_epochs(options, message):
         pe.EnsembleGaussianProcessSampler(**options)
 
 
-@pytest.mark.parametrize("options", [{"ensemble_size": 40}, {"epochs": 7}])
+@pytest.mark.parametrize("options", [{"ensemble_size": 20}, {"epochs": 7}])
 def test_options_of_epochs_choose_them(options):
     model = linear_model()
     step = pe.EnsembleGaussianProcessSampler(**options, model=model)
@@ -255,7 +255,7 @@ def test_workers_have_whole_rounds():
 
 def test_evaluations_of_an_earlier_run_are_learned_from():
     model = linear_model()
-    step = pe.EnsembleGaussianProcessSampler(ensemble_size=40, model=model)
+    step = pe.EnsembleGaussianProcessSampler(ensemble_size=20, model=model)
     sample(model, step)
     known = step.learned.archive
     idata = sample(
