@@ -58,7 +58,7 @@ def test_code_of_emcee(monkeypatch):
 @pytest.mark.filterwarnings("ignore:The burn-in had not passed its test:UserWarning")
 def test_code_of_trust(monkeypatch, capsys):
     """The failures of the page fail, and are found; simulations are fewer than the default."""
-    monkeypatch.setattr(pe, "coverage", functools.partial(pe.coverage, simulations=6))
+    monkeypatch.setattr(pe, "coverage", functools.partial(pe.coverage, simulations=4))
     session = {}
     for block in blocks("trust.md"):
         exec(compile(block, "trust.md", "exec"), session)
@@ -82,10 +82,10 @@ def test_code_of_trust(monkeypatch, capsys):
     assert float(session["diagnosis"].parameters["shift"][0]) == pytest.approx(0.33, abs=0.1)
     assert abs(error["adjusted"]) < 0.15
     assert abs(error["corrected"]) < 0.11
-    assert session["calibration"].finished == 6
+    assert session["calibration"].finished == 4
     printed = capsys.readouterr().out
     assert "there is a mode that the draws do not have" in printed
-    assert "calibrated, by 6 of 6 simulations" in printed
+    assert "calibrated, by 4 of 4 simulations" in printed
 
 
 def test_code_of_step_method(monkeypatch):
