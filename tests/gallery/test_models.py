@@ -44,7 +44,7 @@ MODELS = {
 
 @cache
 def made(name):
-    """The model, whose reference may take seconds, once for all tests."""
+    """The model, of which data and reference may take seconds, once for all tests."""
     return MODELS[name]()
 
 
@@ -151,7 +151,7 @@ def test_reference_is_the_posterior(name):
 @pytest.mark.parametrize("name", ["bimodal", "four_modes", "four_modes_smooth"])
 def test_reference_of_several_modes(name):
     """Importance sampling from a box that holds the posterior."""
-    model = MODELS[name]()
+    model = made(name)
     density = log_densities(model)
     reference = raveled_reference(model)
     draws = np.random.default_rng(2).uniform(-4 * reference[1], 4 * reference[1], (8000, 2))
@@ -196,7 +196,7 @@ def test_reference_draws_are_correlated_as_the_posterior():
 @pytest.mark.parametrize("name", NATIVE)
 def test_native_version_is_the_same_posterior(name):
     """The same density, data and truth, and a gradient that agrees with differences."""
-    native, black_box = MODELS[name](native=True), MODELS[name]()
+    native, black_box = MODELS[name](native=True), made(name)
     assert native.forward is None
     assert native.description == black_box.description
     densities = [log_density(model) for model in (native, black_box)]
@@ -222,7 +222,7 @@ def test_native_version_is_the_same_posterior(name):
 @pytest.mark.parametrize("name", ["linear_multiscale", "linear_multiscale_wide"])
 def test_reference_of_a_rough_map(name):
     """Nothing couples the coordinates, so each may be integrated with the other held fixed."""
-    model = MODELS[name]()
+    model = made(name)
     density = log_densities(model)
     mean, sd = raveled_reference(model)[:2]
     for k in range(2):
@@ -274,7 +274,7 @@ def test_decay_without_data():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_forward_map_is_counted_and_has_no_gradient(name):
-    model = MODELS[name]()
+    model = made(name)
     assert isinstance(model, pm.Model)
     assert model.description.endswith(".")
     before = model.forward.n_evaluations
