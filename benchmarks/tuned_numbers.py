@@ -246,7 +246,7 @@ CHOICE = {"adjust": None, "rough": None}  # an examination of the map chooses
 MULTISCALE = "multiscale.sampler.Multiscale"
 PROCESS = "gaussian_process.sampler.EnsembleGaussianProcess"
 GROWING = "gaussian_process.growing.GrowingGaussianProcess"
-INFORMED = "informed.LikelihoodInformed"
+INFORMED = "informed.sampler.LikelihoodInformed"
 SAMPLED = [
     Case("linear", lambda: problems.stiff_linear(10), KALMAN, {}, 10),
     Case("small", lambda: problems.stiff_linear(10), KALMAN, {"ensemble_size": 16}, 40, 2),
@@ -436,7 +436,7 @@ class Averaged:
 
     def measure(self, seed):
         """Error of the law, evaluations, whether it is known, and a digest."""
-        module = importlib.import_module("pymc_ensemble.samplers.informed")
+        module = importlib.import_module("pymc_ensemble.samplers.informed.averaged")
         problem, rng = noisy(problems.stiff_linear(10), self.noise), np.random.default_rng(seed)
         sampler = module.AveragedLaw(problem)
         state = sampler.start(problem.sample_prior(sampler.size, rng), redraw=True)

@@ -19,7 +19,7 @@ from two_models import runs, two_models
 PAIRS = ["Lorenz, two modes", "Darcy, 4 x 4", "Burgers"]
 ROOM = "pymc_ensemble.samplers.multifidelity"
 NUMBERS = {
-    "correction.MOST_COMPONENTS": (6, 24),
+    "correction.MANY_OUTPUTS": (6, 24),
     "correction.SMALLEST_COMPONENT": (0.005, 0.02),
     "exploration.MIXED": (2.0, 8.0),
     "exploration.SHORTEST": (4, 16),

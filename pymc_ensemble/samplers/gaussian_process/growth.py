@@ -34,9 +34,8 @@ from .learning import (
     remembered,
 )
 from .proof import Proof, Repeats, unexplored
-from .verification import OUTLIERS
+from .verification import OUTLIERS, UNSURE
 
-READY = 0.25  # surrogate error, in posterior sd, below which rounds are proofs
 NOISY = 1.0  # noise of the loss above which the map is examined, as after failed proofs
 CLOSE = 0.2  # scale of the potentials of points that a fit of a smooth map sees
 
@@ -215,7 +214,7 @@ class Growth(Learning):
         certificate = learned.certificate
         if before.proof is None or certificate is None or not certificate.certified:
             return False
-        sure = learned.largest_error <= max(READY, before.budget.tolerance)
+        sure = learned.largest_error <= max(UNSURE, before.budget.tolerance)
         if learned.doubted or learned.lost or before.lost or not (sure and learned.known):
             return False
         after = learned.bound(self.problem).fit.posterior
@@ -246,7 +245,7 @@ class Growth(Learning):
             return replace(state, probes=probes, points=probes.points)
         if state.hopeless:
             return self._going_on(state, rng)
-        posterior, ready = state.fit.posterior, max(READY, state.budget.tolerance)
+        posterior, ready = state.fit.posterior, max(UNSURE, state.budget.tolerance)
         repeats = Repeats.of(state.archive, self._likely(state), posterior)
         size = state.budget.size(state.used, most, len(repeats.points))
         room = size + len(repeats.points) <= left

@@ -15,7 +15,7 @@ SURE = 4.0  # sd that a difference by chance does not reach
 ERROR_DRAWS = 20
 LOST = 0.05  # effective share of the particles below which the surrogate error is not known
 OUTLIERS = 0.02  # share of particles that may be where the surrogate is wrong
-UNSURE = 0.25  # surrogate error, in posterior sd, above which no verification is passed
+UNSURE = 0.25  # surrogate error, in posterior sd, above which nothing is proved or verified
 
 
 @dataclass(frozen=True)

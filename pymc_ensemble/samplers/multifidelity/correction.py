@@ -7,8 +7,8 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Problem
 from pymc_ensemble.samplers.gaussian_process.posterior import Whitening
 from pymc_ensemble.samplers.gaussian_process.regression import GaussianProcess
+from pymc_ensemble.samplers.gaussian_process.targets import MANY_OUTPUTS
 
-MOST_COMPONENTS = 12  # components of the difference of outputs
 SMALLEST_COMPONENT = 0.01  # root mean square, in units of the noise
 ROUNDING = 1e-6  # share of the first component: smaller ones are rounding
 SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without information get no weight
@@ -81,7 +81,7 @@ class Correction:
         # eq. (B1)
         left, size, right = np.linalg.svd((difference - center) * scale, full_matrices=False)
         least = max(SMALLEST_COMPONENT * np.sqrt(len(known)), ROUNDING * size.max(initial=0.0))
-        k = min(MOST_COMPONENTS, int((size > least).sum()))
+        k = min(MANY_OUTPUTS, int((size > least).sum()))
         x = whitening.coordinates(known.U)
         processes = tuple(
             GaussianProcess.fit(x, (left[:, c] * size[c])[:, None], "linear", rng) for c in range(k)
