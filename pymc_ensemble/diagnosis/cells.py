@@ -9,9 +9,11 @@ import numpy as np
 import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
 
+from .ensembles import LOST
+
 FloatArray = NDArray[np.float64]
 
-CELLS = 10  # a coordinate is cut into so many cells, with equally many draws
+CELLS = round(1 / LOST)  # a coordinate is cut into so many cells, with equally many draws
 DRAWS, VISITS = 5, 2  # a cell needs so many for each parameter and one more
 EMPTY = 5.0  # log: a cell has less than a hundredth of the mass that its share of draws claims
 

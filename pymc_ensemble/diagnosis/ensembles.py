@@ -15,6 +15,7 @@ __all__ = ["ess", "to_ensemble"]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+LOST = 0.1  # share of draws that may be left out: the tail of a Gaussian moves its mean by 0.2 sd
 OF_MODEL = {"sweep": "sweep_of_model", "particle": "particle_of_model"}  # names of the model's own
 
 
@@ -179,7 +180,7 @@ def ensemble_layout(sweep: IntArray, particle: IntArray) -> tuple[IntArray, IntA
         return np.empty(0, int), np.empty(0, int), np.empty((len(sweep), 0, 0), int)
     # short rests of runs must not cost the other runs draws
     largest = max(draw.size for *_, draw in parts)
-    kept = [part for part in parts if 10 * part[2].size > largest] if largest else parts[:1]
+    kept = [part for part in parts if part[2].size > LOST * largest] if largest else parts[:1]
     common = kept[0][1]
     for _, particles, _ in kept[1:]:
         common = np.intersect1d(common, particles)

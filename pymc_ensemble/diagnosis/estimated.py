@@ -7,9 +7,10 @@ import numpy as np
 
 from pymc_ensemble.log import number, percent
 
+from .ensembles import LOST
 from .facts import Facts
 from .findings import FAR
-from .known import LOST, RARE, WRONG_MEAN, WRONG_SD, Finding
+from .known import RARE, WRONG_MEAN, WRONG_SD, Finding
 
 Likelihood = Mapping[str, Any]
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import number, percent
 
+from .ensembles import LOST
 from .known import (
     ADJUST,
     CHANCE_LIMIT,
-    LOST,
     OFF,
     POSSIBLE,
     SAMPLE,
@@ -32,11 +32,12 @@ FloatArray = NDArray[np.float64]
 CERTAIN = 3.0  # standard errors: the largest of ten by chance is larger in one of forty
 UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat of chains whose means scatter by so much
 LARGEST_KHAT = 0.7
-FAR = 1.0  # sd of a mean, or doublings of an sd: several times what makes a result wrong
+# Several times what makes a result wrong, of a mean in sd, or in doublings of an sd. An error of a
+# log density may move a mean by as many sd, eq. (C1)
+FAR = 1.0
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 LOW_WOULD_BE = 0.6  # would-be acceptance of moves without a Metropolis test
-UNTRUE = 1.0  # error of a log density: the density is off by a factor of e
-WIDE_OPEN = 20.0  # the same for a regression if chains agree: it is in tails that hardly count
+WIDE_OPEN = 20.0  # error of a log density if chains agree: it is in tails that hardly count
 
 
 def judge(evidence: Evidence) -> list[Finding]:
@@ -311,15 +312,14 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
             "Gaussian.",
         )
     elif regression is not None and regression.uncertainty > (
-        WIDE_OPEN if _settled(evidence) else UNTRUE
+        WIDE_OPEN if _settled(evidence) else FAR
     ):
         yield Finding(
             "doubtful",
             "the posterior has tails, or regions, that the draws hardly reach.",
             "Draw more, or write the model in coordinates in which its posterior is compact.",
         )
-    suspect = weights.khat > 0.5 or weights.efficiency < 0.5
-    if evidence.law in ("gaussian", "approximate") and suspect and run.acceptance < LOW_WOULD_BE:
+    if evidence.law in ("gaussian", "approximate") and run.acceptance < LOW_WOULD_BE:
         yield Finding(
             "doubtful",
             f"a Metropolis test would have accepted only {percent(run.acceptance)} of the moves.",

@@ -25,8 +25,7 @@ WRONG_MEAN, WRONG_SD = 0.3, 0.2
 OFF = 0.85
 POSSIBLE = 1.5  # standard errors that chance alone may well bring about
 CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
-LOST = 0.1  # share of a posterior that may be cut off: of a Gaussian one, 0.2 sd of the mean
-RARE = 0.01  # chance that a test calls a right model wrong
+RARE = 0.01  # chance that a test calls a right model wrong, and share of draws that are extreme
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SAMPLE = "Sample, from here on: pm.sample(step=EnsembleKalmanSampler(initial_ensemble=result))"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"

@@ -15,7 +15,7 @@ from pymc_ensemble.samplers.multiscale.pilot_run import PILOT_EVOLUTIONS
 from pymc_ensemble.samplers.phases import default_ensemble_size
 
 from .ensembles import path_ess
-from .known import Finding
+from .known import RARE, Finding
 from .run import Run
 
 FloatArray = NDArray[np.float64]
@@ -23,7 +23,6 @@ FloatArray = NDArray[np.float64]
 MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 2  # fewer may be an accident
 FEWEST_APART = 30  # draws that are needed to tell how far from others a draw may be
-EXTREME = 0.01  # share of draws that are least likely, or furthest from others
 DEEP = 3.0  # a mode so far below the usual log density of draws has almost no mass
 BURN_IN = 20  # rounds that are usually enough
 REMEDY = (
@@ -58,15 +57,15 @@ def without_draws(
     told = lp_of_draws[np.isfinite(lp_of_draws)]
     if not len(told):
         return np.empty(0, dtype=int)
-    lowest, usual = np.quantile(told, EXTREME), np.median(told)
+    lowest, usual = np.quantile(told, RARE), np.median(told)
     law = scipy.stats.chi2(draws.shape[-1])
-    expected = 0.5 * (law.isf(EXTREME) - law.median())  # eq. (D8)
+    expected = 0.5 * (law.isf(RARE) - law.median())  # eq. (D8)
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
     likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
     scale = np.maximum(draws.std((0, 1, 2)), 1e-300)
     alone = _different(_far_apart(draws)) / scale
-    horizon = 2 * np.quantile(scipy.spatial.cKDTree(alone).query(alone, k=2)[0][:, 1], 1 - EXTREME)
+    horizon = 2 * np.quantile(scipy.spatial.cKDTree(alone).query(alone, k=2)[0][:, 1], 1 - RARE)
     tree = scipy.spatial.cKDTree(_different(draws) / scale)
     far = tree.query(X[likely] / scale)[0] > max(horizon, 1.0)
     _, different = np.unique(X[likely[far]], axis=0, return_index=True)

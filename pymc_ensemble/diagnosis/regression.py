@@ -19,7 +19,7 @@ MOST_PARAMETERS = 35
 TRAINING_DRAWS = 1000
 ENOUGH_DRAWS = 4000  # draws of a second fit, if the first one was too vague
 ROUGH = 0.6  # scatter of the log density about a smooth fit, or of the fit itself
-VAGUE, NOISY = 0.1, ROUGH / 2  # error of a moment by the fit, and noise, that ask for more
+VAGUE = 0.1  # error of a moment by the fit that asks for more draws, as does a rough fit
 FUNCTIONS, SAMPLE = 50, 1000  # functions of the process, and points at which they are compared
 PROPOSALS = 4000  # draws of each round of adaptive importance sampling
 ROUNDS = 5
@@ -151,7 +151,7 @@ class Regression:
                     (U.mean(0) - u_mean) / u_sd,
                     U.std(0) / u_sd,
                 )
-            if result.largest_error < VAGUE and result.noise < NOISY:
+            if result.largest_error < VAGUE and result.noise < ROUGH:
                 break
         return result
 

@@ -10,7 +10,7 @@ from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 
-from .findings import UNTRUE
+from .findings import FAR
 from .known import OFF, SMOOTH, WRONG_SD, Evidence, Finding
 from .regression import ROUGH
 from .run import Run
@@ -85,7 +85,7 @@ class Agreement:
     @property
     def wrong(self) -> str:
         """Reason against the density that draws carry, if one is certain."""
-        if self.error - self.error_sd > UNTRUE:
+        if self.error - self.error_sd > FAR:
             return f"is off by {number(self.error)} (standard error {number(self.error_sd)})"
         low, high = (max(self.slope + k * self.slope_sd, 1e-300) for k in (-1, 1))
         if 0.5 * np.log(low) > OFF * WRONG_SD or 0.5 * np.log(high) < -OFF * WRONG_SD:

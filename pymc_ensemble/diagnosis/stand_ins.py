@@ -6,7 +6,8 @@ import numpy as np
 
 from pymc_ensemble.log import number, percent
 
-from .known import CHANCE_LIMIT, LOST, POSSIBLE, RARE, SAMPLE, WRONG_SD, Evidence, Finding
+from .ensembles import LOST
+from .known import CHANCE_LIMIT, POSSIBLE, RARE, SAMPLE, WRONG_SD, Evidence, Finding
 from .run import Run
 
 FAMILIAR = 1 - RARE  # share of simulations that may be nearer to the others than the data are

@@ -23,16 +23,16 @@ from pymc_ensemble.forward.store import BOOKKEEPING, EvaluationStore, open_store
 from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.problem.points import points_of, unconstrained, variable_layout
 
+from .ensembles import LOST
 from .facts import entries
-from .known import LOST, Finding
+from .known import Finding
 from .repeats import _log_density
 from .run import Run
 
 FloatArray = NDArray[np.float64]
 Store = str | PathLike | EvaluationStore | xr.Dataset | tuple[Any, ArrayLike]
 
-FEWEST = 10  # fewer failures, or evaluations near the draws, mean nothing
-EDGE = 0.1  # share of failures outside of the corner that a message names
+FEWEST = round(1 / LOST)  # fewest failures, or evaluations near the draws, that show such a share
 ONE_SIDED = 0.5  # rank correlation with failures above which they are in a corner
 
 
@@ -251,7 +251,7 @@ def failures(run: Run, others: OtherEvaluations) -> tuple[list[Finding], list[st
     for k in order[:3]:
         if abs(difference[k]) > ONE_SIDED:
             high = difference[k] > 0
-            edge = np.quantile(others.inputs[failed, k], EDGE if high else 1 - EDGE)
+            edge = np.quantile(others.inputs[failed, k], LOST if high else 1 - LOST)
             corner.append(f"`{others.labels[k]}` is {'above' if high else 'below'} {edge:.3g}")
     if not corner:
         return [], [f"{m / n:.0%} of the stored evaluations failed, here and there"]
