@@ -6,13 +6,13 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
-import scipy  # parts of it are loaded when they are used first
 from numpy.typing import ArrayLike
 from pymc.distributions.transforms import log as log_transform
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
+from pymc_ensemble.gallery.ode import solution
 from pymc_ensemble.samplers.options import require_flags
 
 DAYS = np.arange(1, 15)
@@ -21,13 +21,6 @@ IN_BED = np.array([3, 8, 26, 76, 225, 298, 258, 233, 189, 128, 68, 29, 14, 4])
 """Number of boys in bed on each day, from 22 January 1978."""
 
 BOYS = 763
-
-MAX_SLOPES = 5000
-"""Most evaluations of the right-hand side for one solution. In the posterior it takes 300."""
-
-
-class _TooMuchWork(Exception):
-    pass
 
 
 def log_infected(parameters: ArrayLike, days: ArrayLike = DAYS) -> Array:
@@ -56,28 +49,16 @@ def log_infected(parameters: ArrayLike, days: ArrayLike = DAYS) -> Array:
     >>> np.exp(log_infected([1.73, 0.54]))[:6].round(0)
     array([  3.,  11.,  32.,  88., 180., 244.])
     """
-    failed = np.full(np.size(days), np.nan)
     if not np.isfinite(parameters).all():
-        return failed
+        return np.full(np.size(days), np.nan)
     beta, gamma = np.asarray(parameters, dtype=float).tolist()
-    n_slopes = 0
 
-    def slope(state: Array, time: float) -> tuple[float, float]:
-        nonlocal n_slopes
-        n_slopes += 1
-        if n_slopes > MAX_SLOPES:
-            raise _TooMuchWork
+    def slope(state: Array) -> tuple[float, float]:
         susceptible, log_i = state
         rate = beta * susceptible / BOYS
         return -rate * math.exp(log_i), rate - gamma
 
-    try:
-        path = scipy.integrate.odeint(
-            slope, (BOYS - 1, 0.0), np.append(0.0, days), rtol=1e-8, atol=1e-8, mxstep=MAX_SLOPES
-        )
-    except (_TooMuchWork, ArithmeticError):
-        return failed
-    return path[1:, 1]
+    return solution(slope, (BOYS - 1, 0.0), np.append(0.0, days))[1:, 1]
 
 
 def _native_log_infected(parameters: TensorVariable, steps_per_day: int = 10) -> TensorVariable:

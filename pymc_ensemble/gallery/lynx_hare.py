@@ -6,13 +6,13 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
-import scipy  # parts of it are loaded when they are used first
 from numpy.typing import ArrayLike
 from pymc.distributions.transforms import log as log_transform
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.forward import forward_model
 from pymc_ensemble.gallery.model import Array, GalleryModel, stored_reference
+from pymc_ensemble.gallery.ode import solution
 from pymc_ensemble.samplers.options import require_flags
 
 YEARS = np.arange(1900, 1921)
@@ -24,13 +24,6 @@ PELTS = np.array([
      8.0, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6],
 ]).T  # fmt: skip
 """Thousands of pelts per year of hare and lynx, shape (21, 2)."""
-
-MAX_SLOPES = 5000
-"""Most evaluations of the right-hand side for one solution. In the posterior it takes 340."""
-
-
-class _TooMuchWork(Exception):
-    pass
 
 
 def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
@@ -60,25 +53,16 @@ def log_populations(parameters: ArrayLike, years: ArrayLike = YEARS) -> Array:
     >>> np.exp(log_populations([0.55, 0.028, 0.80, 0.024, 34, 5.9]))[-1].round(1)
     array([30.2,  6. ])
     """
-    failed = np.full((np.size(years), 2), np.nan)
-    if not np.isfinite(parameters).all():
-        return failed
     alpha, beta, gamma, delta, hare, lynx = np.asarray(parameters, dtype=float).tolist()
-    n_slopes = 0
+    if not np.isfinite(parameters).all() or min(hare, lynx) <= 0:
+        return np.full((np.size(years), 2), np.nan)
 
-    def slope(state: Array, time: float) -> tuple[float, float]:
-        nonlocal n_slopes
-        n_slopes += 1
-        if n_slopes > MAX_SLOPES:
-            raise _TooMuchWork
+    def slope(state: Array) -> tuple[float, float]:
         log_hare, log_lynx = state.tolist()  # for two numbers, Python's own arithmetic is faster
         return alpha - beta * math.exp(log_lynx), delta * math.exp(log_hare) - gamma
 
-    try:
-        start = math.log(hare), math.log(lynx)
-        return scipy.integrate.odeint(slope, start, years, rtol=1e-8, atol=1e-8, mxstep=MAX_SLOPES)
-    except (_TooMuchWork, ArithmeticError, ValueError):
-        return failed
+    start = math.log(hare), math.log(lynx)
+    return solution(slope, start, np.asarray(years, dtype=float))
 
 
 def _native_log_populations(parameters: TensorVariable, steps_per_year: int = 10) -> TensorVariable:
