@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from pymc.initial_point import make_initial_point_fn
 from pytensor.graph.basic import Variable
 
-from pymc_ensemble.diagnosis.facts import estimated_likelihoods
 from pymc_ensemble.problem.checks import given_generator, given_model
 from pymc_ensemble.problem.conditional_model import ConditionalModel, continuous_variables
+from pymc_ensemble.problem.forward_models import estimated_likelihoods
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.problem.points import compiled, names_of, points_of, variable_layout, vector_of
 from pymc_ensemble.samplers.informed.laplace import Laplace

@@ -13,7 +13,6 @@ from pymc.distributions import transforms
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
-from pymc_ensemble.diagnosis.facts import require_own_data
 from pymc_ensemble.forward.calls import short_traceback
 from pymc_ensemble.forward.evaluation import Evaluations, ForwardModelError
 from pymc_ensemble.forward.rounds import evaluating
@@ -35,6 +34,7 @@ from pymc_ensemble.problem.extraction import (
     join_coordinates,
     prior_draws,
 )
+from pymc_ensemble.problem.forward_models import require_own_data
 from pymc_ensemble.problem.frontier import core_op, unlabelled
 from pymc_ensemble.problem.graphs import substitute
 from pymc_ensemble.problem.simulation import Seeded
@@ -224,14 +224,8 @@ def check(model: pm.Model) -> None:
         lies behind a forward model, if there are potentials, missing data or synthetic
         likelihoods, or if a name is taken.
     """
-    if model.potentials:
-        raise ValueError(
-            f"The potential `{model.potentials[0].name}` is not a distribution, so neither "
-            "parameters nor data can be drawn from it. Write it as a prior, or as an observed "
-            "variable, for example a pm.CustomDist with `random`."
-        )
-    check_model(model, None, needs_density=False)
     require_own_data(model)
+    check_model(model, None, needs_density=False)
     if flat := flat_variables(model):
         raise ValueError(
             f"{quoted(flat)}: nothing can be drawn from an improper prior (pm.Flat, pm.HalfFlat). "

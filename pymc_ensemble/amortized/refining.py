@@ -9,11 +9,11 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
-from pymc_ensemble.diagnosis.facts import is_stochastic
 from pymc_ensemble.diagnosis.findings import LARGEST_KHAT
 from pymc_ensemble.diagnosis.weights import Weights
 from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver, seed_of_round
+from pymc_ensemble.problem.forward_models import is_stochastic
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.samplers.weights import systematic_resample
 

@@ -3,6 +3,7 @@
 The law of the draws need not be known, and no density is fitted to them.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +121,7 @@ def _entropy(z: FloatArray, k: int) -> float:
     squared = (np.linalg.solve(root, centered.T) ** 2).sum(0) - centered[:, k] ** 2 / variance
     log_r = 0.5 * np.log(np.maximum(squared, 1e-300))
     bias = scipy.special.digamma((dof - np.arange(p)) / 2).sum() + p * np.log(2 / dof)  # of log_det
-    gaussian = 0.5 * p * np.log(2 * np.pi * np.e)
+    gaussian = 0.5 * p * np.log(2 * np.pi * math.e)
     sphere = np.log(2) + 0.5 * p * np.log(np.pi) - scipy.special.gammaln(p / 2)
     radial = sphere + spacing_entropy(log_r) + p * log_r.mean()
     return float(along + 0.5 * (log_det - bias) + min(gaussian, radial))

@@ -16,9 +16,9 @@ from pymc.step_methods.compound import BlockedStep, CompoundStep
 
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import given_generator
+from pymc_ensemble.problem.forward_models import require_own_data
 from pymc_ensemble.samplers.options import require_counts
 
-from .facts import require_own_data
 from .simulation import Simulation, StepFactory, simulated
 from .uniformity import Coverage, judged, require_probability
 
@@ -201,12 +201,6 @@ def _check(source: ModelSource, step: StepFactory) -> None:
             "data with `observed=`."
         )
     require_own_data(model)
-    if model.potentials:
-        raise ValueError(
-            f"The potential `{model.potentials[0].name}` is not a distribution, so neither "
-            "parameters nor data can be drawn from it. Write it as a prior, or as an observed "
-            "variable, for example a pm.CustomDist with `random`."
-        )
     with model:
         step()
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import number
 from pymc_ensemble.problem.checks import given_generator, given_model
+from pymc_ensemble.problem.forward_models import is_stochastic
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.options import require_counts
 
 from .bridge import FEWEST_EVALUATIONS, averaged, bridge, chains_of, control_variates
-from .facts import is_stochastic
 from .findings import LARGEST_KHAT
 from .run import Run
 from .weights import FEWEST_WEIGHTS, Weights

@@ -14,10 +14,9 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 from pytensor.graph.basic import Variable as Symbol
-from pytensor.graph.traversal import ancestors
 
-from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.problem.extraction import flat_variables
+from pymc_ensemble.problem.forward_models import estimated_likelihoods, is_stochastic
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.ensemble import Law, Origin
 from pymc_ensemble.version import __version__
@@ -269,37 +268,6 @@ def _told(option: Any) -> Any:
         return told[:ROOM]
     shape = getattr(option, "shape", None)
     return type(option).__name__ + (f"{tuple(shape)}" if isinstance(shape, tuple) else "")
-
-
-def forward_models(model: pm.Model) -> list[Any]:
-    """Forward models that a model uses."""
-    nodes = (v.owner for v in ancestors([*model.basic_RVs, *model.potentials]))
-    return [node.op.forward for node in nodes if node and isinstance(node.op, ForwardOp)]
-
-
-def is_stochastic(model: pm.Model) -> bool:
-    """Whether the model has a forward model that was declared as stochastic."""
-    return any(forward.random for forward in forward_models(model))
-
-
-def estimated_likelihoods(model: pm.Model) -> dict[str, dict[str, Any]]:
-    """What is known of likelihoods that are estimates, by the names of observed variables."""
-    told = (forward.likelihood_facts(model) for forward in forward_models(model))
-    return dict(one for one in told if one is not None)
-
-
-def require_own_data(model: pm.Model) -> None:
-    """Refuse a model whose synthetic likelihood would draw data that are too random.
-
-    Raises
-    ------
-    ValueError
-    """
-    if names := list(estimated_likelihoods(model)):
-        raise ValueError(
-            f"`{names[0]}` is a synthetic likelihood. Data drawn from it would have the scatter "
-            "of the simulator twice. Write a model that observes a pm.Simulator instead."
-        )
 
 
 class TooFewDrawsError(ValueError):

@@ -32,8 +32,7 @@ FloatArray = NDArray[np.float64]
 CERTAIN = 3.0  # standard errors: the largest of ten by chance is larger in one of forty
 UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat of chains whose means scatter by so much
 LARGEST_KHAT = 0.7
-# Several times what makes a result wrong, of a mean in sd, or in doublings of an sd. An error of a
-# log density may move a mean by as many sd, eq. (C1)
+# sd of a mean, or doublings of an sd; and the error of a log density that may do that, eq. (C1)
 FAR = 1.0
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 LOW_WOULD_BE = 0.6  # would-be acceptance of moves without a Metropolis test

@@ -12,9 +12,9 @@ from pytensor.compile import SharedVariable
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
-from pymc_ensemble.diagnosis.facts import estimated_likelihoods
 from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import given_model, without_missing
+from pymc_ensemble.problem.forward_models import estimated_likelihoods
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.leaves import Leaves, without_leaves
 from pymc_ensemble.problem.points import LayoutVariable, Named, Point, names_of

@@ -6,9 +6,9 @@ from typing import Any
 
 import pymc as pm
 
-from pymc_ensemble.diagnosis.facts import estimated_likelihoods
 from pymc_ensemble.log import duration, number
 from pymc_ensemble.problem.checks import given_model, quoted
+from pymc_ensemble.problem.forward_models import estimated_likelihoods
 from pymc_ensemble.problem.frontier import core_op
 from pymc_ensemble.problem.graphs import is_differentiable
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of

@@ -7,8 +7,8 @@ import xarray as xr
 
 import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.facts import facts_of
-from pymc_ensemble.synthetic.sampling import Staged
 from pymc_ensemble.synthetic.simulator import likelihoods_in
+from pymc_ensemble.synthetic.stages import Staged
 
 A = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0], [0.3, 0.3]])
 NOISE = np.array([0.5, 1.0, 0.7, 0.4])
