@@ -1,4 +1,4 @@
-"""Evaluations that were made before, as a sampler that learns from them is given them."""
+"""Earlier evaluations that a user gives to a sampler that learns from them."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -23,20 +23,20 @@ Archive = tuple[Any, ArrayLike] | DataTree | Dataset | str | PathLike
 def known_evaluations(
     archive: Archive, model: pm.Model, problem: Any
 ) -> tuple[FloatArray, FloatArray]:
-    """Points, shape (n, d), and outputs, or losses, of an archive.
+    """Points of an archive, shape (n, d), with their outputs or losses.
 
     Parameters
     ----------
     archive : (points, outputs), DataTree, Dataset or path
-        As `EnsembleGaussianProcessSampler` takes it.
+        Archive in a form that `EnsembleGaussianProcessSampler` accepts.
     model : pm.Model
     problem : InverseProblem
-        Of this model.
+        Inverse problem of this model.
 
     Raises
     ------
     ValueError
-        If it is none of these, or was not made by this model.
+        If the archive has none of these types, or comes from another model.
     """
     if isinstance(archive, DataTree):
         points, lp = exact_draws(archive, model)
@@ -86,13 +86,13 @@ def stored_evaluations(
 
 
 def store_version(model: pm.Model, stored: Dataset) -> str:
-    """Version of the forward model of a model, if the evaluations of a store are its own.
+    """Version of the model's forward model, after a check that the store belongs to it.
 
     Parameters
     ----------
     model : pm.Model
     stored : Dataset
-        What `open_store` reads.
+        Store as `open_store` reads it.
 
     Returns
     -------
@@ -101,8 +101,8 @@ def store_version(model: pm.Model, stored: Dataset) -> str:
     Raises
     ------
     ValueError
-        If the model has no forward model, or several, or one that has another store or is called
-        with something else than variables of the model.
+        If the model has no forward model, or several of them; if the forward model has another
+        store; or if its arguments are not variables of the model.
     """
     nodes = {
         v.owner
@@ -136,7 +136,7 @@ def store_version(model: pm.Model, stored: Dataset) -> str:
 
 
 def exact_draws(idata: DataTree, model: pm.Model) -> tuple[FloatArray, FloatArray]:
-    """Distinct draws of a run, shape (n, d), and their log densities as the run has told them.
+    """Distinct draws of a run, shape (n, d), with the log densities that the run recorded.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def exact_draws(idata: DataTree, model: pm.Model) -> tuple[FloatArray, FloatArra
     Raises
     ------
     ValueError
-        If the densities are those of a fit or of a surrogate.
+        If the densities belong to a fit or to a surrogate.
     """
     run = Run.of(idata, model)
     if not run.origin.density_known:

@@ -1,7 +1,7 @@
 """Step methods: ensembles of particles as draws of `pymc.sample`.
 
-One chain is one ensemble. Draws are handed out particle by particle over a block of sweeps, so that
-neighboring draws are neighbors on the path of a particle.
+One chain is one ensemble. A block of sweeps becomes draws particle by particle. So neighboring
+draws are neighbors on the path of a particle.
 """
 
 import math
@@ -55,18 +55,18 @@ from .running import RunningStep
 
 __all__ = ["EnsembleStep"]
 
-# Sweeps are handed out in blocks. A block is the whole run if it takes less memory than this, else
-# no shorter than so many sweeps: az.ess does not see the correlation between blocks.
+# Sweeps become draws in blocks. If the whole run takes less memory than this, it is one block.
+# Otherwise a block has at least so many sweeps, because az.ess sees no correlation across blocks.
 BLOCK_BYTES = 2**30
 SHORTEST_BLOCK = 5
-FEW_DRAWS = 100  # that say nothing about a run
+FEW_DRAWS = 100  # too few draws to judge a run
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass_state
 class EnsembleStepState(StepMethodState):
-    """What PyMC saves of an ensemble step method."""
+    """State of an ensemble step method that PyMC saves."""
 
     ensemble_size: int = field(metadata={"frozen": True})
     tune: bool
@@ -79,7 +79,7 @@ class EnsembleStepState(StepMethodState):
 class EnsembleStep(RunningStep):
     """Step method whose chains are ensembles of interacting particles.
 
-    A subclass names its sampler and hands over the options that this sampler has.
+    A subclass names its sampler, and passes the options of this sampler on.
 
     Parameters
     ----------
@@ -91,13 +91,14 @@ class EnsembleStep(RunningStep):
     ensemble_size : int, optional
         Number of particles J.
     initial_ensemble : array_like, mapping or DataTree, optional
-        Where the particles start; see `initial_ensembles`. Drawn from the prior by default.
+        Where the particles start; see `initial_ensembles`. By default they are drawn from the
+        prior.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map.
     model : pm.Model, optional
-        Model to sample. By default the one on the context stack, looked up when sampling starts.
+        Model to sample. By default the one on the context stack when sampling starts.
     rng : Generator or seed, optional
-        Used until `pymc.sample` hands over a generator for each chain.
+        Used until `pymc.sample` gives each chain a generator.
     initial_point : dict, optional
         Not needed; PyMC passes it to all step methods.
     blocked : bool, default True
@@ -137,7 +138,7 @@ class EnsembleStep(RunningStep):
     @property
     def vars(self) -> list[Variable]:
         """Value variables of the model that is being sampled."""
-        self._common.name_run()  # pymc.sample looks here before it starts chains
+        self._common.name_run()  # pymc.sample reads `vars` before it starts chains
         return super().vars
 
     def _bind(self, model: pm.Model) -> None:
@@ -145,7 +146,7 @@ class EnsembleStep(RunningStep):
         self._declare_stats()
 
     def _declare_stats(self) -> None:
-        """Tell PyMC the shapes of the stats that are vectors, before it reads them."""
+        """Tell PyMC the shapes of vector stats before it reads them."""
         vectors = {name: np.asarray(value) for name, value in self._vector_stats().items()}
         types: dict[str, Any] = {
             name: np.dtype((v.dtype, v.shape)) if v.ndim else v.dtype.type
@@ -153,7 +154,7 @@ class EnsembleStep(RunningStep):
         }
         shapes = {name: (v.dtype.type, list(v.shape)) for name, v in vectors.items()}
         for name, value in vectors.items():
-            taken = f"{name}_dim_0"  # by PyMC, for what has no dims
+            taken = f"{name}_dim_0"  # PyMC's name for a dimension without `dims`
             labels = self._bound.model.coords.get(taken)
             if value.ndim and labels is not None and len(labels) != len(value):
                 raise ValueError(
@@ -165,7 +166,7 @@ class EnsembleStep(RunningStep):
         self.stats_dtypes_shapes = cls.stats_dtypes_shapes | shapes  # type: ignore[misc]
 
     def _vector_stats(self) -> Stats:
-        """Stats whose shapes depend on the model, with what stands for unknown ones."""
+        """Stats whose shapes depend on the model, with placeholders for unknown values."""
         return vector_stats(self._bound.problem.dimension, self._proposes)
 
     @property
@@ -181,7 +182,7 @@ class EnsembleStep(RunningStep):
 
     @property
     def chain(self) -> Chain:
-        """What the chain remembers. To set it is to go on from there."""
+        """Memory of the chain. Set it to continue from there."""
         return replace(self._chain, position=self._chain.position - length_hint(self._queue))
 
     @chain.setter
@@ -193,7 +194,7 @@ class EnsembleStep(RunningStep):
         self._first: Point = {}
 
     def setup_chain(self, rng: Any, tune: int, draws: int) -> None:
-        """Forget everything about the chain before."""
+        """Forget the previous chain."""
         super().setup_chain(rng, tune, draws)
         self.tune = True
         self.chain = Chain(tune=tune, draws=draws)
@@ -213,7 +214,7 @@ class EnsembleStep(RunningStep):
         return self._handed, stats
 
     def _look_at_point(self, point: Point) -> None:
-        """Refuse a point that another step method has moved; tell of initial values."""
+        """Refuse a point that another step method has moved. Log unused initial values."""
         if not self._layout:
             self._layout = variable_layout(point, names_of(self._bound.vars))
             self._first = {v.name: np.array(point[v.name]) for v in self._layout}
@@ -227,7 +228,7 @@ class EnsembleStep(RunningStep):
         names = [v.name for v in self._layout]
         if moved := [n for n in names if not np.array_equal(point[n], self._handed[n])]:
             if all(np.array_equal(point[n], self._first[n]) for n in names):
-                return  # the point from which the chain began, given by hand
+                return  # the initial point of the chain, which a caller has passed again
             values = {value.name: rv.name for value, rv in self._bound.model.values_to_rvs.items()}
             raise ValueError(
                 f"`{values[moved[0]]}` was moved by another step method, but "
@@ -238,7 +239,7 @@ class EnsembleStep(RunningStep):
             )
 
     def _next_draw(self, point: Point) -> Draw:
-        """Next draw, if none is waiting to be handed out."""
+        """Compute the next draw when no finished draw is left."""
         chain = self._chain
         if self.tune:
             chain.position += 1
@@ -251,7 +252,7 @@ class EnsembleStep(RunningStep):
         return next(self._queue)
 
     def _tuning_draw(self, point: Point) -> Draw:
-        """Do one iteration of the burn-in, if it is not over; show one particle after the other."""
+        """Do one iteration of the burn-in, if it is not over. Return the particles in turn."""
         chain = self._chain
         if chain.state is None or not chain.state.burned_in:
             with self._interrupts_end_the_run():
@@ -269,7 +270,7 @@ class EnsembleStep(RunningStep):
         ensemble = chain.state.ensemble
         potential = np.empty(0) if ensemble is None else ensemble.potential
         usable = np.flatnonzero(np.isfinite(potential))
-        if not len(usable):  # nothing better is known yet than the point that came in
+        if not len(usable):  # no particle has a finite density yet, so keep the incoming point
             return {name: value.copy() for name, value in point.items()}, [stats]
         particle = int(usable[chain.position % len(usable)])
         stats |= {
@@ -288,7 +289,7 @@ class EnsembleStep(RunningStep):
             with self._interrupts_end_the_run():
                 self._end_burn_in()
         n_sweeps = self._sweeps_of_next_block()
-        done: list[tuple[Snapshot, int, int, int]] = []  # with sweep, n_evals and n_failed
+        done: list[tuple[Snapshot, int, int, int]] = []  # snapshot, sweep, n_evals, n_failed
         try:
             with interruptible():
                 while len(done) < n_sweeps:
@@ -322,7 +323,7 @@ class EnsembleStep(RunningStep):
 
     @property
     def _facts(self) -> Facts:
-        """What this step method declares about the draws of the chain."""
+        """Facts that this step method declares about the draws of the chain."""
         bound, chain = self._bound, self._chain
         if chain.facts is None:
             options = self._options
@@ -337,7 +338,7 @@ class EnsembleStep(RunningStep):
         return chain.facts
 
     def _look_at(self, block: Block) -> Block:
-        """Tell by the log what the draws of this chain are worth; mark them if a mode was lost."""
+        """Log the quality of the draws of this chain. Mark them if a mode was lost."""
         chain = self._chain
         run = Run.of_chain(self._facts, block.U, block.stats, self._bound.problem.coordinate_names)
         with one_blas_thread():
@@ -355,11 +356,11 @@ class EnsembleStep(RunningStep):
         return block
 
     def _sweeps_of_next_block(self) -> int:
-        """As many sweeps as memory holds, in blocks of equal length."""
+        """Number of sweeps of the next block: blocks are equal, and each fits into memory."""
         to_go = math.ceil(self._chain.draws / self.ensemble_size) - self._chain.sweeps
-        if self.ensemble_size == 1:  # a chain like any other
+        if self.ensemble_size == 1:  # an ordinary chain
             return 1
-        if to_go <= 0:  # more draws are asked for than were announced
+        if to_go <= 0:  # the caller wants more draws than it announced
             return SHORTEST_BLOCK
         coordinates = self._bound.problem.dimension * (2 if self._proposes else 1)
         numbers_a_draw = coordinates + len(STATS) + math.ceil(PACKET / 8)
@@ -368,7 +369,7 @@ class EnsembleStep(RunningStep):
 
     @contextmanager
     def _interrupts_end_the_run(self) -> Iterator[None]:
-        """In the burn-in, an interrupt leaves nothing to hand out."""
+        """End the run at an interrupt in the burn-in, when there are no draws yet."""
         try:
             with interruptible():
                 yield
@@ -394,7 +395,7 @@ class EnsembleStep(RunningStep):
                 "acceptance": stats["acceptance"],
             }
 
-        # PyMC keeps the function as long as the run lasts
+        # PyMC keeps the function until the run ends
         pass_on_first_interrupt(owner=update_stats)
         self._common.remove_with(owner=update_stats)
         return (update_stats,)

@@ -1,4 +1,4 @@
-"""How a step method finds the model that it samples, and what it makes of it."""
+"""How a step method finds its model, and builds the inverse problem and the sampler from it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -30,10 +30,10 @@ SamplerClass = Callable[..., Sampler[Any, Any]]
 
 @dataclass(frozen=True)
 class Binding:
-    """The model of a step method, and all that was made from it.
+    """Model of a step method, with the problem and the sampler built from it.
 
-    The model is the one that is sampled, `whole`, without discrete variables on which nothing else
-    depends. These are drawn beside the others.
+    `whole` is the model that PyMC samples. `model` lacks the discrete variables on which nothing
+    else depends. They are drawn separately.
     """
 
     whole: pm.Model
@@ -47,14 +47,14 @@ class Binding:
 
 
 class BoundStep(BlockedStep):
-    """Step method that is bound to a model when sampling starts, or before.
+    """Step method that gets its model when sampling starts, or earlier.
 
     Parameters
     ----------
     vars, options, ensemble_size, initial_ensemble, compile_kwargs, model
-        As of `EnsembleStep`.
+        As in `EnsembleStep`.
     blocked : bool
-        Must be true.
+        Must be True.
     """
 
     problem_class: ClassVar[Any] = InverseProblem
@@ -65,7 +65,7 @@ class BoundStep(BlockedStep):
     tune: bool
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Create a step without looking for a model: it is found when sampling starts."""
+        """Create a step without a model. The step finds its model when sampling starts."""
         return object.__new__(cls)
 
     def __getnewargs_ex__(self) -> tuple[tuple, dict]:
@@ -101,9 +101,9 @@ class BoundStep(BlockedStep):
     def vars(self) -> list[Variable]:
         """Value variables of the model that is being sampled.
 
-        The model on the context stack counts, so a step may be built before its model, and used
-        again on a copy of it. Worker processes have no such stack; they use the model that came
-        with the step.
+        The model on the context stack counts. So a step can be built before its model, and used
+        again with a copy of the model. Worker processes have no such stack. They use the model that
+        was pickled with the step.
         """
         model = pm.Model.get_context(error_if_none=False)
         if model is not None:
@@ -123,7 +123,7 @@ class BoundStep(BlockedStep):
 
     @property
     def _averages(self) -> bool:
-        """Whether the sampler averages over what is random, so that one run may be any."""
+        """Whether the sampler averages over random outputs, so that a single run may be random."""
         return False
 
     def _bind(self, whole: pm.Model) -> None:
@@ -151,7 +151,7 @@ class BoundStep(BlockedStep):
         )
 
     def _without_leaves(self, model: pm.Model) -> pm.Model:
-        """The model without discrete variables that are drawn beside the others."""
+        """The model without the discrete variables that are drawn separately."""
         return without_leaves(model)
 
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> Any:
@@ -163,7 +163,7 @@ class BoundStep(BlockedStep):
         model: pm.Model,
         problem: Any,
     ) -> InitialEnsembles:
-        """Positions from what the user has given as initial ensemble."""
+        """Positions from the initial ensemble that the user has given."""
         return initial_ensembles(given, model, problem.coordinate_names)
 
     def _make_sampler(self, problem: Any, given: int | None) -> Sampler[Any, Any]:
@@ -214,7 +214,7 @@ class BoundStep(BlockedStep):
         return self._bound.sampler.size
 
     def _tell_of_initial_values(self, layout: Sequence[LayoutVariable], point: Point) -> None:
-        """Say so if initial values were given to `pymc.sample`, as they have no effect."""
+        """Log that initial values of `pymc.sample` have no effect, if there are any."""
         model = self._bound.model
         usual, ignored = model.initial_point(), []
         for variable in layout:
@@ -231,7 +231,7 @@ class BoundStep(BlockedStep):
             )
 
     def _with_leaves(self, point: Point, moved: Point) -> Point:
-        """A draw with the discrete variables that are drawn beside the others."""
+        """A draw with the discrete variables that are drawn separately."""
         leaves = self._bound.leaves
         if not leaves.values:
             return moved
@@ -239,7 +239,7 @@ class BoundStep(BlockedStep):
         return moved if self.tune else moved | leaves.draw(moved)
 
     def _refuse_company(self) -> None:
-        """Refuse step methods beside this one if it moves all variables of the model."""
+        """Refuse other step methods if this one moves all variables of the model."""
         model, step = self._bound.model, type(self).__name__
         if len(self._bound.vars) < len(model.value_vars):
             return
@@ -259,14 +259,14 @@ class BoundStep(BlockedStep):
 
 
 def _variables(model: pm.Model) -> tuple[Any, ...]:
-    """All that a posterior depends on: when it changes, a step has to be bound anew."""
-    data = [one for one in model.data_vars if isinstance(one, SharedVariable)]  # others are frozen
+    """Everything on which the posterior depends. A step has to be bound again after a change."""
+    data = [one for one in model.data_vars if isinstance(one, SharedVariable)]  # can change
     shapes = [np.shape(one.get_value(borrow=True)) for one in data]
     return (*model.basic_RVs, *model.potentials, *shapes)
 
 
 def decided(adjust: bool | None, rough: bool | None) -> tuple[bool | None, bool | None]:
-    """Both options, if one of them was given: a map that is not rough meets a Metropolis test."""
+    """Both options, if one is given: a map that is not rough gets a Metropolis test."""
     if adjust is None and rough is not None:
         adjust = not rough
     if adjust is not None and rough is None:
@@ -277,7 +277,7 @@ def decided(adjust: bool | None, rough: bool | None) -> tuple[bool | None, bool 
 def of_scheme(
     scheme: str, samplers: Mapping[str, SamplerClass], options: Mapping[str, Any]
 ) -> tuple[SamplerClass, dict[str, Any]]:
-    """Sampler of a scheme, and those of the options that it has.
+    """Sampler of a scheme, with the options that this sampler has.
 
     Parameters
     ----------
@@ -285,12 +285,12 @@ def of_scheme(
     samplers : mapping of str to type
         The samplers, dataclasses, by the names of the schemes.
     options : mapping of str to object
-        Values of all options that one of them has.
+        Values of all options that at least one of the samplers has.
 
     Raises
     ------
     ValueError
-        If there is no such scheme, or if an option was given that its sampler does not have.
+        If there is no such scheme, or if its sampler lacks an option that was given.
     """
     if scheme not in samplers:
         names = " or ".join(f'"{name}"' for name in samplers)

@@ -1,4 +1,4 @@
-"""What a step method remembers of a chain."""
+"""Memory of a step method about its chain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ FloatArray = NDArray[np.float64]
 
 @dataclass
 class Chain(Account):
-    """What one chain remembers from call to call, with an account of its forward evaluations.
+    """Memory of a chain between calls, with an account of its forward evaluations.
 
     Attributes
     ----------
     tune, draws : int
-        Calls for tuning, and draws after it, that were announced.
+        Announced number of tuning calls, and of draws after them.
     state : object or None
         State of the sampler.
     converged : bool
@@ -31,9 +31,9 @@ class Chain(Account):
     iterations, sweeps : int
         Completed iterations of the burn-in, completed sweeps after it.
     block : Block or None
-        Draws that are being handed out.
+        Finished draws that `step` returns one by one.
     position : int
-        How many draws were handed out: of this block, or in the tuning phase.
+        Number of draws already returned: of this block, or in the tuning phase.
     sampling : bool
         Whether adaptation has ended.
     interrupted : float or None
@@ -41,13 +41,13 @@ class Chain(Account):
     seen : list of tuple
         Particles of the burn-in, shape (n, d), and their log densities.
     n_shared : int
-        Forward evaluations among these that were made for all chains.
+        Those of the forward evaluations that were made for all chains.
     waits : int
         Iterations of the burn-in that are left to other step methods.
     facts : Facts or None
-        What is declared about the draws.
+        Facts declared about the draws.
     made_by : Fountain or None
-        The same in packets.
+        The same facts in packets.
     """
 
     tune: int = 0
@@ -71,7 +71,7 @@ class Chain(Account):
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two states are the same, with arrays and NaN in them."""
+    """Whether two states are equal. They may contain arrays and NaN."""
     if one is other:
         return True
     if type(one) is not type(other):

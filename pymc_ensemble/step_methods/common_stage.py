@@ -1,10 +1,10 @@
-"""A stage of the burn-in that serves all chains of a run, and is computed once.
+"""A stage of the burn-in that is computed once for all chains of a run.
 
-With ``cores=1`` the chains follow one another, and the outcome is kept in memory. Chain processes
-of one run find each other by a folder, whose name came to them with the step method: the first one
-that gets the lock in it computes, the others wait and read the outcome. The operating system takes
-the lock from a process that has died, and the next one in line computes the stage itself. Its
-random numbers do not depend on the chain, so that the outcome is always the same.
+With ``cores=1`` the chains run one after another, and the outcome stays in memory. Otherwise the
+chain processes of a run share a folder. They get its name with the step method. The first process
+that locks the folder computes the stage; the others wait and read the outcome. If this process
+dies, the operating system releases the lock, and the next process computes the stage. The random
+numbers do not depend on the chain, so the outcome is always the same.
 """
 
 import os
@@ -29,25 +29,25 @@ from .interrupts import in_chain_process
 
 FloatArray = NDArray[np.float64]
 
-PREFIX = "pymc_ensemble-run-"  # of the folders; the number of the main process comes next
+PREFIX = "pymc_ensemble-run-"  # first part of folder names; the number of the main process follows
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a common stage has found.
+    """Outcome of a common stage.
 
     Attributes
     ----------
     found : object
-        What the sampler goes on from.
+        Result from which the sampler continues.
     account : Account
-        Forward evaluations that it has taken.
+        Forward evaluations of the stage.
     iterations : int
-        Iterations of the burn-in that it has taken.
+        Iterations of the burn-in that the stage has taken.
     seen : list of tuple
         Particles, shape (n, d), and their log densities.
     failure : str
-        Why nothing could be found; empty otherwise.
+        Reason of a failure; empty if there was none.
     """
 
     found: Any
@@ -58,31 +58,31 @@ class Outcome:
 
 
 class CommonStage:
-    """Computes a stage for the first chain of a run that asks for it, and hands it to all.
+    """Computes a stage for the first chain that asks for it, and gives the outcome to all chains.
 
-    Each step method has one of its own.
+    Each step method has its own.
     """
 
     def __init__(self) -> None:
         self._outcome: Outcome | None = None
-        self._process = os.getpid()  # to which the outcome belongs: workers inherit earlier ones
+        self._process = os.getpid()  # owner of the outcome: workers inherit earlier outcomes
         self.run = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"run": self.run, "_outcome": None, "_process": 0}
 
     def name_run(self) -> None:
-        """Choose a new name in the main process; chain processes keep that of their run."""
+        """Choose a new name in the main process. Chain processes keep the name of their run."""
         if not in_chain_process():
             self.run = f"{os.getpid()}-{secrets.token_hex(8)}"
 
     @property
     def folder(self) -> Path:
-        """Where the chain processes of this run meet."""
+        """Folder that the chain processes of this run share."""
         return Path(tempfile.gettempdir()) / f"{PREFIX}{self.run}"
 
     def set_up_chain(self, number: int) -> None:
-        """Forget the run before if this is the first chain of this one here."""
+        """Forget the previous run, if this is the first chain of a run in this process."""
         if number == 0 or self._process != os.getpid():
             self._outcome, self._process = None, os.getpid()
 
@@ -92,7 +92,7 @@ class CommonStage:
         Parameters
         ----------
         compute : callable
-            Computes it; the same in all chains.
+            Computes the stage; the same in all chains.
         label : str
             Name of the chain for the log.
 
@@ -110,7 +110,7 @@ class CommonStage:
         return self._outcome, own
 
     def _in_turn(self, compute: Callable[[], Outcome], label: str) -> tuple[Outcome, bool]:
-        """Outcome that another process has left in the folder, or that is left there for others."""
+        """Outcome from the folder; if there is none, compute it and leave it for others."""
         from filelock import FileLock, Timeout  # only chains in processes of their own need it
 
         try:
@@ -123,14 +123,14 @@ class CommonStage:
                     f"{label}waits for another chain, which computes this stage for all chains."
                 )
                 held = lock.acquire()
-        except OSError as error:  # no chain depends on others
+        except OSError as error:  # each chain can compute the stage itself
             logger.info(f"{label}computes the common stage by itself: {error}")
             return compute(), True
         with held:
             return self._read_or_compute(compute)
 
     def _read_or_compute(self, compute: Callable[[], Outcome]) -> tuple[Outcome, bool]:
-        """The same for the process that has the lock."""
+        """Outcome for the process that has the lock."""
         try:
             outcome: Outcome = pickle.loads((self.folder / "outcome").read_bytes())
         except OSError:
@@ -149,7 +149,7 @@ class CommonStage:
         return outcome, True
 
     def _leave(self, outcome: Outcome) -> None:
-        """Write the outcome for other chains, complete or not at all."""
+        """Write the outcome for other chains. A partial file is never visible."""
         unfinished = self.folder / f"outcome-{os.getpid()}"
         try:
             unfinished.write_bytes(pickle.dumps(outcome))
@@ -158,7 +158,7 @@ class CommonStage:
             logger.info(f"The common stage is not saved for the other chains: {error}")
 
     def remove_with(self, owner: object) -> None:
-        """Remove the folder as soon as the object `owner`, which lasts as long as the run, goes."""
+        """Remove the folder when the object `owner` is collected; it lives as long as the run."""
         weakref.finalize(owner, shutil.rmtree, self.folder, ignore_errors=True)
 
 
@@ -171,12 +171,12 @@ def remove_leftovers() -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether there is a process of this number."""
-    if os.name != "posix":  # os.kill would end it
+    """Whether a process with this number is running."""
+    if os.name != "posix":  # os.kill would end the process there
         import ctypes
 
         kernel: Any = vars(ctypes)["windll"].kernel32
-        synchronize = 0x00100000  # the least that one can ask of a process
+        synchronize = 0x00100000  # SYNCHRONIZE, the smallest access right to a process
         handle = kernel.OpenProcess(synchronize, False, pid)
         kernel.CloseHandle(handle)
         return bool(handle)

@@ -1,4 +1,4 @@
-"""Sweeps of an ensemble as draws: one particle after the other, each with its whole path."""
+"""Sweeps of an ensemble as draws: the whole path of one particle, then of the next."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 Stats = dict[str, Any]
 Draw = tuple[Point, list[Stats]]
 
-# Names and types of the stats that are numbers, in the order in which they are recorded
+# Names and types of the scalar stats, in the order of recording
 STATS: dict[str, type] = {
     "lp": np.float64,
     "log_q": np.float64,
@@ -35,11 +35,11 @@ STATS: dict[str, type] = {
 
 UNKNOWN: dict[type, Any] = {np.float64: math.nan, np.int64: -1, bool: False}
 NO_STATS: Stats = {name: UNKNOWN[dtype] for name, dtype in STATS.items()}
-DRAWS_AT_ONCE = 256  # become Python objects together: many enough for speed, few enough for a cache
+DRAWS_AT_ONCE = 256  # draws converted to Python objects together: fast, and within a cache
 
 
 def vector_stats(n_coordinates: int, proposes: bool = False) -> Stats:
-    """Stats that are vectors, with what stands for an unknown one."""
+    """Vector stats, with placeholders for unknown values."""
     unknown = np.full(n_coordinates, np.nan)
     stats = {"unconstrained": unknown, "made_by": EMPTY}
     return stats | {"proposal": unknown} if proposes else stats
@@ -47,18 +47,18 @@ def vector_stats(n_coordinates: int, proposes: bool = False) -> Stats:
 
 @dataclass(frozen=True)
 class Block:
-    """Complete sweeps that wait to be handed out as draws, particle by particle.
+    """Complete sweeps that become draws, particle by particle.
 
     Attributes
     ----------
     U : ndarray of shape (n, d)
         The draws: the paths of all J particles over S sweeps, one after the other; n = J S.
     stats : dict of str to ndarray of shape (n,)
-        Stats of the draws that are numbers.
+        Scalar stats of the draws.
     made_by : ndarray of uint8, shape (n, PACKET)
-        How the draws were made, in packets.
+        Facts about how the draws were made, in packets.
     proposals : ndarray of shape (n, d) or None
-        Points of independent proposals, if the draws are to carry them.
+        Points of independent proposals, if the draws carry them.
     """
 
     U: FloatArray
@@ -81,13 +81,13 @@ class Block:
         ----------
         snapshots : sequence of Snapshot
         shared : dict of str to sequence of length S
-            Stats that all particles have in common in a sweep; ``sweep`` is its number.
+            Stats that are the same for all particles of a sweep; ``sweep`` is its number.
         facts : Fountain
-            Of what the sampler declares.
+            Packets of the facts that the sampler declares.
         chain : int
             Number of the chain.
         proposes : bool, default False
-            Whether draws are to carry the points of independent proposals.
+            Whether draws carry the points of independent proposals.
         """
         S, J = len(snapshots), len(snapshots[0].U)
         U = np.stack([snapshot.U for snapshot in snapshots], axis=1)
@@ -112,11 +112,11 @@ class Block:
         return len(self.U)
 
     def draws(self, variables: Sequence[LayoutVariable], start: int) -> list[Draw]:
-        """Draws from number `start` on, as `step` returns them; at most `DRAWS_AT_ONCE`."""
+        """At most `DRAWS_AT_ONCE` draws, from number `start`, in the form that `step` returns."""
         some = slice(start, start + DRAWS_AT_ONCE)
         columns: list[list] = [self.stats[name][some].tolist() for name in STATS]
         columns += [list(self.U[some]), list(self.made_by[some])]
-        stats = [  # spelled out, as dict(zip(STATS, row)) would take twice the time
+        stats = [  # written out, because dict(zip(STATS, row)) would take twice the time
             [
                 {
                     "lp": lp,
@@ -161,6 +161,6 @@ class Block:
 
 
 def _told(snapshot: Snapshot, name: str, unknown: FloatArray) -> FloatArray:
-    """Stat of the particles of a snapshot, if it tells it."""
+    """Stat of the particles of a snapshot; `unknown` if the snapshot lacks it."""
     value: FloatArray | None = getattr(snapshot, name)
     return unknown if value is None else value

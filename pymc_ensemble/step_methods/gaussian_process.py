@@ -34,9 +34,9 @@ from .draws import Draw, Stats
 
 FloatArray = NDArray[np.float64]
 
-PAPER_TUNE = 1000  # short steps: the published scheme needs many
-GROWING_TUNE = 100  # rounds: far more than are needed to spend what the learning may cost
-TOLD = 10  # coordinates in the log
+PAPER_TUNE = 1000  # steps of the published scheme, which are short
+GROWING_TUNE = 100  # rounds: far more than the limit of evaluations allows
+TOLD = 10  # most coordinates named in the log
 
 
 class EnsembleGaussianProcessSampler(EnsembleStep):

@@ -25,9 +25,9 @@ class InitialEnsembles:
     U : ndarray of shape (n_ensembles, J, d)
         Positions in unconstrained coordinates.
     burned_in : bool
-        Whether they are a sample of the posterior already, so that no burn-in is needed.
+        Whether they already follow the posterior, so that no burn-in is needed.
     converged : bool
-        Whether the burn-in that they come from has passed its test.
+        Whether the burn-in of the earlier run has passed its test.
     """
 
     U: FloatArray
@@ -35,7 +35,7 @@ class InitialEnsembles:
     converged: bool = False
 
     def for_chain(self, chain: int) -> FloatArray:
-        """Positions of chain number `chain`, shape (J, d); ensembles are dealt out in turn."""
+        """Positions of chain number `chain`, shape (J, d); chains take the ensembles in turn."""
         return self.U[chain % len(self.U)]
 
 
@@ -44,15 +44,15 @@ def initial_ensembles(
     model: pm.Model,
     coordinate_names: Sequence[str],
 ) -> InitialEnsembles:
-    """Positions in unconstrained coordinates from what a user may give as initial ensemble.
+    """Positions in unconstrained coordinates from the `initial_ensemble` of a user.
 
     Parameters
     ----------
     given : array_like of shape (J, d), mapping of str to array_like, or DataTree
         Positions in unconstrained coordinates; or values of shape (J, ...) by the name of a
         variable (``"sigma"``, values as in the model) or of a value variable (``"sigma_log__"``,
-        unconstrained values); or the result of an earlier run, whose size is kept: where its last
-        sweep is not complete, draws of earlier sweeps fill it up.
+        unconstrained values); or the result of an earlier run. The ensemble keeps the size of that
+        run. If its last sweep is incomplete, draws of earlier sweeps fill the ensemble up.
     model : pm.Model
     coordinate_names : sequence of str
         Names of the d unconstrained coordinates.
@@ -106,7 +106,7 @@ def _of_earlier_run(
 
 
 def _coordinates(idata: DataTree, model: pm.Model) -> FloatArray | None:
-    """Draws in unconstrained coordinates, shape (n, d), if they carry those of this model."""
+    """Unconstrained coordinates of the draws, shape (n, d), if recorded for this model."""
     stats = idata["sample_stats"].dataset if "sample_stats" in idata.children else Dataset()
     if not {"made_by", "unconstrained"} <= set(stats):
         return None
@@ -123,7 +123,7 @@ def _draws(idata: DataTree, model: pm.Model) -> dict[str, DataArray]:
 
 
 def _flat(values: DataArray) -> np.ndarray:
-    """Values at all draws, chain by chain, shape (n, ...)."""
+    """Values of all draws, chain by chain, shape (n, ...)."""
     array = values.transpose("chain", "draw", ...).to_numpy()
     return array.reshape(-1, *array.shape[2:])
 
@@ -141,7 +141,7 @@ def posterior_points(
     coordinate_names : sequence of str
         Names of the d unconstrained coordinates.
     most : int, default 1000
-        Number of points beyond which draws are left out, evenly.
+        Largest number of points. If there are more draws, evenly spaced ones are used.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def posterior_points(
     """
     try:
         U = _coordinates(idata, model)
-    except TooFewDrawsError:  # which may be enough for what they are needed for
+    except TooFewDrawsError:  # few draws can be enough for a covariance
         U = None
     if U is not None:
         U = U[:: max(1, -(-len(U) // most))]
@@ -175,8 +175,8 @@ def last_draws(sweep: IntArray, particle: IntArray, size: int) -> IntArray:
     Returns
     -------
     ndarray of int, shape (n_chains, J)
-        Numbers of the draws of the last sweep of the last run; where it is not complete, of the
-        sweeps before.
+        Numbers of the draws of the last sweep of the last run. If this sweep is incomplete, earlier
+        sweeps supply the rest.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def last_draws(sweep: IntArray, particle: IntArray, size: int) -> IntArray:
 
 
 def require_spread(U: FloatArray, coordinate_names: Sequence[str]) -> None:
-    """Refuse ensembles whose particles cannot reach all of the parameter space.
+    """Refuse ensembles whose particles cannot reach the whole parameter space.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def require_spread(U: FloatArray, coordinate_names: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        If the members agree in a coordinate, or differ only along a subspace.
+        If all members have the same value of a coordinate, or differ only within a subspace.
     """
     remedy = (
         "Particles move only where members differ: spread them out, for example by adding noise, "

@@ -1,14 +1,14 @@
 """Ctrl-C while chains run in worker processes, and the end of the main process.
 
-PyMC's main process stops reading draws as soon as it is interrupted, so what the workers have
-computed but not yet handed out would be lost. Here the first interrupt is for the workers: they
-stop computing and hand out the sweeps that are complete, and the first one that has no more draws
-interrupts the main process. A second Ctrl-C ends the run at once.
+PyMC's main process stops reading draws as soon as it is interrupted. Sweeps that the workers have
+computed, but not yet sent, would be lost. Here the first interrupt goes to the workers. They stop
+computing, and send the complete sweeps as draws. The first worker that has no more draws interrupts
+the main process. A second Ctrl-C ends the run at once.
 
-On Windows, and where the main process cannot install signal handlers (outside the main thread),
-the interrupt ends the run as PyMC does it, and draws that were not handed out are lost.
+On Windows, and where the main process cannot install signal handlers (outside the main thread), an
+interrupt ends the run in PyMC's way. Draws that were not sent are then lost.
 
-A main process that is killed tells its workers nothing. They see it, and end.
+A killed main process cannot tell its workers anything. They notice its end, and stop, too.
 """
 
 import ctypes
@@ -26,10 +26,10 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NoReturn
 
-SHORTEST_WAIT = 1.0  # seconds that a worker leaves the others to hand out their draws
+SHORTEST_WAIT = 1.0  # seconds that a worker waits until the others have sent their draws
 WATCH = "watch of the main process"
-WATCH_SECONDS = 1.0  # between two looks at the main process
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h: a signal to come when the parent ends
+WATCH_SECONDS = 1.0  # time between two checks of the main process
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h: asks for a signal when the parent ends
 SAME_INTERRUPT = 0.5  # seconds in which interrupts of several processes count as one
 
 
@@ -39,30 +39,30 @@ def in_chain_process() -> bool:
 
 
 def in_worker() -> bool:
-    """Whether this is such a process, and gets its interrupts from the main process."""
+    """Whether this is such a process, to which the main process sends interrupts."""
     return os.name == "posix" and in_chain_process()
 
 
 def shield() -> None:
-    """Ignore interrupts in a worker, which ends when the main process tells it to."""
+    """Ignore interrupts in a worker. It ends when the main process tells it to."""
     if in_worker():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end_with_main_process() -> None:
-    """End this process of a chain when its main process is gone, whatever it is doing."""
+    """End this chain process as soon as its main process is gone."""
     main = multiprocessing.parent_process()
     name = multiprocessing.current_process().name
     if main is None or not name.startswith("worker_chain_") or WATCH in _thread_names():
         return
-    direct = os.name == "posix" and os.getppid() == main.pid  # not so from a forkserver
-    if direct and sys.platform == "linux":  # even if a simulator in C holds Python's lock
+    direct = os.name == "posix" and os.getppid() == main.pid  # False with a forkserver
+    if direct and sys.platform == "linux":  # works even if a simulator in C holds Python's lock
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, args=(main, direct), daemon=True, name=WATCH).start()
 
 
 def _watch(main: Any, direct: bool) -> None:
-    if direct:  # siblings keep the pipe open that `join` waits for
+    if direct:  # `join` waits for a pipe that other workers keep open
         while os.getppid() == main.pid:
             time.sleep(WATCH_SECONDS)
     else:
@@ -76,7 +76,7 @@ def _thread_names() -> set[str]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let one interrupt of a worker through, as KeyboardInterrupt."""
+    """Let one interrupt reach a worker, as KeyboardInterrupt."""
     if not in_worker():
         yield
         return
@@ -99,13 +99,13 @@ def interruptible() -> Iterator[None]:
 
 
 def end_run(handing_out_since: float) -> NoReturn:
-    """End the run from a chain that has nothing more to hand out.
+    """End the run from a chain that has no more draws.
 
     Parameters
     ----------
     handing_out_since : float
-        Time (`time.monotonic`) of the interrupt. A worker waits as long as it took to hand out its
-        own draws, for the sake of the others.
+        Time (`time.monotonic`) of the interrupt. A worker waits as long as its own draws have
+        taken, so that the other workers can send theirs.
 
     Raises
     ------
@@ -133,7 +133,7 @@ class PassOnFirstInterrupt:
         self.over = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Act on an interrupt: pass it on, then raise, then wait for the workers to end."""
+        """Pass the first interrupt on, raise at the second, then wait for the workers to end."""
         workers = _workers()
         if self.passed_on == -math.inf and workers:
             self.passed_on = time.monotonic()

@@ -21,9 +21,9 @@ from .base import EnsembleStep
 from .binding import decided, of_scheme
 from .interrupts import in_chain_process
 
-MANY = 100  # parameters beyond which another sampler takes far fewer evaluations
-LOOK_SECONDS = 0.05  # between two looks at what another chain has found
-MANY_LOOKS = 100  # after which the log says so
+MANY = 100  # number of parameters above which another sampler takes far fewer evaluations
+LOOK_SECONDS = 0.05  # time between two checks for the result of another chain
+MANY_LOOKS = 100  # number of checks after which the log tells of the wait
 PAPER_TUNE = 1000  # steps of the published scheme, which are short
 
 
@@ -198,14 +198,14 @@ class EnsembleKalmanSampler(EnsembleStep):
 
     @property
     def _averages(self) -> bool:
-        """Whether a fit averages: a Metropolis test would keep lucky runs."""
+        """Whether a fit averages: a Metropolis test would keep points with lucky simulations."""
         if self.scheme == "paper":
             return False
         plain = self._options["adjust"] is False or self._options["dt"] is not None
         return bool(self._options["rough"] or plain)
 
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
-        """Inverse problem of a model with a forward map if there is one, else the log density."""
+        """Inverse problem of the model; without a forward map, only its log density."""
         if self.scheme == "paper":
             return super()._make_problem(model, vars)
         problem, reason = problem_of(model, compile_kwargs=self._compile_kwargs)
@@ -235,7 +235,7 @@ class EnsembleKalmanSampler(EnsembleStep):
 
     @property
     def _exact(self) -> EnsembleKalman | None:
-        """The sampler, if it may have to find out about the forward map."""
+        """The sampler, if it may have to examine the forward map."""
         sampler = self._bound.sampler
         return sampler if isinstance(sampler, EnsembleKalman) and sampler.finds_out else None
 
@@ -257,7 +257,7 @@ class EnsembleKalmanSampler(EnsembleStep):
         self._warn_of_unknown_noise()
 
     def _warn_of_unknown_noise(self) -> None:
-        """Say so if a Gaussian takes the place of a posterior that is none in the noise."""
+        """Warn if a Gaussian replaces the posterior of an unknown noise scale, which is skewed."""
         names = getattr(self._bound.problem, "unknown_noise", ())
         if not names or self._place.chain or self._origin.law not in ("approximate", "gaussian"):
             return
@@ -270,10 +270,10 @@ class EnsembleKalmanSampler(EnsembleStep):
         )
 
     def _tell_others(self) -> None:
-        """Hand on what was found out, or that nothing will be.
+        """Tell the other chains the result of the examination, or that there will be none.
 
-        A map that was found rough may yet turn out to be too curved for a fit, and is told of when
-        that is settled: all chains then follow the same verdict, however they are timed.
+        A rough map can still turn out to be too curved for a fit. The result is told only when this
+        is settled. So all chains follow the same verdict, whatever their timing.
         """
         chain, found = self._chain, self._found
         if self._place.chain or self._board.finding or self._exact is None:
@@ -285,7 +285,7 @@ class EnsembleKalmanSampler(EnsembleStep):
             self._board.note_finding(found.fluctuation, found.evaluations, found.bent)
 
     def _found_by_another(self) -> Examination | None:
-        """What the first chain has found out, as soon as it has; None if this chain has to."""
+        """Wait for the result of the first chain; None if this chain has to examine the map."""
         if not self._place.follows_another:
             return None
         looks = 0
@@ -302,14 +302,14 @@ class EnsembleKalmanSampler(EnsembleStep):
 
     @property
     def _proposes(self) -> bool:
-        """Whether moves meet a Metropolis test, or may do so once the map has been examined."""
+        """Whether moves meet a Metropolis test, now or possibly after the examination."""
         sampler = self._bound.sampler
         tests = isinstance(sampler, EnsembleKalman) and (sampler.adjust or sampler.finds_out)
         return bool(tests)
 
     @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]
-        """What to do about a burn-in, or a linear fit to a rough map, that has failed its test."""
+        """Remedy for a burn-in, or for a linear fit to a rough map, that has failed its test."""
         if curved(self._chain.state):
             return (
                 "Its linear fit does not do, as the forward map is curved where the posterior is. "

@@ -15,11 +15,11 @@ from .base import EnsembleStep
 
 
 class EnsembleLangevinSampler(EnsembleStep):
-    """Ensemble Langevin sampler: the baseline of the ensemble samplers, which needs gradients.
+    """Ensemble Langevin sampler: the baseline with gradients, for comparison.
 
-    Particles follow Langevin dynamics that are preconditioned by the covariance of the ensemble,
-    with the exact gradient of the log density, from PyTensor. It shows what gradients are good for,
-    and what they are not: in a rough posterior it is caught in the next fluctuation.
+    Particles follow Langevin dynamics. The covariance of the ensemble is the preconditioner, and
+    PyTensor supplies the exact gradient of the log density. The sampler shows the use of gradients,
+    and their limit: in a rough posterior, particles are caught in the nearest fluctuation.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ class EnsembleLangevinSampler(EnsembleStep):
     adjust : bool, default False
         Whether to add a Metropolis test, which removes the error of the time steps.
     dt : float, optional
-        Largest time step, by default 0.1, in the relaxation time of the ensemble; less where the
-        forces are strong. With ``adjust=True`` the step is tuned.
+        Largest time step, by default 0.1, in units of the relaxation time of the ensemble. The step
+        is shorter where the forces are strong. With ``adjust=True`` it is tuned.
     initial_ensemble : array_like, mapping or DataTree, optional
         Where the particles start. An array of shape (J, d) in unconstrained coordinates; a mapping
-        of variable names to values of shape (J, ...); or the result of an earlier run, which is
-        continued without burn-in. They are drawn from the prior by default.
+        of variable names to values of shape (J, ...); or the result of an earlier run. The new run
+        then continues it without a burn-in. By default particles are drawn from the prior.
     compile_kwargs : dict, optional
         Options for the compilation of the log density and its gradient.
     model : pm.Model, optional
@@ -58,8 +58,8 @@ class EnsembleLangevinSampler(EnsembleStep):
 
     Notes
     -----
-    A sweep costs J evaluations of the log density with its gradient. `tune` counts sweeps of the
-    burn-in, which ends when mean and covariance of the ensemble stand still.
+    A sweep costs J evaluations of the log density with its gradient. `tune` limits the sweeps of
+    the burn-in. It ends earlier when mean and covariance of the ensemble no longer change.
 
     References
     ----------

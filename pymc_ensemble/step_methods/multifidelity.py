@@ -28,7 +28,7 @@ from .base import EnsembleStep
 from .common_stage import Outcome
 from .draws import Draw, Stats
 
-DEFAULT_TUNE = 100  # rounds: far more than are needed to spend what the learning may cost
+DEFAULT_TUNE = 100  # rounds: far more than the limit of evaluations allows
 CHEAP_REMEDY = (
     "a cheap model that works where the fine one does: a smaller time step, a finer grid; or one "
     "that returns a value instead of failing."
@@ -186,13 +186,13 @@ class MultifidelitySampler(EnsembleStep):
 
     @property
     def learned(self) -> LearningState | None:
-        """What was learned by the present chain, or for it; None before the first round."""
+        """What this chain has learned, or got from another; None before the first round."""
         state = self._chain.state
         return None if state is None else learned(state)
 
     @property
     def remedy_of_burn_in(self) -> str:  # type: ignore[override]
-        """What to do about a correction that was not certified."""
+        """Remedy for a correction without a certificate."""
         known = self.learned
         certificate = None if known is None else known.certificate
         if certificate is None:
@@ -229,7 +229,7 @@ class MultifidelitySampler(EnsembleStep):
         return super()._vector_stats() | self._own_stats()
 
     def _own_stats(self) -> Stats:
-        """Certificate, rounds and cheap evaluations, as far as they are known."""
+        """Certificate, number of rounds and number of cheap evaluations, as far as known."""
         known, certificate = self.learned, np.nan
         if known is not None and known.certificate is not None:
             certificate = known.certificate.limit
@@ -242,7 +242,7 @@ class MultifidelitySampler(EnsembleStep):
     # -- life of a chain ------------------------------------------------------------------------
 
     def _evaluator(self, driver: Driver, state: PhaseState) -> Driver:
-        """Driver of the simulator that is asked next."""
+        """Driver of the simulator that is evaluated next."""
         if not cast(Multifidelity, self._bound.sampler).asks_cheap(state):
             return driver
         return Driver(
@@ -256,13 +256,13 @@ class MultifidelitySampler(EnsembleStep):
         )
 
     def step(self, point: Point) -> Draw:
-        """Next draw, with what is known about the correction."""
+        """Next draw, with stats about the correction."""
         drawn, [stats] = super().step(point)
         return drawn, [stats | self._own_stats()]
 
     @property
     def _facts(self) -> Facts:
-        """What this step method declares, with the cheap model and the certificate."""
+        """Facts that this step method declares, with the cheap model and the certificate."""
         known, chain = self.learned, self._chain
         if chain.facts is None and known is not None:
             facts = super()._facts
@@ -272,7 +272,7 @@ class MultifidelitySampler(EnsembleStep):
         return super()._facts
 
     def _start(self) -> None:
-        """Take over what was learned for all chains of the run."""
+        """Take over the correction that was learned for all chains of the run."""
         outcome, own = self._common.outcome(self._learn, self._progress.label)
         self._take_over(outcome, own)
         self._chain.state, self._chain.iterations = outcome.found, outcome.iterations
@@ -297,16 +297,16 @@ class MultifidelitySampler(EnsembleStep):
 
     def _burn_in_once(self) -> None:
         super()._burn_in_once()
-        self._chain.seen.clear()  # what came before has other densities
+        self._chain.seen.clear()  # earlier particles have densities of an earlier correction
 
 
 def remedy(limit: float, known: LearningState | None) -> str:
-    """What to do about a correction that was not certified.
+    """Remedy for a correction without a certificate.
 
     Parameters
     ----------
     limit : float
-        Of its certificate.
+        Limit of the certificate.
     known : LearningState or None
     """
     if limit <= HELPS:

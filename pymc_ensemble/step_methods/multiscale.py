@@ -199,15 +199,15 @@ class MultiscaleSampler(EnsembleStep):
     # -- binding to a model ---------------------------------------------------------------------
 
     def _without_leaves(self, model: pm.Model) -> pm.Model:
-        """The model without them, unless all that is moved here was chosen."""
+        """The model without separately drawn variables; unchanged if the user chose `vars`."""
         return model if self._names is not None else super()._without_leaves(model)
 
     def _owned_variables(self, model: pm.Model) -> list[Variable]:
-        """All continuous variables of the model, or those that were chosen."""
+        """All continuous variables of the model, or those that the user chose."""
         return continuous_variables(model, self._names, type(self).__name__)
 
     def _make_problem(self, model: pm.Model, vars: list[Variable]) -> InverseProblem:
-        """Inverse problem of the variables given the others, with as much structure as there is."""
+        """Inverse problem of the variables, given the others; with a forward map if possible."""
         self._conditional, given = None, ()
         if len(vars) < len(model.value_vars):
             if self._options["walkers"] != 1:
@@ -276,7 +276,7 @@ class MultiscaleSampler(EnsembleStep):
         moved, [stats] = super().step(point)
         others = [np.ravel(point[name]) for name in self._others]
         stats["unconstrained"] = np.concatenate([stats["unconstrained"], *others])
-        if self._chain.state.ensemble is None:  # the walkers have not set out yet
+        if self._chain.state.ensemble is None:  # the walkers have not started yet
             return dict(point), [stats]
         return {**point, **moved}, [stats]
 
@@ -287,7 +287,7 @@ class MultiscaleSampler(EnsembleStep):
         return [str(v.name) for v in bound.model.value_vars if v not in bound.vars]
 
     def _vector_stats(self) -> Stats:
-        """With the coordinates of all variables: first those that this step method moves."""
+        """Vector stats with the coordinates of all variables, those of this step method first."""
         point = self._bound.model.initial_point()
         n_others = sum(np.size(point[name]) for name in self._others)
         return vector_stats(self._bound.problem.dimension + n_others)
@@ -297,7 +297,7 @@ class MultiscaleSampler(EnsembleStep):
         return cast(WalkerSampler, self._bound.sampler)
 
     def _condition(self, conditional: ConditionalModel, point: Point) -> None:
-        """Take over what other step methods have done to the variables that are given."""
+        """Take over the values of the variables that other step methods move."""
         chain = self._chain
         if chain.state is None:
             conditional.condition(self._bound.model.initial_point())  # the same for all chains
@@ -313,10 +313,10 @@ class MultiscaleSampler(EnsembleStep):
         chain.state = self._walking.set_out(pilot.found, number)
         self._take_over(pilot, own)
         if self._conditional is not None and chain.tune:
-            chain.waits = pilot.iterations  # that others may go on meanwhile
+            chain.waits = pilot.iterations  # other step methods tune meanwhile
 
     def _run_pilot(self) -> Outcome:
-        """Run the pilot, and measure the stiffness; both are cut short where tuning ends."""
+        """Run the pilot, and measure the stiffness. Both stop when tuning ends."""
         return self._start_for_all(lambda state: state.shared, self._walking.found)
 
     def _burn_in_once(self) -> None:
@@ -331,6 +331,6 @@ class MultiscaleSampler(EnsembleStep):
 
     @property
     def _spawn_key(self) -> tuple[int, ...]:
-        """Without the number of this step among several, which PyMC appends."""
+        """Key without the last entry, the number of this step among several, from PyMC."""
         key = super()._spawn_key
         return key if self._conditional is None else key[:-1]

@@ -1,9 +1,9 @@
-"""What PyMC's progress bar shows of ensembles, from whatever process they run in.
+"""Progress of ensembles in PyMC's progress bar, also from other processes.
 
-PyMC updates its bar with every draw, but an ensemble computes many sweeps before the first of them
-becomes a draw. So each chain writes how far it is into memory that it shares with the main process.
-A column of the bar, which rich draws anew ten times a second, reads it there. What a chain in
-another process has to say goes the same way: printed from there, it would break the bar.
+PyMC updates its bar with every draw, but an ensemble computes many sweeps before the first draw.
+So each chain writes its progress into memory that it shares with the main process. A column of the
+bar reads it there; rich renders this column ten times a second. Log lines of chains in other
+processes go the same way. If these processes printed them, the bar would break.
 """
 
 import logging
@@ -30,27 +30,27 @@ from pymc_ensemble.log import Progress, show_in_worker
 
 __all__ = ["BarFields", "Board", "EnsembleColumn", "Place", "bar_is_live"]
 
-WORKER = "worker_chain_"  # how PyMC calls its processes, before the number of the chain
-CHAINS = 256  # that have a place; more run without a text in the bar
-NUMBERS = struct.Struct("<11d")  # of a chain: the time, and a Progress
-ENDS = struct.Struct("<2q")  # bytes of its lines for the log that were read, and written
-FOUND = struct.Struct("<q")  # whether its process has found the board
-# of the first chain: whether it is known, a fluctuation, its cost, and whether the map is bent
+WORKER = "worker_chain_"  # PyMC's name of its processes, before the number of the chain
+CHAINS = 256  # number of chains with a place; further chains have no text in the bar
+NUMBERS = struct.Struct("<11d")  # numbers of a chain: the time, and a Progress
+ENDS = struct.Struct("<2q")  # bytes of log lines of a chain that were read, and written
+FOUND = struct.Struct("<q")  # whether the process of a chain has found the board
+# result of the first chain: whether known, fluctuation, cost, and whether the map is curved
 FINDING = struct.Struct("<q2d?")
-PLACE = 4096  # bytes for one chain: its numbers, the ends, and the lines in between, in a circle
+PLACE = 4096  # bytes for one chain: its numbers, the ends, and a ring buffer of log lines
 LINES = NUMBERS.size + ENDS.size + FOUND.size
 ROOM = PLACE - LINES
-WIDTH = 39  # more takes two lines: PyMC's columns need room, too, where there are only 80
-HEAD = struct.Struct("<3q")  # what is on the screen, the number of chains, other step methods
+WIDTH = 39  # longest text on one line: in a terminal of 80 columns, PyMC's columns need the rest
+HEAD = struct.Struct("<3q")  # kind of bar on the screen, number of chains, other step methods
 NO_BAR, BAR, COLUMN = 0, 1, 2
 
 
 class Board:
-    """Memory in which the chains of a run write how far they are.
+    """Memory in which the chains of a run write their progress.
 
-    Anonymous memory is shared with processes that are forked, and leaves nothing behind however
-    they end. Processes that are spawned find the memory by a name, which it gets when the step
-    method is pickled for them, and loses as soon as they all have found it.
+    Forked processes share anonymous memory, which leaves nothing behind, however they end. Spawned
+    processes need a name to find the memory. The memory gets this name when the step method is
+    pickled for them, and loses it as soon as all of them have found the memory.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class Board:
         self._named: SharedMemory | None = None
         self._remove: Any = None
         self._is_clear = True
-        self._begun = 0  # chains in this process
+        self._begun = 0  # number of chains begun in this process
         self.reaches_others = True
 
     def start(self, chains: int) -> None:
-        """Forget the last run, unless that was done when the step method was pickled."""
+        """Forget the last run, unless pickling the step method has already done so."""
         if not self._is_clear:
             self._clear()
         FINDING.pack_into(self.memory, HEAD.size, False, math.nan, 0, False)
@@ -76,7 +76,7 @@ class Board:
 
     @property
     def screen(self) -> int:
-        """What is on the screen: no bar that moves, a bar, or one with a column of ours."""
+        """What is on the screen: no moving bar, a bar, or a bar with our column."""
         return HEAD.unpack_from(self.memory)[0]
 
     @property
@@ -98,7 +98,7 @@ class Board:
         self._note(max(self.screen, BAR), self.chains)
 
     def note_column(self) -> None:
-        """Note that a progress bar with a column of ours is on the screen."""
+        """Note that a progress bar with our column is on the screen."""
         self._note(COLUMN, self.chains)
 
     def _note(self, screen: int, chains: int) -> None:
@@ -106,23 +106,23 @@ class Board:
 
     @property
     def finding(self) -> tuple[float, int, bool] | None:
-        """What the first chain has found out for all, once that is known; as of `note_finding`."""
+        """Arguments of `note_finding` from the first chain; None as long as there are none."""
         known, found, evaluations, bent = FINDING.unpack_from(self.memory, HEAD.size)
         return (found, int(evaluations), bent) if known else None
 
     def note_finding(self, found: float, evaluations: int, bent: bool = False) -> None:
-        """Note what the first chain has found out for all.
+        """Note the result of the first chain for all chains.
 
         Parameters
         ----------
         found : float
             Fluctuation of the log density; NaN if it is not known.
         evaluations : int
-            What that has cost.
+            Number of evaluations that it took.
         bent : bool, default False
             Whether the forward map is too curved for a linear fit.
         """
-        for known in (False, True):  # others read it as soon as it is known
+        for known in (False, True):  # other chains read the values as soon as the flag is set
             FINDING.pack_into(self.memory, HEAD.size, known, found, evaluations, bent)
 
     def begin(self) -> "Place":
@@ -146,7 +146,7 @@ class Board:
                 named = SharedMemory(create=True, size=len(self.memory))
                 self._named, self.memory = named, named.buf
                 self._remove = weakref.finalize(self, _remove, named, os.getpid())
-        level = logging.getLogger("pymc").level  # above all levels if the run is to be quiet
+        level = logging.getLogger("pymc").level  # above all levels in a quiet run
         return {"name": None if self._named is None else self._named.name, "level": level}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -154,13 +154,13 @@ class Board:
         if multiprocessing.current_process().name.startswith(WORKER):
             logging.getLogger("pymc").setLevel(state["level"])
         self.reaches_others = False
-        with suppress(OSError):  # unpickled when the run is over
+        with suppress(OSError):  # unpickled after the end of the run
             if state["name"] is not None:
                 self._found = SharedMemory(state["name"])
                 self.memory, self.reaches_others = self._found.buf, True
 
     def remove_name(self) -> None:
-        """Remove the name, as nobody needs it any more: now a kill leaves nothing behind."""
+        """Remove the name when no process needs it. Then a kill leaves nothing behind."""
         if self._named is not None:
             self._remove.detach()
             self._named.unlink()
@@ -168,10 +168,10 @@ class Board:
 
 
 class BarFields(dict[str, Any]):
-    """Fields of the progress bar, none, that note where PyMC merges them with those of others.
+    """Empty dict of progress bar fields that notes when PyMC merges it with another one.
 
-    PyMC tells a step method nothing of those beside it, but asks all of them for the fields of one
-    bar before the chains begin, shown or not.
+    PyMC does not tell a step method about other step methods. But before the chains begin, it asks
+    all of them for the fields of one bar, even if the bar is hidden.
 
     Parameters
     ----------
@@ -197,13 +197,13 @@ def _remove(named: SharedMemory, owner: int) -> None:
 
 
 class Place:
-    """Where one chain writes on a board.
+    """Place on a board where one chain writes.
 
     Parameters
     ----------
     board : Board
     chain : int
-        Its number among the chains of the run, from 0.
+        Number of the chain in the run, from 0.
     """
 
     def __init__(self, board: Board, chain: int):
@@ -213,7 +213,7 @@ class Place:
 
     @property
     def follows_another(self) -> bool:
-        """Whether the first chain of the run, which is another one, writes on the same board."""
+        """Whether the first chain of the run is another one, and writes on the same board."""
         return 0 < self.chain < self._board.chains and self._board.reaches_others
 
     @property
@@ -234,19 +234,19 @@ class Place:
         return FOUND.unpack_from(self._board.memory, self._start + LINES - FOUND.size)[0] > 0
 
     def write(self, progress: Progress) -> None:
-        """Tell how far the chain is."""
+        """Write the progress of the chain."""
         if self._exists:
             NUMBERS.pack_into(self._board.memory, self._start, monotonic(), *progress)
 
     def read(self) -> tuple[Progress, float] | None:
-        """How far the chain is, and seconds since it wrote this; None if it has not begun."""
+        """Progress of the chain, and its age in seconds; None before the chain begins."""
         if not self._exists:
             return None
         stamp, *numbers = NUMBERS.unpack_from(self._board.memory, self._start)
         return (Progress(*numbers), max(0.0, monotonic() - stamp)) if stamp else None
 
     def all_chains(self) -> list[Progress] | None:
-        """How far all chains of the run are, or None before the last has begun."""
+        """Progress of all chains of the run; None before the last one begins."""
         if not self._board.chains:  # `pm.sample` has not announced any
             places = [self]
         else:
@@ -255,7 +255,7 @@ class Place:
         return None if None in told else [one[0] for one in told if one is not None]
 
     def print(self, text: str) -> None:
-        """Show a line of the log above the bar, or where there is none."""
+        """Show a line of the log, above the bar if there is one."""
         memory, data = self._board.memory, text.encode()
         read, written = ENDS.unpack_from(memory, self._start + NUMBERS.size)
         full = len(data) > ROOM - (written - read)
@@ -269,7 +269,7 @@ class Place:
         ENDS.pack_into(memory, self._start + NUMBERS.size, read, written + len(text.encode()))
 
     def printed(self) -> str:
-        """Lines of the log that were not shown yet."""
+        """Lines of the log that have not been shown."""
         if not self._exists:
             return ""
         memory = self._board.memory
@@ -281,7 +281,7 @@ class Place:
         return data.decode(errors="replace")
 
     def _pieces(self, start: int, length: int) -> list[tuple[slice, int]]:
-        """One or two pieces of the circle of lines, and their lengths."""
+        """One or two pieces of the ring buffer, and their lengths."""
         first = start % ROOM
         head = min(length, ROOM - first)
         base = self._start + LINES
@@ -292,14 +292,14 @@ class Place:
 
 
 class EnsembleColumn(ProgressColumn):
-    """Column of a progress bar: evaluations, failures, acceptance and the time that is left.
+    """Column of a progress bar: evaluations, failures, acceptance rate and remaining time.
 
     Parameters
     ----------
     board : Board
         Where the chains write.
     chains : int
-        Their number.
+        Number of chains.
     """
 
     def __init__(self, board: Board, chains: int):
@@ -309,12 +309,12 @@ class EnsembleColumn(ProgressColumn):
         self._rows = 0
 
     def render(self, task: Task) -> Text:
-        """Text of one chain, or of all of them if they share a row."""
+        """Text of one chain, or of all chains if they share a row."""
         if bar_is_live():
             self._board.note_column()
         for place in self._places if task.id == 0 else ():
             if lines := place.printed():
-                sys.stderr.write(lines)  # past the lock of the logging handlers: rich holds its own
+                sys.stderr.write(lines)  # avoids the lock of logging: rich holds its own
         if all(place.found for place in self._places):
             self._board.remove_name()
         self._rows = max(self._rows, task.id + 1)
@@ -324,22 +324,22 @@ class EnsembleColumn(ProgressColumn):
 
 
 def bar_is_live() -> bool:
-    """Whether a progress bar moves on the screen: rich stands between us and the screen then."""
+    """Whether a progress bar moves on the screen. Then all output goes through rich."""
     return isinstance(sys.stderr, FileProxy) and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def together(told: Sequence[tuple[Progress, float] | None]) -> str:
-    """Text of one or several chains; those that have not begun told nothing.
+    """Text of one or several chains; chains that have not begun are None.
 
     Parameters
     ----------
     told : sequence of (Progress, float) or None
-        How far each is, and seconds since it said so.
+        Progress of each chain, and its age in seconds.
 
     Returns
     -------
     str
-        Sums of the evaluations, the mean acceptance, and the longest time that is left.
+        Sum of the evaluations, mean acceptance rate, and longest remaining time.
     """
     begun = [one for one in told if one is not None]
     if len(begun) < 2:

@@ -1,4 +1,4 @@
-"""How a step method runs its sampler: iterations of the burn-in, then sweeps, round by round."""
+"""How a step method runs its sampler, round by round: burn-in iterations, then sweeps."""
 
 import math
 import warnings
@@ -20,7 +20,7 @@ from .binding import BoundStep
 from .chain import Chain
 from .common_stage import CommonStage, Outcome
 
-COMMON_KEY = 0x1107  # sets the seed that all chains share apart from those of the chains
+COMMON_KEY = 0x1107  # distinguishes the seed of a common stage from the seeds of the chains
 CONSEQUENCE = (
     "Its particle stays where it was, or is drawn anew if this was its start. Later failures of "
     "this chain are counted in the stat `n_failed`, but not told."
@@ -56,16 +56,16 @@ class RunningStep(BoundStep):
     def _start_for_all(
         self, goes_on: Callable[[Any], bool], outcome_of: Callable[[Any], Any], **options: Any
     ) -> Outcome:
-        """Burn in once for all chains of the run; the outcome is the same whichever chain asks.
+        """Run the burn-in once for all chains. The outcome does not depend on the chain that asks.
 
         Parameters
         ----------
         goes_on : callable
-            Whether a state is to be advanced by another round; it is cut short where tuning ends.
+            Whether a state needs another round. The burn-in stops in any case when tuning ends.
         outcome_of : callable
-            What is handed on of the last state.
+            Returns the part of the last state that all chains get.
         **options
-            Of the sampler's `start`.
+            Options of the sampler's `start`.
         """
         bound, seed = self._bound, cast(np.random.SeedSequence, self.rng.bit_generator.seed_seq)
         key = (*self._spawn_key[:-1], COMMON_KEY)
@@ -91,12 +91,12 @@ class RunningStep(BoundStep):
             return Outcome(outcome_of(state), driver.account, iterations, seen)
 
     def _first_positions(self, rng: np.random.Generator) -> np.ndarray:
-        """Draws of the prior at which a stage common to all chains begins."""
+        """Draws of the prior at which the common stage begins."""
         size: int = self._bound.sampler.start_size
         return self._bound.problem.sample_prior(size, rng)
 
     def _take_over(self, outcome: Outcome, own: bool) -> None:
-        """Take note of a stage that served all chains, and was computed for this one or not."""
+        """Record a common stage, which this chain (`own`) or another one has computed."""
         chain, account = self._chain, outcome.account
         chain.seen = [*outcome.seen]
         if own:
@@ -105,13 +105,13 @@ class RunningStep(BoundStep):
 
     @property
     def _found(self) -> Examination | None:
-        """What the sampler has found out about the forward map, if it had to."""
+        """Result of the sampler's examination of the forward map, if there was one."""
         found: Examination | None = getattr(self._chain.state, "found", None)
         return found
 
     @property
     def _origin(self) -> Origin:
-        """What the draws follow, and what is known of the forward map."""
+        """Law of the draws, and facts about the forward map."""
         origin, found = self._bound.sampler.origin(self._chain.state), self._found
         if found is None:
             return origin
@@ -130,14 +130,14 @@ class RunningStep(BoundStep):
         self._note_convergence()
 
     def _note_convergence(self) -> None:
-        """Note whether the burn-in has passed its test; a continued run had its own."""
+        """Note whether the burn-in has passed its test. A continued run keeps its old result."""
         chain, initial = self._chain, self._bound.initial
         chain.converged = chain.state.converged
         if initial is not None and initial.burned_in:
             chain.converged = initial.converged
 
     def _end_burn_in(self) -> None:
-        """Stop all adaptation; run the burn-in first if there were no calls for tuning."""
+        """Stop all adaptation. Run the burn-in first, if there were no tuning calls."""
         chain = self._chain
         if chain.tune == 0:
             logger.info(f"{self._progress.label}tune=0: burn-in runs before the first draw.")
@@ -165,9 +165,9 @@ class RunningStep(BoundStep):
         chain.sampling = True
 
     def _warn_of_split_angles(self) -> None:
-        """Say so if the posterior of an angle is at the cut of its period."""
+        """Warn if the posterior of an angle lies at the cut of its period."""
         ensemble, bound = self._chain.state.ensemble, self._bound
-        pilot = getattr(self._chain.state, "pilot", None)  # one walker is in one part
+        pilot = getattr(self._chain.state, "pilot", None)  # a single walker is on one side only
         if ensemble is None and pilot is None:
             return
         U = pilot.positions if pilot is not None else ensemble.U[ensemble.ok]
@@ -206,7 +206,7 @@ class RunningStep(BoundStep):
         return info
 
     def _evaluator(self, driver: Driver, state: Any) -> Driver:
-        """What evaluates the next points: the driver, unless a sampler has several models."""
+        """Driver that evaluates the next points. A sampler with several models overrides this."""
         return driver
 
     def _tell(
@@ -218,7 +218,7 @@ class RunningStep(BoundStep):
         sweeps_to_go: int | None = None,
         spent: int = 0,
     ) -> None:
-        """Tell of a round: in the burn-in, or `spent` evaluations after the last sweep."""
+        """Report a round: in the burn-in, or `spent` evaluations after the last sweep."""
         chain, sampling = self._chain, sweeps_to_go is not None
         left = max(math.ceil(chain.draws / self.ensemble_size) - chain.sweeps, sweeps_to_go or 0)
         left -= info.complete and sampling
@@ -246,7 +246,7 @@ class RunningStep(BoundStep):
 
     @property
     def _spawn_key(self) -> tuple[int, ...]:
-        """By what `pymc.sample` tells the chains of a run apart; the same in every process."""
+        """Key by which `pymc.sample` distinguishes chains; the same in every process."""
         sequence: Any = self.rng.bit_generator.seed_seq
         return sequence.spawn_key
 

@@ -1,4 +1,4 @@
-"""Which sampler a model asks for."""
+"""Choose a sampler for a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,13 +20,13 @@ from .informed import LikelihoodInformedSampler
 from .kalman import MANY, EnsembleKalmanSampler
 from .multiscale import MultiscaleSampler
 
-# Evaluations until means are known to .1 posterior sd and standard deviations to 10%: the least and
-# the most of the medians on the problems of the benchmark (docs/which_sampler.md, docs/emcee.md).
+# Evaluations until means are known to 0.1 posterior sd and standard deviations to 10%: smallest and
+# largest median over the problems of the benchmark (docs/which_sampler.md, docs/emcee.md).
 KALMAN, VALUES, SURROGATE = (300, 4200), (1150, 3400), (150, 1800)
 MULTISCALE, INFORMED = (3200, 18_000), (1150, 3800)
-MOST_OF_SURROGATE = 30  # parameters up to which the Gaussian process is measured
-SYNTHETIC = 2500, 2800  # all simulations of two to four parameters (docs/summaries.md)
-OWN_SECONDS = 60.0  # of a Gaussian process: its computing for four chains, some hundred evaluations
+MOST_OF_SURROGATE = 30  # largest number of parameters for which the Gaussian process is measured
+SYNTHETIC = 2500, 2800  # all simulations for two to four parameters (docs/summaries.md)
+OWN_SECONDS = 60.0  # computing time of a Gaussian process: four chains, some hundred evaluations
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def suggest(model: pm.Model | None = None, seconds_per_run: float | None = None)
 
 
 def _of_another_kind(model: pm.Model) -> Suggestion | None:
-    """What a model asks for that no ensemble can sample as a whole, or need not."""
+    """Suggestion for a model that no ensemble can sample as a whole, or need not sample."""
     for rv in model.basic_RVs:
         if isinstance(core_op(rv), pm.Simulator.rv_type):
             return Suggestion(
