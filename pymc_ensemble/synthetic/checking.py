@@ -1,4 +1,4 @@
-"""Whether a synthetic likelihood is the same at other points of the posterior, and robust."""
+"""Checks of a synthetic likelihood: is it the same at other points of the posterior, and robust?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from .simulator import Estimate
 
 FloatArray = NDArray[np.float64]
 
-REACH = 2.0  # posterior sd from the mean where variances are compared: the ends of most draws
-RUNS, FEWEST_RUNS = 200, 20  # of all points; and of each: a log variance to .32
-COMPARED = 500  # draws that are weighted
-REDRAWN = 100  # estimates of the same size, which tell what chance alone would find
+REACH = 2.0  # distance from the mean, in posterior sd, of the points where variances are compared
+RUNS, FEWEST_RUNS = 200, 20  # runs of all points; of each point, for a log variance to 0.32
+COMPARED = 500  # number of weighted draws
+REDRAWN = 100  # number of random estimates of the same size, which show the effect of chance
 
 
 @dataclass(frozen=True)
 class Design:
-    """Points at which replicates are made, and the coordinates in which they are compared.
+    """Points for replicates, and the coordinates for their comparison.
 
     Attributes
     ----------
     center : ndarray of shape (d,)
-        The point of the first replicates.
+        Point of the first replicates.
     columns : sequence of int
         Coordinates on which the simulator depends, p of them.
     replicates : ndarray of shape (R, K)
-        Those at the center that have not failed.
+        Replicates at the center that have not failed.
     U : ndarray of shape (n, d)
         Particles or draws of the posterior.
     """
@@ -43,13 +43,13 @@ class Design:
 
     @cached_property
     def root(self) -> FloatArray:
-        """Principal axes of the posterior, each as long as its standard deviation, (p, p)."""
+        """Principal axes of the posterior, scaled by their standard deviations, (p, p)."""
         part = self.U[:, list(self.columns)]
         values, vectors = np.linalg.eigh(np.cov(part.T).reshape(part.shape[1], -1))
         return vectors * np.sqrt(np.maximum(values, 1e-12 * values.max() + 1e-300))
 
     def relative(self, U: FloatArray) -> FloatArray:
-        """Whitened coordinates from the center, shape (n, p)."""
+        """Whitened coordinates relative to the center, shape (n, p)."""
         return np.linalg.solve(self.root, (U - self.center)[:, list(self.columns)].T).T
 
     def slopes(self, whitened: FloatArray) -> FloatArray:
@@ -66,7 +66,7 @@ class Design:
 
     @property
     def n_runs(self) -> int:
-        """Runs at each of them."""
+        """Number of runs at each of these points."""
         return max(FEWEST_RUNS, RUNS // (2 * len(self.columns)))
 
 
@@ -77,7 +77,7 @@ def check_posterior(
     spread: Spread,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Compare the posterior with those of other likelihoods, by weights of draws.
+    """Compare the posterior with posteriors of other likelihoods, by weights of the draws.
 
     Parameters
     ----------
@@ -85,23 +85,24 @@ def check_posterior(
         Observed summaries.
     estimate : Estimate
     design : Design
-        Of the draws.
+        Design with the draws.
     spread : Spread
-        Of replicates.
+        Spread of the replicates.
     rng : numpy.random.Generator
 
     Returns
     -------
     dict
-        ``checked``, the number of runs; and by how much means move at most, in posterior standard
-        deviations, and logarithms of standard deviations: ``varying`` with variances that change as
-        those of replicates do, and ``varying_by_chance`` where they do not; ``without`` the
-        summaries that are not Gaussian, and ``without_raised`` those whose variances were raised.
+        ``checked`` is the number of runs. The other entries are the largest change of a mean, in
+        posterior standard deviations, and of the logarithm of a standard deviation: ``varying``
+        with variances that change as those of the replicates do, ``varying_by_chance`` with
+        variances that change by chance only, ``without`` the summaries that are not Gaussian, and
+        ``without_raised`` without those whose variances were raised.
     """
     U = design.U[rng.choice(len(design.U), min(COMPARED, len(design.U)), replace=False)]
     x = design.relative(U)
     residuals, matrix = data - spread.mean(x), estimate.matrix
-    if estimate.slopes is not None:  # as if at the center, but for the determinant
+    if estimate.slopes is not None:  # covariance as at the center, except the determinant
         log = x @ (estimate.slopes @ design.root).T
         residuals = residuals * np.exp(-0.5 * np.clip(log, -LARGEST_LOG, LARGEST_LOG))
 

@@ -1,7 +1,7 @@
-"""The Gaussian of summaries, whose log density only samplers that average may evaluate.
+"""Gaussian of summaries. Only samplers that average may evaluate its log density.
 
-To a step method of PyMC one simulation would be the mean, be it lucky or not. The samplers of this
-package evaluate in rounds; whatever asks for the density outside of one is refused.
+A step method of PyMC would take one simulation, lucky or not, for the mean. The samplers of this
+package evaluate in rounds. An evaluation of the density outside of a round is refused.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ REFUSAL = (
 
 
 class SummariesRV(MvNormalRV):
-    """Random variable of summaries: a `pymc.MvNormal` with a log density of its own."""
+    """Random variable of summaries: a `pymc.MvNormal` with its own log density."""
 
 
 class Summaries(pm.MvNormal):
@@ -40,7 +40,7 @@ class Summaries(pm.MvNormal):
 
     @staticmethod
     def logp(value: Any, mu: Any, cov: Any) -> TensorVariable:
-        """Log density; it is refused outside of a round before anything is simulated."""
+        """Log density. Outside of a round it is refused, before any simulation."""
         nodes = {v.owner for v in ancestors([mu]) if v.owner and isinstance(v.owner.op, ForwardOp)}
         for node in nodes:
             guard: Any = InRounds(getattr(node.op.forward, "observed", ""))
@@ -53,7 +53,7 @@ FAMILIES[SummariesRV] = FAMILIES[MvNormalRV]
 
 
 class InRounds(Op):
-    """Its input, if a sampler of this package asks for it.
+    """Identity, which only samplers of this package may evaluate.
 
     Parameters
     ----------
@@ -73,17 +73,17 @@ class InRounds(Op):
         return Apply(self, [x], [x.type()])
 
     def perform(self, node: Apply, inputs: Sequence, output_storage: list) -> None:
-        """Hand on the input, or refuse."""
+        """Return the input, or refuse."""
         if current_round() is None:
             raise TypeError(REFUSAL.format(self.observed))
         output_storage[0][0] = inputs[0]
 
     def infer_shape(self, *arguments: Any) -> list[tuple]:
-        """That of the input."""
+        """Shape of the input."""
         return [arguments[-1][0]]
 
     def do_constant_folding(self, fgraph: Any, node: Apply) -> bool:
-        """Never while a graph is compiled."""
+        """Never evaluate while a graph is compiled."""
         return False
 
 

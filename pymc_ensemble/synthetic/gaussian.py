@@ -1,4 +1,4 @@
-"""The Gaussian of summaries: its covariance from replicates, and tests of its shape."""
+"""Gaussian of summaries: its covariance from replicates, and tests of its shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-FLOOR = 0.05  # of the variance over the prior: with a tenth of it, C2ST of an epidemic is the same
-NULL = 500  # Gaussian samples that tests are compared with: p-values are multiples of 1 in 501
-ROUNDING = 1e-8  # of a summary beside what others tell of it: a sum of doubles is exact to 1e-15
-ODD = 0.99  # quantile of theirs, beyond which a summary is not Gaussian
+FLOOR = 0.05  # share of the prior variance; a tenth of FLOOR gives the same C2ST in an epidemic
+NULL = 500  # number of Gaussian samples for comparison: p-values are multiples of 1/501
+ROUNDING = 1e-8  # relative residual of a summary that others determine (sums of doubles: 1e-15)
+ODD = 0.99  # quantile of the Gaussian samples; a summary beyond it is not Gaussian
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """Covariance of summaries that was estimated from replicates.
+    """Covariance of summaries, estimated from replicates.
 
     Attributes
     ----------
     matrix : ndarray of shape (K, K)
-        What a Gaussian likelihood takes: with the correction for the error of the estimate.
+        Covariance for a Gaussian likelihood, with the correction for the error of the estimate.
     shrinkage : float
-        Share of the correlations that was taken away.
+        Share of the correlations that shrinkage has removed.
     correction : float
-        Factor by which the matrix was enlarged for the error of its inverse.
+        Factor of the matrix that corrects for the error of its inverse.
     raised : ndarray of bool, shape (K,)
         Summaries that hardly vary in the replicates, whose variances were raised.
     """
@@ -45,14 +45,15 @@ class Covariance:
         ----------
         replicates : ndarray of shape (R, K)
         least : ndarray of shape (K,), optional
-            Variances below which none may be.
+            Lower bounds of the variances.
 
         Notes
         -----
-        Correlations are shrunk by the oracle approximating formula of Chen et al. (2010), and the
-        inverse of an estimated covariance is too large on average by (R - 1) / (R - K - 2)
-        (Hartlap et al. 2007). Sellentin and Heavens (2016) have a t-law in place of the Gaussian:
-        with five replicates for each summary both widen posteriors alike, to some percent.
+        Correlations are shrunk by the oracle approximating formula of Chen et al. (2010). The
+        inverse of an estimated covariance is too large on average, by (R - 1) / (R - K - 2)
+        (Hartlap et al. 2007). Sellentin and Heavens (2016) replace the Gaussian by a t distribution
+        instead. With five replicates for each summary, both widen posteriors equally, up to a few
+        percent.
         """
         R, K = replicates.shape
         variances = replicates.var(0, ddof=1)
@@ -82,13 +83,13 @@ def shrinkage(correlation: FloatArray, n: int) -> float:
 
 
 def of_pairs(first: FloatArray, second: FloatArray) -> Covariance:
-    """Covariance of the noise, on average over points, by two runs at each.
+    """Covariance of the noise, averaged over points, from two runs at each point.
 
     Parameters
     ----------
     first, second : ndarray of shape (n, K)
     """
-    half = (first - second) / np.sqrt(2)  # whose mean is zero
+    half = (first - second) / np.sqrt(2)  # has mean zero
     variances = (half**2).mean(0)
     sd = np.sqrt(np.where(variances > 0, variances, 1.0))
     n, K = half.shape
@@ -100,9 +101,10 @@ def of_pairs(first: FloatArray, second: FloatArray) -> Covariance:
 
 
 def dependent(residuals: FloatArray) -> list[int]:
-    """Summaries that follow from others, as rows (n, K) with a mean of zero say up to rounding.
+    """Summaries that linear combinations of others determine, up to rounding.
 
-    Those that do not vary are left out, and fewer rows than summaries tell nothing.
+    `residuals` are n rows of K summaries with mean zero. Summaries that do not vary are left out.
+    The result is empty if there are fewer rows than summaries.
     """
     n, K = residuals.shape
     sd = np.sqrt((residuals**2).mean(0))
@@ -121,13 +123,13 @@ class Shape:
     Attributes
     ----------
     p : float
-        P-value of both together, by Gaussian samples of the same size: Mardia's measures do not
-        depend on mean and covariance.
+        Joint p-value of both measures, from Gaussian samples of the same size. Mardia's measures do
+        not depend on mean and covariance.
     skewness : ndarray of shape (K,)
         Skewness of each summary.
     odd : ndarray of bool, shape (K,)
-        Summaries whose own skewness or kurtosis is beyond that of all summaries in 99 of 100
-        Gaussian samples.
+        Summaries whose skewness or kurtosis exceeds that of all summaries in 99 of 100 Gaussian
+        samples.
     """
 
     p: float
@@ -136,7 +138,7 @@ class Shape:
 
     @classmethod
     def of(cls, replicates: FloatArray, rng: np.random.Generator) -> "Shape":
-        """Test replicates, shape (R, K), none of whose columns is constant."""
+        """Test replicates, shape (R, K). No column may be constant."""
         R, K = replicates.shape
         null = [_measures(rng.standard_normal((R, K))) for _ in range(NULL)]
         joint, skewness, tails = _measures(replicates)
@@ -153,7 +155,7 @@ class Shape:
 
 
 def _measures(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mardia's measures; skewness and excess kurtosis of each column."""
+    """Mardia's measures, and skewness and excess kurtosis of each column."""
     z = (x - x.mean(0)) / x.std(0)
     return np.array(_mardia(x)), (z**3).mean(0), (z**4).mean(0) - 3
 
@@ -167,20 +169,20 @@ def _mardia(x: FloatArray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Spread:
-    """How means and variances of summaries change from point to point.
+    """Change of the means and variances of summaries from point to point.
 
     Attributes
     ----------
     points : ndarray of shape (m, d)
-        Whitened coordinates from the center.
+        Whitened coordinates relative to the center.
     means : ndarray of shape (m, K)
     log_variances : ndarray of shape (m, K)
-        Less what is known of them.
+        Log variances minus their known part.
     counts : ndarray of shape (m,)
-        Replicates at each point.
+        Number of replicates at each point.
     kurtosis : ndarray of shape (K,)
-        Excess kurtosis of the summaries; -2, as if a log variance had no error, of those whose
-        variances are raised.
+        Excess kurtosis of the summaries. Those with raised variances have -2, which stands for a
+        log variance without error.
     """
 
     points: FloatArray
@@ -193,9 +195,9 @@ class Spread:
     def of(
         cls, points: FloatArray, replicates: Sequence[FloatArray], least: FloatArray
     ) -> "Spread":
-        """From replicates (R, K) at each of the points, with variances that are raised to `least`.
+        """Spread from replicates (R, K) at each point, with variances of at least `least`.
 
-        Without that, a log variance of few replicates that are all the same would be infinite.
+        Without this bound, a few identical replicates would give an infinite log variance.
         """
         variances = np.array([one.var(0, ddof=1) for one in replicates])
         scales = np.sqrt(np.where(variances > 0, variances, 1.0))
@@ -221,7 +223,7 @@ class Spread:
 
     @cached_property
     def _fit(self) -> tuple[FloatArray, FloatArray]:
-        """Weighted least squares: a log variance of n replicates has the variance 2 / (n - 1)."""
+        """Weighted least squares: the log variance of n replicates has variance 2 / (n - 1)."""
         X = np.column_stack([np.ones(len(self.points)), self.points])
         weights = ((self.counts - 1) / 2)[:, None]
         normal = np.linalg.inv(X.T @ (weights * X))
@@ -229,12 +231,12 @@ class Spread:
         return coefficients[1:].T, np.linalg.cholesky(normal[1:, 1:])
 
     def by_chance(self, rng: np.random.Generator) -> FloatArray:
-        """Slopes that replicates of as many would have, if the covariance were the same."""
+        """Random slopes of as many replicates, if the covariance were the same everywhere."""
         noise = rng.standard_normal(self.slopes.shape) @ self.factor.T
         return noise * np.sqrt(1 + self.kurtosis / 2)[:, None]
 
     def mean(self, points: FloatArray) -> FloatArray:
-        """Means of the summaries at points, shape (n, K), by coordinates and their squares."""
+        """Means of the summaries at points, shape (n, K): a quadratic fit without mixed terms."""
         squares = len(self.points) >= 2 * self.points.shape[1] + 1
         weights = np.sqrt(self.counts)[:, None]
         X = weights * _features(self.points, squares)
@@ -248,14 +250,14 @@ def _features(x: FloatArray, squares: bool) -> FloatArray:
 
 @dataclass(frozen=True)
 class Change:
-    """By how much moments of draws change with another likelihood, in posterior sd.
+    """Change of the moments of draws with another likelihood, in posterior sd.
 
     Attributes
     ----------
     shift : ndarray of shape (d,)
-        Of the means.
+        Shift of the means.
     sd_ratio : ndarray of shape (d,)
-        Standard deviations with the other likelihood, relative to those of the draws.
+        Standard deviations with the other likelihood, divided by those of the draws.
     """
 
     shift: FloatArray
@@ -263,7 +265,7 @@ class Change:
 
     @classmethod
     def of(cls, U: FloatArray, log_weights: FloatArray) -> "Change":
-        """By weights of draws, shape (n, d) and (n,)."""
+        """Change from draws, shape (n, d), and their log weights, shape (n,)."""
         weights = np.exp(log_weights - log_weights.max())
         weights /= weights.sum()
         mean, sd = U.mean(0), np.maximum(U.std(0), np.finfo(float).tiny)
@@ -284,18 +286,18 @@ class Change:
 def varying_log_ratio(
     residuals: FloatArray, points: FloatArray, matrix: FloatArray, slopes: FloatArray
 ) -> FloatArray:
-    """Log likelihood with variances that change, less that with a constant covariance.
+    """Log likelihood with varying variances, minus the one with a constant covariance.
 
     Parameters
     ----------
     residuals : ndarray of shape (n, K)
-        Observed summaries less their means.
+        Observed summaries minus their means.
     points : ndarray of shape (n, d)
-        From the center.
+        Coordinates relative to the center.
     matrix : ndarray of shape (K, K)
         Covariance at the center.
     slopes : ndarray of shape (K, d)
-        Of the log variances.
+        Slopes of the log variances.
     """
     log_scale = 0.5 * points @ slopes.T
     factor = np.linalg.cholesky(matrix)
@@ -307,12 +309,12 @@ def varying_log_ratio(
 def partial_log_ratio(
     residuals: FloatArray, matrix: FloatArray, kept: NDArray[np.bool_]
 ) -> FloatArray:
-    """Log likelihood of some of the summaries, less that of all of them.
+    """Log likelihood of some summaries, minus the one of all summaries.
 
     Parameters
     ----------
     residuals : ndarray of shape (n, K)
-        Observed summaries less their means.
+        Observed summaries minus their means.
     matrix : ndarray of shape (K, K)
         Their covariance.
     kept : ndarray of bool, shape (K,)

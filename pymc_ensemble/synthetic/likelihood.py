@@ -1,4 +1,4 @@
-"""A stochastic simulator as a Gaussian of its summaries inside a `pm.Model`."""
+"""Gaussian likelihood of the summaries of a stochastic simulator, in a `pm.Model`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -27,10 +27,10 @@ FloatArray = NDArray[np.float64]
 CovarianceOption = Literal["constant", "linear"]
 
 REPLICATES = 200
-FEWEST_FOR_EACH = 5  # replicates for each summary: with fewer, variances are a quarter too wide
-PAIRS = 50  # runs at two of a point each: a variance to a fifth
-SEED = 0x5EED  # of runs when a model is built
-LARGEST_LOG = 20.0  # of a variance relative to that at the center: keeps densities finite
+FEWEST_FOR_EACH = 5  # replicates for each summary: with fewer, variances are 25% too large
+PAIRS = 50  # points with two runs each: they give a variance to 20%
+SEED = 0x5EED  # seed of the runs while a model is built
+LARGEST_LOG = 20.0  # largest log ratio of a variance to that at the center: keeps densities finite
 
 
 def synthetic_likelihood(
@@ -45,46 +45,47 @@ def synthetic_likelihood(
     """Turn a stochastic simulator into a Gaussian likelihood of summaries of its data.
 
     Call the result inside a `pm.Model` with a name, the arguments of the simulator and the data. It
-    makes an observed `pymc.MvNormal`, and the data go through the same summaries as the
-    simulations. Its mean is one simulation; samplers for rough forward maps average over these.
-    Its covariance is data of the model, which `sample_synthetic` estimates.
+    makes an observed `pymc.MvNormal`. The data go through the same summaries as the simulations.
+    The mean is one simulation; samplers for rough forward maps average over simulations. The
+    covariance is data of the model, and `sample_synthetic` estimates it.
 
     Parameters
     ----------
     simulate : callable or ForwardModel
-        Takes numbers or arrays, and its randomness as an argument: ``rng``, a NumPy generator, or
-        ``seed``, an integer. For workers, time-outs or a store, a `forward_model` with
+        Takes numbers or arrays, and a source of randomness: ``rng``, a NumPy generator, or
+        ``seed``, an integer. For workers, time-outs or a store, give a `forward_model` with
         ``stochastic=True``.
     summaries : callable, optional
-        Makes an array of K numbers from what `simulate` returns. They should be nearly Gaussian:
+        Makes an array of K numbers from the result of `simulate`. They should be nearly Gaussian:
         roots of counts, means, quantiles, fitted coefficients. By default the data themselves.
     replicates : int, default 200
-        Runs at one point from which the covariance is estimated; at least five for each summary.
+        Number of runs at one point for the estimate of the covariance; at least five for each
+        summary.
     covariance : {"constant", "linear"}, default "constant"
         Whether variances are the same for all parameters, or their logarithms are linear in the
         unconstrained parameters. Correlations are constant.
     initial_covariance : array_like of shape (K, K), optional
-        The covariance until it is estimated. By default that of the noise, on average over
-        the prior: 50 points are simulated twice when the model is built.
+        Covariance before it is estimated. By default it is the covariance of the noise, averaged
+        over the prior: 50 points are simulated twice when the model is built.
 
     Returns
     -------
     SyntheticLikelihood
-        To be called as ``likelihood(name, *arguments, observed=data, dims=None)``.
+        Call it as ``likelihood(name, *arguments, observed=data, dims=None)``.
 
     Raises
     ------
     TypeError, ValueError
-        If an option is not what it should be, or the simulator is not stochastic.
+        If an option has a wrong type or value, or if the simulator is not stochastic.
 
     Notes
     -----
-    The covariance of a variable ``y`` is ``y_covariance`` in the model, a `pymc.Data`: before
-    `sample_synthetic` the initial one, afterwards the estimated one. With ``covariance="linear"``
-    there are ``y_slopes`` and ``y_center``, too.
+    The covariance of a variable ``y`` is ``y_covariance`` in the model, a `pymc.Data`. It is the
+    initial covariance before `sample_synthetic`, and the estimated one afterwards. With
+    ``covariance="linear"`` the model also has ``y_slopes`` and ``y_center``.
 
-    There are two approximations: the summaries are taken as Gaussian [1]_ [2]_, and they lose a
-    part of the data. `sample_synthetic` tests the first.
+    There are two approximations. The summaries are assumed to be Gaussian [1]_ [2]_, and they lose
+    a part of the data. `sample_synthetic` tests the first.
 
     References
     ----------
@@ -162,9 +163,9 @@ class SyntheticLikelihood:
         *args, **kwargs
             Arguments of the simulator, without its randomness.
         observed : object
-            Data, as `simulate` returns them: as many, and in the same order.
+            Data in the form that `simulate` returns: the same number, in the same order.
         dims : str, optional
-            Name of the dimension of the summaries, which the model has in its ``coords``.
+            Name of the dimension of the summaries, from the ``coords`` of the model.
 
         Returns
         -------
@@ -174,7 +175,7 @@ class SyntheticLikelihood:
         model = pm.modelcontext(None)
         if not isinstance(name, str):
             raise TypeError(f"The name of a synthetic likelihood must be text, not {name!r}.")
-        name = model.name_for(name)  # of a model that has a name itself, with that before it
+        name = model.name_for(name)  # adds the prefix of a named model
         summaries = self._summaries_of(name, observed)
         data = summaries.ravel()
         _require_place(model, name, dims, len(data))
@@ -197,7 +198,7 @@ class SyntheticLikelihood:
         return Summaries(name, mean, cov=matrix, observed=data, dims=dims)
 
     def _summaries_of(self, name: str, observed: Any) -> FloatArray:
-        """Summaries of the data, K of them in an array of any shape."""
+        """The K summaries of the data, in an array of any shape."""
         if isinstance(observed, Variable):
             raise TypeError(
                 f"observed of `{name}` is symbolic, but its summaries are computed when the model "
@@ -227,7 +228,7 @@ class SyntheticLikelihood:
         return summaries
 
     def _initial(self, simulator: SummaryModel, node: Apply, K: int) -> Initial:
-        """First covariance: as given, or that of the noise on average over the prior."""
+        """First covariance: the given one, or that of the noise, averaged over the prior."""
         if self.initial_covariance is not None:
             return Initial(_as_covariance(self.initial_covariance, K), None, 0, 0)
         try:
@@ -264,9 +265,9 @@ class SyntheticLikelihood:
 def _require_place(
     model: pm.Model, name: str, dims: str | Sequence[str] | None, n_summaries: int
 ) -> None:
-    """Refuse a name that is taken, and dimensions that are not those of the summaries.
+    """Refuse a name that is taken, and dimensions that do not fit the summaries.
 
-    PyMC would notice when everything has been simulated.
+    PyMC would notice only after all simulations.
     """
     if name in model.named_vars:
         raise ValueError(
@@ -292,7 +293,7 @@ def _require_place(
 
 
 def _as_covariance(given: ArrayLike, K: int) -> FloatArray:
-    """A covariance that was given, if it is one."""
+    """Check a covariance that the user has given."""
     try:
         matrix = np.array(given, dtype=float)
     except (TypeError, ValueError) as error:
@@ -311,7 +312,7 @@ def _as_covariance(given: ArrayLike, K: int) -> FloatArray:
 
 
 def _scales(model: pm.Model, name: str, node: Apply, K: int) -> TensorVariable:
-    """Products of the scales of summaries, shape (K, K), which depend on the parameters."""
+    """Products of the parameter-dependent scales of the summaries, shape (K, K)."""
     free = free_behind(model, node)
     columns = []
     for rv in free:
@@ -329,7 +330,7 @@ def _scales(model: pm.Model, name: str, node: Apply, K: int) -> TensorVariable:
 
 
 def free_behind(model: pm.Model, node: Apply) -> list[Any]:
-    """Free variables that the arguments of a simulator depend on, in the order of the model."""
+    """Free variables on which the arguments of a simulator depend, in the order of the model."""
     above = set(ancestors(node.inputs))
     return [rv for rv in model.free_RVs if rv in above]
 

@@ -1,4 +1,4 @@
-"""Sampling with a synthetic likelihood, in stages: find, run again and again, sample."""
+"""Sampling with a synthetic likelihood in stages: find the posterior, run replicates, sample."""
 
 import inspect
 import logging
@@ -46,12 +46,12 @@ def sample_synthetic(
     progressbar: bool = True,
     **sample_kwargs: Any,
 ) -> xr.DataTree:
-    """Sample a model with synthetic likelihoods, whose covariances are estimated on the way.
+    """Sample a model with synthetic likelihoods, and estimate their covariances.
 
     The first stage finds the posterior with the initial covariance. Then the simulator runs many
-    times at its mean in unconstrained coordinates, and these replicates tell the covariance. The
-    second stage samples the model with this covariance, by `EnsembleKalmanSampler` with
-    ``rough=True``. At last the simulator runs at the ends of the posterior, to test whether the
+    times at the posterior mean in unconstrained coordinates. These replicates give the covariance.
+    The second stage samples the model with this covariance, by `EnsembleKalmanSampler` with
+    ``rough=True``. Finally the simulator runs at the ends of the posterior, to test whether the
     covariance is the same there.
 
     Parameters
@@ -62,16 +62,17 @@ def sample_synthetic(
         By default the one on the context stack. It has at least one `synthetic_likelihood`, and may
         have other likelihoods.
     stages : int, default 2
-        How often the model is sampled. Each further stage estimates the covariance again, at the
-        mean of the stage before.
+        Number of times that the model is sampled. Each further stage estimates the covariance
+        again, at the mean of the previous stage.
     check : bool, default True
-        Whether to run the simulator 200 times more, at both ends of each principal axis of the
+        Whether to run the simulator 200 more times, at both ends of each principal axis of the
         posterior. With more than five parameters it runs 20 times at each end.
     chains, cores : int, default 1
-        Chains of the last stage, and processes for them; each has a burn-in of its own. Workers of
-        a `forward_model` are started there.
+        Chains of the last stage, and processes for them. Each chain has its own burn-in. Workers of
+        a `forward_model` start in these processes.
     ensemble_size : int, optional
-        Particles of the last stage; by default 50, or four for each parameter and eight more.
+        Number of particles of the last stage; by default 50, or ``4 (d + 2)`` for d parameters, if
+        that is more.
     random_seed : int, Generator or None
     progressbar : bool, default True
         Whether progress is shown.
@@ -81,11 +82,10 @@ def sample_synthetic(
     Returns
     -------
     DataTree
-        As `pymc.sample` returns it: the draws of the last stage. The stat ``n_evals`` counts all
-        simulations, those of the first chain with what came before: the initial covariance, earlier
-        stages, replicates and the check. ``constant_data`` has the covariances. The group
-        ``synthetic`` has ``y_replicates`` for a variable ``y``; its attributes tell what has been
-        simulated for what.
+        The draws of the last stage, as `pymc.sample` returns them. The stat ``n_evals`` counts all
+        simulations. In the first chain it includes the initial covariance, earlier stages,
+        replicates and the check. ``constant_data`` has the covariances. The group ``synthetic`` has
+        ``y_replicates`` for a variable ``y``. Its attributes count the simulations by purpose.
 
     Raises
     ------
@@ -98,14 +98,15 @@ def sample_synthetic(
     Notes
     -----
     The draws follow the posterior given a Gaussian of the summaries, with the covariance at one
-    point. With ``covariance="linear"`` the log variances are linear; then the simulator also runs
-    at the ends of the posterior of the stage before, as in the check. `diagnose` says what
-    tests have found, and `report` says what was done. The model keeps the estimated covariance.
+    point. With ``covariance="linear"`` the log variances are linear in the parameters. Then the
+    simulator also runs at the ends of the posterior of the previous stage, as in the check.
+    `diagnose` shows the results of the tests, and `report` describes the run. The model keeps the
+    estimated covariance.
 
-    Correlations are shrunk [1]_, the covariance is enlarged for the error of its inverse [2]_, and
-    variances are raised to a twentieth of those of the prior, as a summary that hardly varies in
-    the replicates would count for too much. Mardia's skewness and kurtosis [3]_ of the replicates
-    are compared with those of Gaussian samples of the same size.
+    Correlations are shrunk [1]_, and the covariance is enlarged to correct for the error of its
+    inverse [2]_. Variances are raised to at least a twentieth of those over the prior: otherwise a
+    summary that hardly varies in the replicates would have too much weight. Mardia's skewness and
+    kurtosis [3]_ of the replicates are compared with those of Gaussian samples of the same size.
 
     References
     ----------
@@ -164,7 +165,7 @@ def sample_synthetic(
     if progressbar:
         show_log()
     staged.begin()
-    step = staged.step(ensemble_size)  # what it refuses is refused before anything is simulated
+    step = staged.step(ensemble_size)  # refuses bad options before any simulation
     with _quiet():
         found = staged.find()
     for stage in range(2, stages + 1):
@@ -189,7 +190,7 @@ def sample_synthetic(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Sampling of PyMC without a word: of a stage that only has to come near."""
+    """Silence PyMC in a stage that has to be only roughly right."""
     log = logging.getLogger("pymc")
     before = log.level
     log.setLevel(logging.ERROR)

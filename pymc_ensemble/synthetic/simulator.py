@@ -1,4 +1,4 @@
-"""The forward model of summaries, its runs, and what is known of their covariance."""
+"""Forward model of summaries, its runs, and facts about their covariance."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -24,20 +24,20 @@ from .gaussian import dependent
 
 FloatArray = NDArray[np.float64]
 
-MOST_MISSING = 0.5  # of runs that fail, beyond which nothing is estimated
+MOST_MISSING = 0.5  # largest share of failed runs for an estimate
 
 
 @dataclass(frozen=True)
 class Initial:
-    """A first covariance.
+    """Initial covariance.
 
     Attributes
     ----------
     matrix : ndarray of shape (K, K)
     variances : ndarray of shape (K,) or None
-        Of the noise, on average over the prior, if they are known.
+        Variances of the noise, averaged over the prior, if known.
     n_evals, n_failed : int
-        Runs that it has cost.
+        Number of runs for it, and of failed ones.
     """
 
     matrix: FloatArray
@@ -48,15 +48,15 @@ class Initial:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A covariance that was estimated, with what is known of it.
+    """Estimated covariance, with facts about it.
 
     Attributes
     ----------
     matrix : ndarray of shape (K, K)
     facts : dict
-        What is told of it: numbers, flags and texts.
+        Facts about the estimate: numbers, flags and texts.
     slopes : ndarray of shape (K, d) or None
-        Of the log variances.
+        Slopes of the log variances.
     """
 
     matrix: FloatArray
@@ -71,8 +71,9 @@ class Runs:
     Attributes
     ----------
     outputs : ndarray of shape (n, K)
-        NaN where a run failed.
+        NaN in the rows of failed runs.
     reasons : dict of int to str
+        Reason of each failure, by row.
     """
 
     outputs: FloatArray
@@ -80,30 +81,30 @@ class Runs:
 
     @property
     def n_failed(self) -> int:
-        """How many failed."""
+        """Number of failed runs."""
         return int((~np.isfinite(self.outputs).all(1)).sum())
 
     @property
     def good(self) -> FloatArray:
-        """Those that did not."""
+        """Outputs of the runs that did not fail."""
         return self.outputs[np.isfinite(self.outputs).all(1)]
 
 
 class SummaryModel(ForwardModel):
-    """Forward model of summaries, with what is known of their covariance.
+    """Forward model of summaries, with facts about their covariance.
 
     Parameters
     ----------
     simulate : callable
         A function with a random argument, or a stochastic forward model.
     summaries : callable or None
-        Of what it returns.
+        Summaries of the result of `simulate`.
     observed : str
         Name of the observed variable.
     shape : tuple of int
-        Of the summaries.
+        Shape of the summaries.
     replicates : int
-        Runs from which a covariance is estimated.
+        Number of runs for the estimate of a covariance.
     linear : bool
         Whether log variances are linear in the parameters.
     """
@@ -145,9 +146,9 @@ class SummaryModel(ForwardModel):
         Parameters
         ----------
         node : Apply
-            Of this model in a graph.
+            Node of this model in a graph.
         inputs : sequence of ndarray of shape (n, ...)
-            Values of the inputs that vary.
+            Values of the varying inputs.
         seed : SeedSequence
         """
         op: Any = node.op
@@ -181,7 +182,7 @@ class SummaryModel(ForwardModel):
         )
 
     def require_independent(self, residuals: FloatArray) -> None:
-        """Refuse summaries that follow from others: shrinkage would count what they tell twice.
+        """Refuse summaries that others determine: shrinkage would count their information twice.
 
         Parameters
         ----------
@@ -199,11 +200,11 @@ class SummaryModel(ForwardModel):
             )
 
     def is_frozen(self, model: pm.Model) -> bool:
-        """Whether the covariance in a model is a constant, and no data that can be changed."""
+        """Whether the covariance in a model is constant, so that no data can change it."""
         return isinstance(model[f"{self.observed}_covariance"], Constant)
 
     def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]]:
-        """Name of the observed variable, and what its likelihood is known by."""
+        """Name of the observed variable, and facts about its likelihood."""
         own: dict[str, Any] = {"summaries": len(self.initial.matrix)}
         matrix: Any = model[f"{self.observed}_covariance"]
         used = matrix.data if self.is_frozen(model) else matrix.get_value()
@@ -218,7 +219,7 @@ class SummaryModel(ForwardModel):
 
 @dataclass(frozen=True)
 class Summarized:
-    """A simulator followed by the summaries of what it gives."""
+    """A simulator, followed by the summaries of its result."""
 
     simulate: Callable[..., Any]
     summaries: Callable[[Any], ArrayLike] | None
