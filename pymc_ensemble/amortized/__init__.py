@@ -1,1 +1,1 @@
-"""Posteriors that are learned from simulations of a model, once for all data sets."""
+"""Posteriors learned from simulations of a model, once for all data sets."""

@@ -1,4 +1,4 @@
-"""Learning a posterior for any data from simulations."""
+"""Learn a posterior for any data from simulations."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -30,10 +30,10 @@ __all__ = ["amortize", "load_amortized"]
 FloatArray = NDArray[np.float64]
 
 BALANCE = 100.0  # weight of the balance condition, as published
-FEWEST = 20  # simulations for each parameter and datum: fewer leave a Gaussian fit open by 20%
-PAIRS, FEWEST_PAIRS = 2, 4000  # labels for each simulation, and at least: 5 each were no better
-POOL = 8  # noise that cannot be drawn for all simulations at once is drawn so often, and used again
-NEEDED = ("jax", "equinox", "optax", "flowjax")  # of the extra
+FEWEST = 20  # simulations per parameter and datum: with fewer, a Gaussian fit is uncertain by 20%
+PAIRS, FEWEST_PAIRS = 2, 4000  # labels per simulation, and in all at least (5 each: no better)
+POOL = 8  # number of noise samples to reuse, if noise has to be drawn simulation by simulation
+NEEDED = ("jax", "equinox", "optax", "flowjax")  # libraries of the extra
 
 
 def amortize(
@@ -58,8 +58,8 @@ def amortize(
     model : pymc.Model or None
         The model; None for the one on the context stack.
     simulations : Dataset
-        What `simulations` has made of the model. Draws or stores of a run are refused, as they are
-        no sample of the prior.
+        Result of `simulations` for this model. Draws or stores of a run are refused, because they
+        are no sample of the prior.
     method : {"posterior", "ratio", "diffusion"}, default "posterior"
         What is learned: the density of the posterior [1]_; its ratio to the prior, by a classifier
         of pairs of parameters and data [2]_; or a map from noise to parameters, by training-free
@@ -71,7 +71,7 @@ def amortize(
         For ``method="ratio"``: whether classifiers are balanced [3]_, so that posteriors are rather
         too wide than too narrow, on average over the prior.
     members : int, default 4
-        Networks, each trained on a part of its own, whose densities are averaged.
+        Number of networks. Each is trained on its own part, and their densities are averaged.
     random_seed : int, Generator or None
         Seed of the networks and their training.
 
@@ -183,7 +183,7 @@ def amortize(
 
 
 def load_amortized(path: str | PathLike, model: pm.Model | None = None) -> AmortizedPosterior:
-    """Read what `AmortizedPosterior.save` has written.
+    """Read a file that `AmortizedPosterior.save` has written.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def load_amortized(path: str | PathLike, model: pm.Model | None = None) -> Amort
     TypeError
         If there is no model.
     ValueError
-        If the file does not hold an amortized posterior, or that of another model.
+        If the file does not contain an amortized posterior, or if it belongs to another model.
 
     See Also
     --------
@@ -250,7 +250,7 @@ def load_amortized(path: str | PathLike, model: pm.Model | None = None) -> Amort
 
 
 def require_extra() -> None:
-    """Refuse to go on without the libraries of the extra."""
+    """Raise if the libraries of the extra are missing."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ImportError(
             f"Amortized inference needs {', '.join(missing)}, which is not installed: "
@@ -323,7 +323,7 @@ def _check_number(n: int, d: int, scaling: Scaling) -> None:
 
 
 def _labelled(archive: Archive, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Parameters (m, d) that follow from pairs of data and latents, and these, (m, K + d)."""
+    """Parameters (m, d) for pairs of data and latents, and these pairs, (m, K + d)."""
     n, d = archive.theta.shape
     m = max(FEWEST_PAIRS, PAIRS * n)
     X, z = archive.X[rng.integers(n, size=m)], rng.standard_normal((m, d))
@@ -337,7 +337,7 @@ def _with_new_noise(
     X: FloatArray,
     rng: np.random.Generator,
 ) -> Callable[[int], FloatArray]:
-    """Function of the number of a pass that gives its standardized data, shape (n, K)."""
+    """Function that returns the standardized data of a pass, shape (n, K), by its number."""
     if noise is None or "outputs" not in given:
         return lambda number: X
     Z = np.ascontiguousarray(given["outputs"].to_numpy().astype(float))
@@ -351,7 +351,7 @@ def _with_new_noise(
 
     def fresh() -> FloatArray:
         drawn = scaling({name: v.astype(float) for name, v in noise(Z, rng).items()})
-        return np.where(np.isfinite(drawn), drawn, X)  # where one has no distribution
+        return np.where(np.isfinite(drawn), drawn, X)  # old data where there is no distribution
 
     pool = [fresh()]
     if noise.together:

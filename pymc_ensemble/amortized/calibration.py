@@ -1,4 +1,4 @@
-"""How often regions of an estimate hold the truth."""
+"""Coverage of the credible regions of an estimate."""
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,7 @@ from .simulations import checked, simulated
 
 FloatArray = NDArray[np.float64]
 
-AT_ONCE = 50  # data sets whose draws are made together: as many as fit into some 100 MB
+AT_ONCE = 50  # number of data sets that are sampled together, in about 100 MB
 
 
 def test(
@@ -31,13 +31,13 @@ def test(
     ----------
     learned : Learned
     generator : Generator
-        Of the model that makes the simulations.
+        Generator of the model for the simulations.
     simulations : int or Dataset
     draws : int
-        For each data set.
+        Number of draws for each data set.
     rng : numpy.random.Generator
     probability : float
-        Of the confidence bands.
+        Probability of the confidence bands.
     """
     if isinstance(simulations, xr.Dataset):
         made = checked(simulations, generator)
@@ -93,6 +93,6 @@ def _drawn(
     draws: int,
     rng: np.random.Generator,
 ) -> list[Drawn]:
-    """Draws given each row of data, filled up to `size` rows: others would be compiled anew."""
+    """Draws given each row of data, padded to `size` rows: a new size would need a compilation."""
     filled = X[np.arange(size) % len(X)]
     return learned.estimate.draw(filled, draws, 1, rng, strict=False)[: len(X)]

@@ -1,9 +1,9 @@
-"""Conditional diffusion without a network: how Gaussian noise becomes a draw by an archive.
+"""Conditional diffusion without a network: an archive turns Gaussian noise into draws.
 
-An archive holds points with weights, such as parameters of simulations, weighted by how near their
-data are to those of interest. Noised more and more it becomes a normal law, with a score that is
-known in closed form; following it backwards, noise ends on points of the archive, on each with the
-probability of its weight. Arrays only; equations are those of the page *Mathematics*.
+An archive has points with weights, for example parameters of simulations, weighted by the distance
+of their data from the data of interest. With more and more noise its law becomes normal. The score
+has a closed form. Backwards in time, noise ends at points of the archive, at each with the
+probability of its weight. This module uses arrays only. The page *Mathematics* has the equations.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-LARGEST_NOISE = 40.0  # in sd of the archive: what it is beyond a Gaussian is below 1e-4 then
-SMALLEST_NOISE = 3e-4  # below a tenth of the narrowest of two modes that are 300 widths apart
-STEPS = 60  # shares of ends among 20 points are off by .001; with half as many by .005
-NEIGHBOURS = 50  # whose parameters may be the answer: with 20 or 100 one of two data sets was worse
-AT_ONCE = 2_000_000  # distances, so that they fit into some 20 MB
+LARGEST_NOISE = 40.0  # in sd of the archive: the difference to a Gaussian is then below 1e-4
+SMALLEST_NOISE = 3e-4  # below a tenth of the width of modes that are 300 widths apart
+STEPS = 60  # shares of 20 points have an error of 0.001; with half the steps 0.005
+NEIGHBOURS = 50  # number of possible ends; with 20 or 100 one of two data sets was worse
+AT_ONCE = 2_000_000  # number of distances computed together, in about 20 MB
 BANDWIDTHS = np.geomspace(0.1, 30.0, 25)  # in units of the distance to the next points
-ROUNDS = 3  # in which neighbours of several modes become those of one
+ROUNDS = 3  # rounds of the fit of a kernel, until it covers one mode instead of several
 
 
 # --- the reverse equation -------------------------------------------------------------------------
@@ -30,7 +30,7 @@ ROUNDS = 3  # in which neighbours of several modes become those of one
 def denoised(
     x: FloatArray, noise: float, points: FloatArray, log_weights: FloatArray
 ) -> FloatArray:
-    """Mean of the points that may be behind noised ones, eq. (A2).
+    """Mean of the possible points behind noised ones, eq. (A2).
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def denoised(
     noise : float
         Standard deviation of the noise.
     points : ndarray of shape (n, d) or (m, n, d)
-        An archive for all of them, or one for each.
+        One archive for all noised points, or one for each.
     log_weights : ndarray of shape (n,) or (m, n)
 
     Returns
@@ -74,15 +74,15 @@ def reverse(
     z : ndarray of shape (m, d)
         Standard normal latents.
     points : ndarray of shape (n, d) or (m, n, d)
-        An archive for all of them, or one for each, in units of about its standard deviation.
+        One archive for all latents, or one for each, with a standard deviation of about one.
     log_weights : ndarray of shape (n,) or (m, n)
     levels : ndarray, optional
-        Decreasing levels of noise, in geometric progression; by default `noise_levels`.
+        Decreasing geometric sequence of noise levels; by default `noise_levels`.
 
     Returns
     -------
     ndarray of shape (m, d)
-        Ends of the paths: points of the archive, where the smallest noise tells them apart.
+        Ends of the paths: points of the archive, if their distances exceed the smallest noise.
     """
     levels = noise_levels() if levels is None else levels
     ends = np.empty_like(z)
@@ -98,10 +98,10 @@ def reverse(
 def flow(
     z: FloatArray, points: FloatArray, log_weights: FloatArray, levels: FloatArray
 ) -> FloatArray:
-    """Noised points at the last of the levels, eq. (A3), of latents as in `reverse`."""
+    """Noised points at the last noise level, eq. (A3), from latents as in `reverse`."""
     ratio = float(levels[1] / levels[0])
     center, spread = moments(points, log_weights)
-    # at the largest noise the archive is as good as a Gaussian, whose flow is known
+    # at the largest noise the archive is nearly a Gaussian, which has a known flow
     x = center + np.sqrt(levels[0] ** 2 + spread**2) * z
     before = None
     for noise in levels[:-1]:
@@ -124,7 +124,7 @@ def moments(points: FloatArray, log_weights: FloatArray) -> tuple[FloatArray, Fl
 
 @dataclass(frozen=True)
 class Archive:
-    """Parameters and data that belong together, as simulations have them.
+    """Pairs of parameters and data from simulations.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ class Archive:
     X : ndarray of shape (n, K)
         Standardized data.
     neighbours : int
-        Of data, whose parameters have weights.
+        Number of nearest data; only their parameters get weights.
     """
 
     theta: FloatArray
@@ -158,7 +158,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class KernelDensity:
-    """Normal kernels about points, with the shape of their neighbourhoods and a fitted size.
+    """Normal kernels around points, with the shape of neighbourhoods and a fitted size.
 
     Attributes
     ----------
@@ -172,10 +172,10 @@ class KernelDensity:
 
     @classmethod
     def of(cls, points: FloatArray, wider: float = 1.0) -> "KernelDensity":
-        """So many times `wider` than the kernels that make a point likeliest by the others."""
+        """Kernels of the size with the best leave-one-out likelihood, times `wider`."""
         d = points.shape[1]
         root = _root(np.atleast_2d(np.cov(points.T)))
-        for _ in range(ROUNDS):  # the covariance of all would bridge modes
+        for _ in range(ROUNDS):  # the covariance of all points would connect modes
             squares = _squares_of_others(root, points)
             nearest = np.argpartition(squares, d + 1, axis=1)[:, : d + 1]
             apart = (points[nearest] - points[:, None]).reshape(-1, d)
@@ -200,7 +200,7 @@ class KernelDensity:
 
 
 def _root(covariance: FloatArray) -> FloatArray:
-    """Lower Cholesky factor, also if points lie in a plane up to rounding."""
+    """Lower Cholesky factor. It also exists if points lie in a plane up to rounding."""
     least = 1e-10 * np.diag(np.diag(covariance)) + 1e-300 * np.eye(len(covariance))
     return np.linalg.cholesky(covariance + least)
 

@@ -13,13 +13,13 @@ from .diffusion import KernelDensity
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-MOST_TRIES = 50  # rounds of draws outside of the prior, before it is given up
-KERNELS = 1000  # draws whose density is told by kernels; their distances fit into 8 MB
+MOST_TRIES = 50  # largest number of rounds for draws inside the prior
+KERNELS = 1000  # number of draws for a kernel density; their distances fit into 8 MB
 WIDER = (
     2.0  # kernels than those that fit: with these, tails of weights were too heavy in 2 runs of 4
 )
-FEW_TRIES = 3  # rounds for a test, in which such draws count as they are
-MOST_CANDIDATES = 10_000  # draws of the prior at which walkers may start
+FEW_TRIES = 3  # rounds in a test, which then keeps draws outside the prior
+MOST_CANDIDATES = 10_000  # largest number of prior draws as possible starts of walkers
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Drawn:
     Attributes
     ----------
     U : ndarray of shape (chains, draws, d)
-        In unconstrained coordinates.
+        Draws in unconstrained coordinates.
     lp : ndarray of shape (chains, draws)
-        Log density of the estimate; up to a constant for a ratio; NaN if it has none.
+        Log density of the estimate; for a ratio up to a constant; NaN without a density.
     sweep, particle : ndarray of int, shape (draws,)
     outside : float
-        Share of what was drawn that lay outside of the prior.
+        Share of the draws that lay outside the prior.
     acceptance : float
         Mean acceptance of moves; NaN for independent draws.
     """
@@ -49,19 +49,19 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What networks say in unconstrained coordinates.
+    """Posterior from networks, in unconstrained coordinates.
 
     Attributes
     ----------
     sizes : Architecture
     networks : Module
-        With a leading axis for the members.
+        Networks with a leading axis for the members.
     center, scale : ndarray of shape (d,)
-        Mean and standard deviation of the prior, by the simulations.
+        Mean and standard deviation of the prior, from the simulations.
     candidates : ndarray of shape (n, d)
         Draws of the prior.
     floor : float
-        Least log prior density of all simulations: the estimate knows nothing of what has less.
+        Smallest log prior density of the simulations: the estimate has learned nothing below it.
     log_prior : callable
         Log prior density of points (n, d).
     """
@@ -81,13 +81,13 @@ class Estimate:
 
     @property
     def has_density(self) -> bool:
-        """Whether networks give a density: a map from noise to draws does not."""
+        """Whether networks give a density. A map from noise to draws does not."""
         return self.sizes.kind != "diffusion"
 
     def log_density(self, U: FloatArray, X: FloatArray) -> FloatArray:
         """Log densities (D, n) of points (D, n, d) given standardized data (D, K).
 
-        That of a ratio is not normalized; NaN where there is none.
+        The density from a ratio is not normalized. Without a density the values are NaN.
         """
         if not self.has_density:
             return np.full(U.shape[:-1], np.nan)
@@ -107,10 +107,10 @@ class Estimate:
         rng: np.random.Generator,
         strict: bool = True,
     ) -> list[Drawn]:
-        """Draws given each of standardized data, shape (D, K).
+        """Draws given each row of standardized data, shape (D, K).
 
-        Where the estimate lies outside of the prior, that is an error if `strict`; else its draws
-        are given as they are.
+        If the estimate lies outside the prior, this raises with `strict`, and otherwise returns the
+        draws unchanged.
         """
         if self.is_ratio:
             return self._walked(X, draws, chains, rng)
@@ -124,7 +124,7 @@ class Estimate:
     def propose(self, X: FloatArray, n: int, rng: np.random.Generator) -> Drawn:
         """Draws of one chain given data (1, K), with a density that can be evaluated.
 
-        Without one of its own, it is that of kernels about draws of the estimate.
+        If the estimate has no density, kernels around its draws replace it.
         """
         [drawn] = self.draw(X, n if self.has_density else KERNELS, 1, rng)
         if self.has_density:
@@ -137,7 +137,7 @@ class Estimate:
     def _independent(
         self, X: FloatArray, n: int, rng: np.random.Generator, strict: bool
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Draws (D, n, d) inside of the prior, their densities, and shares that were outside."""
+        """Draws (D, n, d) inside the prior, their densities, and the shares outside it."""
         import jax
 
         from .estimators import draws
@@ -172,7 +172,7 @@ class Estimate:
     def _walked(
         self, X: FloatArray, draws: int, chains: int, rng: np.random.Generator
     ) -> list[Drawn]:
-        """Walkers on the prior times the ratio: chains of all data sets side by side."""
+        """Sample the prior times the ratio with walkers, for all data sets in parallel."""
         d, D = len(self.center), len(X)
         J = walking.walkers(d)
         sweeps = -(-draws // J)

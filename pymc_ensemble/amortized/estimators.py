@@ -1,7 +1,7 @@
-"""Networks that estimate a posterior, or its ratio to the prior, for any data. Arrays only, in JAX.
+"""Networks for a posterior, or for its ratio to the prior, given any data. Arrays only, in JAX.
 
-Parameters and data are standardized. All members of an ensemble are one module with a leading axis
-on every array.
+Parameters and data are standardized. All members of an ensemble form one module. Each of its arrays
+has a leading axis for the members.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Key = Any
 
-LARGEST_LOG_SCALE = 7.0  # of a component, in prior sd: e^7 ends what a network of float32 resolves
+LARGEST_LOG_SCALE = 7.0  # of a component, in prior sd: float32 networks resolve scales up to e^7
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is, so that it can be built again.
+    """Kind and sizes of a network, from which it can be built again.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Architecture:
     width, depth : int
         Size of the hidden layers.
     components : int
-        Gaussians of a mixture; layers of a flow.
+        Number of Gaussians of a mixture, or of layers of a flow.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Architecture:
 
     @classmethod
     def of(cls, kind: str, dimension: int, inputs: int) -> "Architecture":
-        """Sizes that were measured on the problems of the benchmark."""
+        """Sizes that are good on the problems of the benchmark."""
         width, depth, components = {
             "mixture": (64, 2, 8),
             "flow": (50, 1, 5),
@@ -88,7 +88,7 @@ class MixtureDensity(eqx.Module):
             sizes.inputs, n_out, sizes.width, sizes.depth, jax.nn.silu, key=of_network
         )
         last = network.layers[-1]
-        # components begin apart, and otherwise as the prior, whatever the data
+        # at the start components are like the prior, but apart, for all data
         bias = jnp.zeros(n_out).at[K : K + K * d].set(jax.random.normal(of_means, (K * d,)))
         where = lambda net: (net.layers[-1].weight, net.layers[-1].bias)  # noqa: E731
         self.network = eqx.tree_at(where, network, (0.1 * last.weight, bias))
@@ -150,7 +150,7 @@ class Flow(eqx.Module):
 
 
 class Ratio(eqx.Module):
-    """The log ratio of the posterior to the prior: a classifier of pairs that belong together."""
+    """Log ratio of the posterior to the prior, from a classifier of matching pairs."""
 
     network: eqx.nn.MLP
 
@@ -165,7 +165,7 @@ class Ratio(eqx.Module):
 
 
 class LatentMap(eqx.Module):
-    """Parameters as a function of data and of a latent that is standard normal; without density."""
+    """Parameters as a function of data and of a standard normal latent; it has no density."""
 
     network: eqx.nn.MLP
     dimension: int = eqx.field(static=True)
@@ -191,10 +191,10 @@ def negative_log_density(network: Any, theta: Any, x: Any, shift: Any) -> Any:
 
 
 def classification(network: Any, theta: Any, x: Any, shift: Any, *, balance: float) -> Any:
-    """Cross entropy of pairs that belong together and pairs that do not, and the balance of both.
+    """Cross entropy of matching and other pairs, with the balance condition.
 
-    Pairs that do not are those with the parameters `shift` rows before. A balanced classifier has
-    ``E d(joint) + E d(marginal) = 1``, and posteriors that are wider rather than narrower [1]_.
+    The other pairs have the parameters of `shift` rows before. A balanced classifier has
+    ``E d(joint) + E d(marginal) = 1``. Its posteriors are rather too wide than too narrow [1]_.
 
     .. [1] Delaunoy, A., Hermans, J., Rozet, F., Wehenkel, A. and Louppe, G. (2022). Towards
        reliable simulation-based inference with balanced neural ratio estimation. Advances in
@@ -208,7 +208,7 @@ def classification(network: Any, theta: Any, x: Any, shift: Any, *, balance: flo
 
 
 def squared_error(network: Any, theta: Any, x: Any, shift: Any) -> Any:
-    """Mean squared distance of parameters (n, d) from where data and latents (n, K + d) lead."""
+    """Mean squared distance of parameters (n, d) from the map of data and latents (n, K + d)."""
     return ((jax.vmap(network.network)(x) - theta) ** 2).sum(1).mean()
 
 

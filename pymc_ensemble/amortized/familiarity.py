@@ -1,4 +1,4 @@
-"""Whether data look like those of any simulation."""
+"""Test whether data look like those of any simulation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-MOST = 2000  # simulations on each side: a rank of .99 has an error of .002 then
-NEIGHBOURS = 5  # whose mean distance tells of holes: a single one depends too much on chance
-FLATTEST = 1e-6  # variance, of the largest one, below which a direction is rounding
+MOST = 2000  # largest number of simulations on each side: a rank of 0.99 has an error of 0.002
+NEIGHBOURS = 5  # neighbours for a mean distance, which shows holes: with one, chance is too large
+FLATTEST = 1e-6  # relative variance below which a direction is only rounding
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Distance of data from those of simulations, against the distances of other simulations.
+    """Distance of data from simulated data, compared with the distances of other simulations.
 
-    There are two: that of Mahalanobis from the mean, and that to the nearest simulations, which
-    sees holes and curved sheets. As no simulation has a part in both sides, the rank of a fresh one
-    among the others is uniform.
+    There are two distances: the Mahalanobis distance from the mean, and the distance from the
+    nearest simulations, which shows holes and curved sheets. No simulation is on both sides. So the
+    rank of a fresh simulation among the others is uniform.
 
     Attributes
     ----------
     fitted : ndarray of shape (m, K)
-        Standardized data of simulations from which distances are measured.
+        Standardized data of the simulations from which distances are measured.
     others : ndarray of shape (k, K)
-        Those of others.
+        Standardized data of the other simulations.
     """
 
     fitted: FloatArray
@@ -36,7 +36,7 @@ class Familiarity:
 
     @classmethod
     def of(cls, X: FloatArray, rng: np.random.Generator) -> "Familiarity":
-        """Of standardized data of simulations, shape (n, K)."""
+        """Familiarity with standardized data of simulations, shape (n, K)."""
         half = min(len(X) // 2, MOST)
         order = rng.permutation(len(X))
         return cls(X[order[:half]], X[order[half : 2 * half]])
@@ -56,7 +56,7 @@ class Familiarity:
         return scipy.spatial.KDTree(self._white(self.fitted))
 
     def _distances(self, X: FloatArray) -> FloatArray:
-        """Both distances of data, shape (2, n)."""
+        """Both distances of the data, shape (2, n)."""
         Z = self._white(X)
         near, _ = self._tree.query(Z, min(NEIGHBOURS, len(self.fitted)))
         return np.stack([(Z**2).sum(1), near.reshape(len(Z), -1).mean(1)])
@@ -69,7 +69,7 @@ class Familiarity:
         return known, np.sort(_ranks(known, distances).max(0))
 
     def surprise(self, X: FloatArray) -> FloatArray:
-        """Share of simulations that are less far off than standardized data (n, K), shape (n,)."""
+        """Share of simulations that are nearer than standardized data (n, K), shape (n,)."""
         known, larger = self._known
         return _ranks(larger[None], _ranks(known, self._distances(X)).max(0)[None])[0]
 
@@ -79,7 +79,7 @@ class Familiarity:
 
     @classmethod
     def restored(cls, arrays: Mapping[str, np.ndarray]) -> "Familiarity":
-        """Take over what was saved."""
+        """Restore saved arrays."""
         return cls(arrays["fitted"], arrays["others"])
 
 

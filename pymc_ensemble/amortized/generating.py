@@ -1,4 +1,4 @@
-"""What a model makes of its prior: parameters, forward outputs, and data."""
+"""Simulation of a model from its prior: parameters, forward outputs, and data."""
 
 import logging
 from collections.abc import Sequence
@@ -59,10 +59,10 @@ class Simulated:
     outputs : ndarray of shape (n, K) or None
         Forward outputs, if the likelihood is a function of them; NaN where an evaluation failed.
     data : dict of str to ndarray of shape (n, ...)
-        One data set each; NaN where there is none.
+        One data set for each simulation; NaN where there is none.
     failed : ndarray of bool, shape (n,)
     reason : tuple of (int, str) or None
-        Number of the first one that failed, and why.
+        Number of the first failed simulation, and the reason.
     """
 
     U: FloatArray
@@ -73,7 +73,7 @@ class Simulated:
 
 
 class ShapeError(ValueError):
-    """Simulated data have another shape than those that are observed."""
+    """Simulated data have another shape than the observed data."""
 
 
 class Generator:
@@ -92,7 +92,7 @@ class Generator:
         Names of the variables that are data.
     prior : CompiledPrior
     noise : Noise or None
-        What makes data of forward outputs, if the likelihood is a function of them.
+        Makes data from forward outputs, if the likelihood is a function of them.
 
     Raises
     ------
@@ -129,18 +129,18 @@ class Generator:
 
     @cached_property
     def kinds(self) -> dict[str, str | None]:
-        """Where the values of each observed variable lie, if its distribution tells it."""
+        """Support of each observed variable, if its distribution determines it."""
         rvs = {str(rv.name): rv for rv in self.model.observed_RVs}
         return {name: _support(rvs[name]) for name in self.observed}
 
     @cached_property
     def own_data(self) -> dict[str, np.ndarray]:
-        """What the model observes."""
+        """Observed data of the model."""
         values = {str(rv.name): self.model.rvs_to_values[rv] for rv in self.model.observed_RVs}
         return {name: np.asarray(unlabelled([values[name]])[0].eval()) for name in self.observed}
 
     def _require_shapes(self, row: Sequence[np.ndarray]) -> None:
-        """Refuse simulated data of another shape than those that are observed."""
+        """Refuse simulated data with another shape than the observed data."""
         for name, values in zip(self.observed, row, strict=True):
             if (found := np.shape(values)) != (shape := self.shapes[name]):
                 raise ShapeError(
@@ -187,7 +187,7 @@ class Generator:
     def _row_by_row(
         self, U: FloatArray, seed: np.random.SeedSequence, rng: np.random.Generator
     ) -> Simulated:
-        """Data of one parameter after the other: simulators take no batches."""
+        """Data of one parameter after another, because simulators take no batches."""
         rows: list[list[np.ndarray] | None] = []
         reasons = {}
         for k, (u, child) in enumerate(zip(U, seed.spawn(len(U)), strict=True)):
@@ -211,7 +211,7 @@ class Generator:
 
 
 def check(model: pm.Model) -> None:
-    """Refuse models from which parameters and data cannot be drawn, by name and with a remedy.
+    """Refuse models without draws of parameters and data; name the variable and a remedy.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def check(model: pm.Model) -> None:
 
 
 def _support(rv: Any) -> str | None:
-    """Where the values of a variable lie, if its distribution tells it."""
+    """Support of a variable, if its distribution determines it."""
     if isinstance(core_op(rv), (pm.Simulator.rv_type, *CUSTOM_DISTRIBUTIONS)):
         return None
     if rv.type.dtype.startswith(("bool", "int", "uint")):
@@ -264,7 +264,7 @@ def _support(rv: Any) -> str | None:
 
 
 def _taken_apart(model: pm.Model) -> tuple[Extraction, bool]:
-    """Parts of a model, and whether its data follow from forward outputs."""
+    """Parts of a model, and whether its data depend on forward outputs."""
     observed = set(model.observed_RVs)
     chained = any(observed & set(ancestors(rv.owner.inputs)) for rv in observed)
     simulators = [rv for rv in observed if isinstance(core_op(rv), pm.Simulator.rv_type)]
@@ -294,7 +294,7 @@ def _not_finite(names: Sequence[str], row: Sequence[np.ndarray]) -> str:
 
 
 def _spread(values: np.ndarray, rows: NDArray[np.int64], n: int) -> np.ndarray:
-    """Values of some of `n` rows among NaN for the others."""
+    """Values of some of `n` rows, with NaN in the other rows."""
     if len(rows) == n:
         return values
     result = np.full((n, *values.shape[1:]), np.nan)

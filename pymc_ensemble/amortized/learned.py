@@ -1,4 +1,4 @@
-"""What was learned from simulations: all that draws, tests, corrections and files are made from."""
+"""Result of the learning from simulations, for draws, tests, corrections and files."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +22,7 @@ Method = Literal["posterior", "ratio", "diffusion"]
 
 @dataclass
 class Learned:
-    """Networks, how data are scaled for them, and the record of how they were trained.
+    """Networks, the scaling of their data, and the record of their training.
 
     Attributes
     ----------
@@ -34,12 +34,12 @@ class Learned:
     tested : {"calibrated", "overconfident", "conservative"} or None
         These are described at `AmortizedPosterior`.
     generator : Generator
-        Of the model that was simulated.
+        Generator of the simulated model.
     estimate : Estimate
     scaling : Scaling
-        Of data.
+        Scaling of data.
     familiarity : Familiarity
-        With data.
+        Test whether data look like simulated ones.
     """
 
     method: Method
@@ -61,7 +61,7 @@ class Learned:
 
     @cached_property
     def facts(self) -> Facts:
-        """What all results tell of how they were made."""
+        """Facts about their origin that all results carry."""
         options = {
             "method": self.method,
             "conservative": self.conservative,

@@ -1,4 +1,4 @@
-"""Data that a likelihood makes of forward outputs."""
+"""Random data from forward outputs, by the likelihood."""
 
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Noise:
     Parameters
     ----------
     terms : sequence of Term
-        Likelihood terms, of variables that are data.
+        Likelihood terms of observed variables.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Noise:
 
     @property
     def together(self) -> bool:
-        """Whether rows are drawn in one call, as far as is known before the first one."""
+        """Whether rows are drawn in one call, as far as known before the first call."""
         return self._all is not None
 
     def __call__(self, Z: FloatArray, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -56,13 +56,13 @@ class Noise:
         Parameters
         ----------
         Z : ndarray of shape (n, K)
-            Outputs; there must be no NaN among them.
+            Outputs without NaN.
         rng : numpy.random.Generator
 
         Returns
         -------
         dict of str to ndarray of shape (n, ...)
-            By the names of the variables; NaN where a row has no distribution.
+            Data by the names of the variables; NaN where a row has no distribution.
         """
         pieces = [
             np.ascontiguousarray(part).reshape(len(Z), *hole.type.shape).astype(hole.type.dtype)
@@ -96,7 +96,7 @@ class Noise:
 def stacked(
     rows: Sequence[Sequence[np.ndarray] | None], shapes: Sequence[tuple[int | None, ...]]
 ) -> list[np.ndarray]:
-    """Stack rows of arrays; those that are None become NaN, in floating point."""
+    """Stack rows of arrays. Rows that are None become NaN, in floating point."""
     good = next((row for row in rows if row is not None), None)
     if good is None:
         return [np.full((len(rows), *(m or 0 for m in shape)), np.nan) for shape in shapes]

@@ -29,7 +29,7 @@ Data = Mapping[str, ArrayLike]
 
 
 class AmortizedPosterior(Learned):
-    """What `amortize` has learned: the posterior for any data of the model.
+    """Result of `amortize`: the posterior for any data of the model.
 
     Attributes
     ----------
@@ -37,11 +37,11 @@ class AmortizedPosterior(Learned):
         Whether the posterior itself was learned, or its ratio to the prior, or a map from noise to
         draws.
     conservative : bool
-        Whether the ratio was balanced, for posteriors that are wider rather than narrower.
+        Whether the ratio was balanced, so that posteriors are rather too wide than too narrow.
     members : int
-        Networks that are averaged.
+        Number of networks, which are averaged.
     simulations, failed : int
-        Simulations that were learned from, and others that had failed and were left out.
+        Number of simulations for the training, and of failed ones, which were left out.
     history : ndarray of shape (passes, members)
         Loss of the simulations that each member held back, after each pass over the others.
     tested : {"calibrated", "overconfident", "conservative"} or None
@@ -76,15 +76,15 @@ class AmortizedPosterior(Learned):
             ``posterior``, ``observed_data``, and ``sample_stats`` with the log density ``lp`` of
             the estimate in unconstrained coordinates (up to a constant for ``method="ratio"``; NaN
             for ``method="diffusion"``, which has no density).
-            The attributes of ``posterior`` tell the ``surprise`` of the data, and ``outside``, the
-            share of what the estimate drew that lay outside of the prior and was rejected.
+            The attributes of ``posterior`` are the ``surprise`` of the data, and ``outside``, the
+            share of draws of the estimate that lay outside the prior and were rejected.
 
         Raises
         ------
         ValueError
             If data are missing, have another shape or are not finite.
         RuntimeError
-            If the estimate lies outside of the prior.
+            If the estimate lies outside the prior.
 
         Warns
         -----
@@ -118,7 +118,7 @@ class AmortizedPosterior(Learned):
         return result_of(self.generator, facts, drawn, observed, attrs)
 
     def surprise(self, data: Data | None = None) -> float:
-        """How unlike all simulations data are.
+        """Compare data with all simulations: how unusual are they.
 
         Parameters
         ----------
@@ -128,9 +128,9 @@ class AmortizedPosterior(Learned):
         Returns
         -------
         float
-            Share of simulations that are nearer to the others, by the larger one of two ranks: of
-            the Mahalanobis distance from their mean, and of the distance to the nearest ones. It is
-            uniform for data that the model makes. Above 0.99 `sample` warns.
+            Share of simulations that are nearer to the others: the larger of two ranks, of the
+            Mahalanobis distance from the mean, and of the distance from the nearest simulations. It
+            is uniform for data of the model. Above 0.99 `sample` warns.
         """
         return self._surprise(self.given(data))
 
@@ -143,18 +143,18 @@ class AmortizedPosterior(Learned):
         random_seed: Any = None,
         probability: float = 0.95,
     ) -> Coverage:
-        """Test on simulations whether regions hold the truth as often as they claim to.
+        """Test on simulations whether credible regions have their nominal coverage.
 
         Parameters
         ----------
         simulations : int or Dataset, default 200
-            How many new simulations are made; or simulations that were not learned from, such as
-            those that were left out of the ones that `simulations` has made.
+            Number of new simulations; or simulations that the training has not used, for example a
+            part of a result of `simulations` that you have kept back.
         model : pymc.Model, optional
-            A model that makes the new simulations in place of the one that was learned from, to see
-            what another prior or simulator does to the estimate; then the verdict is not kept.
+            Another model for the new simulations. It shows the effect of another prior or simulator
+            on the estimate. The verdict is then not kept.
         draws : int, default 1000
-            Draws for each.
+            Number of draws for each simulation.
         random_seed : int, Generator or None
             Seed of the simulations, and of the draws.
         probability : float, default 0.95
@@ -163,9 +163,9 @@ class AmortizedPosterior(Learned):
         Returns
         -------
         Coverage
-            As of `pymc_ensemble.coverage`. Regions of highest density are those of a Gaussian fit
-            to the draws for ``method="diffusion"``, which has no density. Later results carry the
-            verdict, for `diagnose`.
+            Result as of `pymc_ensemble.coverage`. ``method="diffusion"`` has no density; its
+            regions of highest density come from a Gaussian fit to the draws. Later results carry
+            the verdict, for `diagnose`.
         """
         if not isinstance(simulations, xr.Dataset):
             require_given_counts(2, simulations=simulations)
@@ -197,40 +197,40 @@ class AmortizedPosterior(Learned):
     ) -> xr.DataTree:
         """Correct draws by the true likelihood, with importance weights.
 
-        ``method="diffusion"`` has no density that weights need. Its draws are kernels then, whose
-        density is known, and the points that are evaluated are draws from it.
+        Weights need a density, and ``method="diffusion"`` has none. Kernels around its draws then
+        give a density, and the evaluated points are draws of the kernels.
 
         Parameters
         ----------
         data : mapping of str to array_like, optional
             Values of the observed variables, by name; those that the model observes by default.
         evaluations : int, default 200
-            Draws, each evaluated once; at least 50.
+            Number of draws, each evaluated once; at least 50.
         model : pymc.Model, optional
             A model with the same parameters and data, such as a finer one; by default the one that
             was simulated.
         random_seed : int, Generator or None
             Seed of the draws and of the resampling.
         by : {"weights", "equation", "map"}, default "weights"
-            What draws are made of the weights. They are resampled; or noise is led to the points by
-            the reverse equation of a diffusion, which gives each the probability of its weight; or
-            by a map that has learned where it leads [2]_. The equation adds nothing but chance to
-            the weights, and the map smooths, also between separate modes.
+            How draws are made from the weights. With "weights" the points are resampled. With
+            "equation" the reverse equation of a diffusion moves noise to the points, to each with
+            the probability of its weight. With "map" a network has learned this equation [2]_. The
+            equation adds only chance to the weights. The map smooths, also between separate modes.
         draws : int, optional
-            How many are returned; by default as many as `evaluations`.
+            Number of returned draws; by default `evaluations`.
 
         Returns
         -------
         DataTree
-            Draws of one chain. ``lp`` is the log density of the model, and NaN of what the equation
-            or the map has moved. The attributes of ``posterior`` tell the Pareto ``khat`` [1]_ of
-            the weights and their ``efficiency``, the effective share of the draws.
+            Draws of one chain. ``lp`` is the log density of the model; for draws of the equation or
+            the map it is NaN. The attributes of ``posterior`` are the Pareto ``khat`` [1]_ of the
+            weights, and their ``efficiency``, the effective share of the draws.
 
         Raises
         ------
         RefinementError
-            If k-hat is above 0.7, so that the weights cannot be relied upon. It is a ValueError
-            that keeps all that was evaluated, as its `draws`, from which a sampler can go on.
+            If k-hat is above 0.7, so that the weights are unreliable. It is a ValueError that keeps
+            all evaluated points as its `draws`. A sampler can continue from them.
         ValueError
             If the model has no likelihood, or a random one.
 
@@ -260,7 +260,7 @@ class AmortizedPosterior(Learned):
         return refining.refined(self, fine, proposed, observed, rng, by, draws)
 
     def save(self, path: str | PathLike) -> None:
-        """Save everything but the model, as arrays and text; `load_amortized` reads it.
+        """Save everything except the model, as arrays and text. `load_amortized` reads the file.
 
         Parameters
         ----------
@@ -270,7 +270,7 @@ class AmortizedPosterior(Learned):
         storage.save(self, path)
 
     def given(self, data: Data | None) -> dict[str, np.ndarray]:
-        """Values of all observed variables, each of shape (1, ...); anything else is refused."""
+        """Values of all observed variables, each of shape (1, ...). Other data are refused."""
         shapes = self.generator.shapes
         if data is None:
             data = self.generator.own_data

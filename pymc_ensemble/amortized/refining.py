@@ -1,4 +1,4 @@
-"""Draws of an estimate, corrected by the likelihood."""
+"""Correction of the draws of an estimate by the likelihood."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,16 +26,16 @@ FloatArray = NDArray[np.float64]
 Way = Literal["weights", "equation", "map"]
 WAYS: tuple[Way, ...] = ("weights", "equation", "map")
 
-LABELS = 4000  # latents whose ends a map learns
+LABELS = 4000  # number of latents from which a map learns the reverse equation
 
 
 class RefinementError(ValueError):
-    """Weights of draws cannot be relied upon; what was evaluated is kept.
+    """Weights of draws are unreliable. The error keeps the evaluated draws.
 
     Attributes
     ----------
     draws : DataTree
-        The draws that were evaluated, as they are, of one chain: ``lp`` in ``sample_stats`` is the
+        The evaluated draws without a correction, as one chain: ``lp`` in ``sample_stats`` is the
         log density of the model, and ``log_weight`` the logarithm of the importance weight.
     """
 
@@ -62,20 +62,20 @@ def refined(
     ----------
     learned : Learned
     model : pymc.Model
-        With a likelihood.
+        Model with a likelihood.
     drawn : Drawn
-        With the density that they come from.
+        Draws, with the density of their law.
     observed : dict of str to ndarray
         Data by the names of the observed variables.
     rng : numpy.random.Generator
     by : {"weights", "equation", "map"}
     n : int
-        Draws that are returned.
+        Number of returned draws.
 
     Raises
     ------
     ValueError
-        If there is no likelihood, or if the weights cannot be relied upon.
+        If there is no likelihood, or if the weights are unreliable.
     """
     if is_stochastic(model):
         raise ValueError(
@@ -90,7 +90,7 @@ def refined(
         raise ValueError(
             f"Draws cannot be refined, as the likelihood of the model cannot be evaluated: {error}"
         ) from error
-    # conditioned models have their variables in an order of their own
+    # a conditioned model may have its variables in another order
     order = [learned.generator.names.index(name) for name in problem.coordinate_names]
     U, log_q = np.ascontiguousarray(drawn.U[0][:, order]), drawn.lp[0]
     driver = Driver(problem, model, Account(), ProgressLog("Refinement"))
@@ -144,7 +144,7 @@ def _as_evaluated(
     observed: Mapping[str, np.ndarray],
     attrs: Mapping[str, Any],
 ) -> xr.DataTree:
-    """Draws of the estimate with their densities, without those that the model cannot have."""
+    """Draws of the estimate with their densities, without those that are impossible in the model."""
     known = np.isfinite(lp)
     numbers, log_q = np.arange(known.sum()), drawn.lp[:, known]
     kept = replace(
@@ -164,7 +164,7 @@ def _as_evaluated(
 
 
 def _led(U: FloatArray, log_weights: FloatArray, z: FloatArray) -> FloatArray:
-    """Where latents (n, d) lead, by the reverse equation (A3) with the weights (A6)."""
+    """Ends of latents (n, d) by the reverse equation (A3) with the weights (A6)."""
     center, spread = moments(U, log_weights)
     spread = np.where(spread > 0, spread, 1.0)
     return center + spread * reverse(z, (U - center) / spread, log_weights)
@@ -173,7 +173,7 @@ def _led(U: FloatArray, log_weights: FloatArray, z: FloatArray) -> FloatArray:
 def _mapped(
     U: FloatArray, log_weights: FloatArray, n: int, members: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Draws (n, d) of a map from noise, which has learned where the reverse equation leads."""
+    """Draws (n, d) of a map from noise that has learned the reverse equation."""
     import jax
 
     from .estimators import Architecture, draws

@@ -1,4 +1,4 @@
-"""Draws of an estimate, as the results of samplers have them."""
+"""Draws of an estimate in the form of the results of samplers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def result_of(
     observed: Mapping[str, np.ndarray],
     attrs: Mapping[str, Any],
 ) -> xr.DataTree:
-    """Draws with stats, so that `diagnose`, `plots` and ``initial_ensemble=`` know them."""
+    """Draws with stats that `diagnose`, `plots` and ``initial_ensemble=`` can read."""
     model = generator.model
     chains, n, d = drawn.U.shape
     named = generator.named(drawn.U.reshape(-1, d))

@@ -1,4 +1,4 @@
-"""Data as networks take them: stabilized, standardized, without what is always the same."""
+"""Data for networks: transformed, standardized, without constant entries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from pymc_ensemble.problem.checks import quoted
 FloatArray = NDArray[np.float64]
 
 COUNTS, POSITIVE, UNIT, REAL = "counts", "positive", "unit", "real"
-SMALLEST = 1e-12  # spread, relative to the size, of what is not the same up to rounding
+SMALLEST = 1e-12  # smallest spread, relative to the size, of an entry that is not constant
 
 
 def told_by_numbers(values: np.ndarray) -> str:
-    """Where simulated values lie, if no distribution tells it."""
+    """Support of simulated values, if no distribution determines it."""
     if not (values >= 0).all():
         return REAL
     if (values == np.round(values)).all():
@@ -27,7 +27,7 @@ def told_by_numbers(values: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Scaling:
-    """From data to what networks take.
+    """Scaling of data to the inputs of networks.
 
     Attributes
     ----------
@@ -35,10 +35,10 @@ class Scaling:
         Observed variables, in their order.
     shapes : tuple of tuple of int
     kinds : tuple of str
-        Where the values of each one lie: counts get a square root, what is positive a logarithm,
-        and shares their logit.
+        Support of each variable: counts get a square root, positive values a logarithm, and shares
+        a logit.
     constant : ndarray of shape (K + c,)
-        Values of entries that are the same in all simulations; NaN for the K others.
+        Values of entries that are the same in all simulations; NaN for the other K entries.
     center, scale : ndarray of shape (K,)
     lowest : ndarray of shape (K + c,)
         Smallest simulated values.
@@ -54,7 +54,7 @@ class Scaling:
 
     @classmethod
     def of(cls, data: Mapping[str, np.ndarray], kinds: Mapping[str, str | None]) -> "Scaling":
-        """Scaling by simulations, each of shape (n, ...); a kind of None is told by the numbers.
+        """Scaling from simulations, each of shape (n, ...). For a kind of None the numbers decide.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Scaling:
 
     @property
     def size(self) -> int:
-        """Number K of data that differ."""
+        """Number K of entries that vary."""
         return len(self.center)
 
     def labels(self) -> list[str]:
@@ -131,7 +131,7 @@ class Scaling:
         return (kept - self.center) / self.scale
 
     def impossible(self, data: Mapping[str, np.ndarray]) -> NDArray[np.bool_]:
-        """Whether data, each of shape (n, ...), have values that no simulation can have."""
+        """Whether data, each of shape (n, ...), have values that are impossible in simulations."""
         flat = _flat(data, self.names)
         other = ~np.isnan(self.constant) & ~np.isclose(flat, self.constant)
         kinds = np.repeat(self.kinds, [int(np.prod(shape)) for shape in self.shapes])
@@ -140,7 +140,7 @@ class Scaling:
         return (other | below | outside).any(1)
 
     def _floor(self) -> FloatArray:
-        """What keeps roots and logarithms of other data finite."""
+        """Lower bounds that keep roots and logarithms of other data finite."""
         kinds = np.repeat(self.kinds, [int(np.prod(shape)) for shape in self.shapes])
         floor = np.full(len(kinds), -np.inf)
         floor[kinds == COUNTS] = 0.0
@@ -152,12 +152,12 @@ class Scaling:
         return {name: getattr(self, name) for name in ("constant", "center", "scale", "lowest")}
 
     def words(self) -> dict[str, Any]:
-        """The rest, to be saved as text."""
+        """All other values, to be saved as text."""
         return {"names": self.names, "shapes": self.shapes, "kinds": self.kinds}
 
     @classmethod
     def restored(cls, arrays: Mapping[str, np.ndarray], words: Mapping[str, Any]) -> "Scaling":
-        """Take over what was saved."""
+        """Restore saved values."""
         shapes = tuple(tuple(shape) for shape in words["shapes"])
         return cls(tuple(words["names"]), shapes, tuple(words["kinds"]), **arrays)
 

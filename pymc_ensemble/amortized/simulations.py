@@ -25,8 +25,8 @@ __all__ = ["simulations"]
 
 FloatArray = NDArray[np.float64]
 
-CHUNK = 100  # simulations of one task: a few seconds of a simulator that takes some milliseconds
-PRIOR = "prior"  # what the attribute `drawn_from` has to say
+CHUNK = 100  # simulations per task: a few seconds for a simulator that takes some milliseconds
+PRIOR = "prior"  # required value of the attribute `drawn_from`
 
 
 def simulations(
@@ -162,7 +162,7 @@ _lock = threading.Lock()  # compiled functions are not for several threads at on
 
 
 class _Task(bytes):
-    """A pickled generator that is told from others by its digest alone."""
+    """A pickled generator, compared by its digest alone."""
 
     digest: str
 
@@ -182,12 +182,12 @@ def _run(task: bytes, digest: str, size: int, seed: np.random.SeedSequence) -> S
 
 @lru_cache(maxsize=4)
 def _unpickled(task: _Task) -> Generator:
-    """Generator of a task: what it compiles serves for the tasks that follow."""
+    """Generator of a task. Later tasks reuse its compiled functions."""
     return cloudpickle.loads(task)
 
 
 def _dataset(generator: Generator, parts: list[Simulated]) -> xr.Dataset:
-    """All parts together, with the dimensions and coordinates of the model."""
+    """All parts joined, with the dimensions and coordinates of the model."""
     model = generator.model
     U = np.concatenate([part.U for part in parts])
     arrays: dict[str, Any] = {
@@ -220,7 +220,7 @@ def _labelled(model: pm.Model, name: str, values: np.ndarray) -> tuple[tuple[str
 
 
 def checked(given: Any, generator: Generator) -> xr.Dataset:
-    """Simulations that are those of a model; anything else is refused.
+    """Check that simulations belong to a model.
 
     Parameters
     ----------
@@ -234,9 +234,9 @@ def checked(given: Any, generator: Generator) -> xr.Dataset:
     Raises
     ------
     TypeError
-        If it is no Dataset.
+        If `given` is no Dataset.
     ValueError
-        If it is no sample of the prior, or that of another model.
+        If `given` is no sample of the prior, or belongs to another model.
     """
     remedy = "Make them with pymc_ensemble.simulations(model, n)."
     if not isinstance(given, xr.Dataset):

@@ -1,4 +1,4 @@
-"""Estimates in files: arrays and text, no pickled objects."""
+"""Estimates in files: arrays and text, without pickled objects."""
 
 import json
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[s
     Raises
     ------
     ValueError
-        If it is no such file, or of another format.
+        If the file contains no estimate, or has another format.
     """
     _require_path(path)
     try:
@@ -86,13 +86,13 @@ def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[s
 
 
 def _require_path(path: Any) -> None:
-    """Refuse what names no file."""
+    """Refuse anything that is not a path."""
     if not isinstance(path, str | PathLike) or not str(path):
         raise TypeError(f"`path` must name a file, such as 'learned.npz', not {path!r}.")
 
 
 def networks_of(sizes: Any, members: int, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Networks with the weights that were saved."""
+    """Networks with the saved weights."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp

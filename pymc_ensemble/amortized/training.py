@@ -19,24 +19,24 @@ from .estimators import Architecture, loss_of
 Array = NDArray[Any]
 
 BATCH = 128
-RATE = 1e-3  # of Adam
-FIRST_RATE = 3e-3  # of a regression; falls to nothing, as fine steps leave half of the divergence
-CLIP = 5.0  # norm of a gradient
-HELD_BACK = 0.1  # share of the simulations by which the training is ended
+RATE = 1e-3  # learning rate of Adam
+FIRST_RATE = 3e-3  # first rate of a regression; it falls to zero, which halves the divergence
+CLIP = 5.0  # largest norm of a gradient
+HELD_BACK = 0.1  # share of the simulations that decide when the training ends
 PATIENCE = 20  # passes without a better loss
-PASSES = 400  # at most
-REGRESSION_PASSES = 150  # of a regression, all of them
-REPEATS = 5  # of the held-back simulations, each with new noise or other partners
+PASSES = 400  # largest number of passes
+REGRESSION_PASSES = 150  # fixed number of passes of a regression
+REPEATS = 5  # looks at the held-back simulations, each with new noise or other partners
 
 
 @dataclass(frozen=True)
 class Trained:
-    """An ensemble of networks, and how its training went.
+    """An ensemble of networks, with the history of its training.
 
     Attributes
     ----------
     networks : Module
-        With a leading axis for the members.
+        Networks with a leading axis for the members.
     history : ndarray of shape (passes, members)
         Loss of the simulations that were held back, after each pass over the others.
     """
@@ -63,7 +63,7 @@ def train(
     theta : ndarray of shape (n, d)
         Standardized parameters.
     data, held_back : callable
-        Standardized data (n, K) for a pass, and for one of `REPEATS` looks at those held back.
+        Standardized data (n, K) for a pass, and for one of `REPEATS` looks at held-back data.
     members : int
     balance : float
         Weight of the balance of a classifier.
@@ -138,7 +138,7 @@ def _train(
 
 @dataclass(frozen=True)
 class _Learner:
-    """Steps of an optimizer for all members at once; equal ones share what is compiled."""
+    """Optimizer steps for all members at once. Equal learners share compiled functions."""
 
     kind: str
     balance: float
@@ -146,7 +146,7 @@ class _Learner:
 
     @property
     def may_end(self) -> bool:
-        """Whether the training may end early: not before a falling rate has fallen."""
+        """Whether the training may end early: with a falling rate it may not."""
         return self.kind != "diffusion"
 
     @property
@@ -210,13 +210,13 @@ def _is_fixed(leaf: Any) -> bool:
 
 
 def _trainable(networks: Any) -> tuple[Any, Any]:
-    """Weights that are trained, and all the rest."""
+    """Trainable weights, and all other values."""
     return eqx.partition(networks, eqx.is_inexact_array, is_leaf=_is_fixed)
 
 
 @eqx.filter_jit
 def _chosen(better: Any, new: Any, old: Any) -> Any:
-    """Members of `new` that are better, and the others of `old`."""
+    """Members of `new` that are better, otherwise those of `old`."""
 
     def choose(a: Any, b: Any) -> Any:
         if not eqx.is_array(a):

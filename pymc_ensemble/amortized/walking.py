@@ -1,4 +1,4 @@
-"""Chains on a learned density, for many data sets side by side. Arrays only."""
+"""Chains on a learned density, for many data sets in parallel. Arrays only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from pymc_ensemble.samplers.proposals import differential_evolution
 
 FloatArray = NDArray[np.float64]
 
-BURN_IN = 60  # sweeps; a third of it is enough where the start is resampled from many simulations
+BURN_IN = 60  # sweeps; a third is enough if the start is resampled from many simulations
 THINNING = 10  # sweeps between two draws of a walker
-BANDWIDTH = 0.3  # of the start about resampled simulations, in their sd: none are the same
-LEAST_SPREAD = 0.01  # sd of the start, in that of the prior
+BANDWIDTH = 0.3  # noise added to resampled simulations, in their sd, so that all starts differ
+LEAST_SPREAD = 0.01  # smallest sd of the start, relative to that of the prior
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def walk(
     Parameters
     ----------
     log_density : callable
-        Of positions (D, n, d), shape (D, n); each row has a density of its own.
+        Log density of positions (D, n, d), shape (D, n). Each row has its own density.
     U : ndarray of shape (D, J, d)
         Start of D ensembles.
     sweeps : int
-        Number S of sweeps that are kept, `THINNING` apart.
+        Number S of kept sweeps, `THINNING` sweeps apart.
     rng : numpy.random.Generator
     """
     U = U.copy()
@@ -77,23 +77,23 @@ def walk(
 
 
 def walkers(dimension: int) -> int:
-    """Number of walkers: an even one, and enough to span the parameters in either half."""
+    """Number of walkers: even, and large enough that each half spans the parameters."""
     return default_ensemble_size(dimension)
 
 
 def start(
     candidates: FloatArray, log_weights: FloatArray, J: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Start walkers at candidates, resampled by their weights and spread a little.
+    """Start walkers at candidates, resampled by their weights, with a little noise.
 
     Parameters
     ----------
     candidates : ndarray of shape (n, d)
         Draws of the prior.
     log_weights : ndarray of shape (D, n)
-        Their log weights, for each of D densities.
+        Log weights of the candidates, for each of D densities.
     J : int
-        Walkers.
+        Number of walkers.
     rng : numpy.random.Generator
 
     Returns

@@ -1,1 +1,1 @@
-"""Ensembles that fit: inversion of a model, and training on batches of data."""
+"""Fits by ensembles: inversion of a model, and training on batches of data."""

@@ -38,9 +38,9 @@ __all__ = ["invert"]
 
 FloatArray = NDArray[np.float64]
 
-SIZE = 100  # particles
-LARGEST_DEFICIT = 0.1  # of the variance that needs no warning
-FAR = 0.5  # distance from the mode in posterior sd and dimension: .2 in linear problems, J = 100
+SIZE = 100  # default number of particles
+LARGEST_DEFICIT = 0.1  # largest relative deficit of the variance without a warning
+FAR = 0.5  # distance from the mode, in posterior sd per dimension (0.2 if linear, with J = 100)
 
 
 def invert(
@@ -75,25 +75,26 @@ def invert(
         posterior density in the span, as in Tikhonov's regularization; or a fit as good as the
         noise of the data allows.
     update : {"transform", "perturbed"}, default "transform"
-        Whether one deterministic map moves all particles, or each meets data with noise of its own.
+        Whether one deterministic map moves all particles, or each particle gets data with its own
+        noise.
     step : "misfit" or float, default "misfit"
         Time of each update. The posterior is at time one. The data misfit controller takes a
         few steps to it; a number fixes their length.
     momentum : bool, default False
-        Whether particles have momentum, as in Nesterov's method. It helps with small fixed steps,
-        and is not for the posterior.
+        Whether particles have momentum, as in Nesterov's method. It helps with small fixed steps.
+        It is not available with ``target="posterior"``.
     inflation : float, default 1.0
         Factor of the spread of the particles after each update.
     localization : callable or array_like of shape (d, K), optional
         Weights of the covariances between d unconstrained parameters and K forward outputs, or a
-        function that makes them of the correlations, both of shape (d, K). For
+        function that computes them from the correlations, both of shape (d, K). Only for
         ``update="perturbed"``.
     ensemble_size : int, optional
-        Particles J, by default those of `initial_ensemble`, or 100.
+        Number of particles J, by default that of `initial_ensemble`, or 100.
     initial_ensemble : array_like of shape (J, d), dict or DataTree, optional
         Where the particles start, as for the step methods. By default they are draws of the prior.
     maxiter : int, default 50
-        Updates after which the inversion ends.
+        Largest number of updates.
     random_seed : int, Generator or None
         Seed of the first ensemble and of all noise.
     progressbar : bool, default True
@@ -184,7 +185,7 @@ def invert(
             "EnsembleKalmanSampler(initial_ensemble=result)."
         )
     moved = problem
-    if target == "map":  # the mode of the model's own density, as that of `pymc.find_MAP`
+    if target == "map":  # the mode of the density of the model, as for `pymc.find_MAP`
         moved = InverseProblem.from_model(model, compile_kwargs=compile_kwargs, jacobian=False)
     kernel = Inversion(
         moved, target, update, step, momentum, float(inflation), localization, maxiter
@@ -209,7 +210,7 @@ def invert(
 
 
 def _require_prior_and_data(model: pm.Model) -> None:
-    """Refuse potentials of the unknowns: draws of the prior do not know of them.
+    """Refuse potentials of the unknowns: draws of the prior ignore them.
 
     Raises
     ------
@@ -227,7 +228,7 @@ def _require_prior_and_data(model: pm.Model) -> None:
 
 @dataclass
 class Search:
-    """Rounds of an inversion, and what they have found.
+    """Rounds of an inversion, and their results.
 
     Parameters
     ----------
@@ -251,7 +252,7 @@ class Search:
     started: float = field(default_factory=perf_counter)
 
     def run(self, U: FloatArray, redraw: bool) -> InversionState:
-        """Evaluate an ensemble, and invert; the last state."""
+        """Evaluate an ensemble, and invert; return the last state."""
         driver = Driver(
             self.problem,
             self.model,
@@ -276,7 +277,7 @@ class Search:
         return state
 
     def _begin(self, driver: Driver, U: FloatArray, redraw: bool) -> InversionState:
-        """State of the kernel for the positions `U`; those that fail in the prior are replaced."""
+        """State of the kernel for the positions `U`; failed draws of the prior are replaced."""
         start = Start(self.problem, 2)
         first: StartState = start.start(U, redraw)
         while not first.complete:
@@ -290,7 +291,7 @@ class Search:
         self.n_failed += info.n_failed
 
     def _note(self, state: InversionState) -> None:
-        """Keep what a complete iteration has found."""
+        """Record a complete iteration."""
         members = state.ensemble[state.ensemble.ok]
         sd = members.U.std(0)
         if not self.rows:
@@ -333,7 +334,7 @@ class Search:
 
 
 def _tell(end: InversionState, target: Target) -> None:
-    """Say what the result is worth."""
+    """Log or warn about the quality of the result."""
     J = len(end.ensemble)
     if not end.converged:
         stuck = end.gain < NOTHING_TO_GAIN

@@ -1,4 +1,4 @@
-"""What an inversion has found, as the results of samplers have it."""
+"""Result of an inversion, in the form of the results of samplers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,21 +27,21 @@ def result_of(
     ensembles: Sequence[Ensemble],
     options: Mapping[str, Any],
 ) -> xr.DataTree:
-    """Everything that was found, as a result that other parts of the package know.
+    """Result of an inversion, in a form that other parts of the package can read.
 
     Parameters
     ----------
     model : pm.Model
     problem : InverseProblem
-        With the densities of the unconstrained coordinates.
+        Inverse problem with the densities in unconstrained coordinates.
     end : InversionState
         The last state.
     rows : sequence of dict
-        What is told of each iteration.
+        Recorded numbers of each iteration.
     ensembles : sequence of Ensemble
-        Of each iteration.
+        Ensemble of each iteration.
     options : dict
-        Those of `invert` that the result carries.
+        Options of `invert` that the result carries.
     """
     ensemble, J = end.ensemble, len(end.ensemble)
     origin = Origin("inversion")
@@ -49,7 +49,7 @@ def result_of(
     numbers = np.arange(J)
     lp = -(problem.loss(ensemble.Z) + problem.prior_potential(ensemble.U))
     unknown = np.full(J, np.nan)
-    has_law = problem.dimension + 1 < J  # else there is no density
+    has_law = problem.dimension + 1 < J  # else the particles have no density
     log_q = moment_law(Anomalies.of(ensemble.U)).log_density(ensemble.U) if has_law else unknown
     stats: dict[str, Any] = {
         "lp": lp,

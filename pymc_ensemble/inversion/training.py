@@ -33,7 +33,7 @@ class TrainedEnsemble:
     Attributes
     ----------
     mean : dict of str to ndarray
-        Free variables of the model at the mean particle: what was trained.
+        Trained values: the free variables of the model at the mean particle.
     particles : ndarray of shape (J, d)
         All particles, in unconstrained coordinates.
     history : xarray.Dataset
@@ -58,7 +58,7 @@ class TrainedEnsemble:
         Parameters
         ----------
         data : dict of str to array_like, optional
-            Data that take the place of those of the model meanwhile, as for `pymc.set_data`.
+            Data that replace those of the model during the call, as for `pymc.set_data`.
         var_names : list of str, optional
             Deterministic variables of the model, by default all.
 
@@ -133,7 +133,7 @@ def train(
     steps : int, optional
         Steps of an epoch, if `batches` is a function.
     ensemble_size : int, default 500
-        Particles J. They search J - 1 directions, and those that `spread` adds.
+        Number of particles J. They search J - 1 directions, and those that `spread` adds.
     step : float, default 3.0
         Length of a step. In a network of 2410 weights a length of 1 was three times slower, and 10
         diverged.
@@ -146,28 +146,28 @@ def train(
         Whether particles have momentum, as in Nesterov's method. It is fast and overfits, and
         cannot be combined with added noise.
     validation : callable, optional
-        Score of the free variables at the mean particle, a dict as `mean` of the result. Higher is
-        better. It is computed after each epoch.
+        Score of the free variables at the mean particle, given as a dict like `mean` of the result.
+        Higher is better. It is computed after each epoch.
     patience : int, optional
         Epochs without a better score after which the training ends. The result is that of the best
         epoch.
     random_seed : int, Generator or None
         Seed of the first ensemble, of all noise, and of `batches`, if they are a function.
     progressbar : bool, default True
-        Whether the log ``pymc_ensemble`` tells of the progress.
+        Whether the log ``pymc_ensemble`` shows the progress.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map.
 
     Returns
     -------
     TrainedEnsemble
-        With ``mean``, ``particles``, ``history`` and ``predict(data)``. The model has its own data
-        again.
+        Result with ``mean``, ``particles``, ``history`` and ``predict(data)``. The model gets its
+        own data back.
 
     Raises
     ------
     TypeError
-        If `batches` are none.
+        If `batches` is neither an iterable of dicts nor a function.
     ValueError
         If an option does not fit, or a batch has other names or shapes than the first one.
     SamplingError
@@ -232,7 +232,7 @@ def train(
 
 @dataclass
 class _Source:
-    """Batches, each put into the model as it comes."""
+    """Batches, which are set as data of the model one after another."""
 
     model: pm.Model
     batches: Batches
@@ -242,7 +242,7 @@ class _Source:
     own: dict[str, np.ndarray] = field(default_factory=dict)
 
     def epoch(self) -> Iterator[None]:
-        """Put one batch after the other into the model."""
+        """Set one batch after another as data of the model."""
         if callable(self.batches):
             every: Iterable[Batch] = (self.batches(self.rng) for _ in range(self.steps or 0))
         else:
@@ -281,7 +281,7 @@ class _Source:
 
 @dataclass
 class Course:
-    """Epochs of a training, and what they have found."""
+    """Epochs of a training, and their results."""
 
     model: pm.Model
     problem: InverseProblem
@@ -300,7 +300,7 @@ class Course:
         validation: Callable[[Point], float] | None,
         patience: int | None,
     ) -> TrainingState:
-        """Train; the state of the best epoch, or the last one."""
+        """Train; return the state of the best epoch, or of the last one."""
         driver = Driver(self.problem, self.model, self.account, ProgressLog("train"))
         started, best, best_score, best_epoch = perf_counter(), state, -np.inf, 0
         if self.progressbar:
@@ -314,7 +314,7 @@ class Course:
                     driver.tell(f"epoch {epoch + 1}, loss {number(state.loss, '.4g')}")
             if not losses:
                 if epoch:
-                    break  # an iterator that is used up
+                    break  # the iterator is exhausted
                 raise ValueError("`batches` is empty. Give at least one batch.")
             score = np.nan if validation is None else float(validation(self.point(state)))
             spread = float(np.mean(state.particles.std(0, dtype=float) / self.scale))
@@ -340,6 +340,6 @@ class Course:
 
     @property
     def history(self) -> xr.Dataset:
-        """What is told of each epoch."""
+        """Recorded numbers of each epoch."""
         columns = {name: [row[name] for row in self.rows] for name in self.rows[0]}
         return xr.Dataset({name: ("epoch", values) for name, values in columns.items()})

@@ -1,4 +1,4 @@
-"""Checks of a synthetic likelihood: is it the same at other points of the posterior, and robust?"""
+"""Checks that a synthetic likelihood is robust, and the same at other points of the posterior."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
