@@ -1,4 +1,4 @@
-"""The learned law as an approximate posterior, with importance weights."""
+"""A learned law as an approximate posterior, with importance weights."""
 
 import warnings
 from collections.abc import Mapping
@@ -48,11 +48,10 @@ def approximate(
 ) -> xr.DataTree:
     """Approximate the posterior of a model with hundreds of parameters by a learned law.
 
-    The slope of the forward outputs is learned as in `LikelihoodInformedSampler`. Draws are those
-    of the posterior with linearized outputs, with the likelihood and the prior as they are. One
-    evaluation of each draw tells its importance weight. If the forward map is noisy
-    (``stochastic=True``), a regression that averages over the noise learns the slope. There are
-    then draws of the law alone.
+    The slope of the forward outputs is learned as in `LikelihoodInformedSampler`. The law is the
+    posterior with linearized outputs; likelihood and prior stay unchanged. One evaluation of each
+    draw gives its importance weight. If the forward map is noisy (``stochastic=True``), a
+    regression that averages over the noise learns the slope. The draws then have no weights.
 
     Parameters
     ----------
@@ -61,16 +60,16 @@ def approximate(
     draws : int, default 500
         Number of draws, at least 2.
     weigh : bool, default True
-        Whether the draws are evaluated, each once, for importance weights. Those of a noisy map
-        have none.
+        Whether to evaluate each draw once, for importance weights. With a noisy map there are no
+        weights.
     round_size : int, default 50
         Forward evaluations in each batch while the slope is learned; at least 20.
     maxiter : int, default 100
-        Rounds after which learning ends in any case.
+        Largest number of rounds of the learning.
     random_seed : int, Generator or None
         Seed of the draws.
     progressbar : bool, default True
-        Whether the log ``pymc_ensemble`` tells of the progress.
+        Whether the log ``pymc_ensemble`` shows the progress.
     compile_kwargs : dict, optional
         Options for the compilation of the forward map.
 
@@ -79,19 +78,19 @@ def approximate(
     DataTree
         ``posterior``: the draws of equal weight, as one chain. ``sample_stats``: among others the
         log density ``lp`` of the posterior, NaN without `weigh`; ``log_q``, that of the law; and
-        ``log_weight``, smoothed and normalized. The attributes of ``posterior`` tell ``n_evals``;
+        ``log_weight``, smoothed and normalized. The attributes of ``posterior`` are ``n_evals``;
         with `weigh` the ``khat`` of the weights [1]_ and their ``efficiency``, the effective share
-        of the draws; and ``noisy``, 1 where the forward map is, so that nothing corrects the law.
+        of the draws; and ``noisy``, which is 1 for a noisy forward map, whose law is not corrected.
 
     Raises
     ------
     ValueError
-        If the model has no proper prior, or an option has a value that is not known.
+        If the model has no proper prior, or if an option has an unknown value.
     NotImplementedError
-        If the model has no forward map that could be told apart from the likelihood.
+        If the model has no forward map that can be separated from the likelihood.
     SamplingError
-        If the forward map gives other outputs when a point is evaluated again, or if it fails at
-        most draws of the prior.
+        If the forward map gives different outputs at the same point, or if it fails at most draws
+        of the prior.
 
     Warns
     -----
@@ -160,7 +159,7 @@ def approximate(
 def _learned(
     sampler: AveragedLaw | LikelihoodInformed, driver: Driver, rng: np.random.Generator, told: bool
 ) -> tuple[LinearizedPosterior, bool]:
-    """What was learned, and whether to the end."""
+    """Learned law, and whether the learning has converged."""
     U = sampler.problem.sample_prior(sampler.start_size, rng)
     state: PhaseState = sampler.start(U, redraw=True)
     while True:
@@ -183,7 +182,7 @@ def _result(
     account: Account,
     noisy: bool,
 ) -> xr.DataTree:
-    """The draws, as the results of samplers have them."""
+    """Draws in the form of the results of samplers."""
     n, posterior = len(U), labelled(model, U)
     posterior.attrs["n_evals"] = account.n_evals
     posterior.attrs["noisy"] = int(noisy)

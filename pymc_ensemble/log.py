@@ -1,4 +1,4 @@
-"""What a chain tells by the log ``pymc_ensemble`` while it computes."""
+"""The log ``pymc_ensemble``: messages of a chain while it computes."""
 
 import logging
 import math
@@ -16,11 +16,11 @@ from .samplers.words import percent as percent
 
 logger = logging.getLogger("pymc_ensemble")
 YEAR = 365.25 * 24 * 3600.0  # seconds
-LONGEST = 100 * YEAR  # that is told to the second
+LONGEST = 100 * YEAR  # longest duration that is shown in seconds
 
 
 def not_quiet(record: logging.LogRecord) -> bool:
-    """Whether PyMC has not been told to be quiet: then its logger is above all levels."""
+    """Whether PyMC is not quiet. If it is, the level of its logger is above all levels."""
     return logging.getLogger("pymc").level <= logging.CRITICAL
 
 
@@ -28,10 +28,10 @@ logger.addFilter(not_quiet)
 
 
 class BesidePyMC(logging.StreamHandler):
-    """Shows what PyMC would show, on `sys.stderr` as it is then: a bar puts itself in its place.
+    """Handler with the level of PyMC's logger. It writes to the current `sys.stderr`.
 
-    The bar of the main process is nothing that a worker could draw. There, `print_line` shows a
-    line above the bar, if there is one.
+    A progress bar replaces `sys.stderr`. A worker cannot draw the bar of the main process. There,
+    `print_line` shows a line, above the bar if there is one.
     """
 
     def __init__(self) -> None:
@@ -51,20 +51,20 @@ class BesidePyMC(logging.StreamHandler):
 
     @property
     def stream(self) -> TextIO:
-        """Where lines go."""
+        """Stream for the lines."""
         in_worker = multiprocessing.parent_process() is not None
         return (sys.__stderr__ if in_worker else None) or sys.stderr
 
 
 def show_log() -> None:
-    """Show the log beside PyMC's own, unless logging was configured."""
+    """Show the log together with PyMC's log, unless logging was configured."""
     if logger.level == logging.NOTSET and not logger.hasHandlers():
         logger.setLevel(logging.INFO)
         logger.addHandler(BesidePyMC())
 
 
 def show_in_worker(print_line: Callable[[str], None]) -> None:
-    """Show the log of this process by a function, where it would be shown on its own.
+    """Show the log of this process by a function, instead of the default handler.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def show_in_worker(print_line: Callable[[str], None]) -> None:
 
 
 class Progress(NamedTuple):
-    """How far a chain is; floats, as it goes through shared memory.
+    """Progress of a chain, in floats for shared memory.
 
     Attributes
     ----------
@@ -87,18 +87,18 @@ class Progress(NamedTuple):
     iteration : float
         Iterations of the burn-in, or 0 if not known.
     n_evals, to_go, n_failed : float
-        Forward evaluations that were done, those until the chain is done (the rest of the burn-in
-        left out), and those that failed.
+        Forward evaluations so far, those until the end of the chain (without the rest of the
+        burn-in), and failed ones.
     acceptance : float
-        Mean over the ensemble and the sweeps so far; NaN if not known.
+        Mean acceptance over the ensemble and the sweeps so far; NaN if not known.
     left : float
-        Seconds until the chain is done (the rest of the burn-in left out); NaN if not known.
+        Seconds until the end of the chain (without the rest of the burn-in); NaN if not known.
     burn_in : float
         Evaluations of the burn-in, when it is over.
     rough : float
-        Whether the sampler has found the forward map to be rough; NaN if it was not to find out.
+        Whether the sampler has found the forward map rough; NaN if it did not examine the map.
     doubtful : float
-        Whether the draws did not pass the quick checks; NaN before these were made.
+        Whether the draws failed the quick checks; NaN before the checks.
     """
 
     sampling: float
@@ -118,7 +118,7 @@ class Progress(NamedTuple):
         Parameters
         ----------
         since : float
-            Seconds since this was true.
+            Age of this progress in seconds.
 
         Examples
         --------
@@ -144,51 +144,50 @@ class Progress(NamedTuple):
 
 
 class Finding(Protocol):
-    """What was found out about a forward map; a text tells it."""
+    """Result of the examination of a forward map, with a text for it."""
 
     @property
     def rough(self) -> bool:
-        """Whether it is noisy or rough."""
+        """Whether the map is noisy or rough."""
 
 
 class Screen(Protocol):
-    """Where a chain shows how far it is."""
+    """Place where a chain shows its progress."""
 
     @property
     def watched(self) -> bool:
         """Whether a progress bar is on the screen."""
 
     def write(self, progress: Progress) -> None:
-        """Show how far the chain is."""
+        """Show the progress of the chain."""
 
     def all_chains(self) -> list[Progress] | None:
-        """How far all chains of the run are, or None before the last has begun."""
+        """Progress of all chains of the run; None before the last one begins."""
 
 
 class ProgressLog:
-    """Tells how far a chain is: one round of evaluations may take minutes.
+    """Shows the progress of a chain, because one round of evaluations may take minutes.
 
-    A progress bar shows it all the time. Where there is none, lines of the log come from time to
-    time.
+    A progress bar shows it continuously. Without a bar, the log shows it from time to time.
 
     Parameters
     ----------
     whose : str
-        What begins every line, such as "Chain 0".
+        Beginning of every line, such as "Chain 0".
     screen : Screen, optional
-        Of the progress bar.
+        Screen of the progress bar.
     """
 
     def __init__(self, whose: str, screen: Screen | None = None):
         self.label = f"{whose}: "
         self.screen = screen
         self.started = self.last = self.last_round = perf_counter()
-        self.evaluations = 0  # that were made, and their time by the clock
+        self.evaluations = 0  # number of evaluations made, and their time by the clock
         self.waited = 0.0
-        self.busy = 0.0  # the same with all that the sampler did in between
-        self.known = 0  # evaluations that were found in a store or in memory
-        self.worked = 0.0  # time of the evaluations, added up over the workers
-        self.since: tuple[float, float] | None = None  # time, and sweeps that were to go then
+        self.busy = 0.0  # the same time with the work of the sampler in between
+        self.known = 0  # evaluations found in a store or in memory
+        self.worked = 0.0  # time of the evaluations, summed over the workers
+        self.since: tuple[float, float] | None = None  # a time, and the remaining sweeps then
         self.acceptances: list[float] = []
         self.progress = Progress(False, 0, 0, 0, 0, math.nan, math.nan)
 
@@ -198,22 +197,22 @@ class ProgressLog:
         return self.screen is not None and self.screen.watched
 
     def begin(self) -> None:
-        """Take note that the first round of evaluations begins."""
+        """Note that the first round of evaluations begins."""
         if not self.progress.n_evals:
             self.started = self.last_round = perf_counter()
             self._show(self.progress)
 
     def count(self, members: int, seconds: float, evaluations: Evaluations | None = None) -> None:
-        """Take note of a batch of forward evaluations.
+        """Note a batch of forward evaluations.
 
         Parameters
         ----------
         members : int
-            Their number.
+            Number of evaluations.
         seconds : float
             Time that the batch took.
         evaluations : Evaluations, optional
-            What a forward model tells of its own calls.
+            Record of a forward model about its calls.
         """
         made, worked = members, seconds
         if evaluations is not None and evaluations.n_calls is not None:
@@ -239,25 +238,25 @@ class ProgressLog:
         sweeps_to_go: float = math.nan,
         acceptance: float = math.nan,
     ) -> None:
-        """Show how far the chain is; without a bar, log `message` if the last line is old enough.
+        """Show the progress; without a bar, log `message` if the last line is old enough.
 
         Parameters
         ----------
         message : str
-            What was done.
+            Text about the work done.
         n_evals, n_failed : int
-            Forward evaluations of the chain, and how many of them failed.
+            Forward evaluations of the chain, and number of failed ones.
         to_go : int, optional
-            Evaluations until the chain is done, its burn-in left out.
+            Evaluations until the end of the chain, without its burn-in.
         sampling : bool, default True
             Whether the burn-in is over.
         iteration : int, default 0
             Iteration of the burn-in.
         sweeps_to_go : float, optional
-            Sweeps until the chain is done. They tell the time that is left where a sweep needs no
+            Sweeps until the end of the chain. They give the remaining time if a sweep needs no
             evaluations.
         acceptance : float, optional
-            Mean acceptance of the ensemble in the sweep that is complete.
+            Mean acceptance of the ensemble in the complete sweep.
         """
         now = perf_counter()
         made = max(self.evaluations, 1)
@@ -289,14 +288,14 @@ class ProgressLog:
         logger.info(f"{self.label}{message}; {text}")
 
     def end_burn_in(self, iterations: int, n_evals: int, found: Finding | None = None) -> None:
-        """Log that the burn-in is over, once all chains have come so far.
+        """Log the end of the burn-in, when all chains have reached it.
 
         Parameters
         ----------
         iterations, n_evals : int
             Iterations and forward evaluations of this chain.
         found : object, optional
-            What was found out about the forward map: whether it is ``rough``, and in words.
+            Result of the examination of the forward map: whether it is ``rough``, and a text.
         """
         rough = math.nan if found is None else float(found.rough)
         self._show(self.progress._replace(iteration=iterations, burn_in=n_evals, rough=rough))
@@ -324,7 +323,7 @@ class ProgressLog:
         Parameters
         ----------
         doubt : str, default ""
-            Why those of this chain did not; of several chains the first is told.
+            Reason why the draws of this chain failed; of several chains the first one is shown.
         """
         closer = "pymc_ensemble.diagnose(idata) looks closer."
         others = [] if self.screen is None else self.screen.all_chains() or []
@@ -342,7 +341,7 @@ class ProgressLog:
             logger.warning(f"{in_doubt} of {len(chains)} chains did not pass the quick checks.")
 
     def _time_of_sweeps(self, now: float, sweeps_to_go: float) -> float:
-        """Seconds for so many more sweeps, from the time of those that are complete."""
+        """Seconds for the remaining sweeps, from the time of the complete ones."""
         if sweeps_to_go == 0:
             return 0.0
         if self.since is None:
@@ -358,7 +357,7 @@ class ProgressLog:
 
 
 def clock(seconds: float) -> str:
-    """Time of day, and the day if it is not today, after so many seconds."""
+    """Time of day, so many seconds from now, with the date if it is not today."""
     if not abs(seconds) < LONGEST:
         return "no day that a calendar has"
     now = datetime.now()

@@ -30,12 +30,12 @@ __all__ = ["MAPEstimate", "find_MAP_ensemble"]
 
 FloatArray = NDArray[np.float64]
 
-ROUND = 50  # evaluations of a round of the tracked search
-SLOPE_TOLERANCE = 1e-3  # of the explorers, in posterior standard deviations
+ROUND = 50  # evaluations in a round of the tracked search
+SLOPE_TOLERANCE = 1e-3  # tolerance of the explorers, in posterior standard deviations
 
 
 class MAPEstimate(dict[str, np.ndarray]):
-    """Point of a model, by the names of its variables, with the way that led there.
+    """Point of a model, by the names of its variables, with the history of the search.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class MAPEstimate(dict[str, np.ndarray]):
         ``unknown``, the share of the slope that is not known; with ``"explorers"`` ``gradient``,
         the root mean square slope in units of the preconditioner, and ``step_size``.
     converged : bool
-        Whether the potential, or its gradient, is known to be at its least.
+        Whether the search has converged: no further fall of the potential is expected.
     """
 
     history: xr.Dataset
@@ -109,7 +109,7 @@ def find_MAP_ensemble(
 
     A Gauss-Newton search learns the slope of the forward outputs from all evaluations, and takes
     the scales of the parameters from the prior. Hundreds of parameters take a few hundred
-    evaluations. If this is impossible, an ensemble moves to the posterior and tells the scales and
+    evaluations. If this is impossible, an ensemble moves to the posterior, and gives the scales and
     a start. One walker then descends along gradients that explorers around it measure.
 
     Parameters
@@ -117,33 +117,33 @@ def find_MAP_ensemble(
     vars : list of variables or names, optional
         Variables to optimize, by default all continuous ones. Others keep their initial values.
     initvals : dict, optional
-        Where to start, values by variable name, as in `pymc.sample`. By default at the best member
-        of the ensemble.
+        Start of the search: values by variable name, as in `pymc.sample`. By default the best
+        member of the ensemble.
     method : {"tracked", "explorers"}, optional
         The Gauss-Newton search, for deterministic forward maps with a proper prior, or the descent
         with explorers, for noisy maps, improper priors and log densities without a forward map. By
-        default the first, if it fits the model. The log tells if it is the second.
+        default it is "tracked", if this fits the model; the log tells if it is "explorers".
     ensemble_size : int, optional
-        Forward evaluations of a round of the Gauss-Newton search, by default 50, at least 20. With
-        ``method="explorers"`` the particles of the ensemble that runs first, by default
-        ``max(100, 4 (d + 2))`` for d unconstrained parameters.
+        Forward evaluations in a round of the Gauss-Newton search, by default 50, at least 20. With
+        ``method="explorers"`` it is the number of particles of the ensemble that runs first, by
+        default ``max(100, 4 (d + 2))`` for d unconstrained parameters.
     preconditioner : "ensemble", None or array_like of shape (d, d), default "ensemble"
         Covariance in unconstrained coordinates that makes the posterior isotropic: that of the
         ensemble, none, or a matrix. The last two need no ensemble.
     directions : int, optional
-        Explorers in each step, by default d. With fewer of them a step sees a part of the gradient
-        only, and the search may end far from the mode.
+        Number of explorers in each step, by default d. With fewer explorers a step sees only a part
+        of the gradient, and the search may end far from the mode.
     sigma : float, optional
         Distance of the explorers in units of the preconditioner, by default 1e-3.
     tol : float, optional
         Root mean square gradient in units of the preconditioner at which the mode is found, roughly
         its remaining distance in posterior standard deviations, by default 1e-3.
     maxiter : int, default 100
-        Steps after which the search ends; each costs a round, or ``directions + 1`` evaluations.
+        Largest number of steps. Each costs a round, or ``directions + 1`` evaluations.
     random_seed : int, Generator or None
         Seed of the ensemble and the directions.
     progressbar : bool, default True
-        Whether the log ``pymc_ensemble`` tells of the progress.
+        Whether the log ``pymc_ensemble`` shows the progress.
     model : pm.Model, optional
         By default the one on the context stack.
     compile_kwargs : dict, optional
@@ -153,8 +153,8 @@ def find_MAP_ensemble(
     -------
     MAPEstimate
         A dict of values by variable name, as `pymc.find_MAP` returns it: free variables, their
-        transformed values, and deterministics. Its ``history`` tells misfit and evaluations by
-        iteration, and ``converged`` whether the gradient vanishes.
+        transformed values, and deterministics. Its ``history`` has misfit and evaluations by
+        iteration, and ``converged`` tells whether the search has reached the mode.
 
     Raises
     ------
@@ -167,9 +167,9 @@ def find_MAP_ensemble(
     -----
     The search maximizes the posterior density of the model's own variables, without the Jacobians
     of transforms, as in `pymc.find_MAP`. The Gauss-Newton search ends when it can gain no more than
-    0.0001, with all that is unknown of the slope. The dynamics of the explorers are those of the
-    multiscale sampler with its noise turned off [1]_. `preconditioner`, `directions`, `sigma` and
-    `tol` belong to them. A mode is not a posterior: if there are several modes, one is found.
+    0.0001, including the unknown part of the slope. The dynamics of the explorers are those of the
+    multiscale sampler without noise [1]_. `preconditioner`, `directions`, `sigma` and `tol` belong
+    to them. A mode is not a posterior: if there are several modes, the search finds one of them.
 
     References
     ----------
@@ -271,7 +271,7 @@ def find_MAP_ensemble(
 
 
 def _obstacle(problem: InverseProblem, reason: str) -> str:
-    """Why the slope of the outputs cannot be tracked, in words; empty if it can."""
+    """Reason why the slope of the outputs cannot be tracked; empty if it can."""
     if reason:
         return f"There is no forward map whose slope could be learned: {reason}."
     if problem.stochastic:
@@ -290,12 +290,12 @@ def _scale(
     ensemble_size: int | None,
     choose: bool,
 ) -> tuple[Preconditioner, FloatArray]:
-    """Units of the explorers, and where they start: at the best of an ensemble, if they `choose`.
+    """Units of the explorers, and their start: the best particle of an ensemble, if `choose`.
 
     Raises
     ------
     ValueError
-        If there is no prior to draw an ensemble from.
+        If the ensemble cannot be drawn, because the prior is improper.
     """
     if not (isinstance(preconditioner, str) and preconditioner == "ensemble"):
         return Preconditioner.given(preconditioner, start[0]), start

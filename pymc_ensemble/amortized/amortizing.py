@@ -351,7 +351,7 @@ def _with_new_noise(
 
     def fresh() -> FloatArray:
         drawn = scaling({name: v.astype(float) for name, v in noise(Z, rng).items()})
-        return np.where(np.isfinite(drawn), drawn, X)  # old data where there is no distribution
+        return np.where(np.isfinite(drawn), drawn, X)  # X if there is no distribution
 
     pool = [fresh()]
     if noise.together:

@@ -144,7 +144,7 @@ def _as_evaluated(
     observed: Mapping[str, np.ndarray],
     attrs: Mapping[str, Any],
 ) -> xr.DataTree:
-    """Draws of the estimate with their densities, without those that are impossible in the model."""
+    """Draws of the estimate with their densities, without impossible ones."""
     known = np.isfinite(lp)
     numbers, log_q = np.arange(known.sum()), drawn.lp[:, known]
     kept = replace(
