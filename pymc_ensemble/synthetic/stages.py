@@ -25,12 +25,12 @@ from .simulator import Estimate, Runs, SummaryModel, tell_of_failures
 
 FloatArray = NDArray[np.float64]
 
-FIND_SIZE = 50  # particles that find the posterior, if there are few parameters
+FIND_SIZE = 50  # particles of the first stage, if there are few parameters
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Simulations, by what they were made for."""
+    """Numbers of simulations, by purpose."""
 
     made: dict[str, int]
     failed: dict[str, int]
@@ -58,7 +58,7 @@ class Staged:
         rng: np.random.Generator,
     ):
         self.model, self.likelihoods, self.rng = model, likelihoods, rng
-        self.moved = without_leaves(model)  # without what is drawn beside the others
+        self.moved = without_leaves(model)  # without variables that are drawn separately
         if discrete := [
             str(self.moved.values_to_rvs[v].name) for v in self.moved.discrete_value_vars
         ]:
@@ -74,7 +74,7 @@ class Staged:
         self._inputs: dict[str, Any] = {}
 
     def begin(self) -> None:
-        """Set the initial covariances, whatever was sampled before."""
+        """Set the initial covariances, also after an earlier run."""
         for simulator, _ in self.likelihoods:
             simulator.estimate = None
             values = {"covariance": simulator.initial.matrix}
@@ -95,7 +95,7 @@ class Staged:
         )
 
     def find(self, found: FloatArray | None = None) -> FloatArray:
-        """Sample roughly: particles of one sweep, shape (J, d)."""
+        """Sample roughly; return the particles of one sweep, shape (J, d)."""
         d = sum(v.where.stop - v.where.start for v in layout_of(self.moved))
         size = default_ensemble_size(d, FIND_SIZE)
         step = self.step(size, found)
@@ -110,7 +110,7 @@ class Staged:
                 compute_convergence_checks=False,
             )
         stats = idata["sample_stats"]
-        if stats.sizes["draw"] < size:  # PyMC returns the draws that there are
+        if stats.sizes["draw"] < size:  # PyMC returns the draws so far after an interrupt
             raise KeyboardInterrupt
         self.counted.add("finding", *(int(stats[k].max()) for k in ("n_evals", "n_failed")))
         return stats["unconstrained"].to_numpy()[0]
@@ -124,7 +124,7 @@ class Staged:
             K = made.outputs.shape[1]
             simulator.require(made, "the mean of the posterior", min(R, FEWEST_FOR_EACH * K))
             least = simulator.initial.variances
-            if least is None:  # else they were compared over the prior, where more of them vary
+            if least is None:  # else compared over the prior, where more summaries vary
                 simulator.require_independent(made.good - made.good.mean(0))
             covariance = Covariance.of(made.good, None if least is None else FLOOR * least)
             matrix = covariance.matrix
@@ -156,7 +156,7 @@ class Staged:
             tell_of_failures(simulator, made, "at the mean of the posterior")
 
     def check(self, idata: xr.DataTree) -> dict[str, dict[str, Any]]:
-        """Compare the likelihoods with what replicates at the ends of the posterior say."""
+        """Compare the likelihoods with replicates at the ends of the posterior."""
         U = idata["sample_stats"]["unconstrained"].to_numpy()
         U = U.reshape(-1, U.shape[-1])
         checked = {}
@@ -164,7 +164,7 @@ class Staged:
             name = simulator.observed
             design = self.designs[name] = replace(self.designs[name], U=U)
             assert simulator.estimate is not None
-            try:  # whatever happens, the draws are there, and are told to be untested
+            try:  # after a failure the draws are returned as untested
                 if len(U) <= U.shape[1]:
                     raise ValueError(f"{len(U)} draws are too few for the axes of the posterior.")
                 spread = self._spread(simulator, node)
@@ -190,7 +190,7 @@ class Staged:
         axes = {k % p for k in used}
         simulator.require(made, "the ends of the posterior", 2 if len(axes) == p else len(ends) * n)
         points = np.concatenate([design.center[None], ends[used]])
-        # a covariance that was given may be far too wide, and would hide that variances change
+        # a given covariance may be far too wide, and would hide the change of variances
         known = simulator.initial.variances
         least = FLOOR * (design.replicates.var(0, ddof=1) if known is None else known)
         replicates = [design.replicates, *(groups[k] for k in used)]
@@ -201,7 +201,7 @@ class Staged:
             self.model.set_data(f"{simulator.observed}_{what}", value)
 
     def _columns(self, node: Apply) -> list[int]:
-        """Coordinates that the simulator depends on, in the order of its free variables."""
+        """Coordinates on which the simulator depends, in the order of its free variables."""
         layout = {v.name: v.where for v in layout_of(self.moved)}
         free = free_behind(self.model, node)
         names = [str(self.model.rvs_to_values[rv].name) for rv in free]
@@ -223,7 +223,7 @@ class Staged:
         return made
 
     def result(self, idata: xr.DataTree, checked: Mapping[str, Mapping[str, Any]]) -> xr.DataTree:
-        """The draws, with all that was found out, and with all simulations counted."""
+        """The draws, with the results of the tests and the count of all simulations."""
         for simulator, _ in self.likelihoods:
             assert simulator.estimate is not None
             facts = {**simulator.estimate.facts, **checked.get(simulator.observed, {})}
@@ -254,11 +254,11 @@ class Staged:
         return idata
 
     def _made_by(self, stats: xr.Dataset) -> xr.DataArray:
-        """What draws carry, with what was found out after they were drawn."""
+        """Facts that the draws carry, with the results of tests after the run."""
         before = stats["made_by"]
         try:
             facts = facts_of(stats)
-        except TooFewDrawsError as error:  # which `diagnose` says, too
+        except TooFewDrawsError as error:  # `diagnose` tells this, too
             logger.warning(str(error))
             return before
         told = dict(simulator.likelihood_facts(self.model) for simulator, _ in self.likelihoods)
@@ -271,7 +271,7 @@ class Staged:
 
 
 def _shape_facts(replicates: FloatArray, rng: np.random.Generator) -> dict[str, Any]:
-    """P-value of tests that replicates are Gaussian, and summaries that are not."""
+    """P-value of the test that replicates are Gaussian, and the summaries that are not."""
     vary = np.flatnonzero(np.ptp(replicates, axis=0) > 0)
     if not len(vary):
         every = list(range(replicates.shape[1]))
