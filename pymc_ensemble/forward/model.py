@@ -367,11 +367,7 @@ class ForwardModel(Evaluator):
         return found[unknown]
 
     def _attempt(
-        self,
-        signature: Signature,
-        point: FloatArray,
-        fixed: tuple[np.ndarray, ...],
-        number: int,
+        self, signature: Signature, point: FloatArray, fixed: tuple[np.ndarray, ...], number: int
     ) -> list[tuple[Outcomes, Key]]:
         """Evaluate a single point whose outputs are not known, by the workers."""
         looked = self._begin()

@@ -1,7 +1,6 @@
 """Step methods: ensembles of particles as draws of `pymc.sample`.
 
-One chain is one ensemble. A block of sweeps becomes draws particle by particle. So neighboring
-draws are neighbors on the path of a particle.
+One chain is one ensemble. A block of its sweeps becomes draws particle by particle, each in order.
 """
 
 import math
