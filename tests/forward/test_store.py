@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import forks
 import numpy as np
 import pymc as pm
 import pytest
@@ -489,27 +490,32 @@ SCRIPT = """
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the first two runs are forks")
 def test_a_run_that_is_killed_goes_on_where_it_stopped(tmp_path):
-    """Killed with its workers: the same draws bit by bit, and no finished evaluation again."""
+    """Killed with its workers: the same draws bit by bit, and no finished evaluation again.
+
+    The run that goes on is a new interpreter.
+    """
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
 
-    def start(name, seconds):
-        files = [tmp_path / f"{name}{end}" for end in (".db", ".log", ".npz")]
-        arguments = [sys.executable, script, *files, str(seconds)]
-        return subprocess.Popen(arguments, stderr=subprocess.DEVNULL), files
+    def files(name):
+        return [tmp_path / f"{name}{end}" for end in (".db", ".log", ".npz")]
 
-    undisturbed, (_, _, expected) = start("undisturbed", 0.0)
-    assert undisturbed.wait() == 0
-    process, (store, log, result) = start("killed", 0.02)
-    while process.poll() is None and not log.exists():
+    expected = files("undisturbed")[2]
+    undisturbed = forks.start(script, *files("undisturbed"), 0.0)
+    undisturbed.join()
+    assert undisturbed.exitcode == 0
+    store, log, result = files("killed")
+    process = forks.start(script, store, log, result, 0.02)
+    while process.exitcode is None and not log.exists():
         time.sleep(0.01)
     time.sleep(np.random.default_rng().uniform(0, 0.4))
-    assert process.poll() is None, "the run is too short for this test"
+    assert process.exitcode is None, "the run is too short for this test"
     process.kill()
-    process.wait()
-    process, _ = start("killed", 0.0)
-    assert process.wait() == 0
+    process.join()
+    command = [sys.executable, script, store, log, result, "0.0"]
+    subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
     with np.load(expected) as first, np.load(result) as second:
         for name in first:
             np.testing.assert_array_equal(first[name], second[name], err_msg=name)

@@ -13,6 +13,7 @@ import time
 import weakref
 from pathlib import Path
 
+import forks
 import numpy as np
 import pymc as pm
 import pytest
@@ -352,28 +353,23 @@ SCRIPT = """
 def test_nothing_goes_on_when_the_main_process_is_killed(what, tmp_path):
     script, log = tmp_path / "script.py", tmp_path / "log"
     script.write_text(textwrap.dedent(SCRIPT))
-    temporary = tmp_path / "temporary"
+    temporary, output = tmp_path / "temporary", tmp_path / "output"
     temporary.mkdir()
-    environment = os.environ | {"TMPDIR": str(temporary)}
     log.touch()
-    with (tmp_path / "output").open("w") as output:
-        main = subprocess.Popen(
-            [sys.executable, script, log, what], stdout=output, stderr=output, env=environment
-        )
+    main = forks.start(script, log, what, output=output, temporary=temporary)
     enough = 4 if what == "program" else 100
     assert wait_until(lambda: len(log.read_text().split()) >= enough, 300), "it never began"
     main.kill()
-    main.wait()
+    main.join()
     killed = time.monotonic()
     gone = wait_until(lambda: not any(map(runs, set(log.read_text().split()))), 60)
-    assert gone
+    assert gone, output.read_text()
     assert time.monotonic() - killed < 10
     # what it left in the temporary folder is removed by the next process that needs a folder there
     left = set(temporary.iterdir())
     assert left or not what.startswith("workers")
-    code = "from pymc_ensemble.forward.folders import own_folder; print(own_folder())"
-    new = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert new.stdout.startswith(str(temporary))
+    script.write_text("from pymc_ensemble.forward.folders import own_folder; print(own_folder())")
+    new = forks.start(script, output=output, temporary=temporary)
+    new.join()
+    assert output.read_text().startswith(str(temporary))
     assert not [path for path in temporary.iterdir() if path.name.startswith("pymc_ensemble-")]
