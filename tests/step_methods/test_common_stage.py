@@ -240,11 +240,12 @@ def logged_model(path, pause=0.0):
     return model
 
 
-def sample(model, chains, cores, tune=60, **options):
+def sample(model, chains, cores, tune=60, step=None, **options):
+    step = pe.MultiscaleSampler(adjust=False) if step is None else step
     with model:
         return pm.sample(
             draws=20, tune=tune, chains=chains, cores=cores, random_seed=3, progressbar=False,
-            compute_convergence_checks=False, step=pe.MultiscaleSampler(adjust=False), **options,
+            compute_convergence_checks=False, step=step, **options,
         )  # fmt: skip
 
 
@@ -259,25 +260,23 @@ def assert_same_run(one, two, path, n_before):
 
 
 @pytest.mark.parametrize(
-    ("context", "chains"), [("fork", 3), pytest.param("spawn", 2, marks=pytest.mark.slow)]
+    ("context", "chains", "cores"),
+    [
+        ("fork", 3, 2),
+        ("fork", 4, 4),
+        pytest.param("spawn", 2, 2, marks=pytest.mark.slow),
+        pytest.param("forkserver", 2, 2, marks=pytest.mark.slow),
+    ],
 )
-def test_run_in_processes_is_that_in_one(context, chains, scratch):
-    path = scratch / "log"
+def test_run_in_processes_is_that_in_one(context, chains, cores, scratch):
+    """The second run does not use what the first one has left in the step method."""
+    path, step = scratch / "log", pe.MultiscaleSampler(adjust=False)
     model = logged_model(path)
-    one = sample(model, chains, 1)
+    one = sample(model, chains, 1, step=step)
     n_before = len(lines(path))
     assert one.sample_stats["n_evals"].to_numpy()[:, -1].sum() == n_before
-    assert_same_run(one, sample(model, chains, 2, mp_ctx=context), path, n_before)
-    assert not folders(scratch)
-
-
-@pytest.mark.slow
-def test_run_in_four_processes(scratch):
-    path = scratch / "log"
-    model = logged_model(path)
-    one = sample(model, 4, 1)
-    n_before = len(lines(path))
-    assert_same_run(one, sample(model, 4, 4, mp_ctx="forkserver"), path, n_before)
+    two = sample(model, chains, cores, step=step, mp_ctx=context)
+    assert_same_run(one, two, path, n_before)
     assert not folders(scratch)
 
 
