@@ -310,9 +310,9 @@ def test_thirty_parameters(target):
     """Outputs are learned; the loss alone is not, which is seen."""
     problem = stiff_linear(30)
     sampler, state, _ = learn(problem, np.random.default_rng(0), target=target, ensemble_size=130)
-    mean, _ = errors(problem, draws(sampler, problem, state, np.random.default_rng(1), 5))
     assert state.converged == (target == "forward")
     if target == "forward":
+        mean, _ = errors(problem, draws(sampler, problem, state, np.random.default_rng(1), 5))
         assert mean < 0.2
 
 
