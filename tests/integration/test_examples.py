@@ -40,14 +40,26 @@ SMALLER = {
         "draws=3000": "draws=1500",
         "pm.sample(3000": "pm.sample(1500",
         "steps=16000": "steps=3000",
-        "size=64": "size=32",
+        "size=64": "size=16",
+        "size=20_000": "size=8000",
+        "2048": "512",
     },
-    "diffusion": {"draws=4000": "draws=1500", "4000": "1000"},
+    "diffusion": {
+        "model, 2000,": "model, 1500,",
+        "5000, random": "2000, random",
+        "draws=4000": "draws=1500",
+        "4000": "1000",
+    },
     "lorenz63": {", 1000)": ", 600)", "500, tune=20": "200, tune=10"},
     "many_data_sets": {"simulations(model, 100,": "simulations(model, 60,"},
     "networks": {"size=200": "size=100", "epochs=8": "epochs=6", "(1, 9)": "(1, 7)"},
     "outbreak": {"simulations(model, 4000,": "simulations(model, 2000,"},
-    "thrown_ball": {"coverage(200,": "coverage(50,"},
+    "restart": {"        300,\n": "        100,\n", "        200,\n": "        100,\n"},
+    "thrown_ball": {
+        "model, 5000,": "model, 3000,",
+        "coverage(200,": "coverage(20,",
+        "slice(300)": "slice(100)",
+    },
     "two_solvers": {"start, 4000)": "start, 1000)"},
 }
 """Lines of notebooks that are others here, as these take longest."""
@@ -348,7 +360,7 @@ def test_notebook(check, monkeypatch, tmp_path, request):
     if request.node.get_closest_marker("amortized"):
         monkeypatch.setattr(pe, "amortize", partial(pe.amortize, members=2))
     if check is diffusion:
-        monkeypatch.setattr("pymc_ensemble.amortized.refining.LABELS", 1000)
+        monkeypatch.setattr("pymc_ensemble.amortized.refining.LABELS", 300)
     if check is c_program:
         monkeypatch.setattr(pm, "sample", one_chain(pm.sample))
     mode = "Mode" if check.__name__ in IN_DEFAULT_MODE else pytensor.config.mode
