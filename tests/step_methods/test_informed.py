@@ -83,7 +83,7 @@ def test_a_posterior_that_is_far_from_the_law_is_flagged():
         u = pm.Normal("u", 0, 2, shape=2)
         forward = pe.forward_model(bent, output_shape=(2,), vectorized=True)
         pm.Normal("y", forward(u), 1.0, observed=np.zeros(2))
-    idata = sample(model, STEP(), draws=1000)
+    idata = sample(model, STEP(), draws=400)
     diagnosis = pe.diagnose(idata)
     assert diagnosis.verdict != "trustworthy"
     assert "far from the learned law" in str(diagnosis)
@@ -119,7 +119,7 @@ def test_hyperparameters_that_bend_outputs_are_flagged():
         kernel = amplitude**2 * pm.gp.cov.Matern52(1, length)
         f = pm.gp.Latent(cov_func=kernel).prior("f", x[:, None], jitter=1e-6)
         pm.Poisson("y", pm.math.exp(f + 1), observed=counts)
-    idata = sample(model, STEP())
+    idata = sample(model, STEP(), draws=200)
     assert "far from the learned law" in str(pe.diagnose(idata))
     draws, stats = idata.posterior.isel(chain=0), idata.sample_stats.isel(chain=0)
     point = {
