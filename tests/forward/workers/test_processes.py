@@ -301,9 +301,9 @@ def test_models_that_go_out_of_use_leave_nothing_behind(executor):
     gc.collect()
     before = held()
     folders = set(Path(pe.forward.folders.own_folder()).iterdir())
-    models = [sample() for _ in range(15)]
+    models = [sample() for _ in range(5)]
     gc.collect()
-    assert [model() for model in models] == [None] * 15
+    assert [model() for model in models] == [None] * 5
     assert held() == before
     assert set(Path(pe.forward.folders.own_folder()).iterdir()) == folders
 
