@@ -180,7 +180,8 @@ class Driver:
                 "No forward evaluation failed, but the posterior density is not finite, for "
                 f"example at {describe(self.model, ensemble.U[member])}"
             )
-        lines.append(f"What to try: {self.remedy}")
+        if not failure.remedy:
+            lines.append(f"What to try: {self.remedy}")
         return "\n".join(lines)
 
 

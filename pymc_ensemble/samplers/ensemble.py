@@ -90,7 +90,18 @@ class Evaluations(Protocol):
 
 
 class EnsembleFailure(RuntimeError):
-    """Too few members of an ensemble could be evaluated for the run to go on."""
+    """A sampler cannot go on, for example as too few members of its ensemble could be evaluated.
+
+    Parameters
+    ----------
+    reason : str
+    remedy : str, optional
+        What to try. Without it, the remedy is that against failures of the forward map.
+    """
+
+    def __init__(self, reason: str, remedy: str = ""):
+        super().__init__(f"{reason} {remedy}".rstrip())
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,21 @@ def test_sampler_that_cannot_go_on_is_explained():
         assert isinstance(error.value.__cause__, EnsembleFailure)
 
 
+def test_sampler_that_names_a_remedy_is_given_no_other():
+    """What helps against failures of the forward map is beside the point then."""
+
+    def fail():
+        raise EnsembleFailure("The density is rough.", "Use another sampler.")
+
+    drive = driver(Problem(fails=False), where="in this chain", remedy="something else.")
+    with pytest.raises(SamplingError) as error:
+        drive.round(Round([1.0], fail), None, np.random.default_rng(1))
+    assert str(error.value).split("\n") == [
+        "The density is rough. Use another sampler.",
+        "0 of 0 forward evaluations failed in this chain.",
+    ]
+
+
 def test_density_that_is_not_finite_is_explained():
     """Without a failed evaluation: the member whose density is not finite is named."""
     problem = Problem(fails=False)

@@ -39,8 +39,8 @@ def _innovation_root(X: Array, XS: Array, noise: Array) -> Array:
     except ValueError as error:  # not finite; or not positive, a LinAlgError, which is one, too
         raise EnsembleFailure(
             "Forward outputs differ by so many orders of magnitude that their slope cannot be "
-            "learned. Let the forward model return their logarithms, or NaN where they make no "
-            "sense."
+            "learned.",
+            "Let the forward model return their logarithms, or NaN where they make no sense.",
         ) from error
 
 

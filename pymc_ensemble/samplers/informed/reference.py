@@ -83,7 +83,8 @@ def reference_of(problem: PriorAndLoss, rng: np.random.Generator) -> GaussianRef
     if not (scale > 0).all():
         raise EnsembleFailure(
             f"Draws of the prior do not spread in the coordinate number {int(scale.argmin())}, so "
-            "there is no scale to begin with. Check its prior."
+            "there is no scale to begin with.",
+            "Check its prior.",
         )
     signs = rng.choice([-1.0, 1.0], (2, d)) * scale
     ones = np.array([scale, *signs])
@@ -106,8 +107,8 @@ def _products(problem: PriorAndLoss, point: Array, directions: Array) -> Array:
     if not np.isfinite(products).all():
         k = int(np.argwhere(~np.isfinite(products))[0, 1])
         raise EnsembleFailure(
-            f"The gradient of the log prior is not finite in the coordinate number {k}. Check its "
-            "prior."
+            f"The gradient of the log prior is not finite in the coordinate number {k}.",
+            "Check its prior.",
         )
     return products
 
@@ -136,8 +137,8 @@ def _correlated(problem: PriorAndLoss, U: Array, center: Array, scale: Array) ->
     if values[0] <= 0:
         if gaussian.all():
             raise EnsembleFailure(
-                "The prior is improper, as its precision is singular. Give each variable a proper "
-                "prior."
+                "The prior is improper, as its precision is singular.",
+                "Give each variable a proper prior.",
             )
         precision = np.where(np.outer(gaussian, gaussian), precision, 0.0)
         precision[np.diag_indices_from(precision)] += ~gaussian

@@ -266,6 +266,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
             raise EnsembleFailure(
                 "The forward map gave other outputs when the same point was evaluated again (the "
                 f"loss changed by {number(change, '.2g')}). So differences along short steps "
-                "would be noise. Use EnsembleKalmanSampler(), or "
-                'find_MAP_ensemble(method="explorers", sigma=1), which average over noise.'
+                "would be noise.",
+                'Use EnsembleKalmanSampler(), or find_MAP_ensemble(method="explorers", sigma=1), '
+                "which average over noise.",
             )

@@ -61,7 +61,8 @@ class PublishedScheme(Sweeps[SweepState, GroupMove[SweepState]]):
         except np.linalg.LinAlgError as error:
             raise EnsembleFailure(
                 "The implicit step of the published scheme has no solution: the ensemble has "
-                'moved to where the prior is not log-concave. Use scheme="exact", the default.'
+                "moved to where the prior is not log-concave.",
+                'Use scheme="exact", the default.',
             ) from error
         noise = rng.standard_normal((J, r)) @ law.anomalies.frame
         moved = x + step + np.sqrt(2 * dt) * noise

@@ -49,8 +49,11 @@ PATIENCE = 20
 
 NOISY = (
     "The log density fluctuates by {} on scales below the posterior's: it is noisy or rough, "
-    "and a Metropolis test would sample the fluctuations. Use EnsembleGaussianProcessSampler, "
-    "which averages over them; or adjust=True, if the fluctuations are meant."
+    "and a Metropolis test would sample the fluctuations."
+)
+REMEDY_OF_NOISE = (
+    "Use EnsembleGaussianProcessSampler, which averages over them; or adjust=True, if the "
+    "fluctuations are meant."
 )
 
 
@@ -249,7 +252,8 @@ class EnsembleKalman(KalmanSampler):
         found = inner.found if isinstance(inner, ExaminedState) else None
         if isinstance(self._test, DensityMetropolis):
             if found is not None and found.rough:
-                raise EnsembleFailure(NOISY.format(number(found.fluctuation, ".2g")))
+                noisy = NOISY.format(number(found.fluctuation, ".2g"))
+                raise EnsembleFailure(noisy, REMEDY_OF_NOISE)
             inner = inner.inner if isinstance(inner, ExaminedState) else inner
             archive = inner.archive if isinstance(inner, DensityBurnInState) else None
             at_rest = state.skip_burn_in

@@ -105,8 +105,8 @@ class Training:
         J, n_good = len(good), int(good.sum())
         if not enough(n_good, J):
             raise EnsembleFailure(
-                f"Only {n_good} of {J} members have a finite loss. Use fewer or smaller weights "
-                "to start with, or a smaller step."
+                f"Only {n_good} of {J} members have a finite loss.",
+                "Use fewer or smaller weights to start with, or a smaller step.",
             )
         U, Z = state.particles[good], evaluations.outputs[good]
         moved = U - self._direction(U, Z)
