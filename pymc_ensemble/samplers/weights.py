@@ -4,7 +4,7 @@ import numpy as np
 
 from .ensemble import Array
 
-USUAL = 0.95  # quantile of the potential of draws; what is left is the share of lucky ones
+USUAL = 0.95  # quantile of the potential of draws
 
 
 def normalized_weights(log_weights: Array) -> tuple[Array, float]:
@@ -48,11 +48,6 @@ def usual(potential: Array) -> float:
     return float(np.quantile(potential, USUAL))
 
 
-def lowest(potential: Array) -> float:
-    """Least potential but for those of a few lucky draws: one of them would move the minimum."""
-    return float(np.quantile(potential, 1 - USUAL))
-
-
 def plausible_limit(potential: Array, dimension: int) -> float:
     """Potential beyond which a member must be stuck in a far tail, from the spread of all.
 
@@ -61,7 +56,7 @@ def plausible_limit(potential: Array, dimension: int) -> float:
     finite = np.isfinite(potential)
     if not finite.any():
         return -np.inf
-    low, middle = lowest(potential[finite]), np.median(potential[finite])
+    low, middle = np.quantile(potential[finite], 0.1), np.median(potential[finite])
     return float(middle + deep(dimension) + 5 * (middle - low))  # eq. (K19)
 
 

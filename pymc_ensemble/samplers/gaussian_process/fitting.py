@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.weights import deep, lowest
+from pymc_ensemble.samplers.weights import deep
 
 from .basis import Basis, basis_size, farthest_points
 from .posterior import NoiseLaw, SurrogatePosterior, WhitenedPrior, Whitening
 from .regression import GaussianProcess
 from .targets import Bend, ForwardTarget, PotentialTarget, Target
-from .verification import SURE
 
 REACH = 200.0  # potential above that of the particles up to which points enter the fit
 FIRST_REACH = 1e4  # the same for draws of the prior, whose potentials have a wide range
@@ -96,7 +95,7 @@ class Selection:
             potential = before.exponent * loss + archive.prior
             particles = before.posterior.predicted(before.particles, archive.Z.shape[1])
             own = before.exponent * particles.loss + particles.prior
-            limit = lowest(own) + reach
+            limit = np.quantile(own, 0.05) + reach
         potential = np.where(np.isnan(potential), np.inf, potential)
         inside, fewest = potential < limit, 10 * (d + 2)
         if inside.sum() < min(fewest, len(archive)):
@@ -161,7 +160,7 @@ class Fitting:
         """What the surrogate predicts. Values far beyond those of near points are bent."""
         losses, d = chosen.near_loss, chosen.points.U.shape[1]
         exponent = 0.0 if before is None else before.exponent
-        least = lowest(losses)
+        least = float(np.quantile(losses, 0.02))
         middle = float(np.median(losses)) - least
         if self.forward:
             reach = self.scale * REACH
@@ -173,9 +172,9 @@ class Fitting:
         straight = relevant * max(3, d)
         if before is None or exponent == 0:
             return PotentialTarget(least, Bend(max(straight, middle)), max(relevant, middle))
-        noise = SURE * min(before.noise(), relevant)
+        noise = min(before.noise(), REACH / 10)
         return PotentialTarget(
-            least, Bend(straight / exponent + noise), relevant / exponent + noise
+            least, Bend(straight / exponent + 10 * noise), relevant / exponent + 4 * noise
         )
 
     def _noise(self, chosen: Selection, before: Fit | None) -> tuple[NoiseLaw | None, Array | None]:
@@ -188,7 +187,7 @@ class Fitting:
             return law, law(chosen.loss)
         # far from the posterior the process may be wrong, and its errors there are not noise
         potential = before.exponent * chosen.loss + chosen.points.prior
-        excess = potential - lowest(potential[: chosen.n_near])
+        excess = potential - np.quantile(potential[: chosen.n_near], 0.05)
         near = self.scale * NEAR
         return None, 1 + (np.clip(excess, 0, 10 * near) / near) ** 4  # eq. (G7)
 

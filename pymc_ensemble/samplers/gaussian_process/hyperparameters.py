@@ -17,7 +17,6 @@ FIRST_ITERATIONS, WARM_ITERATIONS = 40, 12  # of L-BFGS
 SEPARATE_NOISE = 3  # so many outputs have a noise level each; more share one
 SHORTEST_LENGTH = 0.5  # ensemble sd: a shorter one would take roughness for signal
 SMALLEST_AMPLITUDE = -14.0  # logarithm, for standardized values
-LOGARITHM = (-2.0, 2.0)  # mean and sd of the logarithms of amplitude and noise: e^-2 is about 0.1
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class HyperPrior:
         Lower bound of the lengths.
     """
 
-    amplitude: tuple[float, float] = LOGARITHM
-    noise: tuple[float, float] = LOGARITHM
+    amplitude: tuple[float, float] = (-2.0, 2.0)
+    noise: tuple[float, float] = (float(np.log(0.1)), 2.0)
     lengths: tuple[float, float] = (3.0, 1.0)
     shortest: float = SHORTEST_LENGTH
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem, prior_and_gradient
-from pymc_ensemble.samplers.weights import lowest
 
 from .regression import Function, GaussianProcess
 from .targets import ForwardTarget, Target
@@ -124,7 +123,7 @@ class NoiseLaw:
             Those that were evaluated; without them the base is half the dimension.
         dimension : int
         """
-        least, base = lowest(loss), 0.5 * dimension
+        least, base = float(np.quantile(loss, 0.02)), 0.5 * dimension
         excess = np.maximum(loss - least, 0)
         if observed is not None:
             # most probable base for residuals with a Laplace law; outliers do not lead it

@@ -25,7 +25,7 @@ from .hyperparameters import (
     most_probable,
 )
 
-POINTS = 150  # that give the hyperparameters, and that are inducing ones
+SUBSAMPLE = 150  # points for the hyperparameters
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class GaussianProcess:
         relative_noise: Array | None = None,
         guards: Array | None = None,
         warm: Hyperparameters | None = None,
-        max_inducing: int = POINTS,
+        max_inducing: int | None = None,
     ) -> "GaussianProcess":
         """Fit to noisy values.
 
@@ -182,10 +182,10 @@ class GaussianProcess:
             Points of little weight, which only keep the process from running away.
         warm : Hyperparameters, optional
             Those of a fit to similar data.
-        max_inducing : int, default 150
-            Number of inducing points.
+        max_inducing : int, optional
+            Number of inducing points, by default 150 in up to three dimensions and 225 in more.
         """
-        n = len(x)
+        n, d = x.shape
         trusted = np.ones(n, dtype=bool) if guards is None else ~guards
         center = values[trusted].mean(0)
         scale = float(values[trusted].std(0).max())
@@ -193,9 +193,11 @@ class GaussianProcess:
         Y = (values - center) / scale
         relative = np.ones(n) if relative_noise is None else relative_noise
         sample = np.flatnonzero(trusted)
-        if len(sample) > POINTS:
-            sample = rng.choice(sample, POINTS, replace=False)
+        if len(sample) > SUBSAMPLE:
+            sample = rng.choice(sample, SUBSAMPLE, replace=False)
         theta = most_probable(x[sample], Y[sample], relative[sample], basis, warm)
+        if max_inducing is None:
+            max_inducing = 150 if d <= 3 else 225
         inducing = x[farthest_points(x / np.exp(theta.lengths), max_inducing)]
         unit = replace(theta, amplitude=0.0)
         covariance = _kernel(inducing, inducing, unit)
