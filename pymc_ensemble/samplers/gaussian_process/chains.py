@@ -19,6 +19,7 @@ from .regression import Function
 
 SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
 DE_SHARE = 0.1  # share of differential evolution among the moves
+MODE_JUMP = 0.5  # of its steps lead to other modes: here they cost no evaluation
 NEIGHBORS = 5  # no particle goes where all of so many nearest evaluations but one failed
 
 
@@ -206,7 +207,7 @@ class Chains:
         for half, other in (halves, halves[::-1]):
             m = len(half)
             x, partners = state.x[:, half], state.x[:, other]
-            proposed = differential_evolution(x, partners, factors, rng)
+            proposed = differential_evolution(x, partners, factors, rng, MODE_JUMP)
             potential, gradient = self._evaluate(proposed, half)
             with np.errstate(invalid="ignore", over="ignore"):
                 log_alpha = (state.potential[:, half] - potential) / self.temperatures[:, None]
