@@ -67,7 +67,7 @@ def test_code_of_trust(monkeypatch, capsys):
     for block in blocks("trust.md"):
         exec(compile(block, "trust.md", "exec"), session)
         if shorter is None and "smooth" in session:
-            session["sample"] = shorter = functools.partial(session["sample"], draws=500)
+            session["sample"] = shorter = functools.partial(session["sample"], draws=800)
     plt.close("all")
     found = {
         "diagnosis": "the mean of `log_amplitude` is off",
