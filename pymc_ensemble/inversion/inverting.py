@@ -335,7 +335,7 @@ class Search:
 
 def _tell(end: InversionState, target: Target) -> None:
     """Log or warn about the quality of the result."""
-    J = len(end.ensemble)
+    J, d = end.ensemble.U.shape
     if not end.converged:
         stuck = end.gain < NOTHING_TO_GAIN
         why = f"after {end.steps} iterations" if not stuck else "where its span fits no better"
@@ -368,7 +368,15 @@ def _tell(end: InversionState, target: Target) -> None:
             "`initial_ensemble`.",
             stacklevel=3,
         )
-    if deficit > LARGEST_DEFICIT:
+    if d >= J and 2 * end.information > J - 1:
+        # (V11) counts within the span of the particles, so that d_eff cannot exceed J - 1
+        warnings.warn(
+            f"The data inform most of the {J - 1} dimensions that {J} particles span, so that they "
+            "may inform more than these. The uncertainty of the result is far too small. Use more "
+            f"particles: {round(1 / LARGEST_DEFICIT)} for each parameter are enough.",
+            stacklevel=3,
+        )
+    elif deficit > LARGEST_DEFICIT:
         enough = int(np.ceil(end.information / LARGEST_DEFICIT))
         warnings.warn(f"{text} Use ensemble_size={enough}, or more.", stacklevel=3)
     else:

@@ -185,6 +185,9 @@ def test_says_what_a_small_ensemble_costs():
     model, *_ = linear(d=30, n=60)
     with pytest.warns(UserWarning, match=r"inform about .* dimensions: with 40 particles.*Use ens"):
         quiet(model=model, ensemble_size=40)
+    for size in (2, 20):  # fewer particles than informed dimensions
+        with pytest.warns(UserWarning, match=rf"most of the {size - 1} dimensions.*far too small"):
+            quiet(model=model, ensemble_size=size)
     with pytest.warns(UserWarning, match="from the mode that its slope points to"):
         quiet(model=regression("student"), ensemble_size=200)  # heavy tails: outliers hardly pull
 
