@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -214,9 +215,8 @@ class ForwardModel(Evaluator):
     @functools.cached_property
     def outputs(self) -> Outputs | None:
         """Outputs, if the user, or the function itself, has described them."""
-        shape = self._output_shape
-        if shape is None:
-            shape = getattr(self.function, "output_shape", None)
+        of_function = getattr(self.function, "output_shape", None)
+        shape = of_function if self._output_shape is None else self._output_shape
         return None if shape is None else described(shape)
 
     def __repr__(self) -> str:
@@ -252,12 +252,10 @@ class ForwardModel(Evaluator):
         fixed = [inputs[i].type.shape for i in signature.fixed]
         flexible = self.outputs is None and any(None in shape for shape in fixed)
         signature = self.with_known_outputs(signature, inputs)
-        varying = [inputs[i] for i in signature.varying]
-        rounding = rounding_of(varying, signature.sizes)
+        rounding = rounding_of([inputs[i] for i in signature.varying], signature.sizes)
         op = ForwardOp(self, signature, rounding, frozenset().union(*unknowns), flexible)
         results: Any = op(*inputs, return_list=True)
-        outputs = signature.outputs
-        assert outputs is not None
+        assert (outputs := signature.outputs) is not None
         if outputs.kind == "array":
             return results[0]
         if outputs.kind == "dict":
@@ -327,7 +325,7 @@ class ForwardModel(Evaluator):
         varying = [np.ravel(values[i]) for i in signature.varying]
         point = np.concatenate([*varying, []]).astype(float)
         fixed = tuple(values[i] for i in signature.fixed)
-        [(outcomes, key)] = self._attempt(signature, point[None], fixed, number)
+        outcomes, key = self._attempt(signature, point[None], fixed, number)
         if outcomes.found is None or outcomes.statuses[0] != "ok":
             return f"{inputs(signature, point)}\n{outcomes.reasons.get(0, '')}"
         signature = replace(signature, outputs=outcomes.found)
@@ -368,7 +366,7 @@ class ForwardModel(Evaluator):
 
     def _attempt(
         self, signature: Signature, point: FloatArray, fixed: tuple[np.ndarray, ...], number: int
-    ) -> list[tuple[Outcomes, Key]]:
+    ) -> tuple[Outcomes, Key]:
         """Evaluate a single point whose outputs are not known, by the workers."""
         looked = self._begin()
         task = Task(self.function, signature, self.vectorized, self.random, fixed=fixed)
@@ -377,14 +375,13 @@ class ForwardModel(Evaluator):
         executor = self._runtime.executor
         if executor == "processes" or isinstance(executor, int):
             executor = 1
-        workers = backend(executor, task, self._timeout)
-        try:
-            with self._calling(looked, here=executor is None):
-                found = list(workers.run(Chunk(np.zeros(1, dtype=int), point, seeds, None), None))
-        finally:
-            workers.close()
+        with (
+            closing(backend(executor, task, self._timeout)) as workers,
+            self._calling(looked, here=executor is None),
+        ):
+            [(_, outcomes)] = workers.run(Chunk(np.zeros(1, dtype=int), point, seeds, None), None)
         self._runtime.n_evaluations += 1
-        return [(outcomes, key) for _, outcomes in found]
+        return outcomes, key
 
     def likelihood_facts(self, model: pm.Model) -> tuple[str, dict[str, Any]] | None:
         """Observed variable whose likelihood is an estimate, and its facts, otherwise None."""
