@@ -255,7 +255,8 @@ class ForwardModel(Evaluator):
         rounding = rounding_of([inputs[i] for i in signature.varying], signature.sizes)
         op = ForwardOp(self, signature, rounding, frozenset().union(*unknowns), flexible)
         results: Any = op(*inputs, return_list=True)
-        assert (outputs := signature.outputs) is not None
+        outputs = signature.outputs
+        assert outputs is not None
         if outputs.kind == "array":
             return results[0]
         if outputs.kind == "dict":
@@ -372,9 +373,8 @@ class ForwardModel(Evaluator):
         task = Task(self.function, signature, self.vectorized, self.random, fixed=fixed)
         key = (as_bytes(point)[0], f"trial {number}" if self.random else "", 0)
         seeds: list[Seed] | None = [(UNSEEDED, (number,))] if self.random else None
-        executor = self._runtime.executor
-        if executor == "processes" or isinstance(executor, int):
-            executor = 1
+        given = self._runtime.executor
+        executor = 1 if given == "processes" or isinstance(given, int) else given
         with (
             closing(backend(executor, task, self._timeout)) as workers,
             self._calling(looked, here=executor is None),
