@@ -29,14 +29,14 @@ from .weights import SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
 
-CERTAIN = 3.0  # standard errors: the largest of ten by chance is larger in one of forty
-UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat of chains whose means scatter by so much
+CERTAIN = 3.0  # standard errors: by chance, the largest of ten exceeds this in one run of forty
+UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat if means of chains scatter by WRONG_MEAN
 LARGEST_KHAT = 0.7
-# sd of a mean, or doublings of an sd; and the error of a log density that may do that, eq. (C1)
+# error of a mean in sd, or doublings of an sd; error of a log density that may cause it, eq. (C1)
 FAR = 1.0
 LOW_ACCEPTANCE = 0.05  # of Metropolis tests
 LOW_WOULD_BE = 0.6  # would-be acceptance of moves without a Metropolis test
-WIDE_OPEN = 20.0  # error of a log density if chains agree: it is in tails that hardly count
+WIDE_OPEN = 20.0  # the same if chains agree: the error is then in tails that hardly count
 
 
 def judge(evidence: Evidence) -> list[Finding]:
@@ -126,12 +126,12 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
     run, fit = evidence.run, evidence.fit
     if fit is None:
         return
-    by = "by the log density that the draws carry."
+    by = "according to the log densities of the draws."
     shift, where = worst(_beyond(fit.shift, fit.shift_error), run.labels)
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
     ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
-    # a fit knows less about tails than the draws of an exact sampler that has settled. So for these
-    # its errors of values count only if it finds errors of coordinates, too
+    # A fit knows less about tails than the draws of an exact sampler that has settled. For these
+    # draws, errors of variables count only if there are errors of unconstrained coordinates, too
     u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()
     seen = run.origin.adjusted and _settled(evidence)
     if seen and np.hypot(u_shift / WRONG_MEAN, u_ratio / WRONG_SD) <= OFF:
@@ -162,17 +162,17 @@ def _beyond(values: FloatArray, errors: FloatArray) -> FloatArray:
 
 
 def _remedy_of_error(evidence: Evidence, error: float, by_chance: float) -> str:
-    """What to do about moments that are off."""
+    """Remedy for moments that are wrong."""
     run = evidence.run
     if evidence.law == "inversion":
         return f"{SAMPLE}."
     reweight = "or correct these draws: pymc_ensemble.reweight."
     if evidence.rough and evidence.law == "density":
-        return f"{SMOOTH}: more draws would not help, and weights neither."
+        return f"{SMOOTH}: neither more draws nor weights would help."
     if run.failures > LOST:
         return (
-            f"{percent(run.failures)} of the forward evaluations failed: make the forward map work "
-            "there, as a posterior is cut off where it fails."
+            f"{percent(run.failures)} of the forward evaluations failed. Make the forward map work "
+            "there: where it fails, the posterior is cut off."
         )
     if not run.converged:
         return f"Give the burn-in more time (tune), or start nearer to the posterior; {reweight}"
@@ -189,7 +189,7 @@ def _remedy_of_error(evidence: Evidence, error: float, by_chance: float) -> str:
 
 
 def _remedy_of_modes(run: Run) -> str:
-    """What to do about ensembles that may be in different modes."""
+    """Remedy for ensembles that may be in different modes."""
     if run.origin.evaluations > 1:
         return "If ensembles sit in different modes, use more walkers"
     return (
@@ -199,7 +199,7 @@ def _remedy_of_modes(run: Run) -> str:
 
 
 def _no_contradiction(evidence: Evidence) -> str:
-    """Words for a run that has not converged, if nothing else contradicts its moments."""
+    """Addition for a run that has not converged, if nothing contradicts its moments."""
     if evidence.fit is None or any(_off(evidence)):
         return ""
     return "; the log densities of the draws contradict neither means nor standard deviations"
@@ -219,7 +219,7 @@ def _by_chance(evidence: Evidence) -> Iterator[Finding]:
     if r_hat > UNEQUAL:
         reason = (
             f"the run has not converged: the ensembles disagree about `{worst_one}` (R-hat "
-            f"{number(r_hat, '.3f')}, where {UNEQUAL:.3f} is the most)"
+            f"{number(r_hat, '.3f')}, and at most {UNEQUAL:.3f} is allowed)"
         )
         if evidence.apart:
             reason += " and have not seen the same posterior"
@@ -261,17 +261,17 @@ def _misplaced(evidence: Evidence) -> Iterator[Finding]:
     what = f"move the mean of `{where}` by {number(shift, '+.1f')} standard deviations"
     if abs(shift) <= FAR:
         what = f"make the standard deviation of `{labels[k]}` {number(misplaced.sd_ratio[k])} times"
-        what += " that of the others"
+        what += " that of the other draws"
     yield Finding(
         "wrong",
-        f"{percent(misplaced.share)} of the draws are where the posterior has next to none of its "
-        f"mass, by the log densities that they carry, and {what}.",
+        f"{percent(misplaced.share)} of the draws are where the posterior has almost none of its "
+        f"mass, according to their log densities. They {what}.",
         f"{evidence.to_be_exact}.",
     )
 
 
 def _unchecked(evidence: Evidence) -> Iterator[Finding]:
-    """Find draws of an approximation that no check has compared with their density."""
+    """Find draws of an approximation that no check could compare with their density."""
     run, origin = evidence.run, evidence.run.origin
     if evidence.fit is not None or origin.adjusted or origin.law not in ("density", "approximate"):
         return
@@ -282,7 +282,7 @@ def _unchecked(evidence: Evidence) -> Iterator[Finding]:
             why = f"{run.facts.dimension} parameters are too many for a regression"
     yield Finding(
         "doubtful",
-        f"moves met no Metropolis test, and {why}: nothing tells by how much the draws are off.",
+        f"moves met no Metropolis test, and {why}. So the error of the draws is not known.",
         f"{evidence.to_be_exact}.",
     )
 
@@ -297,15 +297,15 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
         if np.abs(off).max() > OFF * WRONG_MEAN + CERTAIN / np.sqrt(weights.ess):
             yield Finding(
                 "wrong",
-                "the ensemble is not where the posterior is: importance weights, by which the "
-                f"draws are worth {number(weights.ess, '.0f')}, move the mean of a coordinate by "
+                "the ensemble is not where the posterior is: importance weights, with an effective "
+                f"sample size of {number(weights.ess, '.0f')}, move the mean of a coordinate by "
                 f"{number(np.abs(off).max())} standard deviations.",
                 f"{evidence.to_be_exact}.",
             )
         yield Finding(
             "doubtful",
-            "the posterior is not what the ensemble takes it to be (Pareto k-hat "
-            f"{number(weights.khat, '.2f')} of its importance weights): it is skewed, "
+            "the posterior is not the law that was fitted to the ensemble (Pareto k-hat "
+            f"{number(weights.khat, '.2f')} of the importance weights): it is skewed, "
             "heavy-tailed, or has several modes.",
             f"{evidence.to_be_exact}, or coordinates in which the posterior is nearer to a "
             "Gaussian.",
@@ -340,7 +340,7 @@ def _settled(evidence: Evidence) -> bool:
 
 
 def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
-    """Find ensembles that had not arrived, if the moments of the posterior are not known."""
+    """Find ensembles that had not reached the posterior, if its moments are not known."""
     run = evidence.run
     if evidence.law == "fit" and not run.converged:
         yield Finding(
@@ -373,7 +373,7 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
-    """Find Metropolis tests that hardly any move has passed."""
+    """Find runs in which hardly any move has passed the Metropolis test."""
     run = evidence.run
     if run.origin.adjusted and run.acceptance < LOW_ACCEPTANCE:
         yield Finding(

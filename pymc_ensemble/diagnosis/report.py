@@ -128,7 +128,7 @@ class Report:
             f"{several} gave {self.chains * self.draws:,} draws, from {self.evaluations:,} "
             f"evaluations of the forward model in all{failed}. Standard errors of posterior "
             f"means are at most {number(error, '.2g')} posterior standard deviations. An "
-            "examination of the draws by the log densities that they carry found them "
+            "examination of the draws, which uses their log densities, found them "
             f"{self.diagnosis.verdict}. [{keys}]"
         )
 

@@ -1,27 +1,27 @@
-"""Numbers that are options, refused where they make no sense."""
+"""Checks of options: values that make no sense are refused."""
 
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-MOST = 10_000_000  # particles whose positions alone take a gigabyte in 13 dimensions
+MOST = 10_000_000  # positions of as many particles take a gigabyte in 13 dimensions
 
 
 def require_counts(least: int, **options: Any) -> None:
-    """Refuse what is no integer of at least `least`, and not None either; and absurd numbers.
+    """Refuse options that are no integers between `least` and ten million. None is allowed.
 
     Parameters
     ----------
     least : int
-        The smallest number that makes sense.
+        Smallest value that is allowed.
     **options
         Values by the names of the options; None stands for a default.
 
     Raises
     ------
     ValueError
-        If one of them is neither.
+        If a value is not allowed.
     """
     for name, value in options.items():
         if value is None:
@@ -29,15 +29,16 @@ def require_counts(least: int, **options: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}.")
         if int(value) > MOST:
-            raise ValueError(f"{name}={value} is more than fits into memory. The most is {MOST}.")
+            raise ValueError(f"{name}={value} does not fit into memory. The most is {MOST}.")
 
 
 def require_given_counts(least: int, **options: Any) -> None:
-    """Refuse what `require_counts` refuses, and None, of options whose default is a number.
+    """Refuse what `require_counts` refuses, and None, which is no default of these options.
 
     Raises
     ------
     ValueError
+        If a value is not allowed.
     """
     if missing := [name for name, value in options.items() if value is None]:
         raise ValueError(
@@ -48,7 +49,7 @@ def require_given_counts(least: int, **options: Any) -> None:
 
 
 def require_positive(**options: Any) -> None:
-    """Refuse what is no positive, finite number, and not None either.
+    """Refuse options that are no positive, finite numbers. None is allowed.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def require_positive(**options: Any) -> None:
     Raises
     ------
     ValueError
-        If one of them is neither.
+        If a value is not allowed.
     """
     for name, value in options.items():
         if value is None:
@@ -72,7 +73,7 @@ def _is_number(value: Any) -> bool:
 
 
 def require_not_negative(**options: Any) -> None:
-    """Refuse what is no finite number of at least zero.
+    """Refuse options that are no finite numbers of at least zero.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def require_not_negative(**options: Any) -> None:
     Raises
     ------
     ValueError
-        If one of them is neither.
+        If a value is not allowed.
     """
     for name, value in options.items():
         if not _is_number(value) or not 0 <= value < np.inf:
@@ -90,7 +91,7 @@ def require_not_negative(**options: Any) -> None:
 
 
 def require_flags(**options: Any) -> None:
-    """Refuse what is neither True nor False: a string such as ``"no"`` would count as true.
+    """Refuse options that are neither True nor False: the string ``"no"`` would count as true.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def require_flags(**options: Any) -> None:
     Raises
     ------
     TypeError
-        If one of them is no boolean.
+        If a value is no boolean.
     """
     for name, value in options.items():
         if not isinstance(value, bool | np.bool_):
@@ -108,7 +109,7 @@ def require_flags(**options: Any) -> None:
 
 
 def require_one_target(adjust: bool | None, rough: bool | None) -> None:
-    """Refuse a Metropolis test for a target that is not the density that is evaluated."""
+    """Refuse ``adjust=True`` with ``rough=True``, as their targets differ."""
     if adjust and rough:
         raise ValueError(
             "adjust=True and rough=True exclude each other: a Metropolis test targets the rough "

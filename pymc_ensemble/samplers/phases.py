@@ -1,12 +1,12 @@
-"""The life of a sampler: start, burn-in, settling, sampling; written once for all kernels.
+"""The phases of a sampler: start, burn-in, settling and sampling, the same for all kernels.
 
 ==========  =================================================================================
 phase       what happens
 ==========  =================================================================================
-start       the positions are evaluated; those that fail are drawn anew from the prior
+start       the positions are evaluated; those that fail are replaced by draws from the prior
 burn-in     another kernel brings the ensemble from the prior to the posterior
-settling    the kernel itself is at work, and adapts, until its state says that it has settled
-sampling    nothing is adapted any more, and sweeps become draws
+settling    the sampling kernel moves the ensemble and adapts, until its state has settled
+sampling    the sampling kernel adapts no more, and its sweeps become draws
 ==========  =================================================================================
 """
 
@@ -45,17 +45,17 @@ class PhaseState:
     ----------
     phase : {"start", "burn-in", "settling", "sampling"}
     inner : KernelState
-        State of the kernel that is at work in this phase.
+        State of the kernel of this phase.
     skip_burn_in : bool
         Whether the positions continue an earlier run.
     rounds : int or None
-        Rounds of evaluations that there will be at most before the sampling, if that is known.
+        Largest number of rounds of evaluations before the sampling, if it is known.
     passed : bool
-        Whether the phases before have passed their tests.
+        Whether the earlier phases have passed their tests.
     failed_in_a_row : int
         Forward evaluations since the last one that did not fail.
     found : Examination or None
-        What was found out about the forward map, if it was examined.
+        Result of the examination of the forward map, if there was one.
     """
 
     phase: Phase
@@ -102,31 +102,31 @@ class PhasedSampler(ABC):
     """
 
     seeds: ClassVar[bool] = False
-    """Whether what follows the start needs a seed."""
+    """Whether the kernel after the start needs a seed."""
 
     remedy_of_span: ClassVar[str] = ""
-    """What else can be done about an ensemble that does not."""
+    """Further remedy, in the error message, for an ensemble that does not span all dimensions."""
 
     problem: PriorAndLoss
 
-    # -- what a subclass says -------------------------------------------------------------------
+    # -- what a subclass defines ----------------------------------------------------------------
 
     @property
     @abstractmethod
     def kernel(self) -> SamplingKernel[Any, Any]:
-        """Kernel of the sampling. Its types go with those of `begin`."""
+        """Kernel of the sampling. Its state is of the type that `begin` returns."""
 
     @abstractmethod
     def begin(self, state: PhaseState) -> KernelState:
-        """State of the kernel for what the phases before have left behind."""
+        """First state of the kernel, from the last state of the earlier phases."""
 
     @property
     def burn_in(self) -> Kernel[Any, Any] | None:
-        """Kernel of the burn-in; without one, the kernel of the sampling has to settle."""
+        """Kernel of the burn-in, or None if the sampling kernel starts at once."""
         return None
 
     def begin_burn_in(self, state: PhaseState) -> KernelState:
-        """State of the burn-in for an ensemble that was evaluated."""
+        """First state of the burn-in, from the evaluated ensemble."""
         raise NotImplementedError
 
     def burns_in(self, state: PhaseState) -> bool:
@@ -135,7 +135,7 @@ class PhasedSampler(ABC):
 
     @property
     def min_members(self) -> int:
-        """Members without which there is no statistics."""
+        """Fewest members from which statistics can be computed."""
         return self.problem.dimension + 2
 
     @property
@@ -157,7 +157,7 @@ class PhasedSampler(ABC):
 
     @property
     def most_failures(self) -> int:
-        """Forward evaluations that may fail in a row."""
+        """Forward evaluations in a row that end the run if all of them fail."""
         return self.start_size
 
     @property
@@ -176,8 +176,8 @@ class PhasedSampler(ABC):
         start = StartState(ensemble.U, False, ensemble, complete=True)
         return self._proceed(PhaseState("start", start))
 
-    def _at_work(self, phase: Phase) -> Kernel[Any, Any]:
-        """Kernel of a phase: its types go with those of the state, which only a run can tell."""
+    def _kernel_of(self, phase: Phase) -> Kernel[Any, Any]:
+        """Kernel of a phase. The type of its state is known at run time only."""
         if phase == "start":
             return self._start
         if phase == "burn-in":
@@ -200,11 +200,11 @@ class PhasedSampler(ABC):
         U : ndarray of shape (J, d)
             Initial positions in unconstrained coordinates.
         redraw : bool, default False
-            Draw members that fail anew from the prior.
+            Replace members that fail by draws from the prior.
         skip_burn_in : bool, default False
-            The positions already follow the posterior, as those of an earlier run do.
+            The positions already follow the posterior, as those of an earlier run.
         rounds : int, optional
-            Rounds of evaluations that there will be at most before the sampling.
+            Largest number of rounds of evaluations before the sampling.
         """
         return PhaseState("start", self._start.start(U, redraw), skip_burn_in, rounds)
 
@@ -228,7 +228,7 @@ class PhasedSampler(ABC):
         EnsembleFailure
             If too few members have a finite posterior density.
         """
-        return self._at_work(state.phase).ask(state.inner, rng)
+        return self._kernel_of(state.phase).ask(state.inner, rng)
 
     def tell(
         self, state: PhaseState, pending: Any, evaluations: Evaluations
@@ -256,7 +256,7 @@ class PhasedSampler(ABC):
             If as many evaluations as there are particles have failed in a row, or if the initial
             ensemble does not span the parameter space.
         """
-        inner, info = self._at_work(state.phase).tell(state.inner, pending, evaluations)
+        inner, info = self._kernel_of(state.phase).tell(state.inner, pending, evaluations)
         if state.phase != "sampling":
             info = replace(
                 info, phase="start" if state.phase == "start" else "burn-in", snapshot=None
@@ -269,7 +269,7 @@ class PhasedSampler(ABC):
         return state, info
 
     def freeze(self, state: PhaseState) -> PhaseState:
-        """End the tuning: go on to the sampling phase with the ensemble as it is."""
+        """End the tuning, and begin the sampling phase with the present ensemble."""
         if state.phase == "sampling":
             return state
         if state.phase == "start" and self.burns_in(state):
@@ -282,17 +282,17 @@ class PhasedSampler(ABC):
     def finish(
         self, state: PhaseState, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
-        """Snapshots of a block as they are to be handed out."""
+        """Snapshots of a block of sweeps, as they become draws."""
         return self.kernel.finish(state.inner, snapshots, rng)
 
     @abstractmethod
     def origin(self, state: PhaseState) -> Origin:
-        """What the draws follow, as the sampler declares."""
+        """Law of the draws, as the sampler declares it."""
 
     # -- from phase to phase --------------------------------------------------------------------
 
     def _failed_in_a_row(self, state: PhaseState, info: Info) -> int:
-        """Evaluations since the last one that did not fail, the round's included."""
+        """Evaluations since the last one that did not fail, with those of this round."""
         if info.n_evaluations == 0:
             return state.failed_in_a_row
         if info.n_failed < info.n_evaluations:
@@ -303,7 +303,7 @@ class PhasedSampler(ABC):
         return in_a_row
 
     def _proceed(self, state: PhaseState) -> PhaseState:
-        """Go on to the phase after the present one, which has done its work."""
+        """Begin the phase after the present one, which is complete."""
         if state.phase == "start":
             self._require_span(state.evaluated)
             if self.burns_in(state):
@@ -316,25 +316,25 @@ class PhasedSampler(ABC):
         return replace(state, phase=phase, inner=inner, passed=state.converged)
 
     def _require_span(self, ensemble: Ensemble) -> None:
-        """Refuse an ensemble without spread in some direction: it would never get any."""
+        """Refuse an ensemble without spread in some direction: no move would spread it there."""
         d = self.problem.dimension
         rank = Anomalies.of(ensemble.U[ensemble.ok]).rank
         if rank < d and self.has_to_span:
             raise EnsembleFailure(
-                f"The initial ensemble spans {rank} of {d} dimensions, and the sampler would "
-                "never leave them. Spread it out in all dimensions, for example by adding "
-                f"noise{self.remedy_of_span}."
+                f"The initial ensemble spans {rank} of {d} dimensions, and the sampler cannot "
+                "move in the others. Spread the ensemble out in all dimensions, for example by "
+                f"adding noise{self.remedy_of_span}."
             )
 
 
 def default_ensemble_size(dimension: int, fewest: int = 100) -> int:
-    """``max(100, 4 (d + 2))`` particles: an even number, if the `fewest` are."""
+    """``max(fewest, 4 (d + 2))`` particles: an even number if `fewest` is even."""
     return max(fewest, 4 * (dimension + 2))
 
 
 @dataclass(frozen=True)
 class EnsembleSampler(PhasedSampler):
-    """Sampler of one ensemble, which is all that its kernels hand on to each other.
+    """Sampler whose kernels hand on the evaluated ensemble, and nothing else.
 
     Parameters
     ----------
@@ -346,7 +346,7 @@ class EnsembleSampler(PhasedSampler):
     ensemble_size: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no size."""
+        """Refuse an ensemble of fewer than two particles."""
         require_counts(2, ensemble_size=self.size)
 
     @property
@@ -363,14 +363,14 @@ class EnsembleSampler(PhasedSampler):
 
     @property
     def burn_in(self) -> BurnIn[Any, Any] | None:
-        """Kernel of the burn-in; without one, the kernel of the sampling has to settle."""
+        """Kernel of the burn-in, or None if the sampling kernel starts at once."""
         return None
 
     def begin(self, state: PhaseState) -> KernelState:
-        """State of the kernel for the ensemble."""
+        """First state of the kernel, from the evaluated ensemble."""
         return self.kernel.start(state.evaluated, at_rest=state.skip_burn_in)
 
     def begin_burn_in(self, state: PhaseState) -> KernelState:
-        """State of the burn-in for the ensemble."""
+        """First state of the burn-in, from the evaluated ensemble."""
         assert self.burn_in is not None
         return self.burn_in.start(state.evaluated)

@@ -13,7 +13,7 @@ from .ensemble import Array
 from .linearization import GaussianLaw
 
 JITTER = 1e-5  # of differential evolution, in sd: makes the kernel irreducible
-MODE_JUMP = 0.1  # probability of a full difference step, which connects modes
+MODE_JUMP = 0.1  # probability of a step by the full difference, which connects modes
 
 
 def tail_degrees(dimension: int) -> int:
@@ -92,7 +92,7 @@ def differential_evolution(
     rng: np.random.Generator,
     mode_jump: float = MODE_JUMP,
 ) -> Array:
-    """Particles after a step along the difference of two partners that stay where they are.
+    """Particles after a step along the difference of two partners, which do not move.
 
     The proposal is symmetric. Ensembles may be stacked along leading axes.
 
@@ -100,11 +100,10 @@ def differential_evolution(
     ----------
     U, partners : ndarray of shape (..., n, d) and (..., m, d)
     root : ndarray of shape (..., d, r)
-        Factor of a covariance, in which the particles are scattered by a tiny amount, so that they
-        can go everywhere.
+        Factor of a covariance. Tiny noise with this covariance makes every point reachable.
     rng : numpy.random.Generator
     mode_jump : float, default 0.1
-        Probability of a full difference.
+        Probability of a step by the full difference.
     """
     m, shape, d = partners.shape[-2], U.shape[:-1], U.shape[-1]
     first = rng.integers(m, size=shape)

@@ -1,4 +1,4 @@
-"""When dynamics have come to rest."""
+"""Tests of whether an ensemble is at rest, which means that its law no longer changes."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ import scipy  # parts of it are loaded when they are used first
 from .ensemble import Array
 from .linearization import Anomalies
 
-STILL = 0.5  # change of the mean, in sd of each direction, and of the logarithm of the volume
-STANDSTILLS = 3  # consecutive comparisons without change that show an ensemble at rest
-CHANCE = 0.05  # of an ensemble at rest to be taken for one that drifts
+STILL = 0.5  # largest change of the mean, in sd of each direction, and of the log volume
+STANDSTILLS = 3  # comparisons in a row without change, after which an ensemble is at rest
+CHANCE = 0.05  # probability that an ensemble at rest is taken for one that drifts
 
 
 def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
-    """Whether mean and covariance changed by less than half a standard deviation."""
+    """Whether the mean changed by less than half a standard deviation, and the volume little."""
     d = len(anomalies.mean)
     shift = anomalies.L_pinv @ (anomalies.mean - reference.mean)
     growth = 2 * (anomalies.log_volume - reference.log_volume)
@@ -22,20 +22,21 @@ def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
 
 
 def drifts(before: Array, after: Array) -> bool:
-    """Whether the particles went in a common direction, rather than here and there.
+    """Whether the particles moved in a common direction.
 
-    Moves of an ensemble at rest cancel on average. Steps of particles tell a small drift from
-    chance, which the means of before and after do not.
+    The moves of an ensemble at rest cancel on average. The steps of single particles show a small
+    drift, which a comparison of two means would not show.
 
     Parameters
     ----------
     before, after : ndarray of shape (J, d + 1)
-        Particles and, in the last column, their potentials. Those that stayed tell nothing.
+        Particles and, in the last column, their potentials. Particles that did not move are left
+        out.
 
     Returns
     -------
     bool
-        True, too, if too few have moved.
+        Also true if too few particles have moved.
     """
     steps = after - before
     steps = steps[np.isfinite(steps).all(1) & (steps != 0).any(1)]
@@ -57,16 +58,16 @@ def drifts(before: Array, after: Array) -> bool:
 
 @dataclass(frozen=True)
 class Standstill:
-    """Rest of an ensemble that is compared with itself, one relaxation time ago.
+    """Comparisons of an ensemble with itself, one relaxation time earlier.
 
     Attributes
     ----------
     elapsed : float
-        Time since the reference, in units in which the ensemble relaxes at the rate one.
+        Time since the reference, in units of the relaxation time.
     reference : Anomalies or None
-        Statistics of the ensemble then.
+        Statistics of the ensemble at that time.
     hits : int
-        Consecutive comparisons in which mean and covariance stood still.
+        Comparisons in a row in which mean and covariance did not change.
     """
 
     elapsed: float = 0.0
@@ -79,7 +80,7 @@ class Standstill:
         return self.hits >= STANDSTILLS
 
     def after(self, anomalies: Anomalies, time: float) -> "Standstill":
-        """Take note of the statistics of the ensemble, some time later."""
+        """Add the statistics of the ensemble, some `time` later."""
         elapsed = self.elapsed + time
         if self.reference is None:
             return Standstill(0.0, anomalies, 0)
@@ -91,17 +92,17 @@ class Standstill:
 
 @dataclass(frozen=True)
 class Countdown:
-    """Rest after a number of sweeps that is known beforehand."""
+    """Rest after a fixed number of sweeps."""
 
     sweeps: int = 0
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to wait for."""
+        """Whether no sweeps are left."""
         return self.sweeps <= 0
 
     def after(self, anomalies: Anomalies, time: float) -> "Countdown":
-        """Take note of one more sweep."""
+        """Count one more sweep."""
         return Countdown(self.sweeps - 1)
 
 

@@ -22,7 +22,7 @@ from .weights import plausible, plausible_limit
 
 @dataclass(frozen=True)
 class SweepState:
-    """Between two rounds of an ensemble that is advanced group by group.
+    """State between two rounds of an ensemble that moves group by group.
 
     Attributes
     ----------
@@ -33,13 +33,13 @@ class SweepState:
     pointwise : bool
         Whether the force uses each particle's own output.
     rest : Rest
-        Whether the dynamics has come to rest.
+        Test of whether the dynamics is at rest.
     groups : tuple of ndarray
         Members still to be moved in this sweep; empty between sweeps.
     others : tuple of ndarray
-        Those whose statistics are used for it.
+        Partners of each of these groups: members whose statistics move it.
     told : dict of str to ndarray of shape (J, ...)
-        What a snapshot tells of the particles, collected over the sweep; NaN where it is not known.
+        Statistics of the particles for the snapshot, collected over the sweep; NaN where unknown.
     """
 
     ensemble: Ensemble
@@ -60,14 +60,14 @@ class SweepState:
 
 @dataclass(frozen=True)
 class GroupMove[S: SweepState]:
-    """A pending round: proposals for one group, and what decides on them.
+    """A pending round: proposals for one group, and what the test of them needs.
 
     Attributes
     ----------
     index : ndarray of shape (n,)
         Members of the group.
     points : ndarray of shape (n, d)
-        Where they are to go.
+        Proposed positions.
     log_ratio : ndarray of shape (n,)
         Logarithm of the proposal ratio, as far as it is known without the evaluations.
     law : GaussianLaw or None
@@ -78,9 +78,9 @@ class GroupMove[S: SweepState]:
         Random numbers of the Metropolis test.
     origin : SweepState
     limit : float
-        Potential beyond which a move without a test is not made.
+        Largest potential at which a move without a test is made.
     log_q : ndarray of shape (n,) or None
-        Log density that the points were drawn from, where they do not depend on the group.
+        Log density from which the points were drawn; NaN where a point depends on its particle.
     """
 
     index: Array
@@ -95,7 +95,7 @@ class GroupMove[S: SweepState]:
 
 
 class Sweeps[S: SweepState, M: GroupMove](ABC):
-    """Advance an ensemble group by group; a subclass asks for the moves of a group."""
+    """Advance an ensemble group by group; a subclass proposes the moves of a group."""
 
     tested: ClassVar[bool] = False
     """Whether a Metropolis test decides on the moves."""
@@ -115,7 +115,7 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         return order[: len(order) // 2], order[len(order) // 2 :]
 
     def in_sweep(self, state: S, rng: np.random.Generator) -> S:
-        """State with groups to be moved: between two sweeps, a new one begins."""
+        """State with groups to move: if the last sweep is complete, a new one begins."""
         if state.groups:
             return state
         groups, unknown = self.split(state.ensemble, rng), np.full(len(state.ensemble), np.nan)
@@ -167,18 +167,18 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
         return pending.log_ratio
 
     def adapt(self, state: S, pending: M, alpha: Array) -> S:
-        """State after a round in which the dynamics had not come to rest."""
+        """State that is adapted after a round, as long as the dynamics is not at rest."""
         if state.groups:
             return state
         time = self.relaxation_time(state, pending)
         return replace(state, rest=state.rest.after(_anomalies(state.ensemble), time))
 
     def relaxation_time(self, state: S, pending: M) -> float:
-        """Time that has passed in a sweep, in which the ensemble relaxes at the rate one."""
+        """Time that has passed in a sweep, in relaxation times."""
         return pending.dt
 
     def snapshot(self, state: S, dt: float) -> Snapshot:
-        """Ensemble after a sweep; what no law of partners is known for has that of all members."""
+        """Ensemble after a sweep; without laws of partners, `log_q` is that of all members."""
         ensemble, told = state.ensemble, state.told
         if np.isnan(told["log_q"]).all():
             law = moment_law(_anomalies(ensemble))
@@ -192,12 +192,12 @@ class Sweeps[S: SweepState, M: GroupMove](ABC):
     def finish(
         self, state: S, snapshots: Sequence[Snapshot], rng: np.random.Generator
     ) -> Sequence[Snapshot]:
-        """Snapshots of a block as they are to be handed out."""
+        """Snapshots of a block of sweeps, as they become draws."""
         return snapshots
 
 
 def _put(values: Array, index: Array, new: Array) -> Array:
-    """Copy of `values` with new ones at some places."""
+    """Copy of `values` with `new` ones at `index`."""
     values = values.copy()
     values[index] = new
     return values
@@ -209,7 +209,7 @@ def _anomalies(ensemble: Ensemble) -> Anomalies:
 
 @dataclass(frozen=True)
 class Half:
-    """One half of an ensemble, which moves, given the other one.
+    """One half of an ensemble, which moves, and the other half, which does not.
 
     Attributes
     ----------
@@ -228,14 +228,14 @@ class Half:
 class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
     """Advance the halves of an ensemble in turn, each by the Gaussian law of the other one.
 
-    Conditional on the other half, every move is a fixed Markov kernel for each particle, which is
-    what makes step sizes and finite ensembles free of bias. A subclass supplies `propose`.
+    Given the other half, every move is a fixed Markov kernel for each particle. So neither step
+    sizes nor finite ensembles cause a bias. A subclass supplies `propose`.
 
     Parameters
     ----------
     problem : InverseProblem
     min_members : int
-        Plausible members of a half without which there is no statistics.
+        Fewest plausible members of a half from which statistics can be computed.
     """
 
     problem: Problem
@@ -266,12 +266,12 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         )
 
     def _law(self, state: SweepState, partners: Ensemble, used: Array) -> GaussianLaw:
-        """Law fitted to those of the partners who are `used`, a mask."""
+        """Law fitted to the partners in the mask `used`."""
         return fit_law(self.problem, partners, used.astype(float))
 
     @abstractmethod
     def propose(self, state: SweepState, half: Half, rng: np.random.Generator) -> tuple[Array, ...]:
-        """Propose a move for every particle of `group`.
+        """Propose a move for every particle of the group.
 
         Parameters
         ----------
@@ -285,5 +285,5 @@ class SplitSweeps(Sweeps[SweepState, GroupMove[SweepState]]):
         log_ratio : ndarray of shape (n,)
             Logarithm of the proposal ratio, ``log q(u | u') - log q(u' | u)``.
         log_q : ndarray of shape (n,), optional
-            Log density that the points were drawn from.
+            Log density from which the points were drawn.
         """

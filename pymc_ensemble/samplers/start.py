@@ -6,12 +6,12 @@ import numpy as np
 
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, PriorAndLoss
 
-MAX_REDRAWS = 20
+MAX_REDRAWS = 20  # rounds in which members that fail are replaced
 
 
 @dataclass(frozen=True)
 class StartState:
-    """Positions before, and the evaluated ensemble after the first rounds."""
+    """State of the start: positions, and the ensemble once it is evaluated."""
 
     U: Array
     redraw: bool
@@ -31,7 +31,7 @@ class StartState:
 
 @dataclass(frozen=True)
 class StartRound:
-    """A pending round: which members are evaluated where."""
+    """A pending round: members, and the points at which they are evaluated."""
 
     index: Array
     points: Array
@@ -40,17 +40,17 @@ class StartRound:
 
 @dataclass(frozen=True)
 class Start:
-    """Evaluate the initial positions; members that fail are drawn anew from the prior.
+    """Evaluate the initial positions; members that fail are replaced by draws from the prior.
 
     Parameters
     ----------
     problem : InverseProblem
     min_members : int
-        Members that must have a finite posterior density in the end.
+        Fewest members that must have a finite posterior density at the end.
     seeds : bool, default False
-        Whether what follows needs a seed: then `ask` draws one for the state.
+        Whether the next kernel needs a seed. Then `ask` draws one for the state.
     max_evaluations : int, optional
-        Evaluations after which members that fail are no longer drawn anew.
+        Evaluations after which members that fail are no longer replaced.
     """
 
     problem: PriorAndLoss
@@ -59,7 +59,7 @@ class Start:
     max_evaluations: int | None = None
 
     def start(self, U: Array, redraw: bool) -> StartState:
-        """State for the positions `U`, shape (J, d); failed ones are drawn anew if `redraw`."""
+        """State for the positions `U`, shape (J, d); failed ones are replaced if `redraw`."""
         return StartState(np.array(U, dtype=float), redraw)
 
     def ask(self, state: StartState, rng: np.random.Generator) -> tuple[Array, StartRound]:
@@ -83,8 +83,8 @@ class Start:
         if not ensemble.ok.any() and not evaluations.failed.all():
             raise EnsembleFailure(
                 "The forward map works, but the posterior density is zero for every member of the "
-                "initial ensemble. The data may lie outside the support of their distribution: "
-                "check both."
+                "initial ensemble. The data may lie outside the support of their distribution. "
+                "Check the data, and the likelihood."
             )
         last = not state.redraw or state.rounds >= MAX_REDRAWS
         n_evaluations = state.n_evaluations + len(values)

@@ -1,8 +1,8 @@
 """Tempered burn-in: from a wide prior, or any start, to the posterior.
 
 The posterior is approached through the laws ``exp(-b loss - prior)`` with a growing exponent b. In
-each stage the ensemble is resampled for the next exponent and moved by the Gaussian laws that are
-fitted to it, with a Metropolis test when the forward map is deterministic.
+each stage the ensemble is resampled for the next exponent. Gaussian laws that are fitted to it then
+propose moves. If the forward map is deterministic, the moves meet a Metropolis test.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .weights import (
     systematic_resample,
 )
 
-FITTING = 0.6  # the same, with which they show that the target is much like its law
+FITTING = 0.6  # acceptance of a first move from which on the target is close to its fitted law
 MOST_ROUNDS = 5  # of a stage
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
 
@@ -33,7 +33,21 @@ Finish = Literal["relax", "metropolis", "none"]
 
 @dataclass(frozen=True)
 class Stage:
-    """The tempering stage in progress."""
+    """The tempering stage in progress.
+
+    Attributes
+    ----------
+    law : GaussianLaw
+        Law that is fitted to the ensemble.
+    exponent : float
+        Inverse temperature b of the stage.
+    evolved, round : int
+        Rounds of differential evolution, and of other moves, so far.
+    renewed : float
+        Share of the ensemble that these other moves have renewed.
+    first_acceptance : float
+        Acceptance of the first of them.
+    """
 
     law: GaussianLaw
     exponent: float
@@ -61,7 +75,7 @@ class BurnInState:
     ensemble : Ensemble
         Evaluated particles.
     fraction : float
-        Effective share of the ensemble that the next exponent must keep.
+        Effective sample size that the next exponent must keep, as a share of the ensemble.
     exponent : float
         Inverse temperature b that the ensemble has reached.
     correlation : float
@@ -69,13 +83,13 @@ class BurnInState:
     stages : int
         Completed stages.
     stage : Stage or None
-        The one in progress.
+        Stage in progress.
     guessed : bool
-        Whether a linear guess has been evaluated.
+        Whether a linear guess was tried.
     rest : Standstill
-        Whether mean and covariance stand still at b = 1.
+        Comparisons of mean and covariance at b = 1.
     path : tuple of ndarray of shape (J, d + 1)
-        Particles and their potentials at b = 1, whenever they were compared with those before.
+        Particles and their potentials at each of these comparisons.
     acceptance : float
         Acceptance of the first moves of the last stage.
     burned_in, converged : bool
@@ -98,7 +112,7 @@ class BurnInState:
 
 @dataclass(frozen=True)
 class Move:
-    """A pending round: where the proposals go, and what decides on them."""
+    """A pending round: the proposed points, and what the test of them needs."""
 
     kind: Kind
     stage: Stage
@@ -117,19 +131,19 @@ class TemperedBurnIn:
     problem : InverseProblem
         What is sampled; only its loss and prior are called.
     min_members : int
-        Members with a finite posterior density without which there is no statistics.
+        Fewest members with a finite posterior density from which statistics can be computed.
     deterministic : bool, default True
         Whether the forward map returns the same output for the same point and is not rough. If
-        not, moves are made without Metropolis test, which would keep lucky members.
+        not, moves meet no Metropolis test, which would keep members with lucky evaluations.
     finish : {"relax", "metropolis", "none"}, default "relax"
-        Moves at exponent one, until mean and covariance stand still: "relax" draws stuck members
-        back by Ornstein-Uhlenbeck sweeps, "metropolis" keeps separate modes apart; with "none" the
-        burn-in ends where the exponent reaches one.
+        Moves at exponent one, until mean and covariance no longer change. "relax" pulls stuck
+        members back by Ornstein-Uhlenbeck sweeps. "metropolis" keeps separate modes apart. With
+        "none" the burn-in ends when the exponent reaches one.
     max_stages : int, default 80
         Stages after which the burn-in gives up.
     evolutions : int, default 0
-        Rounds of differential evolution at the beginning of every stage. They let the members of
-        each of several modes settle before weights decide between the modes.
+        Rounds of differential evolution at the beginning of every stage. In these rounds members
+        settle within their modes, before weights decide between the modes.
     """
 
     problem: Problem
@@ -145,10 +159,10 @@ class TemperedBurnIn:
 
     @property
     def _largest_fraction(self) -> float:
-        """Effective share of the ensemble that a stage keeps.
+        """Largest effective sample size that a stage keeps, as a share of the ensemble.
 
-        Moves without a test forget the weights, and each of them brings in the noise of a rough
-        map: a few bold stages are better than many careful ones.
+        Moves without a test lose what the weights have told, and each adds the noise of a rough
+        map. Few stages with large steps are then better than many with small steps.
         """
         return 0.5 if self.deterministic else 0.1
 
@@ -218,7 +232,7 @@ class TemperedBurnIn:
         return replace(
             state,
             ensemble=ensemble,
-            correlation=bolder(state.correlation),
+            correlation=lowered(state.correlation),
             stage=Stage(law, exponent),
         )
 
@@ -230,8 +244,8 @@ class TemperedBurnIn:
     def _weights(self, state: BurnInState) -> tuple[float, Array, Array]:
         """Next exponent, weights for the statistics, and weights for the resampling.
 
-        Statistics of d coordinates need more members than a step of the exponent can always leave:
-        they may be those of a smaller step.
+        The statistics of d coordinates may need more members than a step of the exponent leaves.
+        Their weights are then those of a smaller step.
         """
         ensemble, d = state.ensemble, state.ensemble.U.shape[1]
         if state.exponent == 1:
@@ -252,7 +266,7 @@ class TemperedBurnIn:
         assert state.stage is not None
         if not self.deterministic or (self.finish == "relax" and state.exponent == 1):
             return "relax"
-        fits = state.exponent == 1 and state.acceptance > FITTING  # nothing has to evolve
+        fits = state.exponent == 1 and state.acceptance > FITTING  # the law fits well
         return "evolve" if state.stage.evolved < self.evolutions and not fits else "metropolis"
 
     def _proposals(
@@ -265,7 +279,7 @@ class TemperedBurnIn:
             return proposals.relaxation(law, U, law.linear_force(law.map.coordinates(U)), 1.0, rng)
         if kind == "evolve":
             return moves.differential_evolution(U, U, law, rng)
-        # the moments of an ensemble may be wider than a linear fit can tell
+        # the law of the moments is wider if the linear fit misses some of the spread
         laws = law, moment_law(law.anomalies, law.map)
         if state.correlation == 0:
             return proposals.independence(laws, U, rng)[:2]
@@ -301,23 +315,23 @@ class TemperedBurnIn:
         return replace(state, correlation=correlation), False, message
 
     def _renewed(self, alpha: Array, rate: float, correlation: float) -> float:
-        """How much of the ensemble a round has renewed; `rate` leaves out what has failed."""
+        """Share of the ensemble that a round has renewed; `rate` leaves out failed evaluations."""
         return rate * np.sqrt(1 - correlation**2)
 
     def _stage_is_over(self, stage: Stage) -> bool:
-        """Whether enough of the ensemble is renewed, or enough was tried."""
+        """Whether enough of the ensemble is renewed, or no rounds are left."""
         return stage.renewed >= MIXED or stage.round >= MOST_ROUNDS  # eq. (T3)
 
     def _stays_plausible(self, ensemble: Ensemble, values: Ensemble) -> Array:
-        """Moves without a test that are made: where the law is too wide, they end up anywhere."""
+        """Mask of the untested moves that are made: a law that is too wide proposes bad points."""
         if not self.deterministic:
             return values.ok
         return values.potential <= plausible_limit(ensemble.potential, ensemble.U.shape[1])
 
     def _end_stage(self, state: BurnInState, stage: Stage, time: float) -> BurnInState:
-        """Decide on the next exponent's step, and, at b = 1, whether there is a next stage.
+        """End a stage: choose the size of the next step; at b = 1, test whether to end the burn-in.
 
-        The `time` is that of the stage; nothing has moved if it is zero.
+        The `time` of the stage is in relaxation times. It is zero if no particle has moved.
         """
         easy = stage.first_acceptance > 0.5 and stage.round == 1
         largest = self._largest_fraction
@@ -346,19 +360,19 @@ class TemperedBurnIn:
     def _drifts(self, path: tuple[Array, ...], hits: int) -> bool:
         """Whether the ensemble has drifted over its last comparisons, or the last half of all.
 
-        Relaxations are not asked: each of them forgets most, and there is no test that they pass.
+        Relaxations are not tested: after one of them, an ensemble has forgotten most of the past.
         """
         back = max(min(hits, STANDSTILLS), len(path) // 2)
         return drifts(path[max(len(path) - 1 - back, 0)], path[-1])
 
 
 def next_correlation(correlation: float, acceptance: float) -> float:
-    """Autocorrelation of the next proposals: timid ones, where few of the last were accepted."""
+    """Autocorrelation of the next proposals: higher if few of the last ones were accepted."""
     if acceptance < 0.2:
         return (1 + correlation) / 2
-    return bolder(correlation) if acceptance > 0.5 else correlation
+    return lowered(correlation) if acceptance > 0.5 else correlation
 
 
-def bolder(correlation: float) -> float:
-    """Autocorrelation of proposals that keep twice as little, at the end independent ones."""
+def lowered(correlation: float) -> float:
+    """Lower autocorrelation: its distance from one doubles, until proposals are independent."""
     return max(0.0, 2 * correlation - 1)

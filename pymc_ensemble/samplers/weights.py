@@ -24,34 +24,34 @@ def next_exponent(loss: Array, exponent: float, target: float) -> float:
     if effective_size(1 - exponent) >= target:
         return 1.0
     low, high = np.log(np.finfo(float).tiny), np.log(1 - exponent)
-    while low < (middle := 0.5 * (low + high)) < high:  # to the last digit
+    while low < (middle := 0.5 * (low + high)) < high:  # bisection, to the last digit
         low, high = (middle, high) if effective_size(np.exp(middle)) >= target else (low, middle)
     return exponent + np.exp(low)
 
 
 def systematic_resample(weights: Array, size: int, uniform: float) -> Array:
-    """Resample `weights` systematically, shifted by a `uniform` random number: indices."""
+    """Indices of a systematic resample by `weights`, with one `uniform` random number."""
     levels = (uniform + np.arange(size)) / size
     return np.minimum(np.searchsorted(np.cumsum(weights), levels), len(weights) - 1)
 
 
 def deep(dimension: int) -> float:
-    """Excess of the potential over the usual one that hardly any draw of a posterior has.
+    """Excess of the potential over its minimum that hardly any draw of a posterior has.
 
-    Half the dimension is usual. The chance of so much more is below ``exp(-10)``.
+    The mean excess is half the dimension. The probability of this one is below ``exp(-10)``.
     """
     return 10.0 + 2 * dimension
 
 
 def usual(potential: Array) -> float:
-    """Potential that few draws exceed: where it is lower is a likely place."""
+    """Potential that few draws exceed. A place with a lower potential is likely."""
     return float(np.quantile(potential, USUAL))
 
 
 def plausible_limit(potential: Array, dimension: int) -> float:
-    """Potential beyond which a member must be stuck in a far tail, from the spread of all.
+    """Largest plausible potential. A member above it is stuck in a far tail.
 
-    The spread term matters for rough maps, whose potentials scatter by more than a posterior's do.
+    The limit grows with the spread of the potentials, as those of rough maps scatter more.
     """
     finite = np.isfinite(potential)
     if not finite.any():

@@ -4,7 +4,7 @@ import math
 
 
 def number(value: float, spec: str = ".1f") -> str:
-    """A number for a message: never longer than a word, whatever went wrong.
+    """A number for a message. It stays short, even if it is huge, infinite or NaN.
 
     >>> number(0.314), number(2.5e300), number(-3.14159, "+.2f"), number(float("inf"))
     ('0.3', '2.5e+300', '-3.14', 'infinite')

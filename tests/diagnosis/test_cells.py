@@ -1,4 +1,4 @@
-"""Draws where the posterior has next to none of its mass."""
+"""Draws where the posterior has almost none of its mass."""
 
 import numpy as np
 import pymc as pm
@@ -12,7 +12,7 @@ import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.cells import Misplaced, _entropy, spacing_entropy
 from pymc_ensemble.samplers.ensemble import Origin
 
-WHERE = "where the posterior has next to none of its mass"
+WHERE = "where the posterior has almost none of its mass"
 
 
 def misplaced(x, lp):

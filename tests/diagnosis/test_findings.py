@@ -163,7 +163,9 @@ def test_first_look_at_a_chain():
     wide = Run.of(
         changed(standard_normal_run(np.random.default_rng(9), C=1), log_q=lambda q: 6 * q)
     )
-    assert any("not what the ensemble takes it to be" in one.reason for one in first_look(wide))
+    assert any(
+        "not the law that was fitted to the ensemble" in one.reason for one in first_look(wide)
+    )
 
 
 def test_regression_knows_its_uncertainty():

@@ -605,7 +605,7 @@ def test_poor_approximation_is_told_once_a_chain(adjust, times, caplog):
     said = [r.message for r in caplog.records if r.name == "pymc_ensemble"]
     what = (
         "not where the posterior is",
-        "not what the ensemble takes it to be",
+        "not the law that was fitted to the ensemble",
         "a Metropolis test would have accepted only",
     )
     assert sum(any(words in line for words in what) for line in said) == times

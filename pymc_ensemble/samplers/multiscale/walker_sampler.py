@@ -49,12 +49,12 @@ class MultiscaleState(PhaseState):
 
     @property
     def pilot(self) -> Pilot | None:
-        """What the pilot has found out."""
+        """Result of the pilot."""
         return self.inner.pilot if isinstance(self.inner, PilotState | WarmUpState) else None
 
     @property
     def shared(self) -> bool:
-        """Whether what is going on serves all chains alike."""
+        """Whether the present phase serves all chains."""
         return self.phase in ("start", "burn-in")
 
 
@@ -183,7 +183,7 @@ class WalkerSampler(PhasedSampler):
         return self.kernel.start(self.found(state), state.number)
 
     def origin(self, state: PhaseState) -> Origin:
-        """What the draws follow."""
+        """Law of the draws."""
         law: Law = "smooth" if self.rough else "density"
         return Origin(law, self.adjust, self._walkers.explorers.cloud_size)
 
@@ -203,14 +203,14 @@ class WalkerSampler(PhasedSampler):
         Parameters
         ----------
         U : ndarray of shape (n, d)
-            Positions of the pilot ensemble. With `skip_burn_in`, or with a preconditioner of the
-            user's, there is no pilot, and the walkers start at some of them.
+            Positions of the pilot ensemble. With `skip_burn_in`, or with a given preconditioner,
+            there is no pilot, and the walkers start at some of these positions.
         redraw : bool, default False
-            The positions come from the prior: draw members of the pilot that fail anew.
+            The positions come from the prior, and members of the pilot that fail are replaced.
         skip_burn_in : bool, default False
             The positions already follow the posterior, as those of an earlier run do.
         rounds : int, optional
-            Rounds of evaluations that there will be at most before the sampling.
+            Largest number of rounds of evaluations before the sampling.
         number : int, default 0
             Number of the chain.
         """
@@ -221,14 +221,14 @@ class WalkerSampler(PhasedSampler):
         if len(U) < least:
             raise ValueError(
                 f"initial_ensemble has {len(U)} members, but the pilot ensemble that starts there "
-                f"needs at least {least}. Give more members. Or give a preconditioner, which "
-                "needs no pilot."
+                f"needs at least {least}. Give more members, or a preconditioner, which needs no "
+                "pilot."
             )
         inner = self._start.start(U, redraw)
         return MultiscaleState("start", inner, rounds=rounds, number=number)
 
     def found(self, state: MultiscaleState) -> Pilot:
-        """What serves all chains, as far as it is known while the pilot is at work, or after it."""
+        """Result of the pilot for all chains, as far as it is known."""
         if state.pilot is not None:
             return state.pilot
         sweeps = state.inner.sweeps if isinstance(state.inner, PilotState) else ()
@@ -237,7 +237,7 @@ class WalkerSampler(PhasedSampler):
         return replace(self.burn_in.found(points), converged=False)
 
     def set_out(self, pilot: Pilot, number: int = 0) -> MultiscaleState:
-        """State of chain `number` after the pilot, which has run for all chains."""
+        """First state of chain `number` after the pilot, which has run for all chains."""
         inner = self.kernel.start(pilot, number)
         return MultiscaleState(
             "settling", inner, passed=pilot.converged, found=pilot.found, number=number
@@ -254,5 +254,5 @@ class WalkerSampler(PhasedSampler):
         return replace(super()._enter(phase, state, inner), found=found)
 
     def _failed_in_a_row(self, state: PhaseState, info: Info) -> int:
-        """Walkers have a test of their own."""
+        """Count failures of the start only: walkers have a test of their own."""
         return super()._failed_in_a_row(state, info) if state.phase == "start" else 0

@@ -1,7 +1,7 @@
-"""Walkers that feel their way: Langevin dynamics with a measured gradient.
+"""Langevin dynamics of walkers, with a gradient that they measure.
 
-Explorers at a small distance from a walker tell how the forward map changes along their
-directions. Averaged over directions that are as even as can be, this is the gradient.
+Explorers at a small distance from a walker show how the forward map changes along their directions.
+The average over evenly spread directions is the gradient.
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,8 +20,8 @@ from pymc_ensemble.samplers.ensemble import (
 
 from .explorers import Explorers, Measurement, Preconditioner
 
-MAX_REJECTIONS = 100  # steps in a row in which every walker failed that end the run
-FIRST_TRIES = 10  # evaluations of a walker where it starts, before it counts as impossible
+MAX_REJECTIONS = 100  # steps in a row after which the run ends if every walker failed in each
+FIRST_TRIES = 10  # evaluations of a start after which the run ends if all of them failed
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class WalkerState:
     Attributes
     ----------
     U : ndarray of shape (M, d)
-        Where the walkers are.
+        Positions of the walkers.
     preconditioner : Preconditioner
     step_size : float
     measurement : Measurement or None
-        What is known of the positions; None before their first evaluation.
+        Measurement at the positions; None before their first evaluation.
     noise : ndarray of shape (M, d)
-        Noise of the last step; one half is used again.
+        Noise of the last step; the next step averages it with its own noise.
     directions : ndarray of shape (M, J, d)
         Directions of the explorers.
     rejected : int
         Steps in a row in which every walker failed.
     begun : Measurement or None
-        What is known of walkers if some have failed where they start; these are tried again.
+        Measurement at the start, if some walkers have failed there and are evaluated again.
     """
 
     U: Array
@@ -63,7 +63,7 @@ class WalkerState:
 
 @dataclass(frozen=True)
 class WalkerMove:
-    """A pending round: where the walkers would be, with the explorers around them."""
+    """A pending round: proposed positions of the walkers, and the explorers around them."""
 
     points: Array
     noise: Array
@@ -81,8 +81,8 @@ class Walkers:
     delta : float, default 0.0
         Relaxation time scale of the explorers' directions; 0 draws new ones in every step.
     adjust : bool, default False
-        Metropolis-adjusted steps with frozen directions: the drift is then a fixed vector field,
-        and the test makes up for all its errors.
+        Metropolis-adjusted steps with frozen directions. The drift is then a fixed vector field,
+        and the test corrects all its errors.
     averaged : bool, default True
         Leimkuhler-Matthews steps, whose noise is averaged over two steps, instead of
         Euler-Maruyama steps.
@@ -121,11 +121,11 @@ class Walkers:
         Raises
         ------
         EnsembleFailure
-            If a walker fails every time where it starts, or all do for many steps.
+            If a walker fails every time at its start, or if all walkers fail in many steps.
         """
         old, root = state.measurement, state.preconditioner.root
         guess = None
-        if self.adjust:  # the test makes up for all errors of a drift, this one, too
+        if self.adjust:  # the test corrects all errors of the drift, also those of a guess
             away = pending.points[:: self.explorers.cloud_size] - state.preconditioner.mean
             guess = state.preconditioner.normalized(away)
         new = self.explorers.measure(pending.points, evaluations, pending.directions, root, guess)
@@ -133,12 +133,12 @@ class Walkers:
             if state.begun is not None:
                 new = state.begun.updated(new, new.centers.ok & ~state.begun.centers.ok)
             if not new.centers.ok.all():
-                return self._begun(state, new, pending, evaluations)
+                return self._start_again(state, new, pending, evaluations)
             alpha, moved = np.ones(len(state.U)), new.centers.ok
             noise = pending.noise if state.noise.size == 0 else state.noise
             state = replace(state, measurement=new, noise=noise, rejected=0, begun=None)
         else:
-            # the test makes up for a drift without explorers, too; without it, rather stay
+            # the test also corrects a drift without explorers; without a test, the walker stays
             usable = new.centers.ok if self.adjust else new.heard
             alpha = np.where(usable, self._acceptance(state, old, new), 0.0)
             moved = usable & (pending.uniforms < alpha) if self.adjust else usable
@@ -152,8 +152,8 @@ class Walkers:
             )
             if state.rejected >= MAX_REJECTIONS:
                 raise EnsembleFailure(
-                    f"All walkers have failed in {state.rejected} steps in a row. Check the "
-                    "forward map there."
+                    f"All walkers have failed in {state.rejected} steps in a row. Check why the "
+                    "forward map fails there."
                 )
         state = replace(state, directions=pending.directions)
         log_q = state.preconditioner.log_density(state.U)
@@ -167,10 +167,10 @@ class Walkers:
             evaluations, "sampling", message, complete=complete, snapshot=snapshot
         )
 
-    def _begun[S: WalkerState](
+    def _start_again[S: WalkerState](
         self, state: S, known: Measurement, pending: WalkerMove, evaluations: Evaluations
     ) -> tuple[S, Info]:
-        """State if walkers have failed where they start, as evaluations may by bad luck."""
+        """State if walkers have failed at their start: evaluations may fail by chance."""
         tries, failed = state.rejected + 1, int((~known.centers.ok).sum())
         if tries == FIRST_TRIES:
             raise EnsembleFailure(
@@ -178,7 +178,9 @@ class Walkers:
                 f"in {tries} tries. Give an `initial_ensemble` where it works."
             )
         state = replace(state, begun=known, rejected=tries, directions=pending.directions)
-        return state, Info.of(evaluations, "sampling", f"{failed} are tried again", complete=False)
+        return state, Info.of(
+            evaluations, "sampling", f"{failed} failed starts are tried again", complete=False
+        )
 
     def _next_directions(self, state: WalkerState, rng: np.random.Generator) -> Array:
         """Directions of the next step: frozen, fresh, or an exact Ornstein-Uhlenbeck update."""

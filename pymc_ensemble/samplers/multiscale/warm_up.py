@@ -1,4 +1,4 @@
-"""Walkers that warm up: they take over what a pilot has found, and tune their steps."""
+"""Warm-up of walkers: they start from the result of a pilot, and tune their step size."""
 
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +14,10 @@ from .probe import Probe, ProbeRound
 from .walkers import WalkerMove, Walkers, WalkerState
 
 LARGEST_STEP = 0.8
-LARGEST_STIFF_STEP = 1.4  # times the stiffness; 2 would be unstable
-EXTRA_VARIANCE = 0.2  # that the noise of the drift of a rough map may add
-WARM_UP = 10  # steps in which walkers forget where the pilot has left them
-ADAPTATION = 100  # adjusted steps in which their size is tuned
+LARGEST_STIFF_STEP = 1.4  # step size times stiffness; 2 would be unstable
+EXTRA_VARIANCE = 0.2  # share of the variance that noise in the drift of a rough map may add
+WARM_UP = 10  # steps in which walkers forget their start
+ADAPTATION = 100  # Metropolis-adjusted steps that tune the step size
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class WarmUpState(WalkerState):
     Attributes
     ----------
     pilot : Pilot
-        What the pilot has found out.
+        Result of the pilot.
     remaining, steps : int
-        Steps of the warm-up to go, and done.
+        Steps of the warm-up that remain, and that are done.
     probing : bool
-        Whether the next round measures the stiffness where the walkers have come to.
+        Whether the next round measures the stiffness at the present positions.
     burned_in : bool
         Whether all tuning is over.
     """
@@ -50,7 +50,7 @@ class WarmUpState(WalkerState):
 
 @dataclass(frozen=True)
 class WarmUp(NothingToFreeze[WarmUpState]):
-    """Walkers with the choice of their step size.
+    """Walkers that choose their step size.
 
     Parameters
     ----------
@@ -103,10 +103,10 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         if state.burned_in:
             return state, info
         if info.snapshot is not None:
-            # where evaluations fail by bad luck, shorter steps fail as often
+            # evaluations that fail by chance fail as often after shorter steps
             tried = ~evaluations.failed[:: self.walkers.explorers.cloud_size]
             acceptance = info.snapshot.acceptance[tried]
-            state = self._warmed(state, acceptance.mean() if tried.any() else ACCEPTANCE)
+            state = self._after_step(state, acceptance.mean() if tried.any() else ACCEPTANCE)
         return state, replace(info, message=f"warm-up, {info.message}")
 
     def freeze(self, state: WarmUpState) -> WarmUpState:
@@ -119,7 +119,7 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         return self.walkers.adjust and self.step_size is None
 
     def _step(self, pilot: Pilot) -> float:
-        """Step size that suits what the pilot has measured."""
+        """Step size from the measurements of the pilot."""
         walkers = self.walkers
         d, J = len(pilot.preconditioner.mean), walkers.explorers.n_directions
         step = FIRST_STEP  # where tuning ended before the stiffness was measured
@@ -135,8 +135,8 @@ class WarmUp(NothingToFreeze[WarmUpState]):
             step = step * d ** (-1 / 3)
         return self.step_size or step
 
-    def _warmed(self, state: WarmUpState, acceptance: float) -> WarmUpState:
-        """Let the walkers forget their start; tune adjusted steps to their acceptance."""
+    def _after_step(self, state: WarmUpState, acceptance: float) -> WarmUpState:
+        """State after a step of the warm-up, which tunes the size of adjusted steps."""
         state = replace(state, steps=state.steps + 1, remaining=state.remaining - 1)
         if self._adapts:
             factor = np.exp((acceptance - ACCEPTANCE) / np.sqrt(state.steps))
