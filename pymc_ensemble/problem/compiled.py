@@ -164,8 +164,8 @@ class CompiledPrior:
         self._terms = terms
         named = {f"`{name}`": term for name, term in terms.items()}
         [self._slope] = gradients(potential, [root], named)
-        self._potential = BatchFunction([root], [potential])
-        self._gradient = BatchFunction([root], [self._slope])
+        self._potential = BatchFunction([root], [potential], simplified=True)
+        self._gradient = BatchFunction([root], [self._slope], simplified=True)
         self._graphs = [potential, self._slope]
         self._draws = Draws(extraction.prior_draws)
 
@@ -206,7 +206,7 @@ class CompiledPrior:
 
     @cached_property
     def _both(self) -> BatchFunction:
-        return BatchFunction([self.root], self._graphs)
+        return BatchFunction([self.root], self._graphs, simplified=True)
 
     def potential_and_gradient(self, U: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Potential (J,) and its gradient (J, d) in one call, with common parts computed once."""
@@ -218,7 +218,7 @@ class CompiledPrior:
         """Products of the Hessian at one point with the rows of a matrix."""
         direction = self.root.type("direction")
         product = gradients(self._slope @ direction, [self.root])
-        return BatchFunction([direction], product, [self.root])
+        return BatchFunction([direction], product, [self.root], simplified=True)
 
     def hessian(self, u: FloatArray) -> FloatArray:
         """Hessian of the potential at one point, shape (d, d)."""

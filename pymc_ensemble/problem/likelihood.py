@@ -36,10 +36,10 @@ class CompiledLikelihood:
 
         losses = simplified([given_data(term, term.loss) for term in terms])
         total = reduce(add, losses if constant is None else losses + simplified([constant]))
-        self._loss = BatchFunction(self.holes, [total])
+        self._loss = BatchFunction(self.holes, [total], simplified=True)
         names = [f"the likelihood of `{term.name}`" for term in terms]
         slopes = gradients(total, self.holes, dict(zip(names, losses, strict=True)))
-        self._gradient = BatchFunction(self.holes, slopes)
+        self._gradient = BatchFunction(self.holes, slopes, simplified=True)
         self._graphs = [total, *slopes]
 
     @cached_property
@@ -63,7 +63,7 @@ class CompiledLikelihood:
 
     @cached_property
     def _both(self) -> BatchFunction:
-        return BatchFunction(self.holes, self._graphs)
+        return BatchFunction(self.holes, self._graphs, simplified=True)
 
     def loss_and_gradient(self, Z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Loss (J,) and its gradient (J, K) in one call, with common parts computed once."""
@@ -129,8 +129,12 @@ class ExpectedLoss:
     def __init__(self, term: Term):
         self.term = term
         self._draw = Draws([term.variable], term.holes)
-        self._simulated = BatchFunction([term.observation], simplified([term.loss]), term.holes)
-        self._observed = BatchFunction(term.holes, simplified([given_data(term, term.loss)]))
+        self._simulated = BatchFunction(
+            [term.observation], simplified([term.loss]), term.holes, simplified=True
+        )
+        self._observed = BatchFunction(
+            term.holes, simplified([given_data(term, term.loss)]), simplified=True
+        )
 
     def excess(self, pieces: Sequence[FloatArray]) -> FloatArray:
         """Loss minus its expectation, shape (J,). NaN if the expectation is unknown."""
@@ -159,7 +163,9 @@ class TermInformation:
 
     def __init__(self, term: Term):
         closed = [weight for weight in term.weights if weight is not None]
-        self._closed = BatchFunction(term.holes, simplified(closed)) if closed else None
+        self._closed = (
+            BatchFunction(term.holes, simplified(closed), simplified=True) if closed else None
+        )
         self._open = [i for i, weight in enumerate(term.weights) if weight is None]
         if not self._open:
             return
@@ -169,7 +175,7 @@ class TermInformation:
         # a hole in place of the variable's own values gives the gradient by these values
         wrt = [term.observation if hole is term.data else hole for hole in self._wanted]
         slopes = gradients(simplified([term.loss])[0], wrt)
-        self._simulated = BatchFunction([term.observation], slopes, term.holes)
+        self._simulated = BatchFunction([term.observation], slopes, term.holes, simplified=True)
 
     @property
     def _wanted(self) -> list[TensorVariable]:
@@ -178,7 +184,9 @@ class TermInformation:
     @cached_property
     def _observed(self) -> BatchFunction:
         loss = given_data(self._term, self._term.loss)
-        return BatchFunction(self._term.holes, gradients(simplified([loss])[0], self._wanted))
+        return BatchFunction(
+            self._term.holes, gradients(simplified([loss])[0], self._wanted), simplified=True
+        )
 
     def __call__(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
         """Weights of the shapes of the pieces of outputs."""
