@@ -382,6 +382,10 @@ def test_lynx_hare(monkeypatch, tmp_path, capsys):
     picture = tmp_path / "new_folder" / "lynx_hare.png"
     arguments = ["lynx_hare.py", "--quick", "--output", str(picture)]
     monkeypatch.setattr(sys, "argv", arguments)
+    made, sampler = [], pe.EnsembleKalmanSampler
+    monkeypatch.setattr(
+        pe, "EnsembleKalmanSampler", lambda **options: made.append(options) or sampler(**options)
+    )
     module = runpy.run_path(str(EXAMPLES / "lynx_hare.py"), run_name="__main__")
 
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -403,6 +407,7 @@ def test_lynx_hare(monkeypatch, tmp_path, capsys):
     [calls] = [int(row[4]) for row in table if row[:3] == ["solutions", "of", "the"]]
     assert calls <= 24_000
     assert set(module["PARAMETERS"]) == {label.split("[")[0] for label in rows}
+    assert [options["adjust"] for options in made] == [True, False]
 
 
 @pytest.mark.slow
