@@ -92,7 +92,7 @@ class Driver:
     account: Account
     log: ProgressLog
     where: str = ""
-    consequence: str = "It is left out. Later failures are counted, but not told."
+    consequence: str = "It is left out. Later failures are counted, but not reported."
     remedy: str = (
         "priors that stay where the forward map works, or a forward map that returns a value "
         "instead of failing."
