@@ -25,6 +25,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 SITE = Path(__file__).parent / "_build" / "html"
 PHONE, DESK = (390, 844), (1280, 900)
+BARS = (960, 1020, 1180, 1240, 1280, 1420)  # widths between which the top bar changes
 SEARCHED = "EnsembleKalmanSampler"
 
 LINKS = "return [...document.querySelectorAll('a[href]')].map(a => a.href)"
@@ -113,13 +114,15 @@ def look_at(browser, name, root, screenshots):
         browser.get(root + name)
         if size == PHONE and (wide := browser.execute_script(WIDE)):
             complaints.append(f"{name} is {wide}")
-        if size == DESK and browser.execute_script(TWO_LINES):
-            complaints.append(f"{name}: the top bar needs two lines, {size[0]} pixels wide")
         cut_off = browser.execute_script(CUT_OFF)
         complaints += [f"{name}, {size[0]} pixels wide: {what}" for what in cut_off]
         if screenshots:
             picture = f"{name.replace('/', '.')}-{size[0]}.png"
             browser.save_screenshot(str(screenshots / picture))
+    for width in BARS:
+        resize(browser, (width, DESK[1]))
+        if browser.execute_script(TWO_LINES):
+            complaints.append(f"{name}: the top bar needs two lines, {width} pixels wide")
     broken = browser.execute_script(f"return (async () => {{{BROKEN_PICTURES}}})()")
     complaints += [f"{name}: the picture {src} is broken" for src in broken]
     for entry in browser.get_log("browser"):
