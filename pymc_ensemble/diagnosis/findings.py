@@ -54,13 +54,13 @@ def judge(evidence: Evidence) -> list[Finding]:
     parts = [
         inverted,
         _rough,
-        _off,
-        _by_chance,
+        _wrong_moments,
+        _too_few_draws,
         _mode_lost,
         _misplaced,
         _not_the_law,
         _not_arrived,
-        _hardly_moved,
+        _hardly_accepted,
         far_from_learned,
         law_alone,
         surrogate,
@@ -89,13 +89,13 @@ def first_look(run: Run) -> list[Finding]:
     unknown = np.full(len(run.labels), np.nan)
     weights = Weights.of(run.X, run.log_ratio)
     evidence = Evidence(run, SamplingError.of(run.paths), weights, None, unknown, unknown)
-    parts = [_not_the_law, _not_arrived, _hardly_moved, far_from_learned, surrogate, _cut_off]
+    parts = [_not_the_law, _not_arrived, _hardly_accepted, far_from_learned, surrogate, _cut_off]
     found = [finding for part in parts for finding in part(evidence)]
     untested = run.origin.law in ("gaussian", "approximate") and not run.origin.adjusted
     if untested and run.alone and run.facts.dimension <= MOST_PARAMETERS:
         rng = np.random.default_rng(0)
         regression = Regression.of(run.U, run.stats["lp"], run.shown, rng)
-        found = [*_off(replace(evidence, regression=regression)), *found]
+        found = [*_wrong_moments(replace(evidence, regression=regression)), *found]
     return by_severity(found)
 
 
@@ -121,15 +121,15 @@ def _rough(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("doubtful", told, f"{SMOOTH}.")
 
 
-def _off(evidence: Evidence) -> Iterator[Finding]:
+def _wrong_moments(evidence: Evidence) -> Iterator[Finding]:
     """Find moments that differ from those of the density that the draws carry."""
     run, fit = evidence.run, evidence.fit
     if fit is None:
         return
     by = "according to the log densities of the draws."
-    shift, where = worst(_beyond(fit.shift, fit.shift_error), run.labels)
+    shift, where = worst(_shrunk(fit.shift, fit.shift_error), run.labels)
     log_ratio = np.log(np.maximum(fit.sd_ratio, 1e-300))
-    ratio, which = worst(_beyond(log_ratio, fit.sd_ratio_error), run.labels)
+    ratio, which = worst(_shrunk(log_ratio, fit.sd_ratio_error), run.labels)
     # A fit knows less about tails than the draws of an exact sampler that has settled. For these
     # draws, errors of variables count only if there are errors of unconstrained coordinates, too
     u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()
@@ -156,8 +156,8 @@ def _off(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _beyond(values: FloatArray, errors: FloatArray) -> FloatArray:
-    """Values that are moved towards zero by their standard errors."""
+def _shrunk(values: FloatArray, errors: FloatArray) -> FloatArray:
+    """Values, moved towards zero by their standard errors."""
     return np.sign(values) * np.maximum(np.abs(values) - errors, 0.0)
 
 
@@ -200,12 +200,12 @@ def _remedy_of_modes(run: Run) -> str:
 
 def _no_contradiction(evidence: Evidence) -> str:
     """Addition for a run that has not converged, if nothing contradicts its moments."""
-    if evidence.fit is None or any(_off(evidence)):
+    if evidence.fit is None or any(_wrong_moments(evidence)):
         return ""
     return "; the log densities of the draws contradict neither means nor standard deviations"
 
 
-def _by_chance(evidence: Evidence) -> Iterator[Finding]:
+def _too_few_draws(evidence: Evidence) -> Iterator[Finding]:
     """Find too few independent draws, or ensembles that disagree."""
     run, chance = evidence.run, evidence.chance
     mean, where = worst(chance.mean, run.labels)
@@ -372,7 +372,7 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _hardly_moved(evidence: Evidence) -> Iterator[Finding]:
+def _hardly_accepted(evidence: Evidence) -> Iterator[Finding]:
     """Find runs in which hardly any move has passed the Metropolis test."""
     run = evidence.run
     if run.origin.adjusted and run.acceptance < LOW_ACCEPTANCE:
