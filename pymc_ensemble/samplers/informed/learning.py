@@ -188,7 +188,13 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         near = pending.x[: self.size - pending.wide, self._few]
         moments = (*state.moments, np.stack([near.mean(0), near.var(0)]))
         state = replace(
-            state, ensemble=values, x=x, residuals=residuals, moments=moments, acceptances=seen
+            state,
+            ensemble=values,
+            plain=state.plain.having_seen(values),
+            x=x,
+            residuals=residuals,
+            moments=moments,
+            acceptances=seen,
         )
         if len(x) < FEWEST or not len(state.plain.informed):
             return replace(state, done=True)

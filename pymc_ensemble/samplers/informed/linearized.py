@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from pymc_ensemble.samplers import proposals
-from pymc_ensemble.samplers.ensemble import Array, Problem
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
 
 from .curvature import LEAST_INFORMATION, SIZES, Curvature
 from .law import InformedLaw
@@ -39,6 +39,8 @@ class LinearizedPosterior:
         Whether it is the law.
     curvature : Curvature or None
         Correction c of the outputs.
+    seen : ndarray of shape (2, K), or None
+        Least and largest outputs that were evaluated.
     """
 
     reference: GaussianReference
@@ -48,6 +50,7 @@ class LinearizedPosterior:
     slope: Array
     gaussian: bool
     curvature: Curvature | None = None
+    seen: Array | None = None
 
     @classmethod
     def of(
@@ -63,6 +66,13 @@ class LinearizedPosterior:
         gaussian = problem.quadratic_loss and problem.gaussian_prior
         centered = InformedLaw(law.center + step, law.factor)
         return cls(reference, centered, law.center, outputs, slope, gaussian)
+
+    def having_seen(self, values: Ensemble) -> "LinearizedPosterior":
+        """The same, with outputs of an evaluated ensemble among those that were seen."""
+        Z = values.Z[np.isfinite(values.potential)]
+        if self.seen is not None:
+            Z = np.concatenate([self.seen, Z])
+        return replace(self, seen=np.stack([Z.min(0), Z.max(0)])) if len(Z) else self
 
     def curved(
         self, problem: Problem, x: Array, residuals: Array, acceptance: float
@@ -106,7 +116,15 @@ class LinearizedPosterior:
 
     def _potential(self, problem: Problem, x: Array, power: float = 1.0) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            potential = power * problem.loss(self.predicted(x))
+            outputs = self.predicted(x)
+            loss = problem.loss(outputs)
+            outside = ~np.isfinite(loss)
+            if self.seen is not None and outside.any():
+                # A map may turn where a line leaves what the loss allows. The density must not
+                # vanish there: walkers would never go there.
+                loss = np.where(outside, 0.0, loss)
+                loss[outside] = problem.loss(np.clip(outputs[outside], *self.seen))
+            potential = power * loss
             potential = potential + problem.prior_potential(self.reference.points(x))
         return np.where(np.isnan(potential), np.inf, potential)
 

@@ -107,7 +107,8 @@ class LikelihoodInformed(SlopeLearning):
         law = self.burn_in.search.law(search)
         step = law.newton_step(self.burn_in.search.gradient(search), 0.0)
         outputs, slope = search.ensemble.Z[0], search.tracker.slope
-        return LinearizedPosterior.of(self.problem, self.reference, law, outputs, slope, step)
+        line = LinearizedPosterior.of(self.problem, self.reference, law, outputs, slope, step)
+        return line.having_seen(search.drawn).having_seen(search.ensemble)
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: the density of the model."""
