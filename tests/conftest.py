@@ -4,6 +4,7 @@ import functools
 import gc
 import importlib.util
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -51,23 +52,24 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Let one worker run all tests of a module with fixtures of its own: they come once."""
+    """Let one worker run a module that makes something for all of its tests: it comes once."""
     if config.getoption("dist") != "load":
         return None
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByModuleFixtures(LoadScopeScheduling):
+    class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             path = nodeid.partition("::")[0]
-            return path if has_module_fixtures(config.rootpath / path) else nodeid
+            return path if makes_once(config.rootpath / path) else nodeid
 
     config.option.loadscopereorder = False  # what loads JAX stays last
-    return ByModuleFixtures(config, log)
+    return ByModule(config, log)
 
 
 @functools.cache
-def has_module_fixtures(path):
-    return '(scope="module")' in path.read_text(encoding="utf-8")
+def makes_once(path):
+    text = path.read_text(encoding="utf-8")
+    return '(scope="module")' in text or re.search(r"^@(functools\.)?cache$", text, re.MULTILINE)
 
 
 def pytest_collection_finish():

@@ -80,9 +80,9 @@ def log_density(model):
 
 def log_densities(model):
     """The same at all rows of an array (n, d): vectorized by PyTensor, not by the package."""
-    points, start, values = pt.matrix(), 0, {}
+    points, start, values, initial = pt.matrix(), 0, {}, model.initial_point()
     for variable in model.value_vars:
-        shape = np.shape(model.initial_point()[variable.name])
+        shape = np.shape(initial[variable.name])
         stop = start + int(np.prod(shape))
         values[variable] = points[:, start:stop].reshape((-1, *shape))
         start = stop
@@ -91,7 +91,7 @@ def log_densities(model):
 
 def raveled_reference(model):
     """Moments of the unconstrained coordinates, shape (4, d), in the order of `log_density`."""
-    names = list(model.initial_point())
+    names = [variable.name for variable in model.value_vars]
     return np.concatenate([model.reference[name].values.reshape(4, -1) for name in names], axis=1)
 
 
