@@ -487,6 +487,54 @@ SAMPLED += [Trained("training")]
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A problem of the benchmark that a surrogate learns: it is rough, has several modes, or both.
+
+    With the other cases alone, numbers looked useless that rough problems need.
+    """
+
+    name: str
+    cost: int = 6
+
+    room = "samplers"
+
+    def measure(self, seed):
+        """Error of the draws in unconstrained coordinates, evaluations, and a digest."""
+        case = Case(self.name, lambda: behind_model(self.name), GROWING, {}, 20)
+        return case.measure(seed)
+
+
+class Counted:
+    """An inverse problem with the moments of its posterior, which counts evaluations."""
+
+    def __init__(self, problem, mean, sd):
+        self.inner, self.mean, self.sd, self.n_evaluations = problem, mean, sd, 0
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["inner"], name)
+
+    def evaluate(self, U):
+        """Outputs at the points."""
+        self.n_evaluations += len(U)
+        return self.inner.evaluate(U)
+
+
+@cache
+def behind_model(name):
+    """Problem of the benchmark, as samplers see it."""
+    import pytensor
+
+    from pymc_ensemble import InverseProblem
+    from pymc_ensemble.benchmark.problems import find
+
+    with pytensor.config.change_flags(mode="FAST_COMPILE"):
+        return Counted(InverseProblem.from_model(find(name).model()), *find(name).moments)
+
+
+SAMPLED += [Learned("rough linear"), Learned("four modes"), Learned("lynx and hare")]
+
+
+@dataclass(frozen=True)
 class Diagnosed:
     """A finished run, and what `diagnose` says of it."""
 
