@@ -59,6 +59,19 @@ def test_what_takes_long_is_loaded_when_it_is_used():
     assert all_of_them & LATE == set()
 
 
+def test_workers_do_without_pymc():
+    """What Dask, a pool or a process unpickles there, whose start would take a second more."""
+    code = (
+        "import sys\n"
+        "import pymc_ensemble.forward.workers.dask, pymc_ensemble.forward.workers.pool\n"
+        "import pymc_ensemble.forward.workers.processes\n"
+        "assert not {'pymc', 'pytensor', 'xarray'} & set(sys.modules)\n"
+        "from pymc_ensemble.forward import *\n"
+        "assert forward_model and 'pymc' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_names_are_loaded_on_first_use():
     """Each public name is what type checkers read, is listed, and comes with any kind of import."""
     source = Path(pymc_ensemble.__file__).read_text(encoding="utf-8")
