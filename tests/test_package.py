@@ -72,6 +72,22 @@ def test_workers_do_without_pymc():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_plain_functions_are_sampled_without_pymc():
+    code = (
+        "import sys, numpy as np, pymc_ensemble as pe\n"
+        "from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman\n"
+        "prior = np.zeros(2), np.eye(2)\n"
+        "problem = pe.InverseProblem(np.exp, prior=prior, data=[1.0, 2.0], noise=0.1)\n"
+        "rng = np.random.default_rng(1)\n"
+        "sampler = EnsembleKalman(problem)\n"
+        "state = sampler.start(problem.sample_prior(20, rng), redraw=True)\n"
+        "points, pending = sampler.ask(state, rng)\n"
+        "sampler.tell(state, pending, problem.evaluate(points))\n"
+        "assert not {'pymc', 'pytensor'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_names_are_loaded_on_first_use():
     """Each public name is what type checkers read, is listed, and comes with any kind of import."""
     source = Path(pymc_ensemble.__file__).read_text(encoding="utf-8")

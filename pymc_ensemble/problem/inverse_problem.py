@@ -1,18 +1,11 @@
 """What is sampled: forward map, loss and prior of an inverse problem."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pymc as pm
 from numpy.typing import ArrayLike, NDArray
-from pytensor.graph.basic import Variable
 
-from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
-from pymc_ensemble.problem.compiled import CompiledForward, CompiledPrior
-from pymc_ensemble.problem.extraction import Extraction, extract, extract_density
-from pymc_ensemble.problem.leaves import without_leaves
-from pymc_ensemble.problem.likelihood import CompiledLikelihood
 from pymc_ensemble.problem.noise import Whitening, whitening
 from pymc_ensemble.problem.parts import Likelihood
 from pymc_ensemble.problem.plain import (
@@ -22,6 +15,13 @@ from pymc_ensemble.problem.plain import (
     as_prior,
 )
 from pymc_ensemble.problem.target import Target
+
+if TYPE_CHECKING:  # a problem of plain functions does without PyMC, which takes long to load
+    import pymc as pm
+    from pytensor.graph.basic import Variable
+
+    from pymc_ensemble.problem.extraction import Extraction
+
 
 FloatArray = NDArray[np.float64]
 
@@ -130,8 +130,8 @@ class InverseProblem(Target):
     @classmethod
     def from_model(
         cls,
-        model: pm.Model | None = None,
-        vars: Sequence[Variable | str] | None = None,
+        model: "pm.Model | None" = None,
+        vars: "Sequence[Variable | str] | None" = None,
         *,
         compile_kwargs: Mapping[str, Any] | None = None,
         given: Collection[str] = (),
@@ -196,14 +196,18 @@ class InverseProblem(Target):
         >>> problem.n_outputs
         4
         """
+        from pymc_ensemble.problem.checks import given_model
+        from pymc_ensemble.problem.extraction import extract
+        from pymc_ensemble.problem.leaves import without_leaves
+
         extraction = extract(without_leaves(given_model(model)), vars, given, jacobian)
         return cls._of_extraction(extraction, compile_kwargs)
 
     @classmethod
     def from_density(
         cls,
-        model: pm.Model | None = None,
-        vars: Sequence[Variable | str] | None = None,
+        model: "pm.Model | None" = None,
+        vars: "Sequence[Variable | str] | None" = None,
         *,
         compile_kwargs: Mapping[str, Any] | None = None,
         jacobian: bool = True,
@@ -240,6 +244,10 @@ class InverseProblem(Target):
         >>> problem.n_outputs
         1
         """
+        from pymc_ensemble.problem.checks import given_model
+        from pymc_ensemble.problem.extraction import extract_density
+        from pymc_ensemble.problem.leaves import without_leaves
+
         extraction = extract_density(without_leaves(given_model(model)), vars, jacobian)
         problem = cls._of_extraction(extraction, compile_kwargs)
         problem.density_only = True
@@ -247,8 +255,12 @@ class InverseProblem(Target):
 
     @classmethod
     def _of_extraction(
-        cls, extraction: Extraction, compile_kwargs: Mapping[str, Any] | None
+        cls, extraction: "Extraction", compile_kwargs: Mapping[str, Any] | None
     ) -> "InverseProblem":
+        from pymc_ensemble.problem.checks import check_compile_kwargs
+        from pymc_ensemble.problem.compiled import CompiledForward, CompiledPrior
+        from pymc_ensemble.problem.likelihood import CompiledLikelihood
+
         check_compile_kwargs(compile_kwargs)
         problem = cls.__new__(cls)
         Target.__init__(
@@ -262,7 +274,7 @@ class InverseProblem(Target):
 
 
 def problem_of(
-    model: pm.Model,
+    model: "pm.Model",
     *,
     compile_kwargs: Mapping[str, Any] | None = None,
     given: Collection[str] = (),

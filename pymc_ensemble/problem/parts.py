@@ -64,3 +64,6 @@ class Prior(Protocol):
 
     def hessian(self, u: FloatArray, /) -> FloatArray:
         """Hessian at one point, shape (d, d)."""
+
+    def impossible(self, U: FloatArray, /) -> tuple[str, float]:
+        """Part of the prior with no density at any of the points, in words, and its value."""

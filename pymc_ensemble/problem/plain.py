@@ -1,14 +1,13 @@
 """Forward map, likelihood and prior from plain functions and arrays, without PyMC."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import scipy  # parts of it are loaded when they are used first
 from numpy.typing import ArrayLike, NDArray
 
 from pymc_ensemble.forward.evaluation import Evaluations, evaluate_batch, evaluate_rows
-from pymc_ensemble.forward.model import ForwardModel
 from pymc_ensemble.forward.rounds import evaluating
 from pymc_ensemble.problem.differences import (
     DIFFERENCE_STEP,
@@ -17,6 +16,9 @@ from pymc_ensemble.problem.differences import (
     observed_curvature,
     second_differences,
 )
+
+if TYPE_CHECKING:
+    from pymc_ensemble.forward.model import ForwardModel
 
 FloatArray = NDArray[np.float64]
 
@@ -45,12 +47,16 @@ class FunctionForward:
     ):
         self.function, self.n_outputs = function, n_outputs
         self.vectorized, self.transform = vectorized, transform
-        self.stochastic = isinstance(function, ForwardModel) and function.random
+        # told by its method, as its class would load PyMC
+        self.model: ForwardModel | None = None
+        if hasattr(function, "evaluate_flat"):
+            self.model = cast("ForwardModel", function)
+        self.stochastic = self.model is not None and self.model.random
 
     @property
     def workers(self) -> int:
         """Number of evaluations at the same time."""
-        return self.function.workers if isinstance(self.function, ForwardModel) else 1
+        return 1 if self.model is None else self.model.workers
 
     def compile(self) -> None:
         """Do nothing: a plain function is not compiled."""
@@ -59,8 +65,8 @@ class FunctionForward:
         self, points: FloatArray, seed: np.random.SeedSequence | None = None
     ) -> Evaluations:
         """Evaluate points of shape (n, d), each once; `seed` is for stochastic forward models."""
-        if isinstance(self.function, ForwardModel):
-            evaluations = self._by_model(self.function, points, seed)
+        if self.model is not None:
+            evaluations = self._by_model(self.model, points, seed)
         elif self.vectorized:
             evaluations = evaluate_batch(self.function, points, self.n_outputs)
         else:
@@ -73,7 +79,7 @@ class FunctionForward:
         return evaluations
 
     def _by_model(
-        self, model: ForwardModel, points: FloatArray, seed: np.random.SeedSequence | None
+        self, model: "ForwardModel", points: FloatArray, seed: np.random.SeedSequence | None
     ) -> Evaluations:
         with evaluating(len(points), seed) as this:
             outputs = model.evaluate_flat(points, self.n_outputs, this)
@@ -194,6 +200,10 @@ class GaussianPrior:
         """Precision matrix, shape (d, d)."""
         return scipy.linalg.cho_solve((self.factor, True), np.eye(len(u)))
 
+    def impossible(self, U: FloatArray) -> tuple[str, float]:
+        """All of the prior, and its log density where there is none."""
+        return "the prior", -np.inf
+
 
 class DensityPrior:
     """Prior from an object that samples and evaluates its log density.
@@ -258,6 +268,10 @@ class DensityPrior:
         upper, lower = self.gradient(u + steps), self.gradient(u - steps)
         hessian = (upper - lower) / (2 * np.diag(steps)[:, None])
         return (hessian + hessian.T) / 2
+
+    def impossible(self, U: FloatArray) -> tuple[str, float]:
+        """All of the prior, and its log density where there is none."""
+        return "the prior", -np.inf
 
 
 def as_prior(prior: Any) -> GaussianPrior | DensityPrior:

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.forward.rounds import looking_up
-from pymc_ensemble.problem.compiled import CompiledPrior
 from pymc_ensemble.problem.parts import ForwardMap, Likelihood, Prior
 from pymc_ensemble.samplers.options import require_counts
 
@@ -280,9 +279,7 @@ class Target:
         """
         U = _rows(U, self.dimension)
         if len(U) and not np.isfinite(self._prior.potential(U)).any():
-            part, value = "the prior", -np.inf
-            if isinstance(self._prior, CompiledPrior):
-                part, value = self._prior.impossible(U)
+            part, value = self._prior.impossible(U)
             raise ValueError(
                 f"The log density of {part} is {value} at all {len(U)} points of the initial "
                 "ensemble, so there is nothing to sample. Correct it in the model, or pass an "
