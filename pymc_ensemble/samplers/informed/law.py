@@ -70,10 +70,13 @@ class InformedLaw:
         shrink = self.information / (1 + self.information)
         return vectors - (vectors @ self.directions.T) * shrink @ self.directions
 
-    def noise(self, size: int, rng: np.random.Generator) -> Array:
-        """Draw deviations from the center, shape (size, d)."""
+    def noise(self, size: int, rng: np.random.Generator, power: float | Array = 1.0) -> Array:
+        """Draw deviations from the center, shape (size, d), with a power of the likelihood.
+
+        Draws may have different powers, shape (size, 1).
+        """
         xi = rng.standard_normal((size, len(self.center)))
-        shrink = 1 - 1 / np.sqrt(1 + self.information)
+        shrink = 1 - 1 / np.sqrt(1 + power * self.information)
         return xi - (xi @ self.directions.T) * shrink @ self.directions  # eq. (F4)
 
     def draw(self, size: int, rng: np.random.Generator) -> Array:
@@ -87,11 +90,17 @@ class InformedLaw:
 
     def log_density(self, x: Array) -> Array:
         """Normalized log density at `x`, shape (n, d) to (n,)."""
+        constant = self.log_determinant - len(self.center) * np.log(2 * np.pi)
+        return 0.5 * (constant - self.distance(x))  # eq. (F5)
+
+    def distance(self, x: Array, power: float | Array = 1.0) -> Array:
+        """Squared distance from the center, in the metric of the law, shape (n, d) to (n,).
+
+        The likelihood is raised to a power, of which points may have different ones, shape (n, 1).
+        """
         deviations = x - self.center
         along = deviations @ self.directions.T
-        distance = (deviations**2).sum(1) + along**2 @ self.information
-        constant = self.log_determinant - len(self.center) * np.log(2 * np.pi)
-        return 0.5 * (constant - distance)  # eq. (F5)
+        return (deviations**2).sum(1) + (power * along**2) @ self.information
 
     def newton_step(self, gradient: Array, damping: float) -> Array:
         """Damped step against a gradient of shape (d,): damping adds to the prior's precision."""

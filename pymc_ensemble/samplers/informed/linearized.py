@@ -19,6 +19,9 @@ from .reference import GaussianReference
 
 INNER_STEPS = 60  # moves without evaluations that make a proposal
 CURVED_STEPS = 300  # the same if outputs are curved, half of them by differences
+# Powers of the likelihood in the laws that moves are drawn from, down to the prior. Where outputs
+# at the mode are at their limit, as probabilities may be, the law is ten times too narrow.
+TAMED = np.array([1.0, 0.1, 0.01, 0.0])
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,9 @@ class LinearizedPosterior:
 
         If this density is the law, the moves are independent draws. Otherwise they are a random
         mixture of preconditioned Crank-Nicolson moves, repeated until little is left of the start.
-        Two kinds of moves take turns in an order that is the same backwards. In another order the
-        whole would not be reversible. Each walker has its own sizes.
+        Their laws have different powers of the likelihood, as the law at the mode may be far too
+        narrow. Two kinds of moves take turns in an order that is the same backwards. In another
+        order the whole would not be reversible. Each walker has its own sizes and powers.
         """
         if self.gaussian:
             return self.law.draw(len(x), rng)
@@ -173,8 +177,10 @@ class LinearizedPosterior:
                 moved, log_ratio = curvature.move(x, rng)
                 moved = np.where(held, x, moved)
             else:
-                moved = np.where(held, x, self.crank_nicolson(x, size, rng))
-                log_ratio = self.law.log_density(x) - self.law.log_density(moved)
+                tamed = rng.choice(TAMED, (len(x), 1))
+                moved = np.where(held, x, self.crank_nicolson(x, size, rng, tamed))
+                distances = (self.law.distance(at, tamed) for at in (moved, x))
+                log_ratio = 0.5 * np.subtract(*distances)
             new = self._potential(problem, moved, power)
             accepted = rng.random(len(x)) < proposals.acceptance(potential, new, log_ratio)
             x = np.where(accepted[:, None], moved, x)
@@ -212,13 +218,20 @@ class LinearizedPosterior:
         left, _ = np.linalg.qr(np.concatenate([rows, odd]).T)
         return left.T
 
-    def crank_nicolson(self, x: Array, size: float | Array, rng: np.random.Generator) -> Array:
+    def crank_nicolson(
+        self,
+        x: Array,
+        size: float | Array,
+        rng: np.random.Generator,
+        power: float | Array = 1.0,
+    ) -> Array:
         """Moves from `x`, shape (n, d), that are reversible for the law.
 
-        Their size is at most 1. Walkers may have different sizes, shape (n, 1).
+        Their size is at most 1. The likelihood of the law may be raised to a power. Walkers may
+        have different sizes and powers, shape (n, 1).
         """
         kept = np.sqrt(1 - size**2) * (x - self.law.center)
-        return self.law.center + kept + size * self.law.noise(len(x), rng)  # eq. (F10)
+        return self.law.center + kept + size * self.law.noise(len(x), rng, power)  # eq. (F10)
 
 
 def single_numbers(problem: Problem) -> Array:

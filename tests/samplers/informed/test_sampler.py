@@ -209,6 +209,18 @@ def test_draws_reach_where_the_line_leaves_what_the_loss_allows(seed):
     np.testing.assert_allclose(U.std(0) / sd, 1, atol=0.08)  # four errors
 
 
+def test_proposals_are_independent_where_the_law_is_far_too_narrow():
+    """They forget a start at the center, though the law is ten times as narrow as the posterior."""
+    problem = GaussianProblem(lambda U: 0.3 * U[:, :1], [0.0], np.zeros(5), np.eye(5))
+    reference = GaussianReference(np.zeros(5), np.ones(5), np.ones(5, bool))
+    law = InformedLaw(np.zeros(5), 10 * np.eye(5)[:1])
+    slope = 0.3 * np.eye(5)[:1]
+    target = LinearizedPosterior(reference, law, np.zeros(5), np.zeros(1), slope, gaussian=False)
+    x = target.propose(problem, np.zeros((2000, 5)), np.random.default_rng(4))
+    sds = 1 / np.sqrt([1.09, 1, 1, 1, 1])
+    np.testing.assert_allclose(x.std(0) / sds, 1, atol=4 / np.sqrt(2 * 2000))
+
+
 class FlowProblem(GaussianProblem):
     """Flow along a line, whose log conductivity has 40 parameters: the law at the mode is poor."""
 
