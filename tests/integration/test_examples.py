@@ -27,7 +27,7 @@ NOTEBOOKS = sorted(EXAMPLES.glob("*.md"))
 
 
 SMALLER = {
-    "bayes_factors": {"            1000,\n": "            600,\n"},
+    "bayes_factors": {"            1000,\n": "            500,\n"},
     "c_program": {
         "        1000,\n": "        400,\n",
         "draws=500": "draws=60",
@@ -50,7 +50,7 @@ SMALLER = {
         "draws=4000": "draws=1500",
         "4000": "1000",
     },
-    "lorenz63": {", 1000)": ", 600)", "500, tune=20": "200, tune=10"},
+    "lorenz63": {", 1000)": ", 400)", "500, tune=20": "100, tune=5"},
     "many_data_sets": {"simulations(model, 100,": "simulations(model, 60,"},
     "networks": {"size=200": "size=100", "epochs=8": "epochs=6", "(1, 9)": "(1, 7)"},
     "outbreak": {"simulations(model, 4000,": "simulations(model, 2000,"},
@@ -61,10 +61,14 @@ SMALLER = {
         "slice(300)": "slice(100)",
     },
     "two_solvers": {"start, 4000)": "start, 1000)"},
+    "unknown_noise": {
+        "        8000,\n": "        4000,\n",
+        "        1000, chains=2": "        500, chains=2",
+    },
 }
 """Lines of notebooks that are others here, as these take longest."""
 
-IN_DEFAULT_MODE = {"quickstart", "darcy", "unknown_noise"}
+IN_DEFAULT_MODE = {"unknown_noise"}
 """Notebooks in the mode of users: there more is compiled, which pays where much is evaluated."""
 
 
