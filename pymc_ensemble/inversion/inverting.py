@@ -258,7 +258,7 @@ class Search:
             self.model,
             self.account,
             ProgressLog("invert"),
-            consequence="It is drawn anew from the others. Later failures are counted, not told.",
+            consequence="Another draw replaces it. Later failures are counted, but not reported.",
         )
         if self.progressbar:
             show_log()

@@ -22,8 +22,8 @@ from .common_stage import CommonStage, Outcome
 
 COMMON_KEY = 0x1107  # distinguishes the seed of a common stage from the seeds of the chains
 CONSEQUENCE = (
-    "Its particle stays where it was, or is drawn anew if this was its start. Later failures of "
-    "this chain are counted in the stat `n_failed`, but not reported."
+    "Its particle stays where it was. If this was its start, another draw replaces it. Later "
+    "failures of this chain are counted in the stat `n_failed`, but not reported."
 )
 REMEDY = (
     "priors, or an `initial_ensemble`, that stay where the forward map works; a larger ensemble; "
