@@ -17,8 +17,8 @@ from pymc_ensemble.benchmark.ours import QUIET
 from pymc_ensemble.benchmark.problems import find
 from pymc_ensemble.benchmark.traces import Meter
 
-SWEEPS, SHORTEST = 10, 1000
-"""Sweeps that are timed, and the least number of draws that they have."""
+SWEEPS, SHORTEST, REPEATS = 10, 1000, 3
+"""Sweeps that are timed, the least number of draws that they have, and how often they are timed."""
 
 COSTS = ("own_seconds", "evaluations")
 SPREAD = 0.5
@@ -55,7 +55,10 @@ def _per_particle(model: pm.Model, forward: Any, size: int) -> Cost:
     _run(model, forward, size, 1)  # compiles
     n = max(SWEEPS, SHORTEST // size)
     short, long = (
-        min((_run(model, forward, size, sweeps) for _ in range(3)), key=lambda run: run.own_seconds)
+        min(
+            (_run(model, forward, size, sweeps) for _ in range(REPEATS)),
+            key=lambda run: run.own_seconds,
+        )
         for sweeps in (1, 1 + n)
     )
     seconds = max(long.own_seconds - short.own_seconds, 0.0) / (n * size)

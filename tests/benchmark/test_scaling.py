@@ -31,6 +31,7 @@ def test_batches_wait_for_each_other():
 @pytest.mark.slow
 def test_own_time_by_particles_and_outputs_is_measured(monkeypatch):
     monkeypatch.setattr(scaling, "SHORTEST", 0)
+    monkeypatch.setattr(scaling, "REPEATS", 1)
     by_size = scaling.ensemble_size((30, 60))
     assert (by_size["own_seconds"] >= 0).all()
     assert by_size["evaluations"].values.tolist() == sorted(by_size["evaluations"].values)

@@ -146,7 +146,7 @@ def test_plain_runs_of_funnels_are_not_trusted(model):
         {"schools": schools, "funnel": funnel}[model],
         pe.EnsembleKalmanSampler(adjust=False),
         draws=400,
-        chains=4,
+        chains=2,
     )
     assert pe.diagnose(idata).verdict != "trustworthy"
 

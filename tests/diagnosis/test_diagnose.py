@@ -310,7 +310,7 @@ def test_parameters_near_bounds_are_diagnosed(adjust):
 
     Of adjusted runs, which are right, two of seven are doubted for tails that the fit leaves open.
     """
-    idata = sample(bounded(), pe.EnsembleKalmanSampler(adjust=adjust), draws=1000)
+    idata = sample(bounded(), pe.EnsembleKalmanSampler(adjust=adjust), draws=1000, chains=2)
     diagnosis = pe.diagnose(idata)
     if adjust:
         assert all("draws hardly reach" in reason for reason in diagnosis.reasons)

@@ -83,7 +83,7 @@ def test_a_part_of_a_run_will_do(adjusted, exact, tmp_path):
 
 def test_gaussian_process_with_a_test(exact):
     step = pe.EnsembleGaussianProcessSampler(adjust=True)
-    found = pe.log_evidence(sample(model_with_bounds(), step, 1000, 2))
+    found = pe.log_evidence(sample(model_with_bounds(), step, 500, 2))
     assert close(found, exact, 0.15)
 
 
