@@ -215,8 +215,9 @@ class ForwardModel(Evaluator):
     @functools.cached_property
     def outputs(self) -> Outputs | None:
         """Outputs, if the user, or the function itself, has described them."""
-        of_function = getattr(self.function, "output_shape", None)
-        shape = of_function if self._output_shape is None else self._output_shape
+        shape = self._output_shape
+        if shape is None:  # a server is asked for its own only then
+            shape = getattr(self.function, "output_shape", None)
         return None if shape is None else described(shape)
 
     def __repr__(self) -> str:
