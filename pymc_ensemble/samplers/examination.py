@@ -22,9 +22,11 @@ depend on the steps.
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.words import number
 
+from .certificate import LEVEL
 from .clusters import clusters
 from .ensemble import Array, Ensemble, Evaluations, PriorAndLoss
 from .linearization import Anomalies
@@ -60,11 +62,14 @@ class Examination:
         Forward evaluations of the examination.
     bent : bool, default False
         Whether the map is too curved for a linear fit.
+    limit : float, default infinity
+        Upper 95% confidence limit of the fluctuation. Infinite if it is not known.
     """
 
     fluctuation: float
     evaluations: int
     bent: bool = False
+    limit: float = np.inf
 
     @property
     def rough(self) -> bool:
@@ -78,9 +83,10 @@ class Examination:
         The closer look also finds fluctuations, but does not take narrow modes for fluctuations.
         """
         evaluations = self.evaluations + closer.evaluations
-        told = np.isfinite(closer.fluctuation)
-        fluctuation = closer.fluctuation if told else self.fluctuation
-        return replace(self, fluctuation=fluctuation, evaluations=evaluations)
+        last = closer if np.isfinite(closer.fluctuation) else self
+        return replace(
+            self, fluctuation=last.fluctuation, limit=last.limit, evaluations=evaluations
+        )
 
     def __str__(self) -> str:
         if not np.isfinite(self.fluctuation):
@@ -152,7 +158,8 @@ class Probes:
         around = Ensemble.evaluated(problem, self.points, evaluations).loss.reshape(-1, len(STEPS))
         loss = np.column_stack([around[:, :2], self.loss, around[:, 2:]])
         differences = loss[np.isfinite(loss).all(1)] @ COEFFICIENTS
-        fluctuation = np.nan
-        if len(differences) > 1:
+        n, fluctuation, limit = len(differences), np.nan, np.inf
+        if n > 1:
             fluctuation = np.sqrt((differences**2).mean() / (COEFFICIENTS**2).sum())
-        return Examination(float(fluctuation), len(self.points))
+            limit = fluctuation * np.sqrt(n / scipy.special.chdtri(n, LEVEL))
+        return Examination(float(fluctuation), len(self.points), limit=float(limit))

@@ -326,3 +326,13 @@ def test_words():
     assert "by 0.01." in str(Examination(0.0123, 20))
     assert "rough=True" not in str(Examination(0.0123, 20))
     assert "smooth posterior" in str(Examination(3.0, 20))
+
+
+def test_limit_of_the_fluctuation():
+    """Of five differences: the chi-squared law of five degrees has its 5% quantile at 1.1455."""
+    rng = np.random.default_rng(3)
+    problem = Loss(2, lambda U: (U**2).sum(1) / 2 + rng.standard_normal(len(U)))
+    probes = Probes.of(problem.ensemble(standard(40, 2)), np.random.default_rng(1))
+    found = probes.judge(problem, problem.evaluate(probes.points))
+    assert found.limit / found.fluctuation == pytest.approx(np.sqrt(5 / 1.1455), rel=1e-4)
+    assert Examination(np.nan, 20).limit == np.inf
