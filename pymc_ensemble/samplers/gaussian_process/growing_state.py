@@ -11,7 +11,7 @@ from pymc_ensemble.samplers.words import number
 
 from .learning import LearningState
 from .proof import Proof, Repeats
-from .verification import OUTLIERS, few
+from .verification import OUTLIERS, UNSURE, few
 
 REFUSALS = 4  # proofs in a row after which the forward map is examined
 SETTLED = 8  # before so many rounds, noise may be what a new fit has missed
@@ -103,6 +103,10 @@ class GrowingState(LearningState):
         Why the learning went on in epochs. Empty if it did not.
     first_epoch : int
         Number of the first of these epochs.
+    looked : bool
+        Whether the map has been examined in these epochs, where the posterior is.
+    grown : bool
+        Whether the surrogate of a smooth map has grown on after epochs.
     """
 
     budget: Budget
@@ -121,6 +125,8 @@ class GrowingState(LearningState):
     found: Examination | None = None
     ended: str = ""
     first_epoch: int = 0
+    looked: bool = False
+    grown: bool = False
 
     @property
     def unexplored(self) -> float:
@@ -138,9 +144,31 @@ class GrowingState(LearningState):
         return 0.0 if self.found is None else float(np.nan_to_num(self.found.fluctuation))
 
     @property
-    def astray(self) -> bool:
-        """Whether functions that the data allow have nothing in common after many rounds."""
-        return self.epochs >= SETTLED and not np.isfinite(self.largest_error)
+    def smooth(self) -> bool:
+        """Whether an examination has found no roughness or noise that would matter."""
+        return self.found is not None and self.found.fluctuation <= self.budget.tolerance
+
+    @property
+    def ready(self) -> bool:
+        """Whether the surrogate error is small enough for a proof."""
+        return self.largest_error <= max(UNSURE, self.budget.tolerance)
+
+    @property
+    def slow(self) -> bool:
+        """Whether a surrogate of a smooth map would usually be certified by now.
+
+        So it is after many evaluations, or if functions that the data allow have nothing in common
+        after many rounds.
+        """
+        astray = self.epochs >= SETTLED and not np.isfinite(self.largest_error)
+        return self.used >= self.budget.growth or astray
+
+    @property
+    def promising(self) -> bool:
+        """Whether a slow surrogate of a smooth map should grow on."""
+        if self.used < self.budget.growth and self.exponent < 1:
+            return self.smooth
+        return self.smooth and self.ready and self.refused < REFUSALS
 
     @property
     def hopeless(self) -> str:
@@ -151,7 +179,7 @@ class GrowingState(LearningState):
             return f"the log density fluctuates by {number(self.fluctuation, '.2g')}"
         if self.lost and self.refused >= REFUSALS:
             return f"{self.lost} evaluations have failed where the posterior would be"
-        if self.used >= self.budget.growth or self.astray:
+        if self.slow and not self.promising:
             return f"{self.used} evaluations were not enough"
         return ""
 

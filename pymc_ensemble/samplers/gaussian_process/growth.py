@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pymc_ensemble.samplers.certificate import QUANTILE, Certificate
+from pymc_ensemble.samplers.certificate import QUANTILE, Certificate, sd_limit
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info
 from pymc_ensemble.samplers.examination import Probes
 from pymc_ensemble.samplers.weights import deep, usual
@@ -34,7 +34,7 @@ from .learning import (
     remembered,
 )
 from .proof import Proof, Repeats, unexplored
-from .verification import OUTLIERS, UNSURE
+from .verification import OUTLIERS, UNSURE, Verification
 
 NOISY = 1.0  # noise of the loss above which the map is examined, as after failed proofs
 CLOSE = 0.2  # scale of the potentials of points that a fit of a smooth map sees
@@ -47,6 +47,26 @@ class Epochs(Learning):
     def _late(self, state: LearningState) -> bool:
         assert isinstance(state, GrowingState)
         return state.epochs - state.first_epoch > (state.last_epoch - state.first_epoch) / 2
+
+    def _loss_noise(self, state: LearningState, x: Array) -> Array:
+        """Noise of losses by the fit, but no more than an examination has found.
+
+        A fit takes for noise what it has missed.
+        """
+        assert isinstance(state, GrowingState)
+        noise = super()._loss_noise(state, x)
+        return noise if state.found is None else np.minimum(noise, state.found.limit)
+
+    def _verify(self, state: LearningState, good: Ensemble) -> Verification:
+        """Compare evaluations with predictions. No noise explains differences if there is none."""
+        assert isinstance(state, GrowingState)
+        verification = super()._verify(state, good)
+        if not state.smooth or state.noisy:
+            return verification
+        posterior = state.fit.posterior
+        differences = good.loss - posterior.loss(posterior.whitening.coordinates(good.U))
+        precise = sd_limit(differences) < UNSURE  # eq. (C1)
+        return replace(verification, passed=verification.passed and precise)
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,7 @@ class Growth(Learning):
 
     def ask(self, state: Any, rng: np.random.Generator) -> tuple[Array, Epoch]:
         """Points of the next round, shape (n, d), and what `tell` needs."""
-        if state.ended:
+        if state.points is None:
             return self.in_epochs.ask(state, rng)
         return state.points.copy(), Epoch(state.points, int(rng.integers(2**63)), state)
 
@@ -122,7 +142,7 @@ class Growth(Learning):
     ) -> tuple[LearningState, Info]:
         """State after the round, and an account of it."""
         assert isinstance(pending.origin, GrowingState)
-        if pending.origin.ended:
+        if pending.origin.points is None:
             return self._tell_epoch(pending, evaluations)
         before = pending.origin.bound(self.problem)
         new = Ensemble.evaluated(self.problem, pending.points, evaluations)
@@ -136,6 +156,9 @@ class Growth(Learning):
             epochs=judged.epochs + 1,
         )
         rng = np.random.default_rng(pending.seed)
+        if judged.ended:
+            learned = self._looked_again(judged, rng)
+            return learned.bound(None), Info.of(evaluations, "burn-in", self.account(learned))
         learned = self._looked(self._fitted(judged, rng), rng)
         if self._certified(learned, before):
             # draws come from the surrogate with the proof; the next one only agrees with it
@@ -166,8 +189,46 @@ class Growth(Learning):
         if before.verifying:
             learned = replace(learned, certificate=self._under_noise(before, learned, evaluations))
         budget, J = before.budget, len(before.particles)
-        over = budget.spent(learned.used + J - 1, learned.epochs)
+        rng = np.random.default_rng([learned.seed, 1])
+        if learned.verification is not None and self._may_grow(learned):
+            return self._growing_on(learned.bound(self.problem), rng), info
+        learned = self._looking(learned.bound(self.problem), rng).bound(None)
+        beside, rounds = (0, 0) if learned.points is None else (len(learned.points), 1)
+        over = budget.spent(learned.used + beside + J - 1, learned.epochs + rounds)
         return replace(learned, burned_in=learned.burned_in or over), info
+
+    def _looking(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
+        """State that examines the map before the first verification that may pass.
+
+        Only now the particles follow the posterior. Where an earlier examination was made, a steep
+        map may have looked rough. What a fit takes for noise may be what it has missed.
+        """
+        may_pass = state.verifying and state.largest_error < UNSURE
+        if not may_pass or state.looked or state.burned_in or state.smooth:
+            return state
+        return replace(self._probed(state, rng, by_mode=True), looked=True)
+
+    def _looked_again(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
+        """State after an examination between epochs."""
+        state = replace(state, probes=None, points=None)
+        return self._growing_on(state, rng) if self._may_grow(state) else state
+
+    def _may_grow(self, state: GrowingState) -> bool:
+        """Whether the surrogate should leave the epochs, once, because the map is smooth."""
+        return state.smooth and not (state.grown or state.noisy or state.burned_in)
+
+    def _growing_on(self, state: GrowingState, rng: np.random.Generator) -> GrowingState:
+        """State that has left the epochs."""
+        state = replace(
+            state,
+            ended="",
+            grown=True,
+            verifying=False,
+            verification=None,
+            certificate=None,
+            refused=0,
+        )
+        return self._learn(state, rng)
 
     def _under_noise(
         self, before: GrowingState, learned: GrowingState, evaluations: Evaluations
@@ -214,8 +275,8 @@ class Growth(Learning):
         certificate = learned.certificate
         if before.proof is None or certificate is None or not certificate.certified:
             return False
-        sure = learned.largest_error <= max(UNSURE, before.budget.tolerance)
-        if learned.doubted or learned.lost or before.lost or not (sure and learned.known):
+        sure = learned.ready and learned.known
+        if learned.doubted or learned.lost or before.lost or not sure:
             return False
         after = learned.bound(self.problem).fit.posterior
         # two laws, each within the tolerance of the posterior
@@ -241,15 +302,16 @@ class Growth(Learning):
         if again is not None and len(again.points) <= left:
             return replace(state, repeats=again, points=again.points)
         if self._examines(state):
-            probes = Probes.of(state.archive[self._likely(state)], rng)
-            return replace(state, probes=probes, points=probes.points)
+            probed = self._probed(state, rng, by_mode=False)
+            if probed.probes is not None:
+                return probed
         if state.hopeless:
             return self._going_on(state, rng)
-        posterior, ready = state.fit.posterior, max(UNSURE, state.budget.tolerance)
+        posterior = state.fit.posterior
         repeats = Repeats.of(state.archive, self._likely(state), posterior)
         size = state.budget.size(state.used, most, len(repeats.points))
         room = size + len(repeats.points) <= left
-        if state.largest_error <= ready and state.known and room:
+        if state.ready and state.known and room:
             assert state.region is not None
             chains = Chains(posterior, WIDTHS**2, state.region)
             proof, ladder = Proof.of(chains, state.ladder, MOVES, size, rng)
@@ -294,18 +356,25 @@ class Growth(Learning):
             level=0,
             refused=0,
         )
-        return self.in_epochs._learn(state, rng)
+        learned = self.in_epochs._learn(state, rng)
+        return self._looking(learned.bound(self.problem), rng)
 
     def _left(self, state: GrowingState) -> int:
         return state.budget.evaluations - state.used
 
     def _examines(self, state: GrowingState) -> bool:
         """Whether it is time to examine if the forward map fluctuates."""
-        if state.found is not None or state.exponent < 1 or state.epochs < SETTLED or state.noisy:
+        if state.found is not None or state.epochs < SETTLED or state.noisy:
             return False
-        enough = len(Probes.of(state.archive[self._likely(state)], np.random.default_rng(0)).points)
-        noisy = state.refused >= REFUSALS or state.fit.noise() > NOISY
-        return noisy and enough <= self._left(state)
+        doubtful = state.refused >= REFUSALS or state.fit.noise() > NOISY
+        return state.slow or (doubtful and state.exponent == 1)
+
+    def _probed(self, state: GrowingState, rng: np.random.Generator, by_mode: bool) -> GrowingState:
+        """State that examines the map next, if the budget has room for it."""
+        probes = Probes.of(state.archive[self._likely(state)], rng, by_mode=by_mode)
+        if len(probes.points) > self._left(state):
+            return state
+        return replace(state, probes=probes, points=probes.points)
 
     def _likely(self, state: GrowingState) -> Array:
         """Evaluations that the surrogate takes for draws of the posterior, the oldest first."""

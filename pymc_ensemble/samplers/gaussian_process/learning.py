@@ -232,12 +232,16 @@ class Learning:
         x = posterior.whitening.coordinates(good.U)
         verification = Verification.of(
             good.loss - posterior.loss(x),
-            posterior.loss_noise(x),
+            self._loss_noise(state, x),
             posterior.loss_offset,
             _beyond(x, state.radius),
         )
         sure = state.largest_error < UNSURE
         return replace(verification, passed=verification.passed and sure)
+
+    def _loss_noise(self, state: LearningState, x: Array) -> Array:
+        """Standard deviation of the noise of observed losses at points (n, d), shape (n,)."""
+        return state.fit.posterior.loss_noise(x)
 
     def _confirms(self, learned: LearningState, verified: LearningState, good: Ensemble) -> bool:
         """Whether the surrogate that learned from the verification agrees with the verified one."""

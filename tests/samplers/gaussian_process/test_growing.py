@@ -5,8 +5,11 @@ import pytest
 from array_problems import bimodal, decay, errors, random_linear, step
 from scipy.stats import norm
 
+from pymc_ensemble.samplers.ensemble import Ensemble
+from pymc_ensemble.samplers.examination import Examination
 from pymc_ensemble.samplers.gaussian_process.growing import GrowingGaussianProcess, spread
 from pymc_ensemble.samplers.gaussian_process.growing_state import Budget, GrowingState
+from pymc_ensemble.samplers.gaussian_process.growth import Epochs
 from pymc_ensemble.samplers.gaussian_process.proof import Repeats
 from pymc_ensemble.samplers.gaussian_process.sampler import learned
 
@@ -220,6 +223,44 @@ def test_epochs_have_a_certificate_of_their_own():
     certificate = known.certificate
     assert certificate.noise == known.verification.noise
     assert 0.03 < certificate.limit < 0.3
+
+
+def test_only_noise_that_an_examination_has_found_explains_differences():
+    """The same differences pass a verification or not, by what is known about the map."""
+    problem = noisy()
+    _, _, known = grow(problem, 0)
+    known = known.bound(problem)
+    good = Ensemble.evaluated(problem, known.particles, problem.evaluate(known.particles))
+    epochs = Epochs(problem, True)
+    noise = epochs._verify(known, good).noise
+    assert noise > 0.5
+    for found, noisy_map, passed in [
+        (Examination(noise, 20, limit=2 * noise), True, True),
+        (Examination(0.01, 20, limit=0.02), False, False),
+        (Examination(0.01, 20, limit=0.02), True, False),
+    ]:
+        state = replace(known, found=found, noisy=noisy_map)
+        verification = epochs._verify(state, good)
+        assert verification.passed is passed
+        assert verification.noise == pytest.approx(min(noise, max(0.1, found.limit)))
+
+
+def test_a_surrogate_of_a_smooth_map_grows_on():
+    """A limit of evaluations ends it if the map was not examined, or is rough."""
+    _, _, known = grow(decay(), 0)
+    slow = replace(known, used=known.budget.growth)
+    smooth = Examination(0.01, 20, limit=0.02)
+    assert "were not enough" in slow.hopeless
+    assert replace(slow, found=smooth).hopeless == ""
+    assert "were not enough" in replace(slow, found=smooth, refused=4).hopeless
+    assert "fluctuates" in replace(slow, found=Examination(0.5, 20, limit=1.0)).hopeless
+
+
+def test_rough_maps_are_examined_again_where_the_posterior_is():
+    _, _, known = grow(decay(roughness=1.0), 0)
+    assert known.looked
+    assert known.converged
+    assert known.found.fluctuation > known.budget.tolerance
 
 
 @pytest.mark.parametrize("make", [decay, bimodal])
