@@ -339,6 +339,7 @@ def together(facts: Iterable[Facts]) -> Facts:
     known = [one.origin.fluctuation for one in every]
     fluctuations = [fluctuation for fluctuation in known if fluctuation is not None]
     acceptances = [one.origin.law_acceptance for one in every]
+    reached = [one.origin.reached for one in every]
     origin = Origin(
         law,
         all(one.origin.adjusted for one in every),
@@ -346,6 +347,7 @@ def together(facts: Iterable[Facts]) -> Facts:
         all(one.origin.learned for one in every),
         max(fluctuations, default=None),
         min((a for a in acceptances if a is not None), default=None),
+        min((a for a in reached if a is not None), default=None),
     )
     maps = [one.map for one in every if one.map is not None]
     return replace(

@@ -12,6 +12,7 @@ from .run import Run
 
 FAMILIAR = 1 - RARE  # share of simulations that may be nearer to the others than the data are
 UNLIKE = 0.25  # acceptance of independent proposals below which a learned law is far off
+MISSED = 0.5  # the same by draws of the prior, below which proposals miss a part of the posterior
 HELPS = 0.5  # error of means above which a cheap model does not help
 
 
@@ -51,6 +52,15 @@ def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
             "would be accepted. Curvature of the forward map was learned, too, and of proposals "
             f"with it {percent(run.independent_acceptance)} were accepted.",
             "Draw more, and see whether means stay where they are.",
+        )
+        return
+    reached = run.origin.reached
+    if reached is not None and reached < MISSED and not rarely:
+        yield Finding(
+            "doubtful",
+            "independent proposals may miss a part of the posterior: draws of the prior that the "
+            f"data allow would accept only {percent(reached)} of them.",
+            "Compare with EnsembleKalmanSampler(adjust=True).",
         )
         return
     if not rarely:

@@ -246,6 +246,9 @@ class Origin:
     law_acceptance : float or None
         Acceptance of proposals by a learned law, if it was so low that the sampler has learned a
         correction.
+    reached : float or None
+        Acceptance of independent proposals by draws of the prior, which count as far as the data
+        allow them. None if they tell too little.
     """
 
     law: Law
@@ -254,6 +257,7 @@ class Origin:
     learned: bool = False
     fluctuation: float | None = None
     law_acceptance: float | None = None
+    reached: float | None = None
 
     @property
     def density_known(self) -> bool:

@@ -75,9 +75,11 @@ class LikelihoodInformed(SlopeLearning):
         """Walkers that start from the law."""
         learned = state.inner
         if isinstance(learned, TrialState):
-            return self.kernel.start(learned.target, self.walkers, learned.search.found)
-        assert isinstance(learned, SearchState)
-        return self.kernel.start(self.learned(learned), self.walkers, learned.found)
+            target, search = learned.target, learned.search
+        else:
+            assert isinstance(learned, SearchState)
+            target, search = self.learned(learned), learned
+        return self.kernel.start(target, self.walkers, search.found, search.drawn)
 
     def set_out(self, state: PhaseState) -> PhaseState:
         """Walkers that start with what is known, even if learning was cut short."""
@@ -112,7 +114,12 @@ class LikelihoodInformed(SlopeLearning):
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: the density of the model."""
-        acceptance, walk = None, state.inner
-        if isinstance(walk, WalkState) and walk.target.curvature is not None:
-            acceptance = float(f"{walk.target.curvature.law_acceptance:.2g}")
-        return Origin("density", adjusted=True, learned=True, law_acceptance=acceptance)
+        acceptance, reached, walk = None, None, state.inner
+        if isinstance(walk, WalkState):
+            if walk.reached is not None:
+                reached = float(f"{walk.reached:.2g}")
+            if walk.target.curvature is not None:
+                acceptance = float(f"{walk.target.curvature.law_acceptance:.2g}")
+        return Origin(
+            "density", adjusted=True, learned=True, law_acceptance=acceptance, reached=reached
+        )

@@ -19,6 +19,7 @@ TRIAL_SWEEPS = 2  # sweeps of independent moves that show the acceptance; the fi
 SETTLED = 0.05  # share of the start that may be left when walkers have settled
 GOOD, POOR = 0.5, 0.25  # acceptance of independent moves: few others, or none; others are tuned
 TUNING_SWEEPS = 25  # most sweeps until walkers settle
+WORTH = 4.0  # draws of the posterior that draws of the prior are worth, with which they tell of it
 DIFFERENTIAL = 0.2  # share of differential sweeps, if independent ones may miss a part
 SMALLEST, LARGEST = 0.01, 0.99  # size of correlated moves
 
@@ -49,6 +50,8 @@ class WalkState(SweepState):
     log_weights : ndarray
         Log weights of the first proposals: log density of the posterior minus that of its
         linearization.
+    drawn : tuple of ndarray of shape (n,)
+        Log weights of draws of the prior in the same sense, and how likely the data make them.
     """
 
     target: LinearizedPosterior = field(kw_only=True)
@@ -58,6 +61,21 @@ class WalkState(SweepState):
     known: bool = True
     sweeps: int = 0
     log_weights: Array = field(default_factory=lambda: np.empty(0))
+    drawn: tuple[Array, Array] = field(default_factory=lambda: (np.empty(0), np.empty(0)))
+
+    @property
+    def reached(self) -> float | None:
+        """Acceptance of the first proposals by draws of the prior, weighted by their likelihood.
+
+        Proposals do not come to the parts of the posterior in which it is low. None if the draws
+        are worth too little.
+        """
+        (log_weights, shares), proposed = self.drawn, self.log_weights
+        if not len(proposed) or not (shares**2).sum() * WORTH <= shares.sum() ** 2 > 0:
+            return None
+        with np.errstate(invalid="ignore"):
+            ratios = np.exp(np.minimum(0.0, proposed - log_weights[:, None]))
+        return float(shares @ np.nan_to_num(ratios).mean(1) / shares.sum())
 
     @property
     def converged(self) -> bool:
@@ -82,8 +100,19 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         target: LinearizedPosterior,
         walkers: int,
         known: bool = True,
+        drawn: Ensemble | None = None,
     ) -> WalkState:
-        """State of walkers without a position: their first move is always accepted."""
+        """State of walkers without a position: their first move is always accepted.
+
+        Parameters
+        ----------
+        target : LinearizedPosterior
+        walkers : int
+        known : bool
+            Whether the learning of the law was finished.
+        drawn : Ensemble or None
+            Draws of the prior, evaluated.
+        """
         x = np.tile(target.law.center, (walkers, 1))
         if target.curvature is not None:
             x = target.curvature.last(walkers)
@@ -91,7 +120,13 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         nowhere = np.full(walkers, np.inf)
         Z = np.full((walkers, self.problem.n_outputs), np.nan)
         ensemble = Ensemble(points, Z, nowhere, nowhere)
-        return WalkState(ensemble, target=target, known=known, rest=Countdown(TRIAL_SWEEPS))
+        state = WalkState(ensemble, target=target, known=known, rest=Countdown(TRIAL_SWEEPS))
+        if drawn is None:
+            return state
+        drawn = drawn[drawn.ok]
+        density = target.log_density(self.problem, target.reference.coordinates(drawn.U))
+        shares = np.exp(drawn.loss.min(initial=np.inf) - drawn.loss)
+        return replace(state, drawn=(-drawn.potential - density, shares))
 
     def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:
         """All walkers at once."""

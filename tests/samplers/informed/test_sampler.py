@@ -292,6 +292,26 @@ def test_tails_are_foreseen_that_few_draws_of_the_law_do_not_show():
     assert curvature.law_acceptance > 0.7
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_draws_of_the_prior_tell_of_an_arm_that_proposals_miss(seed):
+    """A parabola has two arms, and its mode lies on one; where it is a line nothing is missed."""
+    two_arms, line = (
+        GaussianProblem(forward_map, [1 / 0.3], np.zeros(20), np.eye(20))
+        for forward_map in (
+            lambda U: (U[:, 1:2] + U[:, :1] ** 2) / 0.3,
+            lambda U: (U[:, 1:2] + U[:, :1]) / 0.3,
+        )
+    )
+    found = []
+    for problem in (two_arms, line):
+        sampler, state, rng = learned(problem, seed)
+        while not state.burned_in:
+            state, _ = step(sampler, problem, state, rng)
+        found.append(sampler.origin(state).reached)
+    assert found[0] < 0.5
+    assert found[1] > 0.95
+
+
 def test_acceptances_that_rise_no_more():
     rising = (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5)
     assert _rises(rising)
