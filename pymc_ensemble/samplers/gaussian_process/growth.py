@@ -190,8 +190,6 @@ class Growth(Learning):
             learned = replace(learned, certificate=self._under_noise(before, learned, evaluations))
         budget, J = before.budget, len(before.particles)
         rng = np.random.default_rng([learned.seed, 1])
-        if learned.verification is not None and self._may_grow(learned):
-            return self._growing_on(learned.bound(self.problem), rng), info
         learned = self._looking(learned.bound(self.problem), rng).bound(None)
         beside, rounds = (0, 0) if learned.points is None else (len(learned.points), 1)
         over = budget.spent(learned.used + beside + J - 1, learned.epochs + rounds)
