@@ -58,7 +58,7 @@ class DaskCluster:
 
     def run(self, chunk: Chunk, seconds: float | None) -> Iterator[tuple[Chunk, Outcomes]]:
         """Evaluate members on the cluster."""
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
 
         if self._shared is None:  # sent once to each worker, and again if it is lost
             shared = Pickled(partial(members.evaluate_to_tuple, self.task))
@@ -73,9 +73,15 @@ class DaskCluster:
             while sent:
                 batch = {future for future in finished.next_batch() if future in sent}
                 good = [future for future in sent if future.status == "finished"]
+                try:
+                    results = self.client.gather(good)
+                except KilledWorker:  # a result was lost with its worker, and again in later trials
+                    for future in batch:
+                        finished.add(future)
+                    continue
                 occupied = []
                 again: list[Chunk] = []
-                for future, result in zip(good, self.client.gather(good), strict=True):
+                for future, result in zip(good, results, strict=True):
                     outcomes, part = _unpacked(result), sent.pop(future)
                     done = len(outcomes)
                     if done:

@@ -105,6 +105,24 @@ def test_a_member_that_kills_its_workers(client, log):
     assert "KilledWorker" in evaluations.errors[0][1]
 
 
+def test_a_result_that_is_lost_while_it_is_fetched(client, log, monkeypatch):
+    """It is waited for again, and neither lost nor counted twice."""
+    gather, trials = client.gather, []
+
+    def first_in_vain(futures):
+        trials.append(len(futures))
+        if len(trials) == 1:
+            raise distributed.KilledWorker("chunk", None, 4)
+        return gather(futures)
+
+    monkeypatch.setattr(client, "gather", first_in_vain)
+    inverse, _ = problem(misbehave(log), executor=client.get_executor())
+    first = np.array([10, 11, 12, 13])
+    np.testing.assert_array_equal(inverse.forward(points(first)), 2 * points(first))
+    assert len(trials) > 1
+    assert sorted(log.read()) == sorted(first)
+
+
 def test_a_worker_that_is_killed(client, tmp_path):
     """Its member is evaluated by another; nothing is lost."""
     started = tmp_path / "started"
