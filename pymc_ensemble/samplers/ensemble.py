@@ -244,8 +244,8 @@ class Origin:
         Standard deviation of the log density by fluctuations of the forward map, if the map was
         examined. NaN if that is not known.
     law_acceptance : float or None
-        Acceptance of proposals by a learned law, if it was so low that the sampler has learned a
-        correction.
+        Acceptance of draws of a learned law by draws of the posterior, if the sampler has learned a
+        correction of the law.
     reached : float or None
         Acceptance of independent proposals by draws of the prior, which count as far as the data
         allow them. None if they tell too little.

@@ -45,6 +45,8 @@ class TrialState:
         Means and variances of single numbers in the proposals of each round, without wide ones.
     acceptances : tuple of float
         Expected acceptance of each round.
+    law_weights : ndarray of shape (n,)
+        Log weights of the proposals of the first round, which have no curvature.
     done : bool
     """
 
@@ -56,6 +58,7 @@ class TrialState:
     residuals: Array
     moments: tuple[Array, ...] = field(default=())
     acceptances: tuple[float, ...] = field(default=())
+    law_weights: Array = field(default_factory=lambda: np.empty(0))
     done: bool = False
 
     @property
@@ -162,6 +165,8 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         values = Ensemble.evaluated(self.problem, pending.points, evaluations)
         log_weights = -values.potential - pending.log_density
         acceptance = expected_acceptance(log_weights[: self.size - pending.wide])
+        if not state.acceptances:
+            state = replace(state, law_weights=log_weights)
         state = self._after(state, pending, values, acceptance)
         message = f"{acceptance:.0%} of trial proposals would be accepted"
         return state, Info.of(evaluations, "burn-in", message)

@@ -1,6 +1,6 @@
 """Likelihood-informed sampler: learn the law of the posterior, then correct it by exact moves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pymc_ensemble.samplers.ensemble import (
@@ -74,12 +74,13 @@ class LikelihoodInformed(SlopeLearning):
     def begin(self, state: PhaseState) -> WalkState:
         """Walkers that start from the law."""
         learned = state.inner
-        if isinstance(learned, TrialState):
-            target, search = learned.target, learned.search
-        else:
-            assert isinstance(learned, SearchState)
-            target, search = self.learned(learned), learned
-        return self.kernel.start(target, self.walkers, search.found, search.drawn)
+        if isinstance(learned, SearchState):
+            target = self.learned(learned)
+            return self.kernel.start(target, self.walkers, learned.found, learned.drawn)
+        assert isinstance(learned, TrialState)
+        search = learned.search
+        walk = self.kernel.start(learned.target, self.walkers, search.found, search.drawn)
+        return replace(walk, law_weights=learned.law_weights)
 
     def set_out(self, state: PhaseState) -> PhaseState:
         """Walkers that start with what is known, even if learning was cut short."""
@@ -114,12 +115,10 @@ class LikelihoodInformed(SlopeLearning):
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: the density of the model."""
-        acceptance, reached, walk = None, None, state.inner
+        walk, told = state.inner, list[float | None]([None, None])
         if isinstance(walk, WalkState):
-            if walk.reached is not None:
-                reached = float(f"{walk.reached:.2g}")
-            if walk.target.curvature is not None:
-                acceptance = float(f"{walk.target.curvature.law_acceptance:.2g}")
+            told = [walk.law_acceptance(self.problem), walk.reached]
+        acceptance, reached = (None if a is None else float(f"{a:.2g}") for a in told)
         return Origin(
             "density", adjusted=True, learned=True, law_acceptance=acceptance, reached=reached
         )

@@ -52,6 +52,8 @@ class WalkState(SweepState):
         linearization.
     drawn : tuple of ndarray of shape (n,)
         Log weights of draws of the prior in the same sense, and how likely the data make them.
+    law_weights : ndarray of shape (n,)
+        Log weights of draws of the law alone, if curvature was learned.
     """
 
     target: LinearizedPosterior = field(kw_only=True)
@@ -62,6 +64,7 @@ class WalkState(SweepState):
     sweeps: int = 0
     log_weights: Array = field(default_factory=lambda: np.empty(0))
     drawn: tuple[Array, Array] = field(default_factory=lambda: (np.empty(0), np.empty(0)))
+    law_weights: Array = field(default_factory=lambda: np.empty(0))
 
     @property
     def reached(self) -> float | None:
@@ -73,9 +76,18 @@ class WalkState(SweepState):
         (log_weights, shares), proposed = self.drawn, self.log_weights
         if not len(proposed) or not (shares**2).sum() * WORTH <= shares.sum() ** 2 > 0:
             return None
-        with np.errstate(invalid="ignore"):
-            ratios = np.exp(np.minimum(0.0, proposed - log_weights[:, None]))
-        return float(shares @ np.nan_to_num(ratios).mean(1) / shares.sum())
+        return float(shares @ _accepted(proposed, log_weights) / shares.sum())
+
+    def law_acceptance(self, problem: Problem) -> float | None:
+        """Acceptance of draws of the law alone by the walkers. None if the law is the target.
+
+        Draws of the law cannot tell it by themselves, as they hardly reach the tails.
+        """
+        if self.target.curvature is None:
+            return None
+        law, walkers = replace(self.target, curvature=None), self.ensemble[self.ensemble.ok]
+        density = law.log_density(problem, law.reference.coordinates(walkers.U))
+        return float(_accepted(self.law_weights, -walkers.potential - density).mean())
 
     @property
     def converged(self) -> bool:
@@ -221,6 +233,13 @@ def kind_of(quality: Quality, uniform: float) -> Kind:
         return KINDS[int(len(KINDS) * uniform)]
     mixed = quality == "usable" and uniform >= 1 - DIFFERENTIAL
     return "differential" if mixed else "independent"
+
+
+def _accepted(proposed: Array, log_weights: Array) -> Array:
+    """Acceptance of proposals at points, shape (n,), by the log weights of both."""
+    with np.errstate(invalid="ignore"):
+        ratios = np.exp(np.minimum(0.0, proposed - log_weights[:, None]))
+    return np.nan_to_num(ratios).mean(1)
 
 
 def expected_acceptance(log_weights: Array) -> float:

@@ -247,8 +247,7 @@ def test_curvature_is_learned_where_the_law_is_poor():
     assert ((outputs - predicted) ** 2).mean() < 0.25 * (along**2).mean()
     while not state.burned_in:
         state, _ = step(sampler, problem, state, rng)
-    told = sampler.origin(state).law_acceptance
-    assert told == pytest.approx(curvature.law_acceptance, rel=0.05)
+    assert sampler.origin(state).law_acceptance < 0.01  # walkers are where the law is too low
     state, snapshots = sweeps(sampler, problem, state, 10, rng)
     independent = [s.acceptance.mean() for s in snapshots if np.isinf(s.step_size)]
     assert np.mean(independent) > 0.25
