@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pymc_ensemble.diagnosis.facts import Facts
 from pymc_ensemble.diagnosis.findings import LARGEST_KHAT
 from pymc_ensemble.diagnosis.fountain import Fountain
+from pymc_ensemble.diagnosis.stand_ins import FAR
 from pymc_ensemble.diagnosis.weights import Weights
 from pymc_ensemble.inversion.results import labelled
 from pymc_ensemble.problem.checks import given_generator, given_model
@@ -19,13 +21,12 @@ from pymc_ensemble.problem.driver import Account, Driver, seed_of_round
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.ensemble import Ensemble, Origin
 from pymc_ensemble.samplers.informed.averaged import AveragedLaw, AveragedState
-from pymc_ensemble.samplers.informed.linearized import LinearizedPosterior
 from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
 from pymc_ensemble.samplers.informed.walk import WalkState
 from pymc_ensemble.samplers.options import require_counts, require_flags
 from pymc_ensemble.samplers.phases import PhaseState
 
-from .log import ProgressLog, number, show_log
+from .log import ProgressLog, number, percent, show_log
 from .problem import InverseProblem
 
 __all__ = ["approximate"]
@@ -96,7 +97,8 @@ def approximate(
     -----
     UserWarning
         If the slope was not learned to the end; if k-hat is above 0.7, since weights are then
-        unreliable; or if weights were asked for and the forward map is noisy.
+        unreliable; if draws of the posterior would accept less than 0.1 of those of the law, as the
+        draws may then lack tails; or if weights were asked for and the forward map is noisy.
 
     References
     ----------
@@ -131,7 +133,8 @@ def approximate(
     driver = Driver(problem, model, Account(), log)
     if progressbar:
         show_log()
-    target, known = _learned(sampler, driver, rng, progressbar)
+    learned = _learned(sampler, driver, rng, progressbar)
+    known = learned.known if isinstance(learned, WalkState) else learned.found
     if not known:
         warnings.warn(
             f"The slope of the forward outputs has not converged in {maxiter} rounds "
@@ -147,19 +150,30 @@ def approximate(
             "weigh=False leaves out this warning.",
             stacklevel=2,
         )
+    target = learned.target
     x = target.propose(problem, target.law.draw(draws, rng), rng)
     U, log_q = target.reference.points(x), target.log_density(problem, x)
     lp = np.full(draws, np.nan)
     if weigh:
         evaluations = driver.evaluate(U, seed_of_round(rng, driver.account.n_evals))
-        lp = -Ensemble.evaluated(problem, U, evaluations).potential
+        evaluated = Ensemble.evaluated(problem, U, evaluations)
+        lp = -evaluated.potential
+        assert isinstance(learned, WalkState)
+        share = replace(learned, ensemble=evaluated).law_acceptance(problem)
+        if share is not None and share < FAR:
+            warnings.warn(
+                "The posterior is far from the learned law: draws of the posterior would accept "
+                f"only {percent(share)} of those of the law. Tails may be missing, and weights "
+                "cannot tell. Compare with pm.sample(step=EnsembleKalmanSampler(adjust=True)).",
+                stacklevel=2,
+            )
     return _result(model, sampler, U, lp, log_q, known, driver.account, problem.stochastic)
 
 
 def _learned(
     sampler: AveragedLaw | LikelihoodInformed, driver: Driver, rng: np.random.Generator, told: bool
-) -> tuple[LinearizedPosterior, bool]:
-    """Learned law, and whether the learning has converged."""
+) -> WalkState | AveragedState:
+    """What was learned."""
     U = sampler.problem.sample_prior(sampler.start_size, rng)
     state: PhaseState = sampler.start(U, redraw=True)
     while True:
@@ -167,9 +181,9 @@ def _learned(
         if told:
             driver.tell(f"learning, {info.message}")
         if isinstance(state.inner, WalkState):
-            return state.inner.target, state.inner.known
+            return state.inner
         if isinstance(state.inner, AveragedState) and state.inner.done:
-            return state.inner.target, state.inner.found
+            return state.inner
 
 
 def _result(
