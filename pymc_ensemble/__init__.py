@@ -1,8 +1,8 @@
 """Ensemble samplers for PyMC models without gradients."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .first_use import on_first_use
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -81,10 +81,13 @@ _HOMES = {
     "ess": "diagnosis.ensembles",
     "find_MAP_ensemble": "optimization",
     "forward_model": "forward",
+    "gallery": "gallery",
     "invert": "inversion.inverting",
     "load_amortized": "amortized.amortizing",
     "log_evidence": "diagnosis.evidence",
+    "moves": "moves",
     "open_store": "forward",
+    "plots": "plots",
     "report": "diagnosis.report",
     "reweight": "diagnosis.reweight",
     "sample_synthetic": "synthetic.sampling",
@@ -94,19 +97,6 @@ _HOMES = {
     "to_ensemble": "diagnosis.ensembles",
     "train": "inversion.training",
 }
-_MODULES = ("gallery", "moves", "plots")
-
 
 if not TYPE_CHECKING:  # type checkers know the names from above, and find those that are misspelt
-
-    def __getattr__(name: str) -> object:
-        if name in _MODULES:
-            return import_module(f"{__name__}.{name}")  # which binds the name here, too
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = on_first_use(__name__, _HOMES)

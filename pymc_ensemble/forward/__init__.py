@@ -1,7 +1,8 @@
 """Forward models: Python functions, programs and services, evaluated in batches."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from pymc_ensemble.first_use import on_first_use
 
 if TYPE_CHECKING:
     from pymc_ensemble.forward.evaluation import Evaluations, ForwardModelError
@@ -38,15 +39,5 @@ _HOMES = {
     "open_store": "store",
 }
 
-
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = on_first_use(__name__, _HOMES)
