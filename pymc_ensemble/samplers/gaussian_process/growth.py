@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pymc_ensemble.samplers.certificate import QUANTILE, Certificate, sd_limit
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info
 from pymc_ensemble.samplers.examination import Probes
 from pymc_ensemble.samplers.weights import deep, usual
@@ -22,6 +21,7 @@ from pymc_ensemble.samplers.words import percent
 
 from .basis import farthest_points
 from .chains import Chains, Ladder
+from .epochs import Epochs
 from .fitting import Fitting
 from .growing_state import REFUSALS, SETTLED, Budget, GrowingState
 from .learning import (
@@ -34,39 +34,10 @@ from .learning import (
     remembered,
 )
 from .proof import Proof, Repeats, unexplored
-from .verification import OUTLIERS, UNSURE, Verification
+from .verification import OUTLIERS, UNSURE
 
 NOISY = 1.0  # noise of the loss above which the map is examined, as after failed proofs
 CLOSE = 0.2  # scale of the potentials of points that a fit of a smooth map sees
-
-
-@dataclass(frozen=True)
-class Epochs(Learning):
-    """Learning in epochs after a growth. It tempers the loss anew."""
-
-    def _late(self, state: LearningState) -> bool:
-        assert isinstance(state, GrowingState)
-        return state.epochs - state.first_epoch > (state.last_epoch - state.first_epoch) / 2
-
-    def _loss_noise(self, state: LearningState, x: Array) -> Array:
-        """Noise of losses by the fit, but no more than an examination has found.
-
-        A fit takes for noise what it has missed.
-        """
-        assert isinstance(state, GrowingState)
-        noise = super()._loss_noise(state, x)
-        return noise if state.found is None else np.minimum(noise, state.found.limit)
-
-    def _verify(self, state: LearningState, good: Ensemble) -> Verification:
-        """Compare evaluations with predictions. No noise explains differences if there is none."""
-        assert isinstance(state, GrowingState)
-        verification = super()._verify(state, good)
-        if not state.smooth or state.noisy:
-            return verification
-        posterior = state.fit.posterior
-        differences = good.loss - posterior.loss(posterior.whitening.coordinates(good.U))
-        precise = sd_limit(differences) < UNSURE  # eq. (C1)
-        return replace(verification, passed=verification.passed and precise)
 
 
 @dataclass(frozen=True)
@@ -83,7 +54,7 @@ class Growth(Learning):
     sure: ClassVar[float] = 10.0
 
     @cached_property
-    def in_epochs(self) -> Learning:
+    def in_epochs(self) -> Epochs:
         """Learning that goes on if no certificate can be expected."""
         return Epochs(self.problem, self.forward)
 
@@ -187,7 +158,8 @@ class Growth(Learning):
         assert isinstance(learned, GrowingState)
         learned = replace(learned, used=before.used + len(pending.points))
         if before.verifying:
-            learned = replace(learned, certificate=self._under_noise(before, learned, evaluations))
+            certificate = self.in_epochs.certificate(before, learned, evaluations)
+            learned = replace(learned, certificate=certificate)
         budget, J = before.budget, len(before.particles)
         rng = np.random.default_rng([learned.seed, 1])
         learned = self._looking(learned.bound(self.problem), rng).bound(None)
@@ -227,24 +199,6 @@ class Growth(Learning):
             refused=0,
         )
         return self._learn(state, rng)
-
-    def _under_noise(
-        self, before: GrowingState, learned: GrowingState, evaluations: Evaluations
-    ) -> Certificate | None:
-        """Certificate from a verification: the surrogate error, if noise explains the rest.
-
-        Particles of a verification follow functions of the process, so their weights do not prove
-        its mean.
-        """
-        verification, posterior = learned.verification, before.bound(self.problem).posterior
-        if verification is None or posterior is None:
-            return None
-        new = Ensemble.evaluated(self.problem, before.particles, evaluations)
-        good = new[new.ok]
-        log_weights = posterior.loss(posterior.whitening.coordinates(good.U)) - good.loss
-        certificate = Certificate.of(log_weights, before.budget.tolerance)
-        error = QUANTILE * before.largest_error
-        return certificate.under_noise(verification.noise, error, max(1, len(good) - 1))
 
     def _judged(self, state: GrowingState, new: Ensemble, evaluations: Evaluations) -> GrowingState:
         """State with the judgement of the evaluations about the surrogate before them."""

@@ -7,9 +7,9 @@ from scipy.stats import norm
 
 from pymc_ensemble.samplers.ensemble import Ensemble
 from pymc_ensemble.samplers.examination import Examination
+from pymc_ensemble.samplers.gaussian_process.epochs import Epochs
 from pymc_ensemble.samplers.gaussian_process.growing import GrowingGaussianProcess, spread
 from pymc_ensemble.samplers.gaussian_process.growing_state import Budget, GrowingState
-from pymc_ensemble.samplers.gaussian_process.growth import Epochs
 from pymc_ensemble.samplers.gaussian_process.proof import Repeats
 from pymc_ensemble.samplers.gaussian_process.sampler import learned
 
