@@ -40,8 +40,7 @@ OF_VERDICTS = {
     "ROUGH": (0.3, 1.2),
     "UNEQUAL": (float(np.hypot(1, 0.15)), float(np.hypot(1, 0.6))),
     "WIDE_OPEN": (10.0, 40.0),
-    "UNLIKE": (0.125, 0.5),
-    "DEEP": (1.5, 6.0),
+    "POOR": (0.125, 0.5),
     "FEWEST_APART": (15, 60),
     "FEWEST_VISITS": (1, 4),
 }

@@ -17,6 +17,7 @@ from pymc_ensemble.diagnosis.uniformity import Coverage, require_probability
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.problem.checks import given_generator, given_model, quoted
 from pymc_ensemble.samplers.options import require_counts, require_given_counts
+from pymc_ensemble.samplers.weights import LEVEL
 
 from . import calibration, refining, storage
 from .generating import Generator
@@ -141,7 +142,7 @@ class AmortizedPosterior(Learned):
         model: pm.Model | None = None,
         draws: int = 1000,
         random_seed: Any = None,
-        probability: float = 0.95,
+        probability: float = LEVEL,
     ) -> Coverage:
         """Test on simulations whether credible regions have their nominal coverage.
 

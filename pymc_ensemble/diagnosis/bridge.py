@@ -14,17 +14,16 @@ from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver, one_blas_thread, seed_of_round
 from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.problem.points import unconstrained
+from pymc_ensemble.samplers.certificate import CERTAIN
 from pymc_ensemble.samplers.ensemble import Ensemble
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.proposals import tail_degrees
 
-from .findings import CERTAIN
 from .run import Run
-from .weights import FEWEST_WEIGHTS, Weights
+from .weights import Weights
 
 FloatArray = NDArray[np.float64]
 
-FEWEST_EVALUATIONS = 2 * FEWEST_WEIGHTS
 WIDE = 0.1  # weight of a component around all draws, as the draws may lack tails
 WIDTH = 2.0  # scale of that component, in standard deviations of the draws
 

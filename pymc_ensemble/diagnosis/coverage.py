@@ -18,6 +18,7 @@ from pymc_ensemble.log import logger
 from pymc_ensemble.problem.checks import given_generator
 from pymc_ensemble.problem.forward_models import require_own_data
 from pymc_ensemble.samplers.options import require_counts
+from pymc_ensemble.samplers.weights import LEVEL
 
 from .simulation import Simulation, StepFactory, simulated
 from .uniformity import Coverage, judged, require_probability
@@ -46,7 +47,7 @@ def coverage(
     draws: int = 1000,
     chains: int = 1,
     random_seed: int | None = None,
-    probability: float = 0.95,
+    probability: float = LEVEL,
     **sample_kwargs: Any,
 ) -> Coverage:
     """Test a sampler on data that the model itself has made: simulation-based calibration.

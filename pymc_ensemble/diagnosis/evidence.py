@@ -15,7 +15,7 @@ from pymc_ensemble.problem.forward_models import is_stochastic
 from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.samplers.options import require_counts
 
-from .bridge import FEWEST_EVALUATIONS, averaged, bridge, chains_of, control_variates
+from .bridge import averaged, bridge, chains_of, control_variates
 from .findings import LARGEST_KHAT
 from .run import Run
 from .weights import FEWEST_WEIGHTS, Weights
@@ -163,7 +163,7 @@ def log_evidence(
     >>> bool(abs(found.value - exact) < 3 * found.standard_error)
     True
     """
-    require_counts(FEWEST_EVALUATIONS, evaluations=evaluations)
+    require_counts(2 * FEWEST_WEIGHTS, evaluations=evaluations)  # half may go to draws
     rng = given_generator(random_seed, "random_seed")
     if evaluations is None:
         run = _known_run(idata)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymc_ensemble.log import number, percent
+from pymc_ensemble.samplers.certificate import CERTAIN
 
 from .ensembles import LOST
 from .known import (
@@ -29,7 +30,6 @@ from .weights import SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
 
-CERTAIN = 3.0  # standard errors: by chance, the largest of ten exceeds this in one run of forty
 UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat if means of chains scatter by WRONG_MEAN
 LARGEST_KHAT = 0.7
 # error of a mean in sd, or doublings of an sd; error of a log density that may cause it, eq. (C1)

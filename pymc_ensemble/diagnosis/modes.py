@@ -13,6 +13,7 @@ from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.pilot_run import PILOT_EVOLUTIONS
 from pymc_ensemble.samplers.phases import default_ensemble_size
+from pymc_ensemble.samplers.weights import UNUSUAL
 
 from .ensembles import path_ess
 from .known import RARE, Finding
@@ -23,7 +24,6 @@ FloatArray = NDArray[np.float64]
 MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 2  # fewer may be an accident
 FEWEST_APART = 30  # draws that are needed to tell how far from others a draw may be
-DEEP = 3.0  # a mode so far below the usual log density of draws has almost no mass
 BURN_IN = 20  # rounds that are usually enough
 REMEDY = (
     "diagnose without `probe`, which sends an ensemble from the prior to the posterior; or priors "
@@ -62,7 +62,7 @@ def without_draws(
     expected = 0.5 * (law.isf(RARE) - law.median())  # eq. (D8)
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
-    likely = _thinned(np.flatnonzero(lp > max(lowest, usual - DEEP)))
+    likely = _thinned(np.flatnonzero(lp > max(lowest, usual + np.log(UNUSUAL))))
     scale = np.maximum(draws.std((0, 1, 2)), 1e-300)
     alone = _different(_far_apart(draws)) / scale
     horizon = 2 * np.quantile(scipy.spatial.cKDTree(alone).query(alone, k=2)[0][:, 1], 1 - RARE)

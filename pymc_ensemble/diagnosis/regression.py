@@ -16,12 +16,11 @@ from .weights import FEWEST_WEIGHTS, Weights
 FloatArray = NDArray[np.float64]
 
 MOST_PARAMETERS = 35
-TRAINING_DRAWS = 1000
-ENOUGH_DRAWS = 4000  # draws of a second fit, if the first one was too vague
+TRAINING_DRAWS = 1000  # also points at which functions are compared
+ENOUGH_DRAWS = 4000  # of a second fit, if the first was too vague; of a round of sampling
 ROUGH = 0.6  # scatter of the log density about a smooth fit, or of the fit itself
 VAGUE = 0.1  # error of a moment by the fit that asks for more draws, as does a rough fit
-FUNCTIONS, SAMPLE = 50, 1000  # functions of the process, and points at which they are compared
-PROPOSALS = 4000  # draws of each round of adaptive importance sampling
+FUNCTIONS = 50  # functions of the process that a fit leaves open
 ROUNDS = 5
 LARGEST_WEIGHT = 10  # larger weights are cut when the law is fitted, in mean weights
 N_KERNELS, KERNEL_ROUNDS = 300, 2
@@ -207,7 +206,7 @@ def _errors_of_moments(
     mean = weights @ parameters
     z = (parameters - mean) / np.maximum(np.sqrt(weights @ (parameters - mean) ** 2), 1e-300)
     of_sample = np.sqrt(weights**2 @ np.array([z**2, (0.5 * (z**2 - 1)) ** 2]))
-    chosen = rng.choice(len(points), SAMPLE, p=weights)
+    chosen = rng.choice(len(points), TRAINING_DRAWS, p=weights)
     points, moved = points[chosen], parameters[chosen]
     drawn = process.draw(FUNCTIONS, rng)
     together = Function(drawn.kernel[:, :, 0].T, drawn.basis[:, :, 0].T)
@@ -241,7 +240,7 @@ def _adaptive_sample(
 
     The process counts only in the neighborhood of the draws `x`, shape (n, p).
     """
-    n, p = PROPOSALS, x.shape[1]
+    n, p = ENOUGH_DRAWS, x.shape[1]
     tree = scipy.spatial.cKDTree(x)
     horizon = HORIZON * np.quantile(tree.query(x, k=2)[0][:, 1], 0.98)
 

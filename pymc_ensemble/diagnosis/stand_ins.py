@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from pymc_ensemble.log import number, percent
+from pymc_ensemble.samplers.proposals import POOR
 
 from .ensembles import LOST
 from .known import CHANCE_LIMIT, POSSIBLE, RARE, SAMPLE, WRONG_SD, Evidence, Finding
 from .run import Run
 
 FAMILIAR = 1 - RARE  # share of simulations that may be nearer to the others than the data are
-UNLIKE = 0.25  # acceptance of independent proposals below which a learned law is far off
 FAR = 0.1  # acceptance of a learned law by draws of the posterior below which they may lack tails
 MISSED = 0.5  # the same by draws of the prior, below which proposals miss a part of the posterior
 HELPS = 0.5  # error of means above which a cheap model does not help
@@ -43,7 +43,7 @@ def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
     run = evidence.run
     if not run.origin.learned:
         return
-    learned, rarely = run.origin.law_acceptance, run.independent_acceptance < UNLIKE
+    learned, rarely = run.origin.law_acceptance, run.independent_acceptance < POOR
     if learned is not None and learned < FAR and not rarely:
         # such proposals may miss tails: for a Gaussian process with unknown length and amplitude
         # 40% were accepted, but means were off by 0.3 sd

@@ -22,6 +22,7 @@ from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.store import BOOKKEEPING, EvaluationStore, open_store
 from pymc_ensemble.problem.inverse_problem import problem_of
 from pymc_ensemble.problem.points import points_of, unconstrained, variable_layout
+from pymc_ensemble.samplers.weights import LEVEL
 
 from .ensembles import LOST
 from .facts import entries
@@ -279,5 +280,5 @@ def _near(run: Run, others: OtherEvaluations) -> NDArray[np.bool_]:
     center, p = draws.mean(0), draws.shape[1]
     values, vectors = np.linalg.eigh(np.cov(draws.T).reshape(p, p))
     root = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
-    limit = np.quantile((((draws - center) @ root) ** 2).sum(1), 0.95)
+    limit = np.quantile((((draws - center) @ root) ** 2).sum(1), LEVEL)
     return (((others.X - center) @ root) ** 2).sum(1) < limit

@@ -18,15 +18,14 @@ import numpy as np
 import scipy  # parts of it are loaded when they are used first
 
 from .ensemble import Array
-from .weights import normalized_weights
+from .weights import LARGEST_LOG, LEVEL, UNUSUAL, normalized_weights
 from .words import number
 
-LEVEL = 0.95  # of all limits and tests
 QUANTILE = NormalDist().inv_cdf(LEVEL)  # scipy.special is not loaded before it is needed
+CERTAIN = 3.0  # standard errors: by chance, the largest of ten exceeds this in one run of forty
 TOLERANCE = 0.1  # default error of means that is tolerated, in sd
 FEWEST = 5  # fewer log weights do not tell an sd
-LARGEST_LOG = 50.0  # keeps exponentials finite
-TAILS = (0.05, 0.5, 0.95)  # quantiles by which two laws are compared
+TAILS = (UNUSUAL, 0.5, LEVEL)  # quantiles by which two laws are compared
 HEAVIER = 1.0  # log weight of the outermost draws: of a hundred, they hold 2% too little then
 EVEN = 0.2  # effective share of weighted draws below which nothing can be compared
 

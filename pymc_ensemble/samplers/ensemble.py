@@ -11,6 +11,8 @@ Law = Literal[
     "density", "gaussian", "approximate", "fit", "smooth", "surrogate", "inversion", "amortized"
 ]
 
+REPEATABLE = 1e-3  # share of a loss by which a repeated one may differ: far out it is sensitive
+
 
 class PriorAndLoss(Protocol):
     """What every sampler needs of a problem."""

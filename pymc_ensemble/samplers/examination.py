@@ -26,11 +26,10 @@ import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.words import number
 
-from .certificate import LEVEL
 from .clusters import clusters
 from .ensemble import Array, Ensemble, Evaluations, PriorAndLoss
 from .linearization import Anomalies
-from .weights import plausible
+from .weights import LEVEL, plausible
 
 EVALUATIONS = 20  # evaluations of an examination
 STEPS = np.delete(np.arange(-2.0, 3.0), 2)  # steps to the points that are evaluated

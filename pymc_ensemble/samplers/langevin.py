@@ -19,8 +19,6 @@ from .phases import EnsembleSampler, PhaseState
 from .rest import AT_REST, RESTLESS
 from .split_sweeps import GroupMove, Sweeps, SweepState
 
-LARGEST_STEP = 0.1
-
 
 @dataclass(frozen=True)
 class LangevinMove(GroupMove[SweepState]):
@@ -52,7 +50,7 @@ class LangevinDynamics(Sweeps[SweepState, LangevinMove]):
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
         """State for an evaluated ensemble."""
         rest = AT_REST if at_rest else RESTLESS
-        return SweepState(ensemble.without_failures(), langevin_steps.FIRST_STEP, rest=rest)
+        return SweepState(ensemble.without_failures(), langevin_steps.EULER_STEP, rest=rest)
 
     def force(self, ensemble: Ensemble, anomalies: Anomalies) -> Array:
         """Minus the gradient of the potential, in normalized coordinates, shape (n, r)."""
@@ -106,7 +104,7 @@ class EulerSteps(LangevinDynamics):
     largest_step : float, default 0.1
     """
 
-    largest_step: float = LARGEST_STEP
+    largest_step: float = langevin_steps.EULER_STEP
 
     def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:
         """All members at once."""
@@ -194,7 +192,7 @@ class EnsembleLangevin(EnsembleSampler):
         """Dynamics with or without a Metropolis test."""
         if self.adjust:
             return AdjustedSteps(self.problem)
-        return EulerSteps(self.problem, LARGEST_STEP if self.dt is None else self.dt)
+        return EulerSteps(self.problem, langevin_steps.EULER_STEP if self.dt is None else self.dt)
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow. Without a test, Euler steps do not keep the density."""

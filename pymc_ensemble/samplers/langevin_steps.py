@@ -4,7 +4,8 @@ import numpy as np
 
 from .ensemble import Array
 
-FIRST_STEP = 0.1
+EULER_STEP = 0.1  # adds 5% to a variance without a test; with one, tuning begins there
+SMALLEST_STEP = 1e-6
 ACCEPTANCE = 0.574  # of adjusted steps, at which they are most efficient in many dimensions
 GAIN = 0.3  # change of the log step per unit of excess acceptance
 STABLE_MOVE = 0.1  # largest drift of a step without a test, in ensemble sd
@@ -13,6 +14,11 @@ STABLE_MOVE = 0.1  # largest drift of a step without a test, in ensemble sd
 def tuned[T: (float, Array)](step: T, acceptance: T) -> T:
     """Adjusted step after one with this acceptance."""
     return step * np.exp(GAIN * (acceptance - ACCEPTANCE))
+
+
+def bounded[T: (float, Array)](step: T) -> T:
+    """Adjusted step that is not above two, where a Gaussian becomes unstable, eq. (L3)."""
+    return np.clip(step, SMALLEST_STEP, 2.0)
 
 
 def stable(largest: float, drift: Array) -> float:

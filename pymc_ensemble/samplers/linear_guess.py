@@ -14,7 +14,7 @@ SMALLEST_SHARE = 1e-6  # share of a Newton step: a smaller one is rounding
 NO_STEP = 1e-8  # squared length of a Newton step per dimension, in posterior sd, at the mode
 LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 TRUSTED = 0.9  # share of draws of a law, effective or accepted, with which it is the posterior
-CANDIDATES = 20  # candidates for each draw, weighted by the fitted map
+CANDIDATES = 20  # draws from which each one that is evaluated is chosen
 FEWEST = 1.0  # effective number of candidates for each draw: with fewer, draws would be copies
 
 

@@ -30,7 +30,7 @@ from .ensemble import (
 )
 from .examination import Examination
 from .kernels import BurnIn, EnsembleKernel, Kernel, KernelState, SamplingKernel
-from .linearization import Anomalies
+from .linearization import FOR_EACH, Anomalies
 from .options import require_counts
 from .start import Start, StartState
 
@@ -329,7 +329,7 @@ class PhasedSampler(ABC):
 
 def default_ensemble_size(dimension: int, fewest: int = 100) -> int:
     """``max(fewest, 4 (d + 2))`` particles: an even number if `fewest` is even."""
-    return max(fewest, 4 * (dimension + 2))
+    return max(fewest, FOR_EACH * (dimension + 2))
 
 
 @dataclass(frozen=True)

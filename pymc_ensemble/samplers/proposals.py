@@ -13,6 +13,7 @@ from .ensemble import Array
 from .linearization import GaussianLaw
 
 JITTER = 1e-5  # of differential evolution, in sd: makes the kernel irreducible
+GOOD, POOR = 0.5, 0.25  # acceptance of draws of a law that suits, and that is far off
 MODE_JUMP = 0.1  # probability of a step by the full difference, which connects modes
 
 

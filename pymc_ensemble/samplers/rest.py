@@ -7,10 +7,10 @@ import scipy  # parts of it are loaded when they are used first
 
 from .ensemble import Array
 from .linearization import Anomalies
+from .weights import UNUSUAL
 
 STILL = 0.5  # largest change of the mean, in sd of each direction, and of the log volume
 STANDSTILLS = 3  # comparisons in a row without change, after which an ensemble is at rest
-CHANCE = 0.05  # probability that an ensemble at rest is taken for one that drifts
 
 
 def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
@@ -25,7 +25,8 @@ def drifts(before: Array, after: Array) -> bool:
     """Whether the particles moved in a common direction.
 
     The moves of an ensemble at rest cancel on average. The steps of single particles show a small
-    drift, which a comparison of two means would not show.
+    drift, which a comparison of two means would not show. Each of two tests takes an ensemble at
+    rest for one that drifts with a probability of 5%.
 
     Parameters
     ----------
@@ -51,8 +52,8 @@ def drifts(before: Array, after: Array) -> bool:
         return True
     # eq. (T5): the cosine, squared, of the angle between a vector of ones and the steps
     cosine = min((Q.sum(0) ** 2).sum() / n, 1.0)
-    common = scipy.special.betaincc(p / 2, (n - p) / 2, cosine) < CHANCE
-    of_potential = abs(steps[:, -1].sum()) / np.sqrt(n) > -scipy.special.ndtri(CHANCE / 2)
+    common = scipy.special.betaincc(p / 2, (n - p) / 2, cosine) < UNUSUAL
+    of_potential = abs(steps[:, -1].sum()) / np.sqrt(n) > -scipy.special.ndtri(UNUSUAL / 2)
     return bool(common or of_potential)
 
 

@@ -333,7 +333,7 @@ class TemperedBurnIn:
 
         The `time` of the stage is in relaxation times. It is zero if no particle has moved.
         """
-        easy = stage.first_acceptance > 0.5 and stage.round == 1
+        easy = stage.first_acceptance > proposals.GOOD and stage.round == 1
         largest = self._largest_fraction
         state = replace(
             state,
@@ -370,7 +370,7 @@ def next_correlation(correlation: float, acceptance: float) -> float:
     """Autocorrelation of the next proposals: higher if few of the last ones were accepted."""
     if acceptance < 0.2:
         return (1 + correlation) / 2
-    return lowered(correlation) if acceptance > 0.5 else correlation
+    return lowered(correlation) if acceptance > proposals.GOOD else correlation
 
 
 def lowered(correlation: float) -> float:

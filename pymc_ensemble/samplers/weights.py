@@ -4,7 +4,9 @@ import numpy as np
 
 from .ensemble import Array
 
-USUAL = 0.95  # quantile of the potential of draws
+UNUSUAL = 0.05  # chance of an error in all limits and tests; share of draws that are unusual
+LEVEL = 1 - UNUSUAL
+LARGEST_LOG = 50.0  # keeps exponentials finite
 
 
 def normalized_weights(log_weights: Array) -> tuple[Array, float]:
@@ -45,7 +47,7 @@ def deep(dimension: int) -> float:
 
 def usual(potential: Array) -> float:
     """Potential that few draws exceed. A place with a lower potential is likely."""
-    return float(np.quantile(potential, USUAL))
+    return float(np.quantile(potential, LEVEL))
 
 
 def plausible_limit(potential: Array, dimension: int) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pymc_ensemble.samplers.weights import LEVEL
+
 from .gaussian import Change, Spread, partial_log_ratio, varying_log_ratio
 from .likelihood import LARGEST_LOG
 from .simulator import Estimate
@@ -113,7 +115,7 @@ def check_posterior(
     told: dict[str, Any] = {
         "checked": int(spread.counts[1:].sum()),
         "varying": varying(spread.slopes),
-        "varying_by_chance": tuple(np.quantile(chance, 0.95, axis=0).tolist()),
+        "varying_by_chance": tuple(np.quantile(chance, LEVEL, axis=0).tolist()),
     }
     for which, key in (("odd", "without"), ("raised", "without_raised")):
         kept = np.ones(len(matrix), dtype=bool)

@@ -11,13 +11,12 @@ import numpy as np
 import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
-from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, log_ratio, tuned
+from pymc_ensemble.samplers.langevin_steps import EULER_STEP, bounded, log_ratio, tuned
 from pymc_ensemble.samplers.proposals import differential_evolution
 
 from .posterior import SurrogatePosterior, Whitening
 from .regression import Function
 
-SMALLEST_STEP, LARGEST_STEP = 1e-6, 2.0
 DE_SHARE = 0.1  # share of differential evolution among the moves
 MODE_JUMP = 0.5  # of its steps lead to other modes: here they cost no evaluation
 NEIGHBORS = 5  # no particle goes where all of so many nearest evaluations but one failed
@@ -41,7 +40,7 @@ class Ladder:
     @classmethod
     def of(cls, U: Array, n_levels: int) -> "Ladder":
         """Copies of the particles `U`, shape (n, d), at all temperatures."""
-        return cls(np.tile(U, (n_levels, 1, 1)), np.full(n_levels, FIRST_STEP))
+        return cls(np.tile(U, (n_levels, 1, 1)), np.full(n_levels, EULER_STEP))
 
 
 @dataclass(frozen=True)
@@ -145,14 +144,14 @@ class Chains:
         state = _State(x, potential, gradient)
         inverse = 1 / self.temperatures[:, None]
         for _ in range(n_moves):
-            if n > 3 and rng.random() < DE_SHARE:
+            if n // 2 > 1 and rng.random() < DE_SHARE:  # a difference needs two others
                 self._evolve(state, factors, rng)
             else:
                 alpha = self._langevin(state, factors, steps, inverse, rng)
                 accepted += alpha
                 tried += 1
                 if adapt:
-                    steps = np.clip(tuned(steps, alpha), SMALLEST_STEP, LARGEST_STEP)
+                    steps = bounded(tuned(steps, alpha))
             if L > 1:
                 self._exchange(state, int(rng.integers(2)), rng)
         particles = self.posterior.whitening.particles(state.x)

@@ -8,12 +8,12 @@ import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.langevin_steps import FIRST_STEP, log_ratio, tuned
+from pymc_ensemble.samplers.langevin_steps import EULER_STEP, bounded, log_ratio, tuned
 from pymc_ensemble.samplers.linearization import Anomalies, moment_law
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 from pymc_ensemble.samplers.weights import deep
 
-from .chains import DE_SHARE, LARGEST_STEP, SMALLEST_STEP, covariance_factor
+from .chains import DE_SHARE, covariance_factor
 from .learning import LearningState
 
 EXPLORATION = 30  # moves on the surrogate for one proposal, and in which their step is adapted
@@ -70,7 +70,7 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
         else:
             ensemble = _evaluated_particles(archive, len(particles), rng)
         factor = covariance_factor(x)
-        state = AdjustedState(ensemble, langevin_step=FIRST_STEP, factor=factor, learned=learned)
+        state = AdjustedState(ensemble, langevin_step=EULER_STEP, factor=factor, learned=learned)
         _, step = self._explore(state, x, x, EXPLORATION, rng, adapt=True)
         return replace(state, langevin_step=step)
 
@@ -137,8 +137,7 @@ class DelayedAcceptance(Sweeps[AdjustedState, GroupMove[AdjustedState]]):
             x[accepted], potential[accepted] = proposed[accepted], new[accepted]
             gradient[accepted] = new_gradient[accepted]
             if adapt and not evolve.all():
-                step = tuned(step, float(alpha[~evolve].mean()))
-                step = float(np.clip(step, SMALLEST_STEP, LARGEST_STEP))
+                step = float(bounded(tuned(step, float(alpha[~evolve].mean()))))
         return x, step
 
 

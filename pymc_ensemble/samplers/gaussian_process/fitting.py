@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.weights import deep
+from pymc_ensemble.samplers.weights import UNUSUAL, deep
 
 from .basis import Basis, basis_size, farthest_points
-from .posterior import NoiseLaw, SurrogatePosterior, WhitenedPrior, Whitening
+from .posterior import NoiseLaw, SurrogatePosterior, WhitenedPrior, Whitening, smallest
 from .regression import GaussianProcess
 from .targets import Bend, ForwardTarget, PotentialTarget, Target
 
@@ -95,7 +95,7 @@ class Selection:
             potential = before.exponent * loss + archive.prior
             particles = before.posterior.predicted(before.particles, archive.Z.shape[1])
             own = before.exponent * particles.loss + particles.prior
-            limit = np.quantile(own, 0.05) + reach
+            limit = np.quantile(own, UNUSUAL) + reach
         potential = np.where(np.isnan(potential), np.inf, potential)
         inside, fewest = potential < limit, 10 * (d + 2)
         if inside.sum() < min(fewest, len(archive)):
@@ -160,7 +160,7 @@ class Fitting:
         """What the surrogate predicts. Values far beyond those of near points are bent."""
         losses, d = chosen.near_loss, chosen.points.U.shape[1]
         exponent = 0.0 if before is None else before.exponent
-        least = float(np.quantile(losses, 0.02))
+        least = smallest(losses)
         middle = float(np.median(losses)) - least
         if self.forward:
             reach = self.scale * REACH
@@ -187,7 +187,7 @@ class Fitting:
             return law, law(chosen.loss)
         # far from the posterior the process may be wrong, and its errors there are not noise
         potential = before.exponent * chosen.loss + chosen.points.prior
-        excess = potential - np.quantile(potential[: chosen.n_near], 0.05)
+        excess = potential - np.quantile(potential[: chosen.n_near], UNUSUAL)
         near = self.scale * NEAR
         return None, 1 + (np.clip(excess, 0, 10 * near) / near) ** 4  # eq. (G7)
 

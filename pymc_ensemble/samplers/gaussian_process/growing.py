@@ -7,6 +7,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.certificate import TOLERANCE
 from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.linear_guess import CANDIDATES
 from pymc_ensemble.samplers.options import require_counts, require_positive
 from pymc_ensemble.samplers.phases import PhaseState, default_ensemble_size
 from pymc_ensemble.samplers.start import Start, StartState
@@ -21,9 +22,6 @@ from .sampler import DEFAULT_EPOCHS, EXTRA_EPOCHS, EnsembleGaussianProcess
 SMALLEST_BATCH = 10  # with fewer log weights the upper limit of their sd is far too large
 # Most evaluations of the learning, in ensembles of the default size: as many as epochs alone take.
 ENSEMBLES = DEFAULT_EPOCHS + 1 + EXTRA_EPOCHS
-# After so many a surrogate without a certificate goes on in epochs: half of the epochs are left.
-SHARE = (DEFAULT_EPOCHS + 1) // 2
-CANDIDATES = 20  # draws of the prior from which a point of the first design is chosen
 
 
 @dataclass(frozen=True)
@@ -123,11 +121,13 @@ class GrowingGaussianProcess(EnsembleGaussianProcess):
             n = min(len(start.U), self.size)
             particles[:n] = np.where(ok[:n, None], start.U[:n], particles[:n])
         most = self._most_evaluations
+        # after so many ensembles a surrogate without a certificate goes on in epochs: half are left
+        share = (DEFAULT_EPOCHS + 1) // 2
         budget = Budget(
             self.start_size,
             self.tolerance,
             most,
-            growth=most * SHARE // ENSEMBLES if most > SHARE * self.size else most,
+            growth=most * share // ENSEMBLES if most > share * self.size else most,
             epochs=DEFAULT_EPOCHS,
             rounds=None if state.rounds is None else state.rounds + 1,
             workers=self.workers,

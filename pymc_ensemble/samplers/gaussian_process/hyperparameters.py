@@ -283,6 +283,7 @@ class Levels:
         lower, upper = self.prior.bounds(len(theta.lengths), len(noise))
         keep = np.r_[0, 1 + len(theta.lengths) : len(lower)]
         bounds = np.column_stack([lower, upper])[keep]
+        lower_amplitude = theta.amplitude - 2 * self.prior.amplitude[1]
         results = [
             scipy.optimize.minimize(
                 self.negative_log,
@@ -292,7 +293,7 @@ class Levels:
                 method="L-BFGS-B",
                 bounds=bounds,
             )
-            for start in (theta.amplitude, theta.amplitude - 4.0)
+            for start in (theta.amplitude, lower_amplitude)
         ]
         best = min(results, key=lambda result: result.fun).x
         return Hyperparameters(float(best[0]), theta.lengths, best[1:])

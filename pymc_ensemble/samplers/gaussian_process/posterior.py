@@ -91,6 +91,11 @@ class WhitenedPrior:
             return potential, gradient @ self.whitening.root
 
 
+def smallest(loss: Array) -> float:
+    """Quantile that stands for the smallest loss, as one lucky value would move the minimum."""
+    return float(np.quantile(loss, 0.02))
+
+
 @dataclass(frozen=True)
 class NoiseLaw:
     """Noise of observed losses: its variance grows linearly with the smooth loss.
@@ -123,7 +128,7 @@ class NoiseLaw:
             Those that were evaluated; without them the base is half the dimension.
         dimension : int
         """
-        least, base = float(np.quantile(loss, 0.02)), 0.5 * dimension
+        least, base = smallest(loss), 0.5 * dimension
         excess = np.maximum(loss - least, 0)
         if observed is not None:
             # most probable base for residuals with a Laplace law; outliers do not lead it

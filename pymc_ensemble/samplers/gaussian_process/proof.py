@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pymc_ensemble.samplers.certificate import Certificate, disagreement
-from pymc_ensemble.samplers.ensemble import Array, Ensemble
+from pymc_ensemble.samplers.ensemble import REPEATABLE, Array, Ensemble
 from pymc_ensemble.samplers.weights import normalized_weights, usual
 
 from .chains import Chains, Ladder
@@ -17,7 +17,6 @@ WIDER = 1  # temperature of the wider law among those of the ladder
 WIDE_SHARE = 6  # one point in so many comes from the wider law
 OUTERMOST = 1  # points at the outermost particles
 REPEATED = 3  # points that are evaluated a second time
-SAME = 1e-3  # share of a loss by which a repeated one may differ: far out a loss is very sensitive
 NUDGE = 1e-9  # in posterior sd: repeated points are moved, so that no memory knows them
 UNKNOWN = 2.0  # the lowest of twenty functions so far below the mean: the loss has an sd of one
 
@@ -95,7 +94,7 @@ class Repeats:
         """Whether losses differ by more than a tolerance, or some evaluation has failed now."""
         with np.errstate(invalid="ignore"):
             # eq. (G15)
-            same = np.abs(evaluated.loss - self.loss) <= tolerance + SAME * np.abs(self.loss)
+            same = np.abs(evaluated.loss - self.loss) <= tolerance + REPEATABLE * np.abs(self.loss)
         return not same.all()
 
 

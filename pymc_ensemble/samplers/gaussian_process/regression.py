@@ -197,7 +197,7 @@ class GaussianProcess:
             sample = rng.choice(sample, SUBSAMPLE, replace=False)
         theta = most_probable(x[sample], Y[sample], relative[sample], basis, warm)
         if max_inducing is None:
-            max_inducing = 150 if d <= 3 else 225
+            max_inducing = SUBSAMPLE if d <= 3 else 225
         inducing = x[farthest_points(x / np.exp(theta.lengths), max_inducing)]
         unit = replace(theta, amplitude=0.0)
         covariance = _kernel(inducing, inducing, unit)

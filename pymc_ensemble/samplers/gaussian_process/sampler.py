@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Origin, Problem, has_forward_map
+from pymc_ensemble.samplers.langevin_steps import EULER_STEP
 from pymc_ensemble.samplers.options import require_counts, require_positive
 from pymc_ensemble.samplers.phases import EnsembleSampler, PhaseState, default_ensemble_size
 from pymc_ensemble.samplers.start import StartState
@@ -22,7 +23,6 @@ from .draws import DrawsState, SurrogateDraws
 from .learning import Learning, LearningState
 from .published import PublishedSurrogate
 
-PAPER_STEP = 0.1  # largest time step of the published scheme
 DEFAULT_EPOCHS = 7
 EXTRA_EPOCHS = 5  # further epochs after a failed verification
 MANY_OUTPUTS = 2000  # with more outputs the surrogate predicts the loss by default
@@ -215,7 +215,7 @@ class PublishedGaussianProcess(EnsembleSampler):
     @cached_property
     def kernel(self) -> PublishedSurrogate:
         """The published scheme."""
-        return PublishedSurrogate(self.problem, PAPER_STEP if self.dt is None else self.dt)
+        return PublishedSurrogate(self.problem, EULER_STEP if self.dt is None else self.dt)
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: steps of the dynamics without a correction."""

@@ -6,10 +6,10 @@ from typing import Protocol
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem, loss_and_gradient
+from pymc_ensemble.samplers.weights import LARGEST_LOG
 
 MANY_OUTPUTS = 12  # more are projected on their leading directions
 PROJECTED_AWAY = 1e-6  # share of the variance of the outputs that a projection may lose
-LARGEST_LOG = 50.0  # largest exponent when a bend is undone
 SMALLEST_CURVATURE = 1e-8  # relative to the largest: outputs without information get no weight
 
 

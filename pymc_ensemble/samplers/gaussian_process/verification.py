@@ -58,10 +58,11 @@ class Verification:
         nugget = max(float(np.median(noise)), 0.1)
         n = len(difference)
         difference = difference - np.clip(difference.mean(), 0.0, offset)
-        outliers = float((np.abs(difference) > 5 + 4 * nugget).mean())
+        by_noise = 4 * nugget
+        outliers = float((np.abs(difference) > 5 + by_noise).mean())
         mean, sd = float(difference.mean()), float(difference.std())
         passed = (
-            abs(mean) < 0.5 + 4 * nugget / np.sqrt(n)  # eq. (G12)
+            abs(mean) < 0.5 + by_noise / np.sqrt(n)  # eq. (G12)
             and sd < 1 + 2 * nugget
             and few(max(outliers, beyond), n)
         )

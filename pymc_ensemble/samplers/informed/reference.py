@@ -8,7 +8,7 @@ import scipy  # parts of it are loaded when they are used first
 from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, PriorAndLoss
 
 DRAWS = 200  # of a prior that is not Gaussian, which tell its center and scales
-QUARTERS = 1.3489795  # width between the quartiles of a standard normal law
+QUARTILES = (0.25, 0.75)
 CONSTANT = 1e-6  # a second derivative with less relative variation counts as constant
 
 
@@ -79,7 +79,8 @@ def reference_of(problem: PriorAndLoss, rng: np.random.Generator) -> GaussianRef
     d = problem.dimension
     U = problem.sample_prior(DRAWS, rng)
     center = np.median(U, axis=0)
-    scale = (np.quantile(U, 0.75, axis=0) - np.quantile(U, 0.25, axis=0)) / QUARTERS
+    normal = np.ptp(scipy.special.ndtri(QUARTILES))
+    scale = np.ptp(np.quantile(U, QUARTILES, axis=0), axis=0) / normal
     if not (scale > 0).all():
         raise EnsembleFailure(
             f"Draws of the prior do not spread in the coordinate number {int(scale.argmin())}, so "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import (
+    REPEATABLE,
     Array,
     Ensemble,
     EnsembleFailure,
@@ -30,7 +31,6 @@ SAME_STEP = 1e-2  # steps that differ by less, in posterior standard deviations,
 RISING = 3  # rounds of growing ignorance after which exploring points come nearer
 WEAKEST, STRONGEST = 1e-8, 1e8  # damping
 NEARBY = 1e-8  # distance of a point that must have the same outputs, in prior sd
-REPEATABLE = 1e-3  # a smaller change of the loss between two evaluations counts as rounding
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ BLEND = 0.05  # share of the energy that is spread over all columns alike
 LEAST_RESIDUAL = 1e-3  # of the first fit, relative to the variance of the outputs
 ROUNDING = 1e-8  # relative noise of differences, from rounding and curvature
 POWERS = 2  # of the covariance, for the directions in which most is unknown
-CURVATURE_SHARE = 0.25  # share of a squared innovation along a long step that counts as noise
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,11 @@ class SlopeTracker:
     def along(self, step: Array, dz: Array) -> "SlopeTracker":
         """Tracker after one long step (d,), along which the outputs changed by `dz`, shape (K,).
 
-        The part that the slope does not explain counts as curvature. So the step is a difference
-        with noise.
+        The part that the slope does not explain counts as curvature. Half of it is then an error of
+        the slope in the middle of the step, and the other half noise.
         """
-        innovation = float(((dz - self.slope @ step) ** 2).mean())
-        noise = CURVATURE_SHARE * innovation + np.finfo(float).tiny
+        innovation = dz - self.slope @ step
+        noise = float(((innovation / 2) ** 2).mean()) + np.finfo(float).tiny
         return self._observe(step[None], dz[None], np.array([noise]))
 
     def _observe(self, X: Array, dZ: Array, noise: Array) -> "SlopeTracker":

@@ -10,6 +10,8 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem, Snapshot
 from pymc_ensemble.samplers.langevin_steps import tuned
+from pymc_ensemble.samplers.moves import INDEPENDENT_SHARE
+from pymc_ensemble.samplers.proposals import GOOD, POOR
 from pymc_ensemble.samplers.rest import AT_REST, Countdown
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
 
@@ -17,11 +19,9 @@ from .linearized import LinearizedPosterior
 
 TRIAL_SWEEPS = 2  # sweeps of independent moves that show the acceptance; the first is the start
 SETTLED = 0.05  # share of the start that may be left when walkers have settled
-GOOD, POOR = 0.5, 0.25  # acceptance of independent moves: few others, or none; others are tuned
 TUNING_SWEEPS = 25  # most sweeps until walkers settle
 WORTH = 4.0  # draws of the posterior that draws of the prior are worth, with which they tell of it
-DIFFERENTIAL = 0.2  # share of differential sweeps, if independent ones may miss a part
-SMALLEST, LARGEST = 0.01, 0.99  # size of correlated moves
+SMALLEST = 0.01  # size of correlated moves, and the distance of the largest one from one
 
 
 Quality = Literal["good", "usable", "poor"]
@@ -58,7 +58,7 @@ class WalkState(SweepState):
 
     target: LinearizedPosterior = field(kw_only=True)
     quality: Quality = "good"
-    size: float = LARGEST
+    size: float = 1 - SMALLEST
     kind: Kind = "independent"
     known: bool = True
     sweeps: int = 0
@@ -180,7 +180,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
         """Tune the size of moves, and note how much of the start walkers have forgotten."""
         if state.kind == "correlated":
             size = tuned(state.size, float(alpha.mean()))
-            state = replace(state, size=float(np.clip(size, SMALLEST, LARGEST)))
+            state = replace(state, size=float(np.clip(size, SMALLEST, 1 - SMALLEST)))
         if state.groups:
             return state
         assert isinstance(state.rest, Countdown)
@@ -231,7 +231,7 @@ def kind_of(quality: Quality, uniform: float) -> Kind:
     """
     if quality == "poor":
         return KINDS[int(len(KINDS) * uniform)]
-    mixed = quality == "usable" and uniform >= 1 - DIFFERENTIAL
+    mixed = quality == "usable" and uniform >= INDEPENDENT_SHARE
     return "differential" if mixed else "independent"
 
 

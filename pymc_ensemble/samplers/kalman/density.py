@@ -22,8 +22,7 @@ from .metropolis import MixtureMetropolis
 from .quadratic import Archive, quadratic_law, seen_from
 
 LONGEST_STAGE = 15  # rounds
-FEWEST_STILL = 2  # comparisons without change that end a stage, if half of the moves are accepted
-HALF = 0.5
+FEWEST_STILL = 2  # comparisons without change that end a burn-in, if half of moves are accepted
 
 
 def renewal(acceptance: float) -> float:
@@ -178,7 +177,8 @@ class DensityMetropolis(MixtureMetropolis):
         state = super().adapt(state, pending, alpha)
         if state.groups:
             return state
-        if state.rest.hits >= FEWEST_STILL and np.nanmean(state.told["acceptance"]) > HALF:
+        good = np.nanmean(state.told["acceptance"]) > proposals.GOOD
+        if state.rest.hits >= FEWEST_STILL and good:
             state = replace(state, rest=AT_REST)
         return self._fitted(state)
 

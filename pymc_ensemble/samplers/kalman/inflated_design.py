@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pymc_ensemble.samplers import proposals
+from pymc_ensemble.samplers.certificate import CERTAIN
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, NO_STEP, SMALLEST_SHARE
 from pymc_ensemble.samplers.linearization import (
@@ -28,12 +29,10 @@ from pymc_ensemble.samplers.words import number
 from .quadratic_outputs import QuadraticFit, curvature_excess
 
 FIRST_INFLATION = 3.0
-SMALLEST_INFLATION = 1.5
 LARGEST_INFLATION = 8.0
 MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
-INFLATION_FACTOR = 1.5
+INFLATION_FACTOR = 1.5  # steps of the width; the narrowest is one step above the posterior
 LARGEST_CHANGE = 2.0  # largest change of the width of the design in one round, in any direction
-CURVED = 3.0  # standard errors of the curvature test above which the design is too wide
 # Change of a moment by curvature that a linear fit may miss. If a fit is wrong by 0.3, the change
 # found is 0.2 to 0.6. If it is right, it is up to 0.15 (8 seeds of each problem).
 BENT = 0.18
@@ -234,15 +233,15 @@ class InflatedDesign:
         recent = slice(len(state.points) - state.settled, None)
         points, outputs = (np.concatenate(v[recent]) for v in (state.points, state.outputs))
         excess = curvature_excess(points, outputs)
-        if (excess > CURVED or failed > MANY_FAILURES) and state.inflation > SMALLEST_INFLATION:
-            narrower = max(SMALLEST_INFLATION, state.inflation / INFLATION_FACTOR)
+        if (excess > CERTAIN or failed > MANY_FAILURES) and state.inflation > INFLATION_FACTOR:
+            narrower = max(INFLATION_FACTOR, state.inflation / INFLATION_FACTOR)
             return replace(state, inflation=narrower, widest=narrower, settled=0)
-        if state.settled >= 1 and state.inflation < state.widest and excess < 0.5 * CURVED:
+        if state.settled >= 1 and state.inflation < state.widest and excess < 0.5 * CERTAIN:
             wider = min(state.widest, state.inflation * INFLATION_FACTOR)
             return replace(state, inflation=wider, settled=0)
         if state.settled < STANDSTILLS:
             return state
-        curved = excess > CURVED and self._is_bent(state, QuadraticFit.of(points, outputs), rng)
+        curved = excess > CERTAIN and self._is_bent(state, QuadraticFit.of(points, outputs), rng)
         return replace(state, burned_in=True, converged=not curved, curved=curved)
 
     def _is_bent(

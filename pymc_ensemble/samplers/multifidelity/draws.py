@@ -13,7 +13,7 @@ from pymc_ensemble.samplers.linearization import Anomalies, moment_law
 from pymc_ensemble.samplers.phases import PhaseState
 
 from .correction import corrected
-from .exploration import FORGOTTEN, SHORTEST, Exploration, Explorer, path_times
+from .exploration import MIXED, Exploration, Explorer, path_times
 from .learning import LearningState
 
 
@@ -189,7 +189,7 @@ class TestedDraws(CorrectedDraws):
 
 def forgetting(exploration: Exploration) -> int:
     """Sweeps after which a particle has forgotten where it was, by its path."""
-    if len(exploration.path) < SHORTEST:
-        return SHORTEST
+    if len(exploration.path) < 2 * MIXED:
+        return 2 * MIXED
     times = max(1.0, path_times(np.stack(exploration.path)))
-    return math.ceil(min(1.0, FORGOTTEN / times) * len(exploration.path))
+    return math.ceil(min(1.0, MIXED / 2 / times) * len(exploration.path))

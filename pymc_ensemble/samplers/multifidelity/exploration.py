@@ -14,9 +14,9 @@ from pymc_ensemble.samplers.kalman.density import DENSITY_MOVES
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.phases import PhaseState
 
-MIXED = 4.0  # autocorrelation times that each particle's path must have
-FORGOTTEN = 2.0  # autocorrelation times after which a particle has forgotten its position: 2% left
-SHORTEST = 8  # fewest sweeps of a path that tell its autocorrelation time
+# Autocorrelation times that each particle's path must have. In half of them a particle forgets its
+# position: 2% is left. A path of less than twice as many sweeps does not tell the time.
+MIXED = 4
 LONGEST = 120  # sweeps after which a path ends that has not mixed
 EVOLUTIONS = 1  # rounds of differential evolution in each stage of the burn-in
 
@@ -49,7 +49,7 @@ class Exploration:
     @property
     def mixed(self) -> bool:
         """Whether the paths have mixed, so that the particles have forgotten their start."""
-        if len(self.path) < SHORTEST:
+        if len(self.path) < 2 * MIXED:
             return False
         return path_times(np.stack(self.path)) >= MIXED
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Problem, has_forward_map
+from pymc_ensemble.samplers.linearization import FOR_EACH
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Preconditioner:
         """Covariance of `points`, shape (n, d), shrunk to its diagonal if there are few."""
         n, d = points.shape
         covariance = np.cov(points.T).reshape(d, d)
-        if (weight := n / (4 * d)) < 1:
+        if (weight := n / (FOR_EACH * d)) < 1:
             covariance = weight * covariance + (1 - weight) * np.diag(np.diag(covariance))
         return cls(points.mean(0), np.linalg.cholesky(covariance))
 

@@ -15,6 +15,7 @@ from pymc_ensemble.samplers.ensemble import (
     has_forward_map,
 )
 from pymc_ensemble.samplers.kernels import KernelState
+from pymc_ensemble.samplers.linearization import FOR_EACH
 from pymc_ensemble.samplers.options import (
     require_counts,
     require_not_negative,
@@ -128,7 +129,7 @@ class WalkerSampler(PhasedSampler):
     @property
     def start_size(self) -> int:
         """Number of initial positions that are drawn from the prior: those of the pilot."""
-        size = max(PILOT_SIZE, 4 * max(self.problem.dimension + 2, self.walkers))
+        size = max(PILOT_SIZE, FOR_EACH * max(self.problem.dimension + 2, self.walkers))
         return size + size % 2
 
     @property

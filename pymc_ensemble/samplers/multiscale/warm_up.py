@@ -6,7 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Evaluations, Info
 from pymc_ensemble.samplers.kernels import NothingToFreeze
-from pymc_ensemble.samplers.langevin_steps import ACCEPTANCE, FIRST_STEP
+from pymc_ensemble.samplers.langevin_steps import ACCEPTANCE, EULER_STEP
 from pymc_ensemble.samplers.words import number
 
 from .pilot import Pilot
@@ -122,13 +122,13 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         """Step size from the measurements of the pilot."""
         walkers = self.walkers
         d, J = len(pilot.preconditioner.mean), walkers.explorers.n_directions
-        step = FIRST_STEP  # where tuning ended before the stiffness was measured
+        step = EULER_STEP  # where tuning ended before the stiffness was measured
         if np.isfinite(pilot.stiffness):
             step = min(LARGEST_STEP, LARGEST_STIFF_STEP / max(pilot.stiffness, 1e-12))
         if pilot.noise > 0:
             step = min(step, 2 * EXTRA_VARIANCE / pilot.noise)  # eq. (M7)
         if d > J or not walkers.averaged:
-            step = min(step, 0.1 * J / (d + 1))
+            step = min(step, EULER_STEP * J / (d + 1))
         if not walkers.averaged:  # unclipped steps explode where the posterior is stiffest
             step = min(step, 0.3 / max(pilot.stiffness, 1e-12))
         if walkers.adjust:

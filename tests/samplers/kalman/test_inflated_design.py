@@ -15,8 +15,8 @@ from array_problems import (
 )
 
 from pymc_ensemble.samplers.kalman.inflated_design import (
+    INFLATION_FACTOR,
     PRIOR_WIDTH,
-    SMALLEST_INFLATION,
     InflatedDesign,
     pooled_law,
 )
@@ -198,7 +198,7 @@ def test_many_failures_narrow_the_design():
     problem.failing(lambda U: np.abs(U[:, 0] - problem.mean[0]) > 2.9 * problem.sd[0])
     part, state = started(problem, rng, spread=1.0, J=100)
     state, _ = burn_in(part, problem, state, rng)
-    assert SMALLEST_INFLATION <= state.inflation < 3
+    assert INFLATION_FACTOR <= state.inflation < 3
     np.testing.assert_allclose(state.law.mean, problem.mean, atol=1e-6)
 
 

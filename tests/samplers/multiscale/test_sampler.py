@@ -19,7 +19,7 @@ from array_problems import (
 
 from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
-from pymc_ensemble.samplers.langevin_steps import FIRST_STEP
+from pymc_ensemble.samplers.langevin_steps import EULER_STEP
 from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
 from pymc_ensemble.samplers.multiscale.pilot import Pilot, herd
 from pymc_ensemble.samplers.multiscale.probe import PROBES
@@ -428,7 +428,7 @@ def test_stiffness_that_cannot_be_measured():
     state, _ = step(sampler, problem, state, rng)
     problem.fails = None
     assert np.isnan(state.pilot.stiffness)
-    assert state.inner.step_size == FIRST_STEP
+    assert state.inner.step_size == EULER_STEP
     state = until(sampler, state, rng, "sampling")
 
 
