@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytensor
 import pytensor.scalar.basic as ps
 import pytensor.scalar.math as psm
 import pytensor.tensor as pt
-from pytensor.compile.mode import OPT_FAST_COMPILE, Mode, get_mode
+from pytensor.compile.mode import Mode, get_mode
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import HasInnerGraph
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
+from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.graph.traversal import ancestors, applys_between
 from pytensor.scan.op import Scan
 from pytensor.tensor.blockwise import Blockwise
@@ -34,10 +36,28 @@ logger = logging.getLogger("pymc_ensemble")
 
 # prior, loss and curvature are cheap, and called once in a round: a slow compilation does not pay
 CHEAP_MODE = "FAST_COMPILE"
-# the same without canonicalization, which takes half of the time and is done in `simplified`
-SIMPLIFIED_MODE = Mode(
-    get_mode(CHEAP_MODE).linker, OPT_FAST_COMPILE.including("py_only").excluding("canonicalize_db")
-)
+
+
+@cache
+def cheap_mode(simplified: bool = False) -> Mode:
+    """PyTensor's FAST_COMPILE, its rewrites gathered once and not at every compilation.
+
+    Parameters
+    ----------
+    simplified : bool, default False
+        Whether to leave out canonicalization, which takes half of the time, because
+        `graphs.simplified` has done it.
+    """
+    mode = get_mode(CHEAP_MODE)
+    if simplified:
+        mode = Mode(mode.linker, mode.provided_optimizer.excluding("canonicalize_db"))
+    return Mode(mode.linker, mode.optimizer)
+
+
+@cache
+def as_it_stands() -> Mode:
+    """A mode without rewrites, for what runs once: rewriting would take longer than running."""
+    return Mode(get_mode(CHEAP_MODE).linker, RewriteDatabaseQuery(include=[]))
 
 
 @node_rewriter([Elemwise])
@@ -67,12 +87,15 @@ def _in_one_call(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
     return with_leading_dimensions(core, node.inputs, [v.type.ndim for v in node.outputs])
 
 
+_in_numpy_functions = in2out(_numpy_function, local_exp_log)
+
+
 def in_numpy_functions(outputs: Sequence[Variable]) -> list[Variable]:
     """Rewrite scalar functions that Python would otherwise call entry by entry.
 
     Stabilization may put a logarithm next to an exponential, which would overflow.
     """
-    return rewritten(outputs, (), custom_rewrite=in2out(_numpy_function, local_exp_log))
+    return rewritten(outputs, _in_numpy_functions)
 
 
 def _needs_rewrites(outputs: Sequence[Variable]) -> bool:
@@ -118,8 +141,8 @@ class LazyFunction:
             outputs, options = self.outputs, self.compile_kwargs
             if self._cheap:
                 outputs = in_numpy_functions(outputs)
-                if self._simplified and not _needs_rewrites(outputs):
-                    options = {**options, "mode": SIMPLIFIED_MODE}
+                simplified = self._simplified and not _needs_rewrites(outputs)
+                options = {**options, "mode": cheap_mode(simplified)}
             with self._without_c_compiler():
                 self._compiled = pytensor.function(
                     self.inputs, outputs, on_unused_input="ignore", **options
@@ -280,7 +303,7 @@ def vectorized(
     if any(isinstance(core, Scan) for core in cores):
         raise NotImplementedError("The loops in the graph would start anew for each point.")
     if any(map(is_foreign_op, cores)):
-        results = rewritten(results, (), custom_rewrite=in2out(_in_one_call))
+        results = rewritten(results, in2out(_in_one_call))
     return batch, [spread(result, one, n) for result, one in zip(results, outputs, strict=True)]
 
 

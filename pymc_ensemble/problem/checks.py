@@ -23,7 +23,7 @@ from pymc_ensemble.problem._pymc import (
     CheckParameterValue,
     MinibatchOp,
 )
-from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.batching import as_it_stands
 from pymc_ensemble.problem.frontier import core_op, is_foreign
 
 
@@ -265,7 +265,7 @@ def check_constants(model: Model) -> None:
     graphs = [entry[2] for entry in (*conditions, *numbers)]
     if not graphs:
         return
-    values = pytensor.function([], graphs, mode=CHEAP_MODE)()
+    values = pytensor.function([], graphs, mode=as_it_stands())()
     for (name, asked, condition), value in zip(conditions, values, strict=False):
         if not np.all(value):
             raise ValueError(
@@ -314,5 +314,5 @@ def _compared(condition: Variable) -> str:
         condition = condition.owner.inputs[0]
     if condition.owner is None or condition.owner.inputs[0].type.dtype == "bool":
         return ""
-    value = pytensor.function([], condition.owner.inputs[0], mode=CHEAP_MODE)()
+    value = pytensor.function([], condition.owner.inputs[0], mode=as_it_stands())()
     return f" ({np.min(value)})"

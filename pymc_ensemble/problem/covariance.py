@@ -14,7 +14,7 @@ from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.math import Dot
 from pytensor.tensor.variable import TensorVariable
 
-from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.batching import cheap_mode
 from pymc_ensemble.problem.curvature import FAMILIES
 from pymc_ensemble.problem.frontier import Frontier, Site, core_op, name_parameters
 from pymc_ensemble.problem.links import Natural, Role
@@ -90,7 +90,7 @@ def covariance_factor(covariance: TensorVariable) -> TensorVariable:
     """
     factor = _factor(covariance)
     if not any(isinstance(v, SharedVariable) for v in ancestors([factor])):
-        factor = pt.constant(factor.eval(mode=CHEAP_MODE))
+        factor = pt.constant(factor.eval(mode=cheap_mode()))
     return factor
 
 

@@ -21,7 +21,7 @@ from pytensor.xtensor.type import XTensorType
 
 from pymc_ensemble.problem._pymc import LOWER_LABELS, FromFunctionOp, SymbolicRandomVariable
 from pymc_ensemble.problem.curvature import FAMILIES, Family
-from pymc_ensemble.problem.graphs import rewritten, substitute
+from pymc_ensemble.problem.graphs import named_rewrites, rewritten, substitute
 from pymc_ensemble.problem.links import Role, scalar_op
 
 
@@ -246,7 +246,7 @@ def unlabelled(graphs: Sequence[Any]) -> list[Any]:
     if not any(is_labelled(v) for v in ancestors(graphs)):
         return list(graphs)
     tensors = [g.values if is_labelled(g) else g for g in graphs]
-    return rewritten(tensors, (LOWER_LABELS, "canonicalize"))
+    return rewritten(tensors, named_rewrites(LOWER_LABELS, "canonicalize"))
 
 
 def is_foreign(node: Apply) -> bool:

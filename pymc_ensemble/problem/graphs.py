@@ -1,18 +1,20 @@
 """Typed shorthands for operations on PyTensor graphs."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
+from pytensor.compile import optdb
 from pytensor.compile.builders import OpFromGraph
 from pytensor.gradient import NullTypeGradError
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import graph_replace
-from pytensor.graph.rewriting.basic import in2out, node_rewriter
-from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.rewriting.basic import GraphRewriter, in2out, node_rewriter
+from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.graph.traversal import toposort
 from pytensor.tensor.shape import Shape
 from pytensor.tensor.variable import TensorVariable
@@ -25,10 +27,18 @@ def substitute(graphs: Sequence[Any], replacements: Mapping[Any, Any]) -> list[A
     return list(graph_replace(list(graphs), dict(replacements), strict=False))
 
 
-def rewritten(graphs: Sequence[Any], rewrites: Sequence[str], **options: Any) -> list[Any]:
-    """Apply named rewrites to a copy of graphs."""
-    result: Any = rewrite_graph(list(graphs), include=rewrites, clone=True, **options)
-    return list(result)
+def rewritten(graphs: Sequence[Any], *rewriters: GraphRewriter) -> list[Any]:
+    """Apply rewriters to a copy of graphs, one after the other."""
+    graph = FunctionGraph(outputs=list(graphs), clone=True, copy_inputs=False)
+    for rewriter in rewriters:
+        rewriter.rewrite(graph)
+    return list(graph.outputs)
+
+
+@cache
+def named_rewrites(*names: str) -> GraphRewriter:
+    """PyTensor's rewrites of these names, gathered once: what applies to an Op is then known."""
+    return optdb.query(RewriteDatabaseQuery(include=names))
 
 
 def gradient(graph: TensorVariable, wrt: Sequence[TensorVariable]) -> list[Any]:
@@ -66,13 +76,16 @@ def _known_shape(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
     return None if None in shape else [pt.constant(np.array(shape, dtype="int64"))]
 
 
+_with_known_shapes = in2out(_known_shape)
+
+
 def simplified(graphs: Sequence[TensorVariable]) -> list[TensorVariable]:
     """Stabilize graphs. Outside of the support the log density is minus infinity, not an error."""
-    rewrites = ("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
+    stabilizing = named_rewrites("canonicalize", "stabilize", PARAMETER_CHECKS_TO_INFINITY)
     graphs = inlined(graphs)
     if any(isinstance(node.op, Shape) for node in toposort(graphs)):
-        graphs = rewritten(graphs, (), custom_rewrite=in2out(_known_shape))
-    return inlined(rewritten(graphs, rewrites))
+        graphs = rewritten(graphs, _with_known_shapes)
+    return inlined(rewritten(graphs, stabilizing))
 
 
 def gradients(

@@ -11,7 +11,7 @@ from pytensor.graph.traversal import ancestors, io_toposort
 from pytensor.scan.op import Scan
 from pytensor.tensor.variable import TensorVariable
 
-from pymc_ensemble.problem.graphs import rewritten
+from pymc_ensemble.problem.graphs import named_rewrites, rewritten
 
 
 def vectorize_with_loops(
@@ -53,7 +53,7 @@ def _batched_loop(
     op, info = node.op, node.op.info
     if info.as_while or info.mit_mot_in_slices or info.n_untraced_sit_sot:
         raise NotImplementedError("Only loops of a fixed length without random numbers.")
-    [n_steps] = rewritten([node.inputs[0]], ("ShapeOpt", "canonicalize"))
+    [n_steps] = rewritten([node.inputs[0]], named_rewrites("ShapeOpt", "canonicalize"))
     if not batched.keys().isdisjoint(ancestors([n_steps])):
         raise NotImplementedError("Only loops of the same length for all points.")
 

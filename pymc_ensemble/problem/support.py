@@ -13,9 +13,9 @@ from pytensor.scalar.basic import Switch
 from pytensor.tensor.basic import get_underlying_scalar_constant_value
 
 from pymc_ensemble.problem._pymc import PARAMETER_CHECKS_TO_INFINITY, CheckParameterValue
-from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.batching import cheap_mode
 from pymc_ensemble.problem.frontier import is_foreign
-from pymc_ensemble.problem.graphs import inlined, rewritten, substitute
+from pymc_ensemble.problem.graphs import inlined, named_rewrites, rewritten, substitute
 
 ANY_VALUES = (0.3, 0.7, 1.6)  # arbitrary values of outputs, as conditions on them do not count
 
@@ -42,11 +42,10 @@ def check_density(name: str, density: Variable, values: Mapping[Variable, Variab
         If the density of an entry is zero, or no number.
     """
     [at_values] = substitute([density], values)
-    at_values, data = rewritten(
-        [at_values, next(iter(values.values()))], ("canonicalize", PARAMETER_CHECKS_TO_INFINITY)
-    )
+    rewrites = named_rewrites("canonicalize", PARAMETER_CHECKS_TO_INFINITY)
+    at_values, data = rewritten([at_values, next(iter(values.values()))], rewrites)
     try:
-        found, data = pytensor.function([], [at_values, data], mode=CHEAP_MODE)()
+        found, data = pytensor.function([], [at_values, data], mode=cheap_mode(True))()
     except ParameterValueError as error:
         raise NoDensityError(
             f"`{name}` has a parameter for which its density is zero: PyMC asks for {error}. It "
@@ -84,7 +83,7 @@ def check_support(
         return  # the check would need an evaluation
     graphs = [_if_met(density, outputs), _if_met(density, [*outputs, data[0]]), data[1]]
     evaluate = pytensor.function(
-        list(outputs), substitute(graphs, dict([data])), mode=CHEAP_MODE, on_unused_input="ignore"
+        list(outputs), substitute(graphs, dict([data])), mode=cheap_mode(), on_unused_input="ignore"
     )
     impossible, observed = np.array(True), np.array(0.0)
     for value in ANY_VALUES:

@@ -14,7 +14,7 @@ from pytensor.tensor.rewriting.basic import topo_constant_folding
 from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.problem._pymc import PartialObservedRV, conditional_logp
-from pymc_ensemble.problem.batching import CHEAP_MODE
+from pymc_ensemble.problem.batching import cheap_mode
 from pymc_ensemble.problem.covariance import (
     covariance_factor,
     is_whitenable,
@@ -152,7 +152,7 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     }
     rv_given = _without_shapes(substitute([rv], given)[0], site, root)
     # PyMC looks for constant infinite bounds, and would miss them behind an operation
-    [rv_given] = rewritten([rv_given], (), custom_rewrite=topo_constant_folding)
+    [rv_given] = rewritten([rv_given], topo_constant_folding)
 
     data = site.value
     if translated:
@@ -327,11 +327,13 @@ def output_shape(
     """
     if None not in output.type.shape:
         return output.type.shape
-    function = pytensor.function([root], output.shape, on_unused_input="ignore", mode=CHEAP_MODE)
+    function = pytensor.function([root], output.shape, on_unused_input="ignore", mode=cheap_mode())
     if not any(is_foreign(node) for node in function.maker.fgraph.apply_nodes):
         return tuple(map(int, function(np.zeros(root.type.shape))))
     if output.type.ndim == value.type.ndim:
-        known = value.shape.eval(mode=CHEAP_MODE) if None in value.type.shape else value.type.shape
+        known = (
+            value.shape.eval(mode=cheap_mode()) if None in value.type.shape else value.type.shape
+        )
         return tuple(
             int(k if n is None else n) for n, k in zip(output.type.shape, known, strict=True)
         )
