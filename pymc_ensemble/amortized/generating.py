@@ -22,7 +22,7 @@ from pymc_ensemble.problem._pymc import (
     default_transform,
 )
 from pymc_ensemble.problem.batching import BatchFunction
-from pymc_ensemble.problem.checks import check_model, quoted
+from pymc_ensemble.problem.checks import check_constants, check_model, quoted
 from pymc_ensemble.problem.compiled import CompiledForward, CompiledPrior
 from pymc_ensemble.problem.extraction import (
     Extraction,
@@ -32,6 +32,7 @@ from pymc_ensemble.problem.extraction import (
     flat_variables,
     is_behind_forward_model,
     join_coordinates,
+    log_densities,
     prior_draws,
 )
 from pymc_ensemble.problem.forward_models import require_own_data
@@ -274,7 +275,9 @@ def _taken_apart(model: pm.Model) -> tuple[Extraction, bool]:
         except (NotImplementedError, RuntimeError) as error:  # PyMC derives no density
             logger.debug("Data are drawn from the model as a whole: %r", error)
     coordinates = join_coordinates(model)
-    prior, draws = extract_prior(model, coordinates, []), prior_draws(model)
+    densities = log_densities(model)
+    check_constants(model, densities)
+    prior, draws = extract_prior(model, coordinates, [], densities), prior_draws(model)
     return Extraction(coordinates, [], None, prior, draws), False
 
 

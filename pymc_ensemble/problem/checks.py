@@ -102,8 +102,7 @@ def check_model(
     TypeError
         If `vars` is not a list of variables or names.
     ValueError
-        If there is nothing to sample, if variables are discrete or left out, or if the density is
-        zero or NaN for all values of the unknowns.
+        If there is nothing to sample, or if variables are discrete or left out.
     NotImplementedError
         If there is a `pymc.Simulator`.
     """
@@ -158,7 +157,6 @@ def check_model(
                 "hold a variable fixed, use pm.do."
             )
     check_data(model)
-    check_constants(model)
 
 
 def without_missing(model: Model) -> str:
@@ -239,10 +237,22 @@ def _factorizes(condition: Variable) -> bool:
     return any("linalg" in type(getattr(op, "core_op", op)).__module__ for op in ops)
 
 
-def check_constants(model: Model) -> None:
+def check_constants(model: Model, densities: Mapping[Variable, Variable]) -> None:
     """Refuse constants for which the density is zero or NaN, whatever the unknowns are.
 
     Such constants are parameters of distributions, by the conditions of PyMC, and potentials.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    densities : mapping of Variable to Variable
+        Log densities of its variables. One without a log density is refused elsewhere, with the
+        remedy.
+
+    Raises
+    ------
+    ValueError
+        If there is such a constant.
     """
     conditions: list[tuple[str, str, Variable]] = []
     numbers: list[tuple[str, str, Variable]] = []
@@ -250,11 +260,7 @@ def check_constants(model: Model) -> None:
         if isinstance(rv.owner.op, RandomVariable):
             parameters = rv.owner.op.dist_params(rv.owner)
             numbers += [(rv.name, "a parameter of `{}`", parameter) for parameter in parameters]
-        try:
-            density = model.logp(vars=[rv], sum=False, jacobian=False)
-        except NotImplementedError:
-            continue  # another check refuses it, with the remedy
-        for variable in ancestors(density):
+        for variable in ancestors([densities[rv]] if rv in densities else []):
             if variable.owner and isinstance(variable.owner.op, CheckParameterValue):
                 asked = variable.owner.op.msg
                 for condition in variable.owner.inputs[1:]:

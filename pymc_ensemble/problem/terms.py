@@ -168,19 +168,18 @@ def make_term(site: Site, root: TensorVariable) -> Term:
     if factor is not None and missing is None:
         loss = whitened_loss(holes[0], observation, factor)
     else:
-        loss = -log_density(rv_given, observation, missing, name).sum()
+        density = log_density(rv_given, observation, missing, name)
+        loss = -density.sum()
 
     told = family is not None and Role.OTHER not in frontier.inputs.values()
     apart = not (site.latent or masked) and getattr(rv.owner.op, "ndim_supp", None) == 0
     if apart and not told:
-        density = log_density(rv_given, observation, missing, name)
         check_support(name, density, (observation, site.value), holes)
     if apart and told:
         # data of translations may be far from where the location stands here
         at = pt.zeros_like(site.value) if isinstance(rv.owner.op, TRANSLATIONS) else site.value
         roles = frontier.inputs.values()
         usual = [usual_value(*known) for known in zip(roles, naturals, holes, strict=True)]
-        density = log_density(rv_given, observation, missing, name)
         check_density(name, density, dict(zip([observation, *holes], [at, *usual], strict=True)))
 
     weights: list[TensorVariable | None] = [None] * len(holes)
