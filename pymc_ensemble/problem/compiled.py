@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pytensor.compile.ops import FromFunctionOp
 from pytensor.graph.traversal import ancestors
+from pytensor.tensor.variable import TensorVariable
 
 from pymc_ensemble.forward.evaluation import (
     Evaluations,
@@ -163,10 +164,8 @@ class CompiledPrior:
         [potential] = simplified([-reduce(add, terms.values())])
         self._terms = terms
         named = {f"`{name}`": term for name, term in terms.items()}
-        [self._slope] = gradients(potential, [root], named)
+        self._graph, self._slopes = potential, gradients(potential, [root], named)
         self._potential = BatchFunction([root], [potential], simplified=True)
-        self._gradient = BatchFunction([root], [self._slope], simplified=True)
-        self._graphs = [potential, self._slope]
         self._draws = Draws(extraction.prior_draws)
 
     @property
@@ -205,8 +204,17 @@ class CompiledPrior:
         return gradient
 
     @cached_property
+    def _slope(self) -> TensorVariable:
+        [slope] = simplified(self._slopes)
+        return slope
+
+    @cached_property
+    def _gradient(self) -> BatchFunction:
+        return BatchFunction([self.root], [self._slope], simplified=True)
+
+    @cached_property
     def _both(self) -> BatchFunction:
-        return BatchFunction([self.root], self._graphs, simplified=True)
+        return BatchFunction([self.root], [self._graph, self._slope], simplified=True)
 
     def potential_and_gradient(self, U: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Potential (J,) and its gradient (J, d) in one call, with common parts computed once."""
@@ -217,7 +225,7 @@ class CompiledPrior:
     def _hessian(self) -> BatchFunction:
         """Products of the Hessian at one point with the rows of a matrix."""
         direction = self.root.type("direction")
-        product = gradients(self._slope @ direction, [self.root])
+        product = simplified(gradients(self._slope @ direction, [self.root]))
         return BatchFunction([direction], product, [self.root], simplified=True)
 
     def hessian(self, u: FloatArray) -> FloatArray:

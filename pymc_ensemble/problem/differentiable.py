@@ -14,7 +14,7 @@ from pymc_ensemble.problem.batching import BatchFunction
 from pymc_ensemble.problem.checks import check_compile_kwargs, given_model
 from pymc_ensemble.problem.compiled import CompiledPrior
 from pymc_ensemble.problem.extraction import extract_density
-from pymc_ensemble.problem.graphs import gradients
+from pymc_ensemble.problem.graphs import gradients, simplified
 from pymc_ensemble.problem.leaves import without_leaves
 
 FloatArray = NDArray[np.float64]
@@ -51,7 +51,7 @@ class DifferentiableProblem:
         root = extraction.coordinates.root
         [loss] = extraction.terms[0].outputs
         try:
-            [gradient] = gradients(loss.sum(), [root])
+            [gradient] = simplified(gradients(loss.sum(), [root]))
         except (NotImplementedError, NullTypeGradError) as error:
             raise NotImplementedError(
                 "The log density of the model has no gradient, which the ensemble Langevin "

@@ -93,7 +93,7 @@ def gradients(
     wrt: Sequence[TensorVariable],
     terms: Mapping[str, TensorVariable] | None = None,
 ) -> list[TensorVariable]:
-    """Simplified gradients of a scalar graph, zero for variables that it does not depend on.
+    """Gradients of a scalar graph, zero for variables that it does not depend on.
 
     Parameters
     ----------
@@ -110,12 +110,11 @@ def gradients(
         If one of the terms has no gradient. It names this term.
     """
     try:
-        slopes = gradient(graph, wrt)
+        return gradient(graph, wrt)
     except (NotImplementedError, NullTypeGradError):
         for name, term in (terms or {}).items():
             check_differentiable(simplified([term])[0], wrt, name)
         raise
-    return simplified(slopes)
 
 
 def check_differentiable(graph: TensorVariable, wrt: Sequence[TensorVariable], what: str) -> None:

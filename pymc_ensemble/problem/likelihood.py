@@ -38,9 +38,16 @@ class CompiledLikelihood:
         total = reduce(add, losses if constant is None else losses + simplified([constant]))
         self._loss = BatchFunction(self.holes, [total], simplified=True)
         names = [f"the likelihood of `{term.name}`" for term in terms]
-        slopes = gradients(total, self.holes, dict(zip(names, losses, strict=True)))
-        self._gradient = BatchFunction(self.holes, slopes, simplified=True)
-        self._graphs = [total, *slopes]
+        self._graph = total
+        self._unsimplified = gradients(total, self.holes, dict(zip(names, losses, strict=True)))
+
+    @cached_property
+    def _slopes(self) -> list[TensorVariable]:
+        return simplified(self._unsimplified)
+
+    @cached_property
+    def _gradient(self) -> BatchFunction:
+        return BatchFunction(self.holes, self._slopes, simplified=True)
 
     @cached_property
     def _information(self) -> list["TermInformation"]:
@@ -63,7 +70,7 @@ class CompiledLikelihood:
 
     @cached_property
     def _both(self) -> BatchFunction:
-        return BatchFunction(self.holes, self._graphs, simplified=True)
+        return BatchFunction(self.holes, [self._graph, *self._slopes], simplified=True)
 
     def loss_and_gradient(self, Z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Loss (J,) and its gradient (J, K) in one call, with common parts computed once."""
@@ -174,7 +181,7 @@ class TermInformation:
         self._term = term
         # a hole in place of the variable's own values gives the gradient by these values
         wrt = [term.observation if hole is term.data else hole for hole in self._wanted]
-        slopes = gradients(simplified([term.loss])[0], wrt)
+        slopes = simplified(gradients(simplified([term.loss])[0], wrt))
         self._simulated = BatchFunction([term.observation], slopes, term.holes, simplified=True)
 
     @property
@@ -184,9 +191,8 @@ class TermInformation:
     @cached_property
     def _observed(self) -> BatchFunction:
         loss = given_data(self._term, self._term.loss)
-        return BatchFunction(
-            self._term.holes, gradients(simplified([loss])[0], self._wanted), simplified=True
-        )
+        slopes = simplified(gradients(simplified([loss])[0], self._wanted))
+        return BatchFunction(self._term.holes, slopes, simplified=True)
 
     def __call__(self, pieces: Sequence[FloatArray]) -> list[FloatArray]:
         """Weights of the shapes of the pieces of outputs."""
