@@ -18,6 +18,7 @@ from pytensor.graph.basic import Variable as Symbol
 from pymc_ensemble.problem.extraction import flat_variables
 from pymc_ensemble.problem.forward_models import estimated_likelihoods, is_stochastic
 from pymc_ensemble.problem.leaves import without_leaves
+from pymc_ensemble.problem.points import shapes_of
 from pymc_ensemble.samplers.ensemble import Law, Origin
 from pymc_ensemble.version import __version__
 
@@ -67,15 +68,15 @@ class FreeVariable:
 
     @classmethod
     def of(
-        cls, model: pm.Model, value: Symbol, shapes: Mapping[str, Sequence[int]], moved: bool
+        cls, model: pm.Model, value: Symbol, shapes: Mapping[str, tuple[int, ...]], moved: bool
     ) -> "FreeVariable":
         """Describe the variable with the value variable `value`, given the shapes of all."""
         rv = model.values_to_rvs[value]
         return cls(
             str(rv.name),
             str(value.name),
-            tuple(map(int, shapes[str(rv.name)])),
-            tuple(map(int, shapes[str(value.name)])),
+            shapes[str(rv.name)],
+            shapes[str(value.name)],
             declared(model.rvs_to_transforms[rv], rv),
             moved,
         )
@@ -147,7 +148,7 @@ class Facts:
         """Facts about a sampler that moves the value variables `moved`, in this order."""
         others = [value for value in model.value_vars if value not in moved]
         averages = options.get("rough") or origin.law in ("fit", "smooth")
-        shapes: Any = model.eval_rv_shapes()
+        shapes = shapes_of(model)
         told = {name: value for name, value in options.items() if value is not None}
         return cls(
             __version__,
@@ -254,7 +255,7 @@ def entries(name: str, shape: Sequence[int]) -> list[str]:
 def variables_of(model: pm.Model) -> dict[str, FreeVariable]:
     """Free variables of a model by their names."""
     model = without_leaves(model)
-    shapes: Any = model.eval_rv_shapes()
+    shapes = shapes_of(model)
     every = [FreeVariable.of(model, value, shapes, True) for value in model.value_vars]
     return {variable.name: variable for variable in every}
 

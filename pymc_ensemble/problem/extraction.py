@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pymc as pm
-import pytensor
 import pytensor.tensor as pt
 from pymc.model import Model
 from pytensor.graph.basic import Variable
@@ -26,7 +25,6 @@ from pymc_ensemble.problem._pymc import (
     PartialObservedRV,
     Transform,
 )
-from pymc_ensemble.problem.batching import CHEAP_MODE
 from pymc_ensemble.problem.checks import check_constants, check_model, quoted
 from pymc_ensemble.problem.frontier import (
     Site,
@@ -37,7 +35,7 @@ from pymc_ensemble.problem.frontier import (
     unlabelled,
 )
 from pymc_ensemble.problem.graphs import is_differentiable, substitute
-from pymc_ensemble.problem.points import forward, middle_of_period
+from pymc_ensemble.problem.points import forward, middle_of_period, shapes_of
 from pymc_ensemble.problem.terms import Term, density_term, make_term
 
 logger = logging.getLogger("pymc_ensemble")
@@ -209,12 +207,8 @@ def is_behind_forward_model(rv: Variable, model: Model) -> bool:
 
 def join_coordinates(model: Model) -> Coordinates:
     """Write all value variables as pieces of one vector."""
-    if any(None in v.type.shape for v in model.value_vars):
-        with pytensor.config.change_flags(mode=CHEAP_MODE):
-            known = model.eval_rv_shapes()
-        shapes = {v.name: tuple(map(int, known[v.name])) for v in model.value_vars}
-    else:
-        shapes = {v.name: tuple(v.type.shape) for v in model.value_vars}
+    known = shapes_of(model)
+    shapes = {v.name: known[v.name] for v in model.value_vars}
     sizes = [int(np.prod(shape)) for shape in shapes.values()]
     root = pt.vector("u", shape=(sum(sizes),), dtype="float64")
     values: dict[Variable, Variable] = {}

@@ -46,9 +46,24 @@ def variable_layout(point: Point, names: Sequence[str]) -> list[LayoutVariable]:
     return [variables[name] for name in point if name in variables]
 
 
+def shapes_of(model: pm.Model) -> dict[str, tuple[int, ...]]:
+    """Shapes of the free variables and of their value variables, by name.
+
+    They are evaluated, which takes a compilation, only if the types do not tell them.
+    """
+    variables = [v for rv in model.free_RVs for v in (rv, model.rvs_to_values[rv])]
+    if all(None not in v.type.shape for v in variables):
+        return {str(v.name): tuple(v.type.shape) for v in variables}
+    return {name: tuple(map(int, shape)) for name, shape in model.eval_rv_shapes().items()}
+
+
 def layout_of(model: pm.Model) -> list[LayoutVariable]:
     """All free variables of a model, in the order of ``model.value_vars``."""
-    return variable_layout(model.initial_point(), [value.name for value in model.value_vars])
+    shapes = shapes_of(model)
+    point = {
+        value.name: np.empty(shapes[value.name], value.type.dtype) for value in model.value_vars
+    }
+    return variable_layout(point, list(point))
 
 
 def vector_of(variables: Sequence[LayoutVariable], point: Mapping[str, ArrayLike]) -> FloatArray:
@@ -170,7 +185,7 @@ def unconstrained(
             f"{what} names {_enumerate(unknown)}, but the free variables of the model are "
             f"{_enumerate([rv.name for rv in free])}."
         )
-    shapes = model.eval_rv_shapes()
+    shapes = shapes_of(model)
     names, inputs, in_model, coordinates = [], [], {}, {}
     for rv, value in free.items():
         name = value.name if value.name in arrays else rv.name
