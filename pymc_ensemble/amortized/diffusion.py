@@ -106,6 +106,7 @@ def flow(
     before = None
     for noise in levels[:-1]:
         now = denoised(x, float(noise), points, log_weights)
+        # by the line through the last two, half a step ahead
         ahead = now if before is None else 1.5 * now - 0.5 * before
         x, before = ahead + ratio * (x - ahead), now  # eq. (A4)
     return x

@@ -13,13 +13,13 @@ from .diffusion import KernelDensity
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-MOST_TRIES = 50  # largest number of rounds for draws inside the prior
+MOST_TRIES = 50  # rounds for draws inside the prior: a guard, as 2% inside are then enough
 KERNELS = 1000  # number of draws for a kernel density; their distances fit into 8 MB
 WIDER = (
     2.0  # kernels than those that fit: with these, tails of weights were too heavy in 2 runs of 4
 )
 FEW_TRIES = 3  # rounds in a test, which then keeps draws outside the prior
-MOST_CANDIDATES = 10_000  # largest number of prior draws as possible starts of walkers
+MOST_CANDIDATES = 10_000  # prior draws as possible starts of walkers: a cap of cost
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float64]
 Way = Literal["weights", "equation", "map"]
 WAYS: tuple[Way, ...] = ("weights", "equation", "map")
 
-LABELS = 4000  # number of latents from which a map learns the reverse equation
+LABELS = 4000  # latents from which a map learns the reverse equation; as FEWEST_PAIRS
 
 
 class RefinementError(ValueError):

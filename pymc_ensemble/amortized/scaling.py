@@ -144,6 +144,7 @@ class Scaling:
         kinds = np.repeat(self.kinds, [int(np.prod(shape)) for shape in self.shapes])
         floor = np.full(len(kinds), -np.inf)
         floor[kinds == COUNTS] = 0.0
+        # a tenth of the least: logarithms of other data stay near those of the simulations
         floor[kinds == POSITIVE] = 0.1 * self.lowest[kinds == POSITIVE]
         return floor
 

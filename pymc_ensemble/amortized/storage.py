@@ -13,7 +13,7 @@ from pymc_ensemble.version import __version__
 
 from .learned import Learned
 
-FORMAT = 1
+FORMAT = 1  # version of the file; others are refused
 PARTS = ("network", "scaling", "familiarity", "estimate", "record")
 
 

@@ -12,7 +12,7 @@ from pymc_ensemble.samplers.proposals import differential_evolution
 FloatArray = NDArray[np.float64]
 
 BURN_IN = 60  # sweeps; a third is enough if the start is resampled from many simulations
-THINNING = 10  # sweeps between two draws of a walker
+THINNING = 10  # sweeps between two draws of a walker: they cost no simulation; not measured
 BANDWIDTH = 0.3  # noise added to resampled simulations, in their sd, so that all starts differ
 LEAST_SPREAD = 0.01  # smallest sd of the start, relative to that of the prior
 
