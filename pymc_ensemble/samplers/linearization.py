@@ -12,6 +12,9 @@ from .ensemble import Array, Ensemble, EnsembleFailure, Problem, has_forward_map
 SINGULAR_VALUE_CUTOFF = 1e-10  # relative: an absolute one would break affine invariance
 ROUNDING = 1e-14  # a coordinate with less relative spread counts as constant
 SMALLEST_RATE = 1e-12
+# Distance per root of the dimension, in sd of an ensemble, up to which its linear map means
+# something: typical draws have the distance one.
+FARTHEST = 2.0
 FOR_EACH = 4  # members for each parameter that tell a covariance well
 SMALLEST_CONCAVE_RATE = 0.05  # if the prior is not Gaussian: no law is far wider than its ensemble
 

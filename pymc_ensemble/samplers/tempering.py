@@ -23,7 +23,6 @@ from .weights import (
     systematic_resample,
 )
 
-FITTING = 0.6  # acceptance of a first move from which on the target is close to its fitted law
 MOST_ROUNDS = 5  # of a stage
 MIXED = 0.35  # a stage is done when its accepted moves have renewed this share of the ensemble
 
@@ -266,7 +265,7 @@ class TemperedBurnIn:
         assert state.stage is not None
         if not self.deterministic or (self.finish == "relax" and state.exponent == 1):
             return "relax"
-        fits = state.exponent == 1 and state.acceptance > FITTING  # the law fits well
+        fits = state.exponent == 1 and state.acceptance > proposals.GOOD  # the law fits well
         return "evolve" if state.stage.evolved < self.evolutions and not fits else "metropolis"
 
     def _proposals(

@@ -58,7 +58,7 @@ def plausible_limit(potential: Array, dimension: int) -> float:
     finite = np.isfinite(potential)
     if not finite.any():
         return -np.inf
-    low, middle = np.quantile(potential[finite], 0.1), np.median(potential[finite])
+    low, middle = np.quantile(potential[finite], UNUSUAL), np.median(potential[finite])
     return float(middle + deep(dimension) + 5 * (middle - low))  # eq. (K19)
 
 

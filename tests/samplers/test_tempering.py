@@ -72,12 +72,12 @@ def test_systematic_resampling_rounds_the_expected_numbers():
 
 
 def test_far_members_are_implausible_unless_all_scatter():
-    """Tails end at the median + 10 + 2 d + 5 times its distance from the lower decile."""
-    potential = np.arange(11.0)  # lower decile 1, median 5: the bound is 5 + 14 + 20
+    """Tails end at the median + 10 + 2 d + 5 times its distance from the lowest twentieth."""
+    potential = np.arange(11.0)  # lowest twentieth 0.5, median 5: the bound is 5 + 14 + 22.5
     far = np.append(potential, [np.inf, np.inf])
     assert plausible(far, 2)[:11].all()
     assert not plausible(far, 2)[11:].any()
-    for value, expected in ((38.9, True), (39.1, False)):
+    for value, expected in ((41.4, True), (41.6, False)):
         potential[10] = value
         assert plausible(potential, 2)[10] == expected
     assert not plausible(np.full(5, np.inf), 2).any()

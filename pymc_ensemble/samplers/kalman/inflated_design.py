@@ -16,6 +16,7 @@ from pymc_ensemble.samplers.certificate import CERTAIN
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
 from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, NO_STEP, SMALLEST_SHARE
 from pymc_ensemble.samplers.linearization import (
+    FARTHEST,
     Anomalies,
     GaussianLaw,
     LinearMap,
@@ -37,9 +38,7 @@ LARGEST_CHANGE = 2.0  # largest change of the width of the design in one round, 
 # found is 0.2 to 0.6. If it is right, it is up to 0.15 (8 seeds of each problem).
 BENT = 0.18
 COMPARED = 4000  # draws from which this change is computed
-FARTHEST = 2.0  # farthest mean of a pooled law: in widths of its points, per root of the dimension
 PRIOR_WIDTH = 0.3  # in posterior sd: if wider, exponential priors drown their slope in noise
-REFIT = 1.1  # growth of the pool after which a frozen design is fitted again
 SURROGATE_STEPS = 2  # Metropolis steps on the fitted density per sweep; they evaluate nothing
 
 
@@ -144,7 +143,8 @@ class InflatedDesign:
             widths=(*state.widths, state.inflation),
             settled=state.settled + 1,
         )
-        if not state.frozen or state.n_points > REFIT * state.n_fitted:
+        # later the fit costs more than it brings, and a block ends with one anyway
+        if not state.frozen or state.n_points > 2 * state.n_fitted:
             state = self._refitted(state)
         rng = np.random.default_rng(pending.seed)
         state, snapshot = self._sweep(state, rng)

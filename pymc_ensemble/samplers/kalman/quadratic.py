@@ -5,13 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, moment_law, prior_slope
+from pymc_ensemble.samplers.linearization import (
+    FARTHEST,
+    Anomalies,
+    GaussianLaw,
+    moment_law,
+    prior_slope,
+)
 
 SURPLUS = 1.3  # fewest points for each coefficient
 FITTED = 2.5  # points for each coefficient that are used, the most likely ones
 MOST_COEFFICIENTS = 1500  # 53 dimensions: with more, a fit takes longer than it saves
 WIDEST = 0.3  # smallest rate: no law is twice as wide as its ensemble
-FARTHEST = 3.0  # farthest center of a law, per root of the dimension, in sd of its ensemble
 RIDGE = 1e-3  # in nats: coefficients that the points do not determine become zero
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.linearization import SMALLEST_RATE, GaussianLaw, fit_law
+from pymc_ensemble.samplers.linearization import FARTHEST, SMALLEST_RATE, GaussianLaw, fit_law
 from pymc_ensemble.samplers.rest import AT_REST, Countdown
 from pymc_ensemble.samplers.split_sweeps import Half, SplitSweeps, SweepState
 from pymc_ensemble.samplers.weights import plausible
@@ -14,8 +14,7 @@ from pymc_ensemble.samplers.weights import plausible
 DEFAULT_STEP = 2.0
 SMALL_ENSEMBLE_STEP = 0.1  # largest step without split halves
 SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
-RELATIVE_EXTRA_VARIANCE = 0.1  # most that the pointwise force may add: it bounds the time step
-LARGEST_DEVIATION = 2.0  # of the pointwise from the linear force, per root of the dimension
+EXTRA_VARIANCE = 0.1  # most that the pointwise force may add: it bounds the time step
 NEARLY_LINEAR = 0.1  # share of the force's deviation that may come from the forward map
 
 
@@ -90,7 +89,7 @@ def pointwise_force(problem: Problem, law: GaussianLaw, group: Ensemble) -> Arra
     likelihood = problem.loss_gradient(group.Z) @ law.map.slope
     prior = problem.prior_gradient(group.U) @ law.anomalies.L
     deviation = -(likelihood + prior) - linear  # eq. (K11)
-    largest = LARGEST_DEVIATION * np.sqrt(group.U.shape[1])
+    largest = FARTHEST * np.sqrt(group.U.shape[1])
     size = np.linalg.norm(deviation, axis=1, keepdims=True)
     return linear + deviation * np.minimum(1.0, largest / np.maximum(size, SMALLEST_RATE))
 
@@ -119,4 +118,4 @@ def pointwise_step(problem: Problem, ensemble: Ensemble) -> tuple[bool, float]:
     curvature = problem.curvature(law.map.output_mean[None])[0]
     nonlinearity = curvature @ ((members.Z - law.map(members.U)) ** 2).mean(0)
     # eqs. (K12) and (K13)
-    return bool(nonlinearity < NEARLY_LINEAR * size), 2 * RELATIVE_EXTRA_VARIANCE * d / spread
+    return bool(nonlinearity < NEARLY_LINEAR * size), 2 * EXTRA_VARIANCE * d / spread
