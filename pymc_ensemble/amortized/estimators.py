@@ -199,7 +199,7 @@ def negative_log_density(network: Any, theta: Any, x: Any, shift: Any) -> Any:
     return -jax.vmap(network.log_density)(theta, x).mean()
 
 
-def classification(network: Any, theta: Any, x: Any, shift: Any, *, balance: float) -> Any:
+def classification(network: Any, theta: Any, x: Any, shift: Any, *, balance: Any) -> Any:
     """Cross entropy of matching and other pairs, with the balance condition.
 
     The other pairs have the parameters of `shift` rows before. A balanced classifier has
@@ -221,7 +221,7 @@ def squared_error(network: Any, theta: Any, x: Any, shift: Any) -> Any:
     return ((jax.vmap(network.network)(x) - theta) ** 2).sum(1).mean()
 
 
-def loss_of(kind: str, balance: float) -> Callable[..., Any]:
+def loss_of(kind: str, balance: Any) -> Callable[..., Any]:
     """Loss of a kind of network."""
     if kind == "ratio":
         return partial(classification, balance=balance)

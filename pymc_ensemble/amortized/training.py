@@ -114,7 +114,8 @@ def _train(
     looks = jnp.asarray(np.stack([held_back(k) for k in range(REPEATS)]), jnp.float32)
     partners = jnp.asarray(rng.integers(1, max(2, n_held), REPEATS))
     passes = REGRESSION_PASSES if sizes.kind == "diffusion" else PASSES
-    learner = _Learner(sizes.kind, balance, passes * n_batches)
+    learner = _Learner(sizes.kind, passes * n_batches)
+    weight = jnp.asarray(balance, jnp.float32)  # an array, so that functions are compiled once
     state = learner.start(networks)
     best: Any
     lowest: Array
@@ -126,9 +127,9 @@ def _train(
         batches = jnp.asarray(rows.reshape(members, n_batches, batch))
         shifts = jnp.asarray(rng.integers(1, max(2, batch), (members, n_batches)))
         x = jnp.asarray(data(number), jnp.float32)
-        networks, state = learner.one_pass(networks, state, parameters, x, batches, shifts)
+        networks, state = learner.one_pass(networks, state, parameters, x, batches, shifts, weight)
         loss = np.asarray(
-            learner.held_back(networks, parameters, looks, jnp.asarray(held), partners)
+            learner.held_back(networks, parameters, looks, jnp.asarray(held), partners, weight)
         )
         history.append(loss)
         better = loss < lowest - 1e-5  # in nats: less is rounding of float32
@@ -144,18 +145,12 @@ class _Learner:
     """Optimizer steps for all members at once. Equal learners share compiled functions."""
 
     kind: str
-    balance: float
     steps: int
 
     @property
     def may_end(self) -> bool:
         """Whether the training may end early: with a falling rate it may not."""
         return self.kind != "diffusion"
-
-    @property
-    def loss(self) -> Callable[..., Any]:
-        """Loss of a batch."""
-        return loss_of(self.kind, self.balance)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -169,10 +164,11 @@ class _Learner:
 
     @eqx.filter_jit
     def one_pass(
-        self, networks: Any, state: Any, theta: Any, x: Any, rows: Any, shifts: Any
+        self, networks: Any, state: Any, theta: Any, x: Any, rows: Any, shifts: Any, balance: Any
     ) -> tuple[Any, Any]:
         """Networks and states after batches with the given rows (members, n_batches, batch)."""
         weights, fixed = _trainable(networks)
+        loss_of_batch = loss_of(self.kind, balance)
 
         def of_member(weights: Any, fixed: Any, state: Any, rows: Any, shifts: Any) -> Any:
             def step(carry: Any, batch: Any) -> tuple[Any, None]:
@@ -181,7 +177,7 @@ class _Learner:
 
                 def loss(weights: Any) -> Any:
                     network = paramax.unwrap(eqx.combine(weights, fixed, is_leaf=_is_fixed))
-                    return self.loss(network, theta[chosen], x[chosen], shift)
+                    return loss_of_batch(network, theta[chosen], x[chosen], shift)
 
                 gradient = jax.grad(loss)(weights)
                 updates, state = self.optimizer.update(gradient, state, weights)
@@ -194,14 +190,17 @@ class _Learner:
         return eqx.combine(weights, fixed, is_leaf=_is_fixed), state
 
     @eqx.filter_jit
-    def held_back(self, networks: Any, theta: Any, looks: Any, rows: Any, partners: Any) -> Any:
+    def held_back(
+        self, networks: Any, theta: Any, looks: Any, rows: Any, partners: Any, balance: Any
+    ) -> Any:
         """Loss of each member on its rows (members, m), averaged over looks (REPEATS, n, K)."""
+        loss = loss_of(self.kind, balance)
 
         def of_member(network: Any, rows: Any) -> Any:
             network = paramax.unwrap(network)
 
             def one(x: Any, shift: Any) -> Any:
-                return self.loss(network, theta[rows], x[rows], shift)
+                return loss(network, theta[rows], x[rows], shift)
 
             return jax.vmap(one)(looks, partners).mean()
 
