@@ -1,25 +1,34 @@
 """Scripts in forks of the test process: they need not import again what it has imported."""
 
+import logging
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import sys
 import tempfile
 
+import arviz_stats.base  # noqa: F401
+import pymc  # noqa: F401
 
-def start(script, *arguments, output=os.devnull, temporary=None):
-    """Run a script as a program of its own, with its output and temporary files elsewhere.
+
+def start(script, *arguments, output=os.devnull, temporary=None, folder=None, session=False):
+    """Run a script as a program of its own, with its output, temporary files, folder and session.
 
     Returns a `multiprocessing.Process`. Wait for it without a time-out: with one, `join` waits for
     a pipe that the processes of the script keep open, too.
     """
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_run, args=(script, arguments, output, temporary))
+    process = context.Process(
+        target=_run, args=(script, arguments, output, temporary, folder, session)
+    )
     process.start()
     return process
 
 
-def _run(script, arguments, output, temporary):
+def _run(script, arguments, output, temporary, folder, session):
+    if session:
+        os.setsid()
     with open(output, "w") as file:  # noqa: PTH123
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -27,5 +36,10 @@ def _run(script, arguments, output, temporary):
     if temporary is not None:
         os.environ["TMPDIR"] = str(temporary)
         tempfile.tempdir = None
+    if folder is not None:
+        os.chdir(folder)
+    logging.getLogger().handlers.clear()  # of pytest, which keep what a program prints
+    server = multiprocessing.forkserver._forkserver  # that of the test process is no child of ours
+    server._forkserver_pid = server._forkserver_address = server._forkserver_alive_fd = None
     sys.argv = [str(script), *map(str, arguments)]
     runpy.run_path(str(script), run_name="__main__")

@@ -2,12 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
+import forks
 import pytest
 
 from pymc_ensemble.step_methods import interrupts
@@ -15,7 +13,7 @@ from pymc_ensemble.step_methods import interrupts
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 SCRIPT = """
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
 import pymc as pm
 from toys import ToyStep, gaussian_model
 
@@ -32,6 +30,7 @@ class Slow:
         return U
 
 if __name__ == "__main__":
+    faulthandler.enable()
     cores, mp_ctx = int(sys.argv[1]), sys.argv[2]
     with gaussian_model():
         idata = pm.sample(
@@ -45,31 +44,24 @@ if __name__ == "__main__":
 """
 
 
-def run_and_interrupt(tmp_path, cores, mp_ctx, whom):
-    """Lines that the script printed, interrupted once all its chains are computing."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    tests = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
-    process = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", str(script), str(cores), mp_ctx],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+def run_and_interrupt(script, *arguments, until, whom=os.kill, **options):
+    """What a script prints that is interrupted as soon as it has printed something."""
+    output = script.with_name("output")
+    process = forks.start(script, *arguments, output=output, session=True, **options)
     watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGABRT))
     watchdog.start()
     try:
-        for _ in range(cores):
-            assert process.stdout.readline() == "computing\n", process.communicate()[1]
+        while not (output.exists() and until(output.read_text())):
+            assert process.exitcode is None, output.read_text()
+            time.sleep(0.02)
         time.sleep(0.5)
         whom(process.pid, signal.SIGINT)
-        return process.communicate()
+        interrupted = time.monotonic()
+        process.join()
+        return output.read_text(), time.monotonic() - interrupted
     finally:
         watchdog.cancel()
-        if process.poll() is None:
+        if process.exitcode is None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -82,10 +74,14 @@ def run_and_interrupt(tmp_path, cores, mp_ctx, whom):
     ],
 )
 def test_complete_sweeps_come_back(tmp_path, cores, mp_ctx, whom):
-    out, errors = run_and_interrupt(tmp_path, cores, mp_ctx, whom)
-    assert "interrupted. The" in errors
-    word, chains, draws, sweeps = out.split()
-    assert word == "returned"
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    out, _ = run_and_interrupt(
+        script, cores, mp_ctx, until=lambda out: out.count("computing\n") == cores, whom=whom
+    )
+    assert "interrupted. The" in out
+    *_, word, chains, draws, sweeps = out.split()
+    assert word == "returned", out
     assert int(sweeps) >= 3
     # PyMC drops a chain or cuts the others, whatever keeps more draws
     assert 1 <= int(chains) <= cores
@@ -169,29 +165,9 @@ def test_chain_that_waits_for_another_ends_with_it(tmp_path):
     script.write_text(PILOT)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(Path(__file__).parents[2])},
-        start_new_session=True,
+    out, seconds = run_and_interrupt(  # the pilot takes 20 seconds
+        script, until=lambda out: "waits for another chain" in out, temporary=scratch
     )
-    watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
-    watchdog.start()
-    try:
-        waits, lines = False, []
-        while not waits:  # the pilot takes 20 seconds
-            lines.append(process.stderr.readline())
-            assert lines[-1], lines
-            waits = "waits for another chain" in lines[-1]
-        interrupted = time.monotonic()
-        os.kill(process.pid, signal.SIGINT)
-        out, errors = process.communicate()
-        assert "ended" in out, errors
-        assert time.monotonic() - interrupted < 15
-        assert not list(scratch.glob("pymc_ensemble-run-*"))
-    finally:
-        watchdog.cancel()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    assert "ended" in out
+    assert seconds < 15
+    assert not list(scratch.glob("pymc_ensemble-run-*"))

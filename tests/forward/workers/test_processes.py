@@ -145,9 +145,10 @@ def test_a_run_survives_workers_that_are_killed_at_random(log, request):
     forward.close()
 
 
-def test_workers_that_cannot_begin_end_the_run(monkeypatch, tmp_path):
+@posix
+def test_workers_that_cannot_begin_end_the_run(tmp_path):
     """A script without a guard, where workers are not forked."""
-    script = tmp_path / "script.py"
+    script, output = tmp_path / "script.py", tmp_path / "output"
     script.write_text(
         textwrap.dedent("""
         import numpy as np
@@ -155,18 +156,18 @@ def test_workers_that_cannot_begin_end_the_run(monkeypatch, tmp_path):
         from pymc_ensemble.forward.workers import processes
 
         processes.start_method = lambda: "spawn"
-        forward = pe.forward_model(lambda x: x, output_shape=(1,), executor=2)
+        processes.DEAD_STARTS = 2
+        forward = pe.forward_model(lambda x: x, output_shape=(1,), executor=1)
         prior = (np.zeros(1), np.eye(1))
         problem = pe.InverseProblem(forward, prior=prior, data=np.zeros(1), noise=1.0)
         problem.evaluate(np.ones((3, 1)))
         """)
     )
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 1
-    assert "Worker processes end, with exit code 1" in done.stderr
-    assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    done = forks.start(script, output=output)
+    done.join()
+    assert done.exitcode == 1
+    assert "Worker processes end, with exit code 1" in output.read_text()
+    assert '`if __name__ == "__main__":`' in output.read_text().splitlines()[-1]
 
 
 @linux
