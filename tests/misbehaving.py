@@ -43,6 +43,23 @@ def misbehave(log, hang=30.0):
     return function
 
 
+class Solver:
+    """A simulator with a state: calls beside each other spoil it.
+
+    It is here, and not beside a test, as workers that are not forked import its module.
+    """
+
+    def __init__(self, slow=0.1):
+        self.y, self.slow = 0.0, slow
+
+    def __call__(self, x):
+        self.y = 0.0
+        for _ in range(20):
+            time.sleep(self.slow if x[0] < 0 else 1e-4)
+            self.y += x[1]
+        return np.array([x[0], self.y])
+
+
 def problem(function, **options):
     """Inverse problem whose forward map is a forward model of two inputs and two outputs."""
     forward = pe.forward_model(function, output_shape=(2,), **options)

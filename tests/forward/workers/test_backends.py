@@ -15,7 +15,7 @@ import cloudpickle
 import numpy as np
 import pymc as pm
 import pytest
-from misbehaving import misbehave, points, problem
+from misbehaving import Solver, misbehave, points, problem
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import ExecutorError
@@ -144,20 +144,6 @@ def test_a_hanging_member_counts_as_lost(executor, run, log, caplog):
     assert sorted(log.read()) == [5, 10, 11, 12, 13]
     [warning] = [r.getMessage() for r in caplog.records if "was lost" in r.getMessage()]
     assert "its process was killed" in warning
-
-
-class Solver:
-    """A simulator with a state: calls beside each other spoil it."""
-
-    def __init__(self, slow=0.1):
-        self.y, self.slow = 0.0, slow
-
-    def __call__(self, x):
-        self.y = 0.0
-        for _ in range(20):
-            time.sleep(self.slow if x[0] < 0 else 1e-4)
-            self.y += x[1]
-        return np.array([x[0], self.y])
 
 
 def solved(first):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pymc as pm
 import pytest
-from misbehaving import misbehave, points, problem
+from misbehaving import Solver, misbehave, points, problem
 
 import pymc_ensemble as pe
 from pymc_ensemble.forward import ExecutorError
@@ -147,19 +147,6 @@ def test_a_worker_that_is_killed(client, tmp_path):
     killer.join()
 
 
-class Solver:
-    """A simulator with a state: calls beside each other spoil it."""
-
-    y = 0.0
-
-    def __call__(self, x):
-        self.y = 0.0
-        for _ in range(20):
-            time.sleep(0.1 if x[0] < 0 else 1e-4)
-            self.y += x[1]
-        return np.array([x[0], self.y])
-
-
 def test_calls_that_were_given_up_spoil_no_others():
     """Each worker is restarted before it is given another member.
 
@@ -245,9 +232,9 @@ def test_what_the_workers_do_not_have(client):
         inverse.evaluate(points([1, 2]))
 
 
-@pytest.mark.parametrize(("mp_ctx", "chains"), [("fork", 3), ("spawn", 2)])
+@pytest.mark.parametrize(("mp_ctx", "chains"), [("fork", 3), ("forkserver", 2)])
 def test_chains_in_processes_of_their_own(client, mp_ctx, chains):
-    if mp_ctx == "fork" and os.name != "posix":
+    if os.name != "posix":
         pytest.skip("no fork")
 
     def simulate(x):
