@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.util
+import multiprocessing
 import os
 import re
 import signal
@@ -33,6 +34,11 @@ import threadpoolctl
 
 # A plugin of pytest may have loaded NumPy before these settings: that of jaxtyping does.
 threadpoolctl.threadpool_limits(int(os.environ["OPENBLAS_NUM_THREADS"]), user_api="blas")
+
+# Processes of a forkserver then need not import anew, each for itself, what takes seconds.
+multiprocessing.set_forkserver_preload(
+    ["__main__", "pymc", "arviz_stats.base", "pymc_ensemble.step_methods.kalman"]
+)
 
 
 def pytest_addoption(parser):

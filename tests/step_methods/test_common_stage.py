@@ -115,9 +115,7 @@ def test_one_process_keeps_the_outcome_in_memory(scratch):
     assert not folders(scratch)
 
 
-@pytest.mark.parametrize(
-    "context", ["fork", *(pytest.param(c, marks=pytest.mark.slow) for c in ("spawn", "forkserver"))]
-)
+@pytest.mark.parametrize("context", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_chain_processes_compute_once(context, scratch, results):
     stage, compute = stage_of_a_run(), Computing(results, hold=("worker_chain_0",))
     stage._outcome = "of an earlier run"  # which must not reach the processes
