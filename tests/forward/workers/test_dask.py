@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pymc as pm
@@ -43,13 +43,24 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def client():
-    with cluster() as client:
-        yield client
+def clients():
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(cluster()), []
+
+
+@pytest.fixture
+def client(clients):
+    """With two workers: Dask may have given up one that another test has killed."""
+    new, used = clients
+    try:
+        used[-1].wait_for_workers(2, timeout=30)
+    except (IndexError, TimeoutError):
+        used.append(new())
+        used[-1].wait_for_workers(2, timeout=PATIENCE)
+    return used[-1]
 
 
 def pids(client):
-    client.wait_for_workers(2, timeout=PATIENCE)
     return set(client.run(os.getpid).values())
 
 
@@ -137,7 +148,6 @@ def test_a_worker_that_is_killed(client, tmp_path):
             time.sleep(0.01)
         os.kill(next(iter(processes)), getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    client.wait_for_workers(1, timeout=PATIENCE)  # Dask may have given up one in another test
     processes = set(client.run(os.getpid).values())
     inverse, _ = problem(slow, executor=client.get_executor())
     killer = threading.Thread(target=kill)
