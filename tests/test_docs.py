@@ -231,7 +231,7 @@ def test_code_of_recipes(monkeypatch):
     results = []
 
     def short(*args, **kwargs):
-        options = {"draws": 500, "chains": 1, "cores": 1, "random_seed": 1, "progressbar": False}
+        options = {"draws": 300, "chains": 1, "cores": 1, "random_seed": 1, "progressbar": False}
         results.append(sample(*args, **options, **kwargs))
         return results[-1]
 
