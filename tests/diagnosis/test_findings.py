@@ -1,6 +1,7 @@
 """What is said of a run, and which remedy is offered."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from pymc_ensemble.diagnosis.findings import first_look, judge
 from pymc_ensemble.diagnosis.known import Evidence
 from pymc_ensemble.diagnosis.regression import Regression
 from pymc_ensemble.diagnosis.run import Run
+from pymc_ensemble.diagnosis.stand_ins import far_from_learned
+from pymc_ensemble.samplers.ensemble import Origin
 
 
 def changed(run, **stats):
@@ -193,3 +196,22 @@ def test_regression_with_points_that_are_no_draws():
     unknown = np.full(1000, np.nan)  # as of a surrogate
     found = Regression.of(X, unknown, np.copy, rng, (others, -0.5 * others[:, 0] ** 2))
     assert found.mean[0] < -0.3
+
+
+@pytest.mark.parametrize(
+    ("reached", "of_law", "accepted", "words"),
+    [
+        (None, None, 0.5, None),
+        (0.51, 0.11, 0.5, None),
+        (0.49, 0.11, 0.5, "may miss a part"),
+        (0.49, 0.09, 0.5, "far from the learned law: draws of the posterior would accept"),
+        (0.49, 0.09, 0.24, "far from the learned law: only 24%"),
+    ],
+)
+def test_a_learned_law_is_doubted_by_what_draws_would_accept(reached, of_law, accepted, words):
+    """Below a half by draws of the prior, a tenth by the posterior, a quarter by walkers."""
+    origin = Origin("density", adjusted=True, learned=True, law_acceptance=of_law, reached=reached)
+    run = SimpleNamespace(origin=origin, independent_acceptance=accepted)
+    found = list(far_from_learned(SimpleNamespace(run=run)))
+    assert len(found) == (words is not None)
+    assert all(finding.severity == "doubtful" and words in finding.reason for finding in found)
