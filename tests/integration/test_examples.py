@@ -57,6 +57,8 @@ SMALLER = {
         "draws=4000": "draws=1500",
         "4000": "1000",
     },
+    "field": {"        500,\n": "        250,\n"},
+    "four_modes": {"        5000,\n": "        1000,\n"},
     "lorenz63": {", 1000)": ", 400)", "500, tune=20": "100, tune=5"},
     "many_data_sets": {
         "simulations(model, 100,": "simulations(model, 60,",
