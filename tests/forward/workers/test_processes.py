@@ -39,9 +39,14 @@ def wait_until(condition, seconds=60.0):
 
 
 def runs(pid):
-    """Whether a process runs; one that has ended and was not fetched does not."""
+    """Whether a process runs, or a thread of it; one that has ended and was not fetched does not.
+
+    A first thread that has ended leaves files open, and locked, as long as there are others.
+    """
+    process = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        ended = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not ended or len(list((process / "task").iterdir())) > 1
     except OSError:
         return False
 
