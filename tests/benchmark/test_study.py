@@ -100,7 +100,7 @@ def test_savings_are_bounds_where_the_peer_did_not_arrive():
 )
 def test_samplers_find_the_posterior_and_count_what_it_costs(name, tmp_path):
     pytest.importorskip(SAMPLERS[name].requires)
-    budget = 1500
+    budget = 1000
     case = Case("linear 2-d", name, budget, 1)
     result = xr.load_dataset(case.run(tmp_path), engine="h5netcdf")
     assert "failed" not in result.attrs, result.attrs["failed"]
