@@ -23,7 +23,7 @@ os.environ.setdefault("PYTENSOR_FLAGS", flags)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # JAX, too: what is compiled is kept for other processes and for the next time.
 jax_cache = Path(__file__).parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(jax_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
