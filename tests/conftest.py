@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # quarter of its time would go into notes on which line made which node.
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(threads, "1")
-flags = "mode=FAST_COMPILE,traceback__limit=0,traceback__compile_limit=0"
+flags = "mode=FAST_COMPILE,traceback__limit=0,traceback__compile_limit=0,on_opt_error=raise"
 os.environ.setdefault("PYTENSOR_FLAGS", flags)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # JAX, too: what is compiled is kept for other processes and for the next time.

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,18 @@ logger = logging.getLogger("pymc_ensemble")
 CHEAP_MODE = "FAST_COMPILE"
 
 
+class PreparedMode(Mode):
+    """A mode of PyTensor whose rewrites are gathered once, and not at every compilation."""
+
+    @cached_property
+    def optimizer(self) -> Any:
+        """Rewriter of graphs."""
+        return super().optimizer
+
+
 @cache
 def cheap_mode(simplified: bool = False) -> Mode:
-    """PyTensor's FAST_COMPILE, its rewrites gathered once and not at every compilation.
+    """PyTensor's FAST_COMPILE.
 
     Parameters
     ----------
@@ -49,15 +58,16 @@ def cheap_mode(simplified: bool = False) -> Mode:
         `graphs.simplified` has done it.
     """
     mode = get_mode(CHEAP_MODE)
-    if simplified:
-        mode = Mode(mode.linker, mode.provided_optimizer.excluding("canonicalize_db"))
-    return Mode(mode.linker, mode.optimizer)
+    rewrites = mode.provided_optimizer
+    return PreparedMode(
+        mode.linker, rewrites.excluding("canonicalize_db") if simplified else rewrites
+    )
 
 
 @cache
 def as_it_stands() -> Mode:
     """A mode without rewrites, for what runs once: rewriting would take longer than running."""
-    return Mode(get_mode(CHEAP_MODE).linker, RewriteDatabaseQuery(include=[]))
+    return PreparedMode(get_mode(CHEAP_MODE).linker, RewriteDatabaseQuery(include=[]))
 
 
 @node_rewriter([Elemwise])
