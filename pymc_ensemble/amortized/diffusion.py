@@ -182,8 +182,13 @@ class KernelDensity:
             apart = (points[nearest] - points[:, None]).reshape(-1, d)
             root = _root(apart.T @ apart / len(apart))
         squares = _squares_of_others(root, points)
-        log_sums = [scipy.special.logsumexp(-0.5 * squares / h**2, axis=1) for h in BANDWIDTHS]
-        fits = [(sums - d * np.log(h)).mean() for sums, h in zip(log_sums, BANDWIDTHS, strict=True)]
+        least = squares.min(axis=1)  # that of the largest term
+        excess = squares - least[:, None]
+        fits = [
+            np.mean(np.log(np.exp(-0.5 * excess / h**2).sum(axis=1)) - 0.5 * least / h**2)
+            - d * np.log(h)
+            for h in BANDWIDTHS
+        ]
         return cls(points, wider * BANDWIDTHS[int(np.argmax(fits))] * root)
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
