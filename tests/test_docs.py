@@ -162,12 +162,13 @@ def test_code_of_summaries(capsys):
 
 @pytest.mark.amortized
 def test_code_of_amortized(capsys, monkeypatch):
-    """With two networks of four."""
+    """With two networks of four, and 30 simulations of 100 for the calibration."""
     monkeypatch.setattr(pe, "amortize", functools.partial(pe.amortize, members=2))
     session = {}
     for block in blocks("amortized.md"):
+        block = block.replace("coverage(simulations=100,", "coverage(simulations=30,")
         exec(compile(block, "amortized.md", "exec"), session)
-    assert session["calibration"].finished == 100
+    assert session["calibration"].finished == 30
     assert session["better"].posterior.attrs["khat"] <= 0.7
     error = np.log([session["better"].posterior[k].mean() for k in ("amplitude", "rate")])
     assert np.abs(error - np.log([1.3, 0.8])).max() < 0.15

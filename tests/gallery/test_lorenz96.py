@@ -94,8 +94,8 @@ def test_runs_that_blow_up_are_not_finite():
 
 @pytest.mark.slow
 def test_data_are_of_the_truth():
-    """The observation and the covariance against 64 windows of other runs."""
-    windows = lorenz96_averages(truths(32), random_starts(32, seed=3), windows=2).reshape(-1, 5)
+    """The observation and the covariance against 32 windows of other runs."""
+    windows = lorenz96_averages(truths(32), random_starts(32, seed=3), windows=1).reshape(-1, 5)
     n = len(windows)
     misfit = OBSERVED - windows.mean(0)
     assert misfit @ np.linalg.solve(FLUCTUATIONS, misfit) < 25.7  # chi-square of 5, 1e-4

@@ -66,7 +66,7 @@ SMALLER = {
         "        1000,\n": "        400,\n",
     },
     "networks": {"size=200": "size=100", "epochs=8": "epochs=6", "(1, 9)": "(1, 7)"},
-    "outbreak": {"simulations(model, 4000,": "simulations(model, 2000,"},
+    "outbreak": {"simulations(model, 4000,": "simulations(model, 1500,"},
     "quickstart": {"        1000,\n": "        500,\n"},
     "restart": {"        300,\n": "        100,\n", "        200,\n": "        100,\n"},
     "thrown_ball": {

@@ -62,8 +62,7 @@ def stationary_ensemble(problem, J, corrected, rng):
     return mean + left @ right @ np.linalg.cholesky(J * C).T
 
 
-@pytest.mark.parametrize("J", [8, 12])
-@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize(("J", "corrected"), [(8, False), (12, False), (8, True)])
 def test_finite_ensemble_law(J, corrected):
     """Pooled variance (J - d - 1) / J and E[C] = (J - d - 2) / J of the posterior's without the
     correction, 1 and (J - 1) / J with it.
