@@ -21,7 +21,7 @@ from pytensor.graph.traversal import ancestors
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.store import BOOKKEEPING, EvaluationStore, open_store
 from pymc_ensemble.problem.inverse_problem import problem_of
-from pymc_ensemble.problem.points import points_of, unconstrained, variable_layout
+from pymc_ensemble.problem.points import layout_of, points_of, unconstrained
 from pymc_ensemble.samplers.weights import LEVEL
 
 from .ensembles import LOST
@@ -216,7 +216,7 @@ def _log_density_given(
     evaluate = pytensor.function(
         [*model.value_vars, *given], density, mode="FAST_COMPILE", on_unused_input="ignore"
     )
-    layout = variable_layout(model.initial_point(), [v.name for v in model.value_vars])
+    layout = layout_of(model)
     outputs = zip(*(stored[name].to_numpy() for name in results), strict=True)
     lp = [
         evaluate(*(point[v.name] for v in model.value_vars), *values)
