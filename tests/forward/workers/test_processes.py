@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import forks
@@ -102,7 +103,11 @@ def test_idle_workers_that_are_killed_are_replaced():
 @posix
 @pytest.mark.slow
 def test_a_run_survives_workers_that_are_killed_at_random(log, request):
-    """The draws are those of a run without, but for members that were on their way."""
+    """The draws are those of a run without, but for members that were on their way.
+
+    They are killed at work or while they wait. If each were killed at its start, which takes long
+    on a busy machine, the run would end: so the next test says.
+    """
 
     def function(x):
         log.note(os.getpid())
@@ -115,11 +120,12 @@ def test_a_run_survives_workers_that_are_killed_at_random(log, request):
     def kill():
         rng = np.random.default_rng(0)
         while not over.wait(rng.uniform(0.02, 0.2)):
-            workers = [p for p in multiprocessing.active_children() if "ensemble" in p.name]
-            if workers:
-                pid = rng.choice(workers).pid
-                killed.append(pid)
-                os.kill(pid, signal.SIGKILL)
+            noted = set(log.read())
+            began = [p.pid for p in multiprocessing.active_children() if p.pid in noted]
+            if began:
+                killed.append(rng.choice(began))
+                with suppress(ProcessLookupError):
+                    os.kill(killed[-1], signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     request.addfinalizer(over.set)  # or it kills those of other tests, if this one fails
