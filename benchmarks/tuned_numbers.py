@@ -546,7 +546,8 @@ class Diagnosed:
     def measure(self, seed):
         """Verdict, whether it is right, and the estimates."""
         idata, wrong = finished_run(self.name, seed)
-        diagnosis = importlib.import_module("pymc_ensemble.diagnosis").diagnose(idata)
+        module = importlib.import_module("pymc_ensemble.diagnosis.diagnose")
+        diagnosis = module.diagnose(idata)
         table = diagnosis.parameters.to_dataframe().fillna(0.0)
         estimates = [np.asarray(table[c]) for c in ("shift", "sd_ratio") if c in table]
         return {

@@ -6,7 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from known_runs import standard_normal_run
 
 import pymc_ensemble.samplers.moves
 
@@ -99,6 +101,25 @@ def test_effects_are_told_relative_to_the_numbers_as_they_are():
     assert tuned_numbers.effect(same, reference) == "the same, bit for bit"
     assert tuned_numbers.effect([line | {"case": ""}], reference) == "not reached"
     assert tuned_numbers.effect([], reference) == "not measured"
+
+
+def test_a_finished_run_is_diagnosed_with_a_number_changed(monkeypatch):
+    shifted = standard_normal_run(np.random.default_rng(1), shift=1.0)
+    monkeypatch.setattr(tuned_numbers, "finished_run", lambda name, seed: (shifted, True))
+    (number,) = [
+        number
+        for number in count_numbers.chosen_numbers(ROOT / "pymc_ensemble" / "diagnosis")
+        if number.name == "WRONG_MEAN"
+    ]
+    module = tuned_numbers.module_of(number.file)
+    changed = tuned_numbers.Changed(module, number.line, number.column, number.text, "1e3")
+    measured = []
+    for one in (None, changed):
+        with tuned_numbers.package_with(one):
+            measured.append(tuned_numbers.Diagnosed("shifted").measure(0))
+    assert [one["verdict"] for one in measured] == ["wrong", "trustworthy"]
+    assert [one["right"] for one in measured] == [True, False]
+    assert measured[0]["estimates"] == pytest.approx([1.0, 1.0, 1.0, 1.0], abs=0.1)
 
 
 def test_the_command_leaves_rows_that_it_did_not_measure(tmp_path, monkeypatch):
