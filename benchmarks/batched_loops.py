@@ -4,6 +4,7 @@ Compares `InverseProblem.forward` on the Lotka-Volterra equations (RK4, 200 step
 loop over the compiled function of one point. Run with ``python benchmarks/batched_loops.py``.
 """
 
+import argparse
 import time
 from functools import partial
 
@@ -48,6 +49,7 @@ def each(function, points):
 
 def main():
     """Print the cost per particle both ways, and their ratio."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with pm.Model() as model:
         rates = pm.LogNormal("rates", [-0.6, -3.6, -0.3, -3.7], 0.2, shape=4)
         path = pytensor.scan(

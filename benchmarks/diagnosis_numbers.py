@@ -12,59 +12,48 @@ of the regression, and ``--every 5`` takes one run of five.
 import argparse
 import logging
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytensor
 import xarray as xr
+from changed_numbers import changed, home_of
 from diagnosis import CASES, MEAN, SD, errors
 from known_posteriors import PROBLEMS
 
-from pymc_ensemble.diagnosis import findings, known, modes, regression, stand_ins
+from pymc_ensemble.diagnosis import findings, modes
 from pymc_ensemble.diagnosis.known import Evidence
 from pymc_ensemble.diagnosis.run import Run
 
-MODULES = (findings, known, modes, regression, stand_ins)
 OF_VERDICTS = {
-    "OFF": (0.425, 0.925),
-    "CERTAIN": (1.25, 5.0),
-    "LARGEST_KHAT": (0.35, 1.4),
-    "FAR": (0.5, 2.0),
-    "LOW_ACCEPTANCE": (0.025, 0.1),
-    "LOW_WOULD_BE": (0.3, 0.8),
-    "CHANCE_LIMIT": (0.1, 0.4),
-    "POSSIBLE": (0.75, 3.0),
-    "LOST": (0.05, 0.2),
-    "ROUGH": (0.3, 1.2),
-    "UNEQUAL": (float(np.hypot(1, 0.15)), float(np.hypot(1, 0.6))),
-    "WIDE_OPEN": (10.0, 40.0),
-    "POOR": (0.125, 0.5),
-    "FEWEST_APART": (15, 60),
-    "FEWEST_VISITS": (1, 4),
+    "diagnosis.known.OFF": (0.425, 0.925),
+    "samplers.certificate.CERTAIN": (1.25, 5.0),
+    "diagnosis.findings.LARGEST_KHAT": (0.35, 1.4),
+    "diagnosis.findings.FAR": (0.5, 2.0),
+    "diagnosis.findings.LOW_ACCEPTANCE": (0.025, 0.1),
+    "diagnosis.findings.LOW_WOULD_BE": (0.3, 0.8),
+    "diagnosis.known.CHANCE_LIMIT": (0.1, 0.4),
+    "diagnosis.known.POSSIBLE": (0.75, 3.0),
+    "diagnosis.ensembles.LOST": (0.05, 0.2),
+    "diagnosis.regression.ROUGH": (0.3, 1.2),
+    "diagnosis.findings.UNEQUAL": (float(np.hypot(1, 0.15)), float(np.hypot(1, 0.6))),
+    "diagnosis.findings.WIDE_OPEN": (10.0, 40.0),
+    "samplers.proposals.POOR": (0.125, 0.5),
+    "diagnosis.modes.FEWEST_APART": (15, 60),
+    "diagnosis.modes.FEWEST_VISITS": (1, 4),
 }
 OF_REGRESSION = {
-    "LARGEST_WEIGHT": (5, 20),
-    "SHARE_OF_LAW": (0.15, 0.6),
-    "BOTTOM": (5, 20),
-    "HORIZON": (1.5, 6.0),
-    "CLOSE": (0.1, 0.4),
-    "VAGUE": (0.05, 0.2),
-    "FUNCTIONS": (25, 100),
-    "N_KERNELS": (150, 600),
-    "ROUNDS": (3, 10),
-    "KERNEL_ROUNDS": (1, 4),
+    "diagnosis.regression.LARGEST_WEIGHT": (5, 20),
+    "diagnosis.regression.SHARE_OF_LAW": (0.15, 0.6),
+    "diagnosis.regression.BOTTOM": (5, 20),
+    "diagnosis.regression.HORIZON": (1.5, 6.0),
+    "diagnosis.regression.CLOSE": (0.1, 0.4),
+    "diagnosis.regression.VAGUE": (0.05, 0.2),
+    "diagnosis.regression.FUNCTIONS": (25, 100),
+    "diagnosis.regression.N_KERNELS": (150, 600),
+    "diagnosis.regression.ROUNDS": (3, 10),
+    "diagnosis.regression.KERNEL_ROUNDS": (1, 4),
 }
-
-
-def changed(number, value):
-    """The package with another value of a number, wherever it is known by its name."""
-    stack = ExitStack()
-    for module in MODULES:
-        if hasattr(module, number):
-            stack.enter_context(patch.object(module, number, value))
-    return stack
 
 
 def finished(folder, seeds):
@@ -123,13 +112,14 @@ def main():
         if one != told:
             print(f"  {'missed' if one else 'false alarm'}: {name}")
     for number, values in (OF_REGRESSION if options.refit else OF_VERDICTS).items():
-        if options.only and number not in options.only:
+        module, name = home_of(number)
+        if options.only and name not in options.only:
             continue
         for value in values:
             with changed(number, value):
                 if options.refit:
                     now = doubted([evidence_of(run) for _, run, _ in runs], lost)
-                elif hasattr(modes, number):
+                elif module is modes:
                     now = doubted(gathered, [modes_lost(run) for _, run, _ in runs])
                 else:
                     now = doubted(gathered, lost)

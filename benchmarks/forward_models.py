@@ -6,6 +6,7 @@
 All figures are ratios of times of one run, or counts.
 """
 
+import argparse
 import logging
 import resource
 import subprocess
@@ -201,7 +202,12 @@ def main():
     if sys.argv[1:] == ["large"]:
         large()
         return
-    for name in sys.argv[1:] or figures:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(figures))
+    names = parser.parse_args().figures
+    if unknown := [name for name in names if name not in figures]:
+        parser.error(f"there is no figure {unknown[0]}; there are {', '.join(figures)}.")
+    for name in names or figures:
         figures[name]()
 
 

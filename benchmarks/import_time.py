@@ -8,6 +8,7 @@ first, so that the first use of the large ones is listed as well. The bytecode i
 whatever the environment says: that of the installed packages is there, too.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -55,4 +56,6 @@ def main(repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("repeats", nargs="?", type=int, default=5)
+    main(parser.parse_args().repeats)

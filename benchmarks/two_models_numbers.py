@@ -11,33 +11,27 @@ import argparse
 import warnings
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
+from changed_numbers import changed
 from two_models import runs, two_models
 
 PAIRS = ["Lorenz, two modes", "Darcy, 4 x 4", "Burgers"]
-ROOM = "pymc_ensemble.samplers.multifidelity"
 NUMBERS = {
-    "correction.MANY_OUTPUTS": (6, 24),
-    "correction.SMALLEST_COMPONENT": (0.005, 0.02),
-    "exploration.MIXED": (2.0, 8.0),
-    "exploration.SHORTEST": (4, 16),
-    "exploration.LONGEST": (60, 240),
-    "exploration.EVOLUTIONS": (0, 2),
-    "draws.FORGOTTEN": (1.0, 4.0),
+    "samplers.gaussian_process.targets.MANY_OUTPUTS": (6, 24),
+    "samplers.multifidelity.correction.SMALLEST_COMPONENT": (0.005, 0.02),
+    "samplers.multifidelity.exploration.MIXED": (2, 8),
+    "samplers.multifidelity.exploration.LONGEST": (60, 240),
+    "samplers.multifidelity.exploration.EVOLUTIONS": (0, 2),
     "tolerance": (0.05, 0.2),
 }
 
 
-def changed(number, value, pair, seed):
+def run_with(number, value, pair, seed):
     """A run with another value of a number, or of an option."""
     if "." not in number:
         return two_models(pair, seed, **{number: value})
-    with patch(f"{ROOM}.{number}", value):
-        if number == "exploration.SHORTEST":
-            with patch(f"{ROOM}.draws.SHORTEST", value):
-                return two_models(pair, seed)
+    with changed(number, value):
         return two_models(pair, seed)
 
 
@@ -75,7 +69,7 @@ def main():
     usual, told = all_runs("two models", two_models), []
     for number, values in NUMBERS.items():
         for value in values:
-            found = all_runs(f"{number}={value}", partial(changed, number, value))
+            found = all_runs(f"{number}={value}", partial(run_with, number, value))
             told.append(f"{number}={value}: {compared(found, usual)}")
     print("\n".join(told))
 
