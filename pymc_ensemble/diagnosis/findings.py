@@ -132,7 +132,8 @@ def _wrong_moments(evidence: Evidence) -> Iterator[Finding]:
     ratio, which = worst(_shrunk(log_ratio, fit.sd_ratio_error), run.labels)
     # A fit knows less about tails than the draws of an exact sampler that has settled. For these
     # draws, errors of variables count only if there are errors of unconstrained coordinates, too
-    u_shift, u_ratio = np.abs(fit.u_shift).max(), np.abs(np.log(fit.u_sd_ratio)).max()
+    u_shift = np.abs(_shrunk(fit.u_shift, fit.u_shift_error)).max()
+    u_ratio = np.abs(_shrunk(np.log(fit.u_sd_ratio), fit.u_sd_ratio_error)).max()
     seen = run.origin.adjusted and _settled(evidence)
     if seen and np.hypot(u_shift / WRONG_MEAN, u_ratio / WRONG_SD) <= OFF:
         return

@@ -57,6 +57,8 @@ class Regression:
         Standard deviation of the log density about the fit: the roughness of the forward map.
     u_shift, u_sd_ratio : ndarray of shape (d,)
         Errors of the moments of the unconstrained coordinates, which no tail of the fit enlarges.
+    u_shift_error, u_sd_ratio_error : ndarray of shape (d,)
+        Standard errors of these.
     """
 
     mean: FloatArray
@@ -71,6 +73,8 @@ class Regression:
     noise: float
     u_shift: FloatArray
     u_sd_ratio: FloatArray
+    u_shift_error: FloatArray
+    u_sd_ratio_error: FloatArray
 
     @classmethod
     def of(
@@ -134,7 +138,9 @@ class Regression:
                 sd = np.maximum(np.sqrt(w @ (moved - mean) ** 2), 1e-300)
                 u_mean = w @ u
                 u_sd = np.sqrt(w @ (u - u_mean) ** 2)
-                errors = _errors_of_moments(process, points, moved, w, rng)
+                both = np.column_stack([moved, u])
+                of_means, of_sds = _errors_of_moments(process, points, both, w, rng)
+                q = X.shape[1]
                 level = process.evaluate(x)[0][:, 0]
                 residual = ((lp - level) / np.sqrt(_relative_noise(level, p)))[some]
                 result = cls(
@@ -142,13 +148,16 @@ class Regression:
                     sd,
                     (X.mean(0) - mean) / sd,
                     X.std(0) / sd,
-                    *errors,
+                    of_means[:q],
+                    of_sds[:q],
                     weights.khat,
                     weights.efficiency,
                     float(w @ process.sd(points)[:, 0]),
                     min(float(process.noise[0]), _nugget(x[some], residual, rng)),
                     (U.mean(0) - u_mean) / u_sd,
                     U.std(0) / u_sd,
+                    of_means[q:],
+                    of_sds[q:],
                 )
             if result.largest_error < VAGUE and result.noise < ROUGH:
                 break

@@ -181,8 +181,22 @@ def test_regression_knows_its_uncertainty():
     of_sample = 4000**-0.5  # of the weighted sample that both take their moments from
     assert sure.largest_error < 2 * of_sample < unsure.largest_error < 0.3
     assert unsure.noise == pytest.approx(2, rel=0.15)
+    np.testing.assert_array_equal(unsure.shift_error, unsure.u_shift_error)  # coordinates are shown
+    np.testing.assert_array_equal(unsure.sd_ratio_error, unsure.u_sd_ratio_error)
     assert np.abs(sure.shift - X.mean(0)).max() < 0.06
     assert np.abs(unsure.shift - X.mean(0)).max() < 4 * unsure.shift_error.max() + 0.06
+
+
+@pytest.mark.parametrize(("error", "verdicts"), [(0.1, []), (0.01, ["wrong"])])
+def test_what_a_fit_does_not_know_of_coordinates_is_no_error(error, verdicts):
+    """Draws of an exact sampler, and a fit with a heavy tail, which may be wrong in coordinates."""
+    run = standard_normal_run(np.random.default_rng(12), S=40, origin=ADJUSTED)
+    known = Evidence.of(Run.of(run), None, np.random.default_rng(1))
+    ratio, errors = np.array([0.5, 1.0]), np.array([error, error])
+    fit = replace(known.fit, sd_ratio=ratio, u_sd_ratio=[0.83, 1], u_sd_ratio_error=errors)
+    found = judge(replace(known, regression=fit))
+    assert [one.severity for one in found] == verdicts
+    assert all("standard deviation of `x[0]` is 0.50 times" in one.reason for one in found)
 
 
 def test_regression_with_points_that_are_no_draws():
