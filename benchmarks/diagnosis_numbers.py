@@ -29,9 +29,9 @@ OF_VERDICTS = {
     "diagnosis.known.OFF": (0.425, 0.925),
     "samplers.certificate.CERTAIN": (1.25, 5.0),
     "diagnosis.findings.LARGEST_KHAT": (0.35, 1.4),
-    "diagnosis.findings.FAR": (0.5, 2.0),
-    "diagnosis.findings.LOW_ACCEPTANCE": (0.025, 0.1),
-    "diagnosis.findings.LOW_WOULD_BE": (0.3, 0.8),
+    "diagnosis.limits.FAR": (0.5, 2.0),
+    "diagnosis.limits.LEAST_EFFICIENCY": (0.025, 0.1),
+    "samplers.proposals.GOOD": (0.25, 0.75),
     "diagnosis.known.CHANCE_LIMIT": (0.1, 0.4),
     "diagnosis.known.POSSIBLE": (0.75, 3.0),
     "diagnosis.ensembles.LOST": (0.05, 0.2),
@@ -39,7 +39,7 @@ OF_VERDICTS = {
     "diagnosis.findings.UNEQUAL": (float(np.hypot(1, 0.15)), float(np.hypot(1, 0.6))),
     "diagnosis.findings.WIDE_OPEN": (10.0, 40.0),
     "samplers.proposals.POOR": (0.125, 0.5),
-    "diagnosis.modes.FEWEST_APART": (15, 60),
+    "diagnosis.weights.FEWEST_WEIGHTS": (25, 100),
     "diagnosis.modes.FEWEST_VISITS": (1, 4),
 }
 OF_REGRESSION = {

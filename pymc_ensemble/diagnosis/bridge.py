@@ -48,10 +48,10 @@ class Mixture:
         """Fit to draws `U`, shape (n, d). Held-out draws choose the number of components."""
         anomalies = Anomalies.of(U)
         x = (U - anomalies.mean) @ anomalies.L_pinv.T
-        held_out = rng.random(len(x)) < 1 / 3
+        half, held_out = np.array_split(rng.permutation(x), 2)
         best, highest, k = 1, -np.inf, 1
-        while (fitted := _components(x[~held_out], k, rng)) is not None:
-            score = float(_log_density(fitted, x[held_out]).mean())
+        while (fitted := _components(half, k, rng)) is not None:
+            score = float(_log_density(fitted, held_out).mean())
             if score <= highest:
                 break
             best, highest, k = k, score, 2 * k

@@ -10,12 +10,13 @@ import numpy as np
 import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
 
+from pymc_ensemble.samplers.linearization import FOR_EACH
+
 from .ensembles import LOST
 
 FloatArray = NDArray[np.float64]
 
 CELLS = round(1 / LOST)  # a coordinate is cut into so many cells, with equally many draws
-DRAWS, VISITS = 5, 2  # a cell needs so many for each parameter and one more
 EMPTY = 5.0  # log: a cell has less than a hundredth of the mass that its share of draws claims
 
 
@@ -57,7 +58,7 @@ class Misplaced:
         """
         *shape, d = U.shape
         n = int(np.prod(shape))
-        if n < CELLS * DRAWS * (d + 1) or not np.isfinite(lp).all():
+        if n < CELLS * FOR_EACH * (d + 2) or not np.isfinite(lp).all():
             return None
         flat = U.reshape(n, d)
         z = (flat - flat.mean(0)) / np.maximum(flat.std(0), 1e-300)
@@ -69,7 +70,7 @@ class Misplaced:
             for b, draws in enumerate(cells):
                 cell[draws] = b
             log_mass = np.full(CELLS, np.nan)
-            often = _visits(cell.reshape(shape)) >= VISITS * (d + 1)
+            often = _visits(cell.reshape(shape)) > d  # fewer do not span the space
             for b, draws in enumerate(cells):
                 if often[b]:
                     log_mass[b] = values[draws].mean() + _entropy(z[draws], k)  # eq. (D12)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pymc_ensemble.log import number, percent
 from pymc_ensemble.samplers.certificate import CERTAIN
+from pymc_ensemble.samplers.proposals import GOOD
 
 from .ensembles import LOST
 from .known import (
@@ -17,12 +18,11 @@ from .known import (
     POSSIBLE,
     SAMPLE,
     SMOOTH,
-    WRONG_MEAN,
-    WRONG_SD,
     Evidence,
     Finding,
     by_severity,
 )
+from .limits import FAR, LEAST_EFFICIENCY, WRONG_MEAN, WRONG_SD
 from .regression import MOST_PARAMETERS, Regression
 from .run import Run
 from .stand_ins import amortized, far_from_learned, inverted, law_alone, surrogate
@@ -32,10 +32,6 @@ FloatArray = NDArray[np.float64]
 
 UNEQUAL = float(np.hypot(1, WRONG_MEAN))  # R-hat if means of chains scatter by WRONG_MEAN
 LARGEST_KHAT = 0.7
-# error of a mean in sd, or doublings of an sd; error of a log density that may cause it, eq. (C1)
-FAR = 1.0
-LOW_ACCEPTANCE = 0.05  # of Metropolis tests
-LOW_WOULD_BE = 0.6  # would-be acceptance of moves without a Metropolis test
 WIDE_OPEN = 20.0  # the same if chains agree: the error is then in tails that hardly count
 
 
@@ -319,7 +315,7 @@ def _not_the_law(evidence: Evidence) -> Iterator[Finding]:
             "the posterior has tails, or regions, that the draws hardly reach.",
             "Draw more, or write the model in coordinates in which its posterior is compact.",
         )
-    if evidence.law in ("gaussian", "approximate") and run.acceptance < LOW_WOULD_BE:
+    if evidence.law in ("gaussian", "approximate") and run.acceptance < GOOD:
         yield Finding(
             "doubtful",
             f"a Metropolis test would have accepted only {percent(run.acceptance)} of the moves.",
@@ -376,7 +372,7 @@ def _not_arrived(evidence: Evidence) -> Iterator[Finding]:
 def _hardly_accepted(evidence: Evidence) -> Iterator[Finding]:
     """Find runs in which hardly any move has passed the Metropolis test."""
     run = evidence.run
-    if run.origin.adjusted and run.acceptance < LOW_ACCEPTANCE:
+    if run.origin.adjusted and run.acceptance < LEAST_EFFICIENCY:
         yield Finding(
             "doubtful",
             f"only {percent(run.acceptance)} of the moves were accepted.",

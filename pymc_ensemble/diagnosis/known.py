@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pymc_ensemble.samplers.ensemble import Law
 
 from .cells import Misplaced
+from .limits import WRONG_MEAN
 from .regression import MOST_PARAMETERS, ROUGH, Regression
 from .run import Run
 from .weights import SamplingError, Weights
@@ -18,14 +19,11 @@ from .weights import SamplingError, Weights
 FloatArray = NDArray[np.float64]
 Verdict = Literal["trustworthy", "doubtful", "wrong"]
 
-# Errors that make a result wrong, of a mean in posterior sd, and relative ones of an sd
-WRONG_MEAN, WRONG_SD = 0.3, 0.2
 # Estimates have errors themselves. So the verdict is "wrong" from this share of what makes a result
 # wrong. Errors of a mean and of an sd count as the sides of a right angle
 OFF = 0.85
 POSSIBLE = 1.5  # standard errors that chance alone may well bring about
 CHANCE_LIMIT = WRONG_MEAN / POSSIBLE  # standard error of a mean that chance may make wrong
-RARE = 0.01  # chance that a test calls a right model wrong, and share of draws that are extreme
 ADJUST = "Use adjust=True, which is exact for deterministic forward maps"
 SAMPLE = "Sample, from here on: pm.sample(step=EnsembleKalmanSampler(initial_ensemble=result))"
 SMOOTH = "Use EnsembleKalmanSampler(rough=True), unless the fluctuations are meant"

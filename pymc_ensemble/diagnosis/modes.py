@@ -16,14 +16,15 @@ from pymc_ensemble.samplers.phases import default_ensemble_size
 from pymc_ensemble.samplers.weights import UNUSUAL
 
 from .ensembles import path_ess
-from .known import RARE, Finding
+from .known import Finding
+from .limits import RARE
+from .regression import ENOUGH_DRAWS
 from .run import Run
+from .weights import FEWEST_WEIGHTS
 
 FloatArray = NDArray[np.float64]
 
-MOST_COMPARED = 3000  # points in the search for places without draws
 FEWEST_VISITS = 2  # fewer may be an accident
-FEWEST_APART = 30  # draws that are needed to tell how far from others a draw may be
 BURN_IN = 20  # rounds that are usually enough
 REMEDY = (
     "diagnose without `probe`, which sends an ensemble from the prior to the posterior; or priors "
@@ -77,7 +78,7 @@ def _far_apart(draws: FloatArray) -> FloatArray:
     """Sweeps, shape (C, S, J, p), so far apart that particles have forgotten their positions."""
     C, S, J, _ = draws.shape
     ess = np.nan_to_num(path_ess(np.moveaxis(draws, (3, 0, 2, 1), (0, 1, 2, 3))), nan=1.0)
-    return draws[:, :: int(np.ceil(C * S * J / max(ess.min(), FEWEST_APART)))]
+    return draws[:, :: int(np.ceil(C * S * J / max(ess.min(), FEWEST_WEIGHTS)))]
 
 
 def _different(draws: FloatArray) -> FloatArray:
@@ -87,7 +88,7 @@ def _different(draws: FloatArray) -> FloatArray:
 
 def _thinned(rows: NDArray[Any]) -> NDArray[Any]:
     """Some of the rows, evenly, if there are too many to be compared with one another."""
-    return rows[:: max(1, -(-len(rows) // MOST_COMPARED))]
+    return rows[:: max(1, -(-len(rows) // ENOUGH_DRAWS))]
 
 
 def missed_mode(run: Run, U: FloatArray, lp: FloatArray, whose: str) -> list[Finding]:

@@ -8,9 +8,12 @@ import scipy  # parts of it are loaded when they are used first
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from pymc_ensemble.samplers.certificate import CERTAIN
 from pymc_ensemble.samplers.gaussian_process.basis import basis_size
 from pymc_ensemble.samplers.gaussian_process.regression import Function, GaussianProcess
+from pymc_ensemble.samplers.proposals import GOOD
 
+from .limits import RARE, WRONG_MEAN
 from .weights import FEWEST_WEIGHTS, Weights
 
 FloatArray = NDArray[np.float64]
@@ -19,7 +22,7 @@ MOST_PARAMETERS = 35
 TRAINING_DRAWS = 1000  # also points at which functions are compared
 ENOUGH_DRAWS = 4000  # of a second fit, if the first was too vague; of a round of sampling
 ROUGH = 0.6  # scatter of the log density about a smooth fit, or of the fit itself
-VAGUE = 0.1  # error of a moment by the fit that asks for more draws, as does a rough fit
+VAGUE = WRONG_MEAN / CERTAIN  # error of a moment by the fit that asks for more draws
 FUNCTIONS = 50  # functions of the process that a fit leaves open
 ROUNDS = 5
 LARGEST_WEIGHT = 10  # larger weights are cut when the law is fitted, in mean weights
@@ -195,7 +198,7 @@ def _fit(
 
 def _relative_noise(level: FloatArray, p: int) -> FloatArray:
     """Relative variance of the noise of values: it grows with their fall."""
-    fall = np.maximum((np.quantile(level, 0.99) if len(level) else 0.0) - level, 0.0)
+    fall = np.maximum((np.quantile(level, 1 - RARE) if len(level) else 0.0) - level, 0.0)
     steep = fall / (2 * p + 4)
     return np.where(steep < BOTTOM, 1 + steep**4, np.inf)  # eq. (D4)
 
@@ -251,7 +254,7 @@ def _adaptive_sample(
     """
     n, p = ENOUGH_DRAWS, x.shape[1]
     tree = scipy.spatial.cKDTree(x)
-    horizon = HORIZON * np.quantile(tree.query(x, k=2)[0][:, 1], 0.98)
+    horizon = HORIZON * np.quantile(tree.query(x, k=2)[0][:, 1], 1 - RARE)
 
     def weighted(points: FloatArray, log_proposal: FloatArray) -> Weights:
         known = np.isfinite(tree.query(points, distance_upper_bound=horizon)[0])
@@ -269,7 +272,7 @@ def _adaptive_sample(
         w /= w.sum()
         mean = w @ wide
         covariance = ((wide - mean).T * w) @ (wide - mean) + 1e-6 * np.eye(p)
-    if of_law.efficiency > 0.5:
+    if of_law.efficiency > GOOD:
         return wide, of_law
     # no ellipse fits the shape: add kernels around the points that were found
     kernel = scipy.stats.multivariate_normal(np.zeros(p), covariance * N_KERNELS ** (-2 / (p + 4)))

@@ -10,8 +10,8 @@ from pymc_ensemble.log import ProgressLog, number
 from pymc_ensemble.problem.driver import Account, Driver
 from pymc_ensemble.problem.inverse_problem import InverseProblem, problem_of
 
-from .findings import FAR
-from .known import OFF, SMOOTH, WRONG_SD, Evidence, Finding
+from .known import OFF, SMOOTH, Evidence, Finding
+from .limits import FAR, WRONG_SD
 from .regression import ROUGH
 from .run import Run
 

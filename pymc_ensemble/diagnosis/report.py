@@ -325,9 +325,9 @@ def _decimals(sd: float) -> Callable[[float], str]:
     """Format numbers to two significant digits of their standard deviation."""
     if not np.isfinite(sd) or sd <= 0:
         return "{:.4g}".format
-    exponent = int(np.floor(np.log10(sd)))
-    if exponent < -4 or exponent > 5:
+    if "e" in f"{sd:g}":
         return "{:.3e}".format
+    exponent = int(np.floor(np.log10(sd)))
     return f"{{:.{max(0, 1 - exponent)}f}}".format
 
 

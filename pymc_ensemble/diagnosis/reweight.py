@@ -15,13 +15,12 @@ from pymc_ensemble.samplers.options import require_flags
 from pymc_ensemble.samplers.weights import systematic_resample
 
 from .findings import LARGEST_KHAT
+from .limits import LEAST_EFFICIENCY
 from .regression import MOST_PARAMETERS, Regression
 from .run import Run
 from .weights import FEWEST_WEIGHTS, SamplingError, Weights
 
 FloatArray = NDArray[np.float64]
-
-LEAST_EFFICIENCY = 0.05  # share of the draws: of 4000 they leave 200, a mean's error of 0.07 sd
 
 
 def reweight(

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from pymc_ensemble.log import number, percent
-from pymc_ensemble.samplers.proposals import POOR
+from pymc_ensemble.samplers.proposals import GOOD, POOR
 
 from .ensembles import LOST
-from .known import CHANCE_LIMIT, POSSIBLE, RARE, SAMPLE, WRONG_SD, Evidence, Finding
+from .known import CHANCE_LIMIT, POSSIBLE, SAMPLE, Evidence, Finding
+from .limits import FAR, RARE, WRONG_SD
 from .run import Run
 
 FAMILIAR = 1 - RARE  # share of simulations that may be nearer to the others than the data are
-FAR = 0.1  # acceptance of a learned law by draws of the posterior below which they may lack tails
-MISSED = 0.5  # the same by draws of the prior, below which proposals miss a part of the posterior
-HELPS = 0.5  # error of means above which a cheap model does not help
+LACKING = (
+    0.1  # acceptance of a learned law by draws of the posterior below which they may lack tails
+)
 
 
 def inverted(evidence: Evidence) -> Iterator[Finding]:
@@ -44,7 +45,7 @@ def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
     if not run.origin.learned:
         return
     learned, rarely = run.origin.law_acceptance, run.independent_acceptance < POOR
-    if learned is not None and learned < FAR and not rarely:
+    if learned is not None and learned < LACKING and not rarely:
         # such proposals may miss tails: for a Gaussian process with unknown length and amplitude
         # 40% were accepted, but means were off by 0.3 sd
         yield Finding(
@@ -56,7 +57,7 @@ def far_from_learned(evidence: Evidence) -> Iterator[Finding]:
         )
         return
     reached = run.origin.reached
-    if reached is not None and reached < MISSED and not rarely:
+    if reached is not None and reached < GOOD and not rarely:
         yield Finding(
             "doubtful",
             "independent proposals may miss a part of the posterior: draws of the prior that the "
@@ -129,7 +130,7 @@ def _not_corrected(run: Run) -> Iterator[Finding]:
     if limit <= tolerance and run.converged:
         return
     told = f"that the correction of the cheap model is right to {tolerance:g} posterior standard "
-    if limit <= HELPS:
+    if limit <= FAR:
         yield Finding(
             "doubtful",
             f"it was not certified {told}deviations: means may be off by {number(limit)} of them.",
