@@ -249,7 +249,7 @@ def _of_proposals(run: Run, chain: NDArray[np.int64], rng: np.random.Generator) 
     if independent.sum() < FEWEST_WEIGHTS:
         raise ValueError(
             f"The run has made {independent.sum()} independence proposals ({FEWEST_WEIGHTS} are "
-            "needed)to tell the evidence. Sample with EnsembleKalmanSampler(adjust=True), or use "
+            "needed) to tell the evidence. Sample with EnsembleKalmanSampler(adjust=True), or use "
             f"{again}."
         )
     log_w = (lp - log_q)[independent]

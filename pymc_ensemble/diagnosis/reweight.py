@@ -207,7 +207,7 @@ def _recycled(
     if len(independent) < FEWEST_WEIGHTS:
         raise ValueError(
             f"The run has {len(independent)} independent proposals ({FEWEST_WEIGHTS} are "
-            "needed)for their weights to count. Sample with adjust=True, or draw more."
+            "needed) for their weights to count. Sample with adjust=True, or draw more."
         )
     log_w = (stats["proposal_lp"] - stats["proposal_log_q"])[independent]
     weights = Weights.of(np.empty((len(log_w), 0)), log_w)

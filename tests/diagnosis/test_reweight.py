@@ -171,7 +171,7 @@ def test_what_has_no_proposals_is_refused(adjusted):
     log_q = stats["proposal_log_q"].copy(deep=True)
     log_q[:, 3:] = np.nan
     few["sample_stats"] = xr.DataTree(stats.assign(proposal_log_q=log_q))
-    with pytest.raises(ValueError, match=r"independent proposals .50 are needed"):
+    with pytest.raises(ValueError, match=r"independent proposals .50 are needed. for their"):
         pe.reweight(few, proposals=True)
     log_q = stats["proposal_log_q"].where(stats["draw"] % 8 == 0)
     poor = adjusted.copy(deep=True)
