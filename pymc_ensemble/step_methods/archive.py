@@ -14,6 +14,7 @@ from xarray import Dataset, DataTree
 from pymc_ensemble.diagnosis.run import Run
 from pymc_ensemble.forward.op import ForwardOp
 from pymc_ensemble.forward.store import open_store
+from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import unconstrained
 
 FloatArray = NDArray[np.float64]
@@ -21,7 +22,7 @@ Archive = tuple[Any, ArrayLike] | DataTree | Dataset | str | PathLike
 
 
 def known_evaluations(
-    archive: Archive, model: pm.Model, problem: Any
+    archive: Archive, model: pm.Model, problem: InverseProblem
 ) -> tuple[FloatArray, FloatArray]:
     """Points of an archive, shape (n, d), with their outputs or losses.
 
@@ -61,7 +62,7 @@ def known_evaluations(
 
 
 def stored_evaluations(
-    archive: Dataset | str | PathLike, model: pm.Model, problem: Any
+    archive: Dataset | str | PathLike, model: pm.Model, problem: InverseProblem
 ) -> tuple[FloatArray, FloatArray]:
     """Points and outputs of an evaluation store."""
     stored = archive if isinstance(archive, Dataset) else open_store(archive)

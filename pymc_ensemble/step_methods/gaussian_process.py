@@ -277,7 +277,7 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             logger.info(f"{type(self).__name__}: the surrogate predicts the log density: {reason}.")
         return problem
 
-    def _make_sampler(self, problem: Any, given: int | None) -> Sampler[Any, Any]:
+    def _make_sampler(self, problem: InverseProblem, given: int | None) -> Sampler[Any, Any]:
         sampler = super()._make_sampler(problem, given)
         options = dict(self._options)
         if isinstance(sampler, GrowingGaussianProcess) and 1 < problem.workers <= sampler.size:

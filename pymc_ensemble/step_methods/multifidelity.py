@@ -214,7 +214,7 @@ class MultifidelitySampler(EnsembleStep):
         self._cheap_model = CheapModel(model, stand_ins(model, self._cheap), self._compile_kwargs)
         return problem
 
-    def _make_sampler(self, problem: Any, given: int | None) -> Sampler[Any, Any]:
+    def _make_sampler(self, problem: InverseProblem, given: int | None) -> Sampler[Any, Any]:
         sampler = super()._make_sampler(problem, given)
         if self._archive is None:
             return sampler

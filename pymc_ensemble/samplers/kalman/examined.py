@@ -1,13 +1,12 @@
 """Burn-in that examines, at its end, whether the forward map is smooth."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, PriorAndLoss
 from pymc_ensemble.samplers.examination import Examination, Probes
-from pymc_ensemble.samplers.tempering import BurnInState, TemperedBurnIn
+from pymc_ensemble.samplers.tempering import BurnInState, Move, TemperedBurnIn
 from pymc_ensemble.samplers.words import number
 
 from .inflated_design import DesignState
@@ -113,7 +112,7 @@ class ExaminedBurnIn:
         inner = self.burn_in.start(ensemble)
         return ExaminedState(replace(inner, exponent=1.0, burned_in=True, converged=True))
 
-    def ask(self, state: ExaminedState, rng: np.random.Generator) -> tuple[Array, Any]:
+    def ask(self, state: ExaminedState, rng: np.random.Generator) -> tuple[Array, Move | Probes]:
         """Points of the next round, shape (n, d), and what `tell` needs."""
         if state.doubted or (state.found is None and state.arrived):
             probes = Probes.of(state.ensemble, rng, by_mode=state.doubted)
@@ -121,7 +120,7 @@ class ExaminedBurnIn:
         return self.burn_in.ask(state.inner, rng)
 
     def tell(
-        self, state: ExaminedState, pending: Any, evaluations: Evaluations
+        self, state: ExaminedState, pending: Move | Probes, evaluations: Evaluations
     ) -> tuple[ExaminedState, Info]:
         """State after the round, and an account of it."""
         if isinstance(pending, Probes):

@@ -220,8 +220,14 @@ class EnsembleKalman(KalmanSampler):
 
     @cached_property
     def _test(self) -> MixtureMetropolis:
+        if self._test_of_density is not None:
+            return self._test_of_density
+        return MixtureMetropolis(self.problem, self.min_members, self.moves or DEFAULT)
+
+    @cached_property
+    def _test_of_density(self) -> DensityMetropolis | None:
         if has_forward_map(self.problem):
-            return MixtureMetropolis(self.problem, self.min_members, self.moves or DEFAULT)
+            return None
         return DensityMetropolis(self.problem, self.min_members, self.moves or DENSITY_MOVES)
 
     @cached_property
@@ -250,14 +256,14 @@ class EnsembleKalman(KalmanSampler):
         """State of the kernel that suits the forward map, by its examination, if any."""
         inner = state.inner
         found = inner.found if isinstance(inner, ExaminedState) else None
-        if isinstance(self._test, DensityMetropolis):
+        if self._test_of_density is not None:
             if found is not None and found.rough:
                 noisy = NOISY.format(number(found.fluctuation, ".2g"))
                 raise EnsembleFailure(noisy, REMEDY_OF_NOISE)
             inner = inner.inner if isinstance(inner, ExaminedState) else inner
             archive = inner.archive if isinstance(inner, DensityBurnInState) else None
             at_rest = state.skip_burn_in
-            return self._test.start(state.evaluated, at_rest=at_rest, archive=archive)
+            return self._test_of_density.start(state.evaluated, at_rest=at_rest, archive=archive)
         if found is None or not found.rough:
             return super().begin(state)
         assert isinstance(inner, ExaminedState)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations
+from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Problem
 from pymc_ensemble.samplers.kalman.density import DENSITY_MOVES
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.phases import PhaseState
@@ -72,7 +72,7 @@ class Explorer:
     sampler: EnsembleKalman
 
     @classmethod
-    def of(cls, problem: Any, size: int) -> "Explorer":
+    def of(cls, problem: Problem, size: int) -> "Explorer":
         """Explorer of the posteriors of a problem with an ensemble of `size` particles."""
         return cls(EnsembleKalman(problem, size, moves=DENSITY_MOVES, evolutions=EVOLUTIONS))
 
