@@ -1,17 +1,14 @@
 """Step method of the likelihood-informed sampler."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import pymc as pm
 from numpy.typing import ArrayLike
 from pytensor.graph.basic import Variable
 from xarray import DataTree
 
 from pymc_ensemble.log import logger
-from pymc_ensemble.problem.driver import Account
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.points import Named, Point
 from pymc_ensemble.samplers.informed.sampler import LikelihoodInformed
@@ -122,6 +119,8 @@ class LikelihoodInformedSampler(EnsembleStep):
     sampler_class = LikelihoodInformed
     default_tune_steps = 200  # rounds of learning, and sweeps, after which the burn-in gives up
     needs_spread: ClassVar[bool] = False
+    common_key: ClassVar[int] = LEARNING_KEY
+    common_round: ClassVar[str] = "learning, round"
     remedy_of_burn_in = (
         "Use a larger round_size, so that more of the slope is learned in each round, or "
         "EnsembleKalmanSampler if there are less than fifty parameters"
@@ -197,29 +196,10 @@ class LikelihoodInformedSampler(EnsembleStep):
 
     def _learn(self) -> Outcome:
         """Learn the law; what is left of `tune` is for the walkers to settle."""
-        bound, seed = self._bound, cast(np.random.SeedSequence, self.rng.bit_generator.seed_seq)
-        key = (*self._spawn_key[:-1], LEARNING_KEY)
-        rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key))
-        driver = replace(self._driver, account=Account())
-        with driver.failures_in_words(None):
-            if bound.initial is None:
-                U = bound.problem.sample_prior(self._learner.start_size, rng)
-                bound.problem.check_prior(U)
-            else:
-                U = bound.initial.U[0]
-            state: PhaseState = self._learner.start(U, redraw=bound.initial is None)
-        iterations, seen = 0, []
-        while state.phase in LEARNING and iterations < (
-            self._chain.tune or self.default_tune_steps
-        ):
-            state, info = driver.round(self._learner, state, rng)
-            self._tell(driver, f"learning, round {iterations + 1}", info, iterations)
-            iterations += info.complete
-            if info.complete and (ensemble := state.ensemble) is not None:
-                good = ensemble[ensemble.ok]
-                seen.append((good.U, -good.potential))
-        if state.phase in LEARNING:
-            with driver.failures_in_words(state):
-                state = self._learner.set_out(state)
-        logger.info(f"{type(self).__name__}: {self._learner.told(state)}")
-        return Outcome(state, driver.account, iterations, seen)
+        outcome = self._start_for_all(lambda state: state.phase in LEARNING, self._set_out)
+        logger.info(f"{type(self).__name__}: {self._learner.told(outcome.found)}")
+        return outcome
+
+    def _set_out(self, state: PhaseState) -> PhaseState:
+        """Walkers, even if learning was cut short."""
+        return self._learner.set_out(state) if state.phase in LEARNING else state

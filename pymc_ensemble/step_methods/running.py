@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pymc as pm
@@ -35,6 +35,8 @@ class RunningStep(BoundStep):
     """Step method that advances a chain of its sampler."""
 
     default_tune_steps = 80
+    common_key: ClassVar[int] = COMMON_KEY
+    common_round: ClassVar[str] = "burn-in iteration"  # what a round of a common stage is called
     remedy_of_burn_in = "Use a larger ensemble_size, more informative priors or an initial_ensemble"
     rng: np.random.Generator
     _chain: Chain
@@ -68,7 +70,7 @@ class RunningStep(BoundStep):
             Options of the sampler's `start`.
         """
         bound, seed = self._bound, cast(np.random.SeedSequence, self.rng.bit_generator.seed_seq)
-        key = (*self._spawn_key[:-1], COMMON_KEY)
+        key = (*self._spawn_key[:-1], self.common_key)
         rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key))
         driver = replace(self._driver, account=Account())
         with driver.failures_in_words(None):
@@ -83,7 +85,7 @@ class RunningStep(BoundStep):
         iterations, seen = 0, []
         while goes_on(state) and iterations < (self._chain.tune or self.default_tune_steps):
             state, info = self._evaluator(driver, state).round(bound.sampler, state, rng)
-            self._tell(driver, f"burn-in iteration {iterations + 1}", info, iterations)
+            self._tell(driver, f"{self.common_round} {iterations + 1}", info, iterations)
             iterations += info.complete
             if info.complete and (ensemble := state.ensemble) is not None:
                 seen.append((ensemble.U[ensemble.ok], -ensemble.potential[ensemble.ok]))
