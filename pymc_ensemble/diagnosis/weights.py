@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ensembles import path_ess
+from .pareto import smoothed
 
 FloatArray = NDArray[np.float64]
 
@@ -104,10 +105,8 @@ class Weights:
         if len(X) < FEWEST_WEIGHTS:
             khat = np.inf
         elif np.ptp(most) > 1e-8:  # else there is no tail to smooth
-            from arviz_stats.base import array_stats  # takes longer to load than PyMC
-
             with np.errstate(over="ignore", invalid="ignore"):  # by the quantiles of a huge tail
-                log_weights, khat = array_stats.psislw(-log_ratio)
+                log_weights, khat = smoothed(log_ratio)
             if np.isnan(khat) or not np.isfinite(log_weights).all():
                 log_weights, khat = log_ratio, np.inf
         weights = np.exp(log_weights - log_weights.max())
