@@ -16,6 +16,7 @@ from pymc_ensemble.problem.compiled import CompiledPrior
 from pymc_ensemble.problem.extraction import extract_density
 from pymc_ensemble.problem.graphs import gradients, simplified
 from pymc_ensemble.problem.leaves import without_leaves
+from pymc_ensemble.problem.remembered import remembered
 
 FloatArray = NDArray[np.float64]
 
@@ -47,19 +48,24 @@ class DifferentiableProblem:
             If the log density has no gradient.
         """
         check_compile_kwargs(compile_kwargs)
-        extraction = extract_density(without_leaves(given_model(model)), vars)
-        root = extraction.coordinates.root
-        [loss] = extraction.terms[0].outputs
-        try:
-            [gradient] = simplified(gradients(loss.sum(), [root]))
-        except (NotImplementedError, NullTypeGradError) as error:
-            raise NotImplementedError(
-                "The log density of the model has no gradient, which the ensemble Langevin "
-                f"sampler needs ({error}). Use pe.EnsembleKalmanSampler or another sampler that "
-                "needs no gradient."
-            ) from error
-        function = BatchFunction([root], [loss, gradient], compile_kwargs=compile_kwargs)
-        return cls(function, CompiledPrior(extraction), extraction.coordinates.names)
+        whole = given_model(model)
+
+        def make() -> "DifferentiableProblem":
+            extraction = extract_density(without_leaves(whole), vars)
+            root = extraction.coordinates.root
+            [loss] = extraction.terms[0].outputs
+            try:
+                [gradient] = simplified(gradients(loss.sum(), [root]))
+            except (NotImplementedError, NullTypeGradError) as error:
+                raise NotImplementedError(
+                    "The log density of the model has no gradient, which the ensemble Langevin "
+                    f"sampler needs ({error}). Use pe.EnsembleKalmanSampler or another sampler "
+                    "that needs no gradient."
+                ) from error
+            function = BatchFunction([root], [loss, gradient], compile_kwargs=compile_kwargs)
+            return cls(function, CompiledPrior(extraction), extraction.coordinates.names)
+
+        return remembered(whole, (cls, vars, compile_kwargs), make)
 
     @property
     def dimension(self) -> int:

@@ -199,9 +199,15 @@ class InverseProblem(Target):
         from pymc_ensemble.problem.checks import given_model
         from pymc_ensemble.problem.extraction import extract
         from pymc_ensemble.problem.leaves import without_leaves
+        from pymc_ensemble.problem.remembered import remembered
 
-        extraction = extract(without_leaves(given_model(model)), vars, given, jacobian)
-        return cls._of_extraction(extraction, compile_kwargs)
+        whole = given_model(model)
+
+        def make() -> "InverseProblem":
+            extraction = extract(without_leaves(whole), vars, given, jacobian)
+            return cls._of_extraction(extraction, compile_kwargs)
+
+        return remembered(whole, ("map", cls, vars, compile_kwargs, given, jacobian), make)
 
     @classmethod
     def from_density(
@@ -247,11 +253,17 @@ class InverseProblem(Target):
         from pymc_ensemble.problem.checks import given_model
         from pymc_ensemble.problem.extraction import extract_density
         from pymc_ensemble.problem.leaves import without_leaves
+        from pymc_ensemble.problem.remembered import remembered
 
-        extraction = extract_density(without_leaves(given_model(model)), vars, jacobian)
-        problem = cls._of_extraction(extraction, compile_kwargs)
-        problem.density_only = True
-        return problem
+        whole = given_model(model)
+
+        def make() -> "InverseProblem":
+            extraction = extract_density(without_leaves(whole), vars, jacobian)
+            problem = cls._of_extraction(extraction, compile_kwargs)
+            problem.density_only = True
+            return problem
+
+        return remembered(whole, ("density", cls, vars, compile_kwargs, jacobian), make)
 
     @classmethod
     def _of_extraction(

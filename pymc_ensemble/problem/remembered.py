@@ -1,0 +1,74 @@
+"""Problems of a model are kept as long as the model, so that nothing is compiled twice."""
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from hashlib import blake2b
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pymc as pm
+import pytensor
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.type import RandomType
+
+_kept: WeakKeyDictionary[pm.Model, dict[Any, tuple[Any, Any]]] = WeakKeyDictionary()
+
+
+def remembered[T](model: pm.Model, options: Collection[Any], make: Callable[[], T]) -> T:
+    """Return what was made of a model before, if neither the model nor an option has changed.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    options : collection of object
+        What the result depends on besides the model. If one of them cannot be compared, the result
+        is made anew.
+    make : callable
+        Function without arguments that makes the result, which must not refer to the model.
+
+    Returns
+    -------
+    object
+        One for each thread, as compiled functions cannot be called by several at once.
+    """
+    state = state_of(model)
+    try:
+        key = (*map(_hashable, options), threading.get_ident())
+        known = _kept.setdefault(model, {}).get(key)
+    except TypeError:  # also an option of a wrong type, which `make` refuses
+        return make()
+    if state is not None and known is not None and known[0] == state:
+        return known[1]
+    result = make()
+    _kept[model][key] = (state, result)
+    return result
+
+
+def _hashable(option: Any) -> Any:
+    if isinstance(option, Mapping):
+        return tuple(sorted(option.items()))
+    return tuple(option) if isinstance(option, list | set) else option
+
+
+def state_of(model: pm.Model) -> tuple[Any, ...] | None:
+    """All that the density of a model depends on, and how it is compiled.
+
+    Returns
+    -------
+    tuple or None
+        Variables, transforms and settings; shared data by shape and hash. None if there are shared
+        values that are no arrays of numbers.
+    """
+    graphs = [*model.basic_RVs, *model.potentials, *model.rvs_to_values.values()]
+    transforms = [model.rvs_to_transforms[rv] for rv in model.free_RVs]
+    values = []
+    for variable in ancestors(graphs):
+        if isinstance(variable, SharedVariable) and not isinstance(variable.type, RandomType):
+            value = variable.get_value(borrow=True)
+            if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+                return None
+            content = np.ascontiguousarray(value)
+            values.append((value.shape, value.dtype, blake2b(content).digest()))
+    return *graphs, *transforms, *values, pytensor.config.mode, pytensor.config.floatX
