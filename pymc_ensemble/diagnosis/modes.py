@@ -59,8 +59,9 @@ def without_draws(
     if not len(told):
         return np.empty(0, dtype=int)
     lowest, usual = np.quantile(told, RARE), np.median(told)
-    law = scipy.stats.chi2(draws.shape[-1])
-    expected = 0.5 * (law.isf(RARE) - law.median())  # eq. (D8)
+    # quantiles of chi2; scipy.stats, which has them, takes long to load in the process of a chain
+    rare, middle = scipy.special.chdtri(draws.shape[-1], [RARE, 1 / 2])
+    expected = 0.5 * (rare - middle)  # eq. (D8)
     if usual - lowest > 2 * expected:
         return np.empty(0, dtype=int)
     likely = _thinned(np.flatnonzero(lp > max(lowest, usual + np.log(UNUSUAL))))
