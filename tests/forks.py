@@ -12,27 +12,41 @@ import arviz_stats.base  # noqa: F401
 import pymc  # noqa: F401
 
 
-def start(script, *arguments, output=os.devnull, temporary=None, folder=None, session=False):
+def start(
+    script,
+    *arguments,
+    output=os.devnull,
+    errors=None,
+    temporary=None,
+    folder=None,
+    session=False,
+):
     """Run a script as a program of its own, with its output, temporary files, folder and session.
+
+    Without `errors` its standard error goes into the output, too.
 
     Returns a `multiprocessing.Process`. Wait for it without a time-out: with one, `join` waits for
     a pipe that the processes of the script keep open, too.
     """
     context = multiprocessing.get_context("fork")
     process = context.Process(
-        target=_run, args=(script, arguments, output, temporary, folder, session)
+        target=_run, args=(script, arguments, output, errors, temporary, folder, session)
     )
     process.start()
     return process
 
 
-def _run(script, arguments, output, temporary, folder, session):
+def _run(script, arguments, output, errors, temporary, folder, session):
     if session:
         os.setsid()
-    with open(output, "w") as file:  # noqa: PTH123
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115
+    for stream, path in ((1, output), (2, errors)):
+        if path is None:
+            os.dup2(1, stream)
+        else:
+            with open(path, "w") as file:  # noqa: PTH123
+                os.dup2(file.fileno(), stream)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
     if temporary is not None:
         os.environ["TMPDIR"] = str(temporary)
         tempfile.tempdir = None

@@ -2,6 +2,7 @@
 
 import linecache
 import logging
+import os
 import re
 import runpy
 import shutil
@@ -13,6 +14,7 @@ from functools import partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
 
+import forks
 import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
@@ -87,14 +89,17 @@ IN_DEFAULT_MODE = {"unknown_noise"}
 """Notebooks in the mode of users: there more is compiled, which pays where much is evaluated."""
 
 
-def run_notebook(name):
-    """Run the code of a notebook, and return what it has defined."""
+def run_notebook(name, **modules):
+    """Run the code of a notebook, and return what it has defined; some modules are others here."""
     text = (EXAMPLES / f"{name}.md").read_text(encoding="utf-8")
     for line, smaller in SMALLER.get(name, {}).items():
         assert line in text
         text = text.replace(line, smaller)
+    for module in modules:
+        assert f"import {module}\n" in text
+        text = text.replace(f"import {module}\n", "")
     cells = re.findall(r"^```\{code-cell\}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    session = {}
+    session = {**modules}
     for number, cell in enumerate(cells, start=1):
         cell = re.sub(r"^:.*\n", "", cell)  # tags of the cell
         file = f"{name}.md, cell {number}"
@@ -302,6 +307,38 @@ def two_solvers(session):
         assert abs(both.mean() - fine.mean()) < 0.3 * fine.std()
 
 
+class Forks:
+    """What `restart` has of `subprocess`, with forks, which need not import PyMC and all else.
+
+    In another test a killed run goes on in a new interpreter.
+    """
+
+    DEVNULL = os.devnull
+
+    def __init__(self, command, *, cwd, stdout, stderr):
+        assert command[0] == sys.executable
+        self.process = forks.start(*command[1:], output=stdout, errors=stderr, folder=cwd)
+
+    @classmethod
+    def run(cls, command, *, cwd, **_):
+        output = cwd / "output"
+        assert cls(command, cwd=cwd, stdout=output, stderr=cls.DEVNULL).wait() == 0
+        return subprocess.CompletedProcess(command, 0, output.read_text())
+
+    def poll(self):
+        return self.process.exitcode
+
+    def kill(self):
+        self.process.kill()
+
+    def wait(self):
+        self.process.join()
+        return self.poll()
+
+
+Forks.Popen = Forks
+
+
 def with_chains(sample, chains):
     """The same function, whatever number of chains it is asked for."""
 
@@ -383,8 +420,9 @@ def test_notebook(check, monkeypatch, tmp_path, request):
     if check is c_program:
         monkeypatch.setattr(pm, "sample", with_chains(pm.sample, 1))
     mode = "Mode" if check.__name__ in IN_DEFAULT_MODE else pytensor.config.mode
+    modules = {"subprocess": Forks} if check is restart and os.name == "posix" else {}
     with pytensor.config.change_flags(mode=mode):
-        session = run_notebook(check.__name__)
+        session = run_notebook(check.__name__, **modules)
     check(session)
 
 
