@@ -254,7 +254,8 @@ def _adaptive_sample(
     """
     n, p = ENOUGH_DRAWS, x.shape[1]
     tree = scipy.spatial.cKDTree(x)
-    horizon = HORIZON * np.quantile(tree.query(x, k=2)[0][:, 1], 1 - RARE)
+    # with the 99% quantile 5 of 8 right runs of 400 curved draws were doubtful instead of 3
+    horizon = HORIZON * np.quantile(tree.query(x, k=2)[0][:, 1], 0.98)
 
     def weighted(points: FloatArray, log_proposal: FloatArray) -> Weights:
         known = np.isfinite(tree.query(points, distance_upper_bound=horizon)[0])
