@@ -57,7 +57,7 @@ def denoised(
 
 
 def noise_levels(steps: int = STEPS) -> FloatArray:
-    """Standard deviations of the noise, from the largest one to the smallest."""
+    """Standard deviations of the noise in eq. (A1), from the largest one to the smallest."""
     return np.geomspace(LARGEST_NOISE, SMALLEST_NOISE, steps + 1)
 
 

@@ -164,7 +164,7 @@ def _as_evaluated(
 
 
 def _led(U: FloatArray, log_weights: FloatArray, z: FloatArray) -> FloatArray:
-    """Ends of latents (n, d) by the reverse equation (A3) with the weights (A6)."""
+    """Ends of latents (n, d) by the reverse equation, eq. (A3), with weights, eq. (A6)."""
     center, spread = moments(U, log_weights)
     spread = np.where(spread > 0, spread, 1.0)
     return center + spread * reverse(z, (U - center) / spread, log_weights)

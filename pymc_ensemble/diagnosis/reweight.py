@@ -209,7 +209,7 @@ def _recycled(
             f"The run has {len(independent)} independent proposals ({FEWEST_WEIGHTS} are "
             "needed) for their weights to count. Sample with adjust=True, or draw more."
         )
-    log_w = (stats["proposal_lp"] - stats["proposal_log_q"])[independent]
+    log_w = (stats["proposal_lp"] - stats["proposal_log_q"])[independent]  # eq. (W2)
     weights = Weights.of(np.empty((len(log_w), 0)), log_w)
     efficiency = _efficiency(weights.ess, len(run.U), weights.khat)
     worth = float(SamplingError.of(run.paths).ess.min()) if run.draw.size else 0.0

@@ -157,7 +157,7 @@ class Run:
 
     @property
     def log_ratio(self) -> FloatArray:
-        """Log density against the law of the ensemble, shape (n,)."""
+        """Log density against the law of the ensemble, eq. (D3), shape (n,)."""
         return self.stats["lp"] - self.stats["log_q"]
 
     @property

@@ -369,7 +369,7 @@ def _tell(end: InversionState, target: Target) -> None:
             stacklevel=3,
         )
     if d >= J and 2 * end.information > J - 1:
-        # (V11) counts within the span of the particles, so that d_eff cannot exceed J - 1
+        # eq. (V11) counts within the span of the particles, so that d_eff cannot exceed J - 1
         warnings.warn(
             f"The data inform most of the {J - 1} dimensions that {J} particles span, so that they "
             "may inform more than these. The uncertainty of the result is far too small. Use more "

@@ -161,7 +161,7 @@ class ExpectedLoss:
 
 
 class TermInformation:
-    """Fisher weights of the outputs of one likelihood term.
+    """Fisher weights of the outputs of one likelihood term, eq. (I2).
 
     Without a closed form, weights are mean squared gradients over simulated data sets. These come
     from a fixed seed, so the weights are a function of the outputs. If a likelihood cannot be

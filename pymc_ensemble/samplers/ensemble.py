@@ -140,7 +140,7 @@ class Ensemble:
 
     @property
     def potential(self) -> Array:
-        """Negative log posterior density of every particle, shape (J,)."""
+        """Negative log posterior density of every particle, eq. (I1), shape (J,)."""
         return self.loss + self.prior
 
     @property

@@ -9,9 +9,10 @@ fourth difference with five points a step h apart,
     D = l(u - 2hv) - 4 l(u - hv) + 6 l(u) - 4 l(u + hv) + l(u + 2hv),
 
 is of the order h^4. Fluctuations that change from point to point, with the standard deviation s,
-give it the variance ``(1 + 16 + 36 + 16 + 1) s^2 = 70 s^2``. The loss is the negative log density
-of the data, so s is the effect of fluctuations on the log density. No point is evaluated twice.
-Otherwise a memory or a store of evaluations would make a stochastic map look deterministic.
+give it the variance ``(1 + 16 + 36 + 16 + 1) s^2 = 70 s^2``, eq. (K22). The loss is the negative
+log density of the data, so s is the effect of fluctuations on the log density. No point is
+evaluated twice. Otherwise a memory or a store of evaluations would make a stochastic map look
+deterministic.
 
 Steps are measured in standard deviations of the ensemble. If the ensemble has several modes, these
 steps may be too long for the width of one mode. Then the difference is large though the map is

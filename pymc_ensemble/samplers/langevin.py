@@ -1,8 +1,8 @@
 """Ensemble Langevin sampler, which needs gradients.
 
-Particles follow ``du = -C grad V dt + div C dt + sqrt(2 C) dW`` with the covariance C of the
-ensemble. It is the baseline for the samplers without gradients. It is exact for smooth models, and
-gets stuck in the fluctuations of rough ones.
+Particles follow ``du = -C grad V dt + div C dt + sqrt(2 C) dW``, eq. (L1), with the covariance C of
+the ensemble. It is the baseline for the samplers without gradients. It is exact for smooth models,
+and gets stuck in the fluctuations of rough ones.
 """
 
 from dataclasses import dataclass, field, replace

@@ -72,6 +72,7 @@ def relaxation(
     """
     x = law.map.coordinates(U)
     moved = law.relax(x, force, dt, law.noise(len(U), rng))  # eq. (K9)
+    # eq. (K14)
     return law.map.particles(moved), 0.5 * (law.distance(moved) - law.distance(x))
 
 

@@ -290,7 +290,7 @@ class TemperedBurnIn:
     def _judge_move(self, pending: Move, values: Ensemble) -> tuple[BurnInState, bool, str]:
         """Accept moves; a stage is complete when they have renewed enough of the ensemble."""
         state, stage, ensemble = pending.origin, pending.stage, pending.origin.ensemble
-        alpha = proposals.acceptance(
+        alpha = proposals.acceptance(  # for eq. (T1)
             stage.exponent * ensemble.loss + ensemble.prior,
             stage.exponent * values.loss + values.prior,
             pending.log_ratio,

@@ -300,7 +300,7 @@ class Levels:
 
 
 def _kernel(a: Array, b: Array, theta: Hyperparameters) -> Array:
-    """Covariances between points, shape (n, m)."""
+    """Covariances between points by the kernel in eq. (G1), shape (n, m)."""
     scale = np.exp(-theta.lengths)
     K = squared_distances(a * scale, b * scale)
     K *= -0.5

@@ -109,6 +109,7 @@ def surrogate_error(
     mean_loss, scaled = posterior.loss(x), (particles - particles.mean(0)) / particles.std(0)
     moments, sizes = [], []
     for kernel, basis in zip(functions.kernel, functions.basis, strict=True):
+        # eq. (G11)
         w, size = normalized_weights(mean_loss - posterior.loss(x, Function(kernel, basis)))
         mean = w @ scaled
         moments.append([mean, np.sqrt(w @ (scaled - mean) ** 2)])

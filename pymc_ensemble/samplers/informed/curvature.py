@@ -188,6 +188,7 @@ class _Fit:
         for noise in NOISES:
             variances = np.maximum(values, 0.0) + noise
             scale = (energy / variances).sum() / (N * K)
+            # eq. (F13)
             evidence = float(-K * np.log(variances).sum() - N * K * np.log(scale or 1.0))
             if best is None or evidence > best[0]:
                 best = evidence, variances

@@ -76,7 +76,7 @@ class WholeRelaxation(Relaxation):
         law, group = half.law, half.group
         J, r = len(group), law.anomalies.rank
         x = law.map.coordinates(group.U)
-        force = law.linear_force(x) + (r + 1) / J * x
+        force = law.linear_force(x) + (r + 1) / J * x  # as in eq. (K1)
         return proposals.relaxation(law, group.U, force, state.dt, rng)
 
 
