@@ -1,7 +1,7 @@
 """Problems of a model are kept as long as the model, so that nothing is compiled twice."""
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,7 +9,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pymc as pm
 import pytensor
+from pymc.distributions.custom import CustomDistRV, CustomSymbolicDistRV
 from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.op import HasInnerGraph
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.type import RandomType
 
@@ -58,17 +61,38 @@ def state_of(model: pm.Model) -> tuple[Any, ...] | None:
     Returns
     -------
     tuple or None
-        Variables, transforms and settings; shared data by shape and hash. None if there are shared
-        values that are no arrays of numbers.
+        Variables, transforms and settings; shared data and constants by shape and hash, as arrays
+        may be changed in place. None if that is not all: a log density that is a function of the
+        user's may use what has changed since, and shared values may be no arrays of numbers. None,
+        too, if an observed variable depends on no other: a user is warned of it each time.
     """
     graphs = [*model.basic_RVs, *model.potentials, *model.rvs_to_values.values()]
     transforms = [model.rvs_to_transforms[rv] for rv in model.free_RVs]
+    free = set(model.free_RVs)
+    if any(free.isdisjoint(ancestors([rv])) for rv in model.observed_RVs):
+        return None
     values = []
-    for variable in ancestors(graphs):
-        if isinstance(variable, SharedVariable) and not isinstance(variable.type, RandomType):
+    for variable in _with_inner(graphs):
+        node = variable.owner
+        if node is not None and isinstance(node.op, CustomDistRV | CustomSymbolicDistRV):
+            return None
+        if isinstance(variable, SharedVariable):
             value = variable.get_value(borrow=True)
-            if not isinstance(value, np.ndarray) or value.dtype.hasobject:
-                return None
+        elif isinstance(variable, Constant):
+            value = variable.data
+        else:
+            continue
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             content = np.ascontiguousarray(value)
             values.append((value.shape, value.dtype, blake2b(content).digest()))
+        elif not isinstance(variable, Constant) and not isinstance(variable.type, RandomType):
+            return None
     return *graphs, *transforms, *values, pytensor.config.mode, pytensor.config.floatX
+
+
+def _with_inner(graphs: Iterable[Variable]) -> Iterator[Variable]:
+    """Variables of graphs, and of the graphs within their operations."""
+    for variable in ancestors(graphs):
+        yield variable
+        if variable.owner is not None and isinstance(variable.owner.op, HasInnerGraph):
+            yield from _with_inner(variable.owner.op.inner_outputs)

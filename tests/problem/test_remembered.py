@@ -68,6 +68,41 @@ def test_new_data_count():
         np.testing.assert_allclose(problem.forward([[2.0]])[0], np.multiply(2, times))
 
 
+def test_arrays_that_are_changed_in_place_count():
+    times = np.arange(3.0)
+    with pm.Model() as model:
+        slope = pm.Normal("slope")
+        pm.Normal("y", slope * np.exp(pm.math.constant(times)), 0.5, observed=[0.1, 0.9, 2.2])
+    for times[1] in (1.0, 2.0):
+        outputs = InverseProblem.from_model(model).forward([[2.0]])[0]
+        np.testing.assert_allclose(outputs, 2 * np.exp(times))
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_functions_of_the_user_may_have_changed(within):
+    rate = 1.0
+    with pm.Model() as model:
+        x = pm.Normal("x")
+        own = pm.CustomDist.dist(x, logp=lambda value, mu: -rate * (value - mu) ** 2)
+        if within:
+            pm.Mixture("y", [1.0, 0.0], [own, pm.Normal.dist(x, 1.0)], observed=[1.0, 2.0])
+        else:
+            model.register_rv(own, "y", observed=np.ones(()))
+    for rate in (1.0, 3.0):
+        problem = InverseProblem.from_density(model)
+        losses = problem.loss(problem.forward([[0.0], [1.0]]))
+        assert losses[0] - losses[1] == pytest.approx(4 * rate if within else rate)
+
+
+def test_a_user_is_warned_each_time(caplog):
+    model = line()
+    with model:
+        pm.Normal("alone", 0.0, observed=1.0)
+    for times in (1, 2):
+        InverseProblem.from_model(model)
+        assert caplog.text.count("does not depend on the unknowns") == times
+
+
 def test_other_options_have_another_problem():
     model = line()
     problem = InverseProblem.from_model(model)
