@@ -1,6 +1,9 @@
 """What samplers declare about draws, and that it survives whatever is done to a result."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pymc as pm
@@ -12,7 +15,7 @@ import pymc_ensemble as pe
 from pymc_ensemble.diagnosis.facts import FORMAT, Facts, entries, facts_of, together
 from pymc_ensemble.diagnosis.fountain import EMPTY, PACKET, Fountain, texts
 from pymc_ensemble.problem.points import in_model
-from pymc_ensemble.samplers.ensemble import Origin
+from pymc_ensemble.samplers.ensemble import Law, Origin
 
 QUIET = {"progressbar": False, "random_seed": 1, "compute_convergence_checks": False}
 
@@ -228,6 +231,22 @@ def test_variables_of_other_step_methods_are_declared(alone):
     if alone:
         np.testing.assert_allclose(values["a"], idata.posterior["a"].to_numpy().ravel())
     assert set(np.unique(where[..., told.dimension :])) >= {0.0, 1.0}
+
+
+def test_the_page_explains_every_entry_and_stat():
+    page = (Path(__file__).parents[2] / "docs" / "sample_stats.md").read_text("utf-8")
+    names = {field.name for record in (Facts, Origin) for field in fields(record)}
+    steps = [
+        pe.EnsembleKalmanSampler,
+        pe.EnsembleGaussianProcessSampler,
+        pe.EnsembleLangevinSampler,
+        pe.LikelihoodInformedSampler,
+        pe.MultifidelitySampler,
+        pe.MultiscaleSampler,
+    ]
+    names |= {name for step in steps for name in step.stats_dtypes_shapes}
+    names |= {"format", *get_args(Law)}
+    assert {name for name in names if f"`{name}`" not in page} == set()
 
 
 # -- what results go through --------------------------------------------------------------------
