@@ -75,7 +75,7 @@ def load(path: str | PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[s
     if number != FORMAT:
         raise ValueError(
             f"{Path(path)} was written by version {text.get('version')} of pymc_ensemble in "
-            f"format {number}, but this version reads format {FORMAT}. Install the former "
+            f"format {number}, but this version reads format {FORMAT}. Install that "
             "version, or amortize again."
         )
     arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}

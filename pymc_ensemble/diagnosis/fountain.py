@@ -74,7 +74,7 @@ def texts(packets: Bytes) -> tuple[list[str], int]:
     told : list of str
         Texts that are complete, in the order in which the packets come.
     incomplete : int
-        Number of other texts, of which there are too few packets.
+        Number of other texts that have too few packets.
 
     Raises
     ------

@@ -276,7 +276,7 @@ class ForwardModel(OutputFinder):
         return None
 
     def evaluate_flat(self, points: FloatArray, n_outputs: int, this: Round) -> FloatArray:
-        """Evaluate points (n, d), each of which is the only argument. Outputs have shape (n, K)."""
+        """Evaluate points (n, d): each row is the only argument. Outputs have shape (n, K)."""
         names = tuple(parameter_names(self.function, 1, [], self.random))
         spec = Outputs("array", ("output",), ((n_outputs,),))
         signature = Signature(names, ((points.shape[1],),), ("float64",), 1, spec)

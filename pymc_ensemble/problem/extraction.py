@@ -139,7 +139,7 @@ def extract(
 def extract_density(
     model: Model, vars: Sequence[Variable | str] | None = None, jacobian: bool = True
 ) -> Extraction:
-    """Take a model apart into a prior and a log density of which only values are known.
+    """Take a model apart into a prior and a log density that is known by its values only.
 
     Parameters
     ----------

@@ -218,7 +218,7 @@ class InverseProblem(Target):
         compile_kwargs: Mapping[str, Any] | None = None,
         jacobian: bool = True,
     ) -> "InverseProblem":
-        """Take a PyMC model as a prior and a log density of which only values are known.
+        """Take a PyMC model as a prior and a log density that is known by its values only.
 
         The model needs neither observed variables nor a gradient. It may have a `pymc.Potential`, a
         `pymc.CustomDist` or any other log density, also black boxes.

@@ -237,7 +237,7 @@ def log_density(
 
 
 def _without_shapes(rv: TensorVariable, site: Site, root: TensorVariable) -> TensorVariable:
-    """Replace remaining unknowns, of which only the shape matters, by zeros."""
+    """Replace remaining unknowns by zeros, as only their shapes matter."""
     upstream = set(ancestors([rv]))
     left = {
         v: v.type.filter_variable(

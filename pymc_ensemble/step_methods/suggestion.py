@@ -103,7 +103,7 @@ def suggest(model: pm.Model | None = None, seconds_per_run: float | None = None)
     -----
     Nothing is evaluated and nothing is drawn. So it cannot be known whether a forward map is noisy
     or smooth, or whether a posterior has several modes, unless the forward model says that it is
-    stochastic. `EnsembleKalmanSampler` finds out the former by itself.
+    stochastic. `EnsembleKalmanSampler` finds out by itself whether the map is smooth.
 
     Nor does a model tell whether its simulator has a cheap sibling, on a coarser grid for example.
     If that is a thousand times faster, `MultifidelitySampler` saves half of the runs, or so.

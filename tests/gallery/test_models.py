@@ -44,7 +44,7 @@ MODELS = {
 
 @cache
 def made(name):
-    """The model, of which data and reference may take seconds, once for all tests."""
+    """The model, once for all tests: its data and reference may take seconds."""
     return MODELS[name]()
 
 

@@ -180,7 +180,7 @@ class Proof:
         ----------
         before, after : SurrogatePosterior
         particles : ndarray of shape (J, d)
-            Particles of the latter.
+            Particles of the surrogate after the proof.
         tolerance : float
         """
 

@@ -96,7 +96,7 @@ class InformedLaw:
     def distance(self, x: Array, power: float | Array = 1.0) -> Array:
         """Squared distance from the center, in the metric of the law, shape (n, d) to (n,).
 
-        The likelihood is raised to a power, of which points may have different ones, shape (n, 1).
+        The likelihood is raised to a power. Points may have different powers, shape (n, 1).
         """
         deviations = x - self.center
         along = deviations @ self.directions.T

@@ -1,4 +1,4 @@
-"""Burn-in and sweeps for a density of which only values are known.
+"""Burn-in and sweeps for a density that is known by its values only.
 
 There are no outputs to fit a map to. Instead, a quadratic function is fitted to all log densities
 that were evaluated before the first draw.
