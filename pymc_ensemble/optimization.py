@@ -18,8 +18,11 @@ from pymc_ensemble.problem.leaves import without_leaves
 from pymc_ensemble.problem.points import compiled, names_of, points_of, variable_layout, vector_of
 from pymc_ensemble.samplers.informed.laplace import Laplace
 from pymc_ensemble.samplers.multiscale.descent import Descent, DescentState
-from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner
-from pymc_ensemble.samplers.multiscale.walker_sampler import SMOOTH_DISTANCE
+from pymc_ensemble.samplers.multiscale.explorers import (
+    SMOOTH_DISTANCE,
+    Explorers,
+    Preconditioner,
+)
 
 from .log import logger
 from .problem import InverseProblem, problem_of

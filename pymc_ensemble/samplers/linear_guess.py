@@ -5,17 +5,15 @@ from dataclasses import replace
 import numpy as np
 
 from .ensemble import Array, Ensemble, Problem, has_forward_map
-from .linearization import Anomalies, GaussianLaw, LinearMap, gaussian_law
+from .linearization import NEARLY_LINEAR, Anomalies, GaussianLaw, LinearMap, gaussian_law
+from .options import PATIENCE
 from .proposals import independence
 from .weights import normalized_weights, systematic_resample
 
-NEWTON_STEPS = 20
 SMALLEST_SHARE = 1e-6  # share of a Newton step: a smaller one is rounding
 NO_STEP = 1e-8  # squared length of a Newton step per dimension, in posterior sd, at the mode
-LINEAR_RESIDUAL = 0.05  # curvature-weighted residual per parameter below which a map is linear
 TRUSTED = 0.9  # share of draws of a law, effective or accepted, with which it is the posterior
 CANDIDATES = 20  # draws from which each one that is evaluated is chosen
-FEWEST = 1.0  # effective number of candidates for each draw: with fewer, draws would be copies
 
 
 def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
@@ -34,7 +32,7 @@ def linear_guess(problem: Problem, ensemble: Ensemble) -> GaussianLaw | None:
     law = newton_mode(problem, linear_map, members.U)
     if (
         law is None
-        or problem.curvature(law.map.output_mean[None])[0] @ residual > LINEAR_RESIDUAL * d
+        or problem.curvature(law.map.output_mean[None])[0] @ residual > NEARLY_LINEAR * d
     ):
         return None
     return law
@@ -58,7 +56,7 @@ def newton_mode(problem: Problem, linear_map: LinearMap, U: Array) -> GaussianLa
         return (problem.loss(linear_map(u)) + problem.prior_potential(u))[0]
 
     current = potential(x)
-    for _ in range(NEWTON_STEPS):
+    for _ in range(PATIENCE):
         law = gaussian_law(problem, shifted(x), linear_map.particles(linear_map.coordinates(U) + x))
         step, factor = law.center, 1.0
         while not (proposed := potential(x + factor * step)) <= current + 1e-9 * abs(current):
@@ -110,7 +108,7 @@ def guessed_draws(
     points, log_q = (np.concatenate(values) for values in zip(*parts, strict=True))
     log_p = np.concatenate([log_posterior(part) for part, _ in parts])
     weights, effective_size = normalized_weights(log_p - log_q)
-    if effective_size < FEWEST * size:
-        return None
+    if effective_size < size:
+        return None  # draws would be copies
     chosen = systematic_resample(weights, size, rng.random())
     return points[chosen], log_p[chosen]

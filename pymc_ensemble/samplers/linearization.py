@@ -16,6 +16,10 @@ SMALLEST_RATE = 1e-12
 # something: typical draws have the distance one.
 FARTHEST = 2.0
 FOR_EACH = 4  # members for each parameter that tell a covariance well
+MOST_LOST = 0.2  # share of its members that a fit can do without
+# Up to this nonlinearity, squared and in units of the noise, a map counts as linear: as a share of
+# the force's deviation, per parameter, or as an error of the loss.
+NEARLY_LINEAR = 0.1
 SMALLEST_CONCAVE_RATE = 0.05  # if the prior is not Gaussian: no law is far wider than its ensemble
 
 

@@ -7,6 +7,9 @@ import numpy as np
 
 MOST = 10_000_000  # positions of as many particles take a gigabyte in 13 dimensions
 
+# Rounds, or steps of a search, after which what has not come is given up: what works takes fewer.
+PATIENCE = 20
+
 
 def require_counts(least: int, **options: Any) -> None:
     """Refuse options that are no integers between `least` and ten million. None is allowed.

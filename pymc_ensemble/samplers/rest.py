@@ -10,7 +10,7 @@ from .linearization import Anomalies
 from .weights import UNUSUAL
 
 STILL = 0.5  # largest change of the mean, in sd of each direction, and of the log volume
-STANDSTILLS = 3  # comparisons in a row without change, after which an ensemble is at rest
+IN_A_ROW = 3  # of what happens once by chance: standstills of an ensemble at rest, say
 
 
 def standstill(reference: Anomalies, anomalies: Anomalies) -> bool:
@@ -78,7 +78,7 @@ class Standstill:
     @property
     def done(self) -> bool:
         """Whether the ensemble has come to rest."""
-        return self.hits >= STANDSTILLS
+        return self.hits >= IN_A_ROW
 
     def after(self, anomalies: Anomalies, time: float) -> "Standstill":
         """Add the statistics of the ensemble, some `time` later."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ensemble import Array, Ensemble, EnsembleFailure, Evaluations, Info, PriorAndLoss
-
-MAX_REDRAWS = 20  # rounds in which members that fail are replaced
+from .options import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Start:
                 "initial ensemble. The data may lie outside the support of their distribution. "
                 "Check the data, and the likelihood."
             )
-        last = not state.redraw or state.rounds >= MAX_REDRAWS
+        last = not state.redraw or state.rounds >= PATIENCE
         n_evaluations = state.n_evaluations + len(values)
         if self.max_evaluations is not None:
             last |= n_evaluations + int((~ensemble.ok).sum()) > self.max_evaluations

@@ -13,8 +13,8 @@ import numpy as np
 from . import moves, proposals
 from .ensemble import Array, Ensemble, Evaluations, Info, Problem
 from .linear_guess import TRUSTED, guessed_draws, linear_guess
-from .linearization import Anomalies, GaussianLaw, fit_law, moment_law
-from .rest import RESTLESS, STANDSTILLS, Standstill, drifts
+from .linearization import MOST_LOST, Anomalies, GaussianLaw, fit_law, moment_law
+from .rest import IN_A_ROW, RESTLESS, Standstill, drifts
 from .weights import (
     next_exponent,
     normalized_weights,
@@ -163,7 +163,7 @@ class TemperedBurnIn:
         Moves without a test lose what the weights have told, and each adds the noise of a rough
         map. Few stages with large steps are then better than many with small steps.
         """
-        return 0.5 if self.deterministic else 0.1
+        return proposals.GOOD if self.deterministic else 0.1
 
     # -- one round ------------------------------------------------------------------------------
 
@@ -253,7 +253,9 @@ class TemperedBurnIn:
         ok, present = ensemble.ok, state.exponent
         loss, n_ok = ensemble.loss[ok], ok.sum()
         # eq. (T2)
-        fitted = next_exponent(loss, present, max(0.5 * n_ok, min(2 * (d + 2), 0.8 * n_ok)))
+        fitted = next_exponent(
+            loss, present, max(0.5 * n_ok, min(2 * (d + 2), (1 - MOST_LOST) * n_ok))
+        )
         reached = max(fitted, next_exponent(loss, present, max(state.fraction * n_ok, 2)))
         statistics, weights = np.zeros((2, len(ensemble)))
         statistics[ok] = normalized_weights((present - fitted) * loss)[0]
@@ -361,7 +363,7 @@ class TemperedBurnIn:
 
         Relaxations are not tested: after one of them, an ensemble has forgotten most of the past.
         """
-        back = max(min(hits, STANDSTILLS), len(path) // 2)
+        back = max(min(hits, IN_A_ROW), len(path) // 2)
         return drifts(path[max(len(path) - 1 - back, 0)], path[-1])
 
 

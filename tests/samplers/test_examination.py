@@ -29,8 +29,9 @@ from pymc_ensemble.samplers.examination import (
 )
 from pymc_ensemble.samplers.kalman.examined import ExaminedDesign
 from pymc_ensemble.samplers.kalman.inflated_design import DesignState, InflatedDesign
-from pymc_ensemble.samplers.kalman.sampler import PATIENCE, EnsembleKalman
+from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman
 from pymc_ensemble.samplers.multiscale.sampler import Multiscale
+from pymc_ensemble.samplers.options import PATIENCE
 from pymc_ensemble.samplers.split_sweeps import SweepState
 
 

@@ -8,7 +8,7 @@ from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure, Info, Ori
 from pymc_ensemble.samplers.kernels import NothingToFreeze
 from pymc_ensemble.samplers.linearization import Anomalies
 from pymc_ensemble.samplers.phases import EnsembleSampler
-from pymc_ensemble.samplers.rest import STANDSTILLS, Standstill
+from pymc_ensemble.samplers.rest import IN_A_ROW, Standstill
 
 REST = np.random.default_rng(0).standard_normal((50, 2))
 
@@ -22,9 +22,9 @@ def after(ensembles, time):
 
 def test_rest_takes_relaxation_times():
     """One relaxation time a comparison, however small the steps are."""
-    assert after([REST] * (1 + STANDSTILLS), 1.0).done
-    assert not after([REST] * (1 + 10 * STANDSTILLS), 0.05).done
-    assert after([REST] * (2 + 20 * STANDSTILLS), 0.05 + 1e-9).done
+    assert after([REST] * (1 + IN_A_ROW), 1.0).done
+    assert not after([REST] * (1 + 10 * IN_A_ROW), 0.05).done
+    assert after([REST] * (2 + 20 * IN_A_ROW), 0.05 + 1e-9).done
 
 
 def test_an_ensemble_that_drifts_is_not_at_rest():

@@ -19,8 +19,9 @@ from array_problems import (
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.linear_guess import guessed_draws, linear_guess
 from pymc_ensemble.samplers.linearization import Anomalies
+from pymc_ensemble.samplers.options import PATIENCE
 from pymc_ensemble.samplers.rest import drifts, standstill
-from pymc_ensemble.samplers.start import MAX_REDRAWS, Start
+from pymc_ensemble.samplers.start import Start
 from pymc_ensemble.samplers.tempering import TemperedBurnIn
 from pymc_ensemble.samplers.weights import (
     next_exponent,
@@ -366,11 +367,11 @@ def test_redraws_end():
     while not state.complete:
         state, _ = step(part, problem, state, rng)
         n += 1
-    assert n == MAX_REDRAWS + 1
+    assert n == PATIENCE + 1
     assert state.ensemble.ok.sum() == 5
     part = Start(problem, 6)
     state = part.start(problem.sample_prior(200, rng), redraw=True)
-    for _ in range(MAX_REDRAWS):
+    for _ in range(PATIENCE):
         state, _ = step(part, problem, state, rng)
     with pytest.raises(EnsembleFailure, match=r"Only 5 of 200 .* 6 are needed"):
         step(part, problem, state, rng)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.kernels import NothingToFreeze
+from pymc_ensemble.samplers.linearization import NEARLY_LINEAR
 
 from .linearized import LinearizedPosterior, single_numbers
 from .search import SearchRound, SearchState, TrackedSearch
@@ -22,8 +23,6 @@ WIDER = 2.0  # spread of single numbers in these draws, in standard deviations o
 LATELY = 5  # rounds whose acceptance is compared with that of as many earlier rounds
 RISE = 0.05  # smaller rises of the acceptance end the learning: the error of 125 proposals
 DRIFT = 0.3  # of single numbers, in their sd, by which proposals still move: 2.4 standard errors
-LINEAR = 0.1  # error of the loss at draws of the prior up to which a map is linear
-FEWEST = 2  # proposals that have differences
 TOGETHER = 3  # rounds whose proposals tell the acceptance: those of one are too few
 
 
@@ -175,7 +174,7 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         plain, drawn = self.learned(search), search.drawn
         missed = drawn.Z - plain.predicted(plain.reference.coordinates(drawn.U))
         errors = 0.5 * (missed**2 @ self.problem.curvature(plain.outputs[None])[0])
-        linear = bool(np.median(errors) < LINEAR)  # all proposals are accepted then
+        linear = bool(np.median(errors) < NEARLY_LINEAR)  # all proposals are accepted then
         nothing, K = np.empty((0, self.problem.dimension)), self.problem.n_outputs
         residuals = np.empty((0, K))
         return TrialState(search.ensemble, search, plain, plain, nothing, residuals, done=linear)
@@ -201,7 +200,7 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
             moments=moments,
             acceptances=seen,
         )
-        if len(x) < FEWEST or not len(state.plain.informed):
+        if len(x) < 2 or not len(state.plain.informed):
             return replace(state, done=True)
         target = state.plain.curved(self.problem, x, residuals, seen[0])
         if len(seen) == 1 and acceptance >= ENOUGH and self._foreseen(target, pending) >= ENOUGH:

@@ -12,7 +12,6 @@ from pymc_ensemble.samplers.phases import PhasedSampler, PhaseState
 from .reference import GaussianReference, reference_of
 from .search import SearchState, TrackedSearch
 
-LEAST_MEMBERS = 2  # fewer give no first slope
 SMALLEST_ROUND = 20  # trials, and some directions
 REFERENCE_SEED = 20101  # of the draws that describe a prior that is not Gaussian
 
@@ -42,8 +41,8 @@ class SlopeLearning(PhasedSampler):
 
     @property
     def min_members(self) -> int:
-        """Fewest members for a first slope."""
-        return LEAST_MEMBERS
+        """Fewest members for a first slope: one has no difference."""
+        return 2
 
     @property
     def has_to_span(self) -> bool:

@@ -19,6 +19,7 @@ from pymc_ensemble.samplers.ensemble import (
     Problem,
 )
 from pymc_ensemble.samplers.kernels import NothingToFreeze
+from pymc_ensemble.samplers.rest import IN_A_ROW
 from pymc_ensemble.samplers.words import number, percent
 
 from .law import InformedLaw
@@ -28,7 +29,6 @@ from .tracker import SlopeTracker
 TRIALS = 8  # damped steps of a round, over five decades
 DISTANCE = 5e-3  # distance of exploring points, in prior standard deviations
 SAME_STEP = 1e-2  # steps that differ by less, in posterior standard deviations, count as equal
-RISING = 3  # rounds of growing ignorance after which exploring points come nearer
 WEAKEST, STRONGEST = 1e-8, 1e8  # damping
 NEARBY = 1e-8  # distance of a point that must have the same outputs, in prior sd
 
@@ -181,7 +181,7 @@ class TrackedSearch(NothingToFreeze[SearchState]):
         tracker = state.tracker.updated(pending.steps[finite], around.Z[finite] - center.Z)
         rising = state.rising + 1 if tracker.unknown > before else 0
         distance = state.distance
-        if rising >= RISING:
+        if rising >= IN_A_ROW:
             distance, rising = distance / 2, 0
         # any evaluated point may be the next center
         best = int(tried.potential.argmin())

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy  # parts of it are loaded when they are used first
 
-from pymc_ensemble.samplers.ensemble import Array
+from pymc_ensemble.samplers.ensemble import REPEATABLE, Array
 
 from .covariance import Covariance, covariance_of
 
 EM_STEPS = 15
 BLEND = 0.05  # share of the energy that is spread over all columns alike
-LEAST_RESIDUAL = 1e-3  # of the first fit, relative to the variance of the outputs
 ROUNDING = 1e-8  # relative noise of differences, from rounding and curvature
 POWERS = 2  # of the covariance, for the directions in which most is unknown
 
@@ -65,7 +64,8 @@ class SlopeTracker:
             variances = np.maximum(energies - (known**2).sum(0), 0.0)
             energies = (slope**2).mean(0) + variances
             energies = np.maximum(energies, 1e-12 * energies.max())
-            residual = max(((dZ - dX @ slope.T) ** 2).mean(), LEAST_RESIDUAL * total)
+            # a smaller residual would take curvature for slope
+            residual = max(((dZ - dX @ slope.T) ** 2).mean(), REPEATABLE * total)
         slope, known = _ridge(dX, dZ, energies, residual)
         spread = BLEND * energies.mean()
         return cls(

@@ -14,11 +14,11 @@ from pymc_ensemble.samplers.moves import INDEPENDENT_SHARE
 from pymc_ensemble.samplers.proposals import GOOD, POOR
 from pymc_ensemble.samplers.rest import AT_REST, Countdown
 from pymc_ensemble.samplers.split_sweeps import GroupMove, Sweeps, SweepState
+from pymc_ensemble.samplers.weights import UNUSUAL
 
 from .linearized import LinearizedPosterior
 
 TRIAL_SWEEPS = 2  # sweeps of independent moves that show the acceptance; the first is the start
-SETTLED = 0.05  # share of the start that may be left when walkers have settled
 TUNING_SWEEPS = 25  # most sweeps until walkers settle
 WORTH = 4.0  # draws of the posterior that draws of the prior are worth, with which they tell of it
 SMALLEST = 0.01  # size of correlated moves, and the distance of the largest one from one
@@ -198,7 +198,7 @@ class InformedWalk(Sweeps[WalkState, GroupMove[WalkState]]):
             # such a prior has longer tails than the weights of few proposals show
             return replace(state, quality="poor", rest=Countdown(TUNING_SWEEPS))
         remembered, more = 1 - acceptance, 0
-        while remembered > SETTLED and more < TUNING_SWEEPS:
+        while remembered > UNUSUAL and more < TUNING_SWEEPS:
             remembered, more = remembered * (1 - acceptance), more + 1
         quality: Quality = "poor" if acceptance < POOR else "usable"
         if acceptance >= GOOD and state.target.curvature is None:  # which may miss a part

@@ -14,16 +14,18 @@ import numpy as np
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.certificate import CERTAIN
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem, Snapshot
-from pymc_ensemble.samplers.linear_guess import NEWTON_STEPS, NO_STEP, SMALLEST_SHARE
+from pymc_ensemble.samplers.linear_guess import NO_STEP, SMALLEST_SHARE
 from pymc_ensemble.samplers.linearization import (
     FARTHEST,
+    MOST_LOST,
     Anomalies,
     GaussianLaw,
     LinearMap,
     gaussian_law,
     without_noise,
 )
-from pymc_ensemble.samplers.rest import STANDSTILLS, STILL
+from pymc_ensemble.samplers.options import PATIENCE
+from pymc_ensemble.samplers.rest import IN_A_ROW, STILL
 from pymc_ensemble.samplers.weights import plausible
 from pymc_ensemble.samplers.words import number
 
@@ -31,7 +33,6 @@ from .quadratic_outputs import QuadraticFit, curvature_excess
 
 FIRST_INFLATION = 3.0
 LARGEST_INFLATION = 8.0
-MANY_FAILURES = 0.2  # share of failed evaluations at which a design is too wide
 INFLATION_FACTOR = 1.5  # steps of the width; the narrowest is one step above the posterior
 LARGEST_CHANGE = 2.0  # largest change of the width of the design in one round, in any direction
 # Change of a moment by curvature that a linear fit may miss. If a fit is wrong by 0.3, the change
@@ -233,13 +234,13 @@ class InflatedDesign:
         recent = slice(len(state.points) - state.settled, None)
         points, outputs = (np.concatenate(v[recent]) for v in (state.points, state.outputs))
         excess = curvature_excess(points, outputs)
-        if (excess > CERTAIN or failed > MANY_FAILURES) and state.inflation > INFLATION_FACTOR:
+        if (excess > CERTAIN or failed > MOST_LOST) and state.inflation > INFLATION_FACTOR:
             narrower = max(INFLATION_FACTOR, state.inflation / INFLATION_FACTOR)
             return replace(state, inflation=narrower, widest=narrower, settled=0)
         if state.settled >= 1 and state.inflation < state.widest and excess < 0.5 * CERTAIN:
             wider = min(state.widest, state.inflation * INFLATION_FACTOR)
             return replace(state, inflation=wider, settled=0)
-        if state.settled < STANDSTILLS:
+        if state.settled < IN_A_ROW:
             return state
         curved = excess > CERTAIN and self._is_bent(state, QuadraticFit.of(points, outputs), rng)
         return replace(state, burned_in=True, converged=not curved, curved=curved)
@@ -291,7 +292,7 @@ def pooled_law(
     scale = PRIOR_WIDTH / inflation
     deviations = scale * (points - anomalies.mean)
     narrow = replace(anomalies, L=scale * anomalies.L, L_pinv=anomalies.L_pinv / scale)
-    for _ in range(NEWTON_STEPS):
+    for _ in range(PATIENCE):
         at = fit.particles(x[None])[0]
         local = LinearMap(replace(anomalies, mean=at), fit(at[None])[0], fit.slope)
         slope = without_noise(problem, local, residual).slope * scale

@@ -19,8 +19,7 @@ from pymc_ensemble.samplers.ensemble import (
     Info,
     Problem,
 )
-from pymc_ensemble.samplers.options import require_counts, require_flags, require_positive
-from pymc_ensemble.samplers.start import MAX_REDRAWS
+from pymc_ensemble.samplers.options import PATIENCE, require_counts, require_flags, require_positive
 from pymc_ensemble.samplers.words import number
 
 from .updates import FEWEST, Linearization, enough, momentum, perturbed, transformed
@@ -198,9 +197,9 @@ class Inversion:
         following = self._judged(replace(pending.following, ensemble=ensemble))
         n_failed = int((~ensemble.ok[pending.index]).sum())
         complete = bool(ensemble.ok.all())
-        if not complete and following.redraws >= MAX_REDRAWS:
+        if not complete and following.redraws >= PATIENCE:
             raise EnsembleFailure(
-                f"{n_failed} of {len(ensemble)} members still fail after {MAX_REDRAWS} rounds of "
+                f"{n_failed} of {len(ensemble)} members still fail after {PATIENCE} rounds of "
                 "redrawing them from the others. Start where the forward map works."
             )
         message = f"time {following.time:.3g}, misfit {number(following.misfit, '.3g')} per datum"

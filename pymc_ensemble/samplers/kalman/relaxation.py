@@ -6,16 +6,21 @@ import numpy as np
 
 from pymc_ensemble.samplers import proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
-from pymc_ensemble.samplers.linearization import FARTHEST, SMALLEST_RATE, GaussianLaw, fit_law
+from pymc_ensemble.samplers.langevin_steps import EULER_STEP
+from pymc_ensemble.samplers.linearization import (
+    FARTHEST,
+    NEARLY_LINEAR,
+    SMALLEST_RATE,
+    GaussianLaw,
+    fit_law,
+)
 from pymc_ensemble.samplers.rest import AT_REST, Countdown
 from pymc_ensemble.samplers.split_sweeps import Half, SplitSweeps, SweepState
 from pymc_ensemble.samplers.weights import plausible
 
 DEFAULT_STEP = 2.0
-SMALL_ENSEMBLE_STEP = 0.1  # largest step without split halves
 SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
 EXTRA_VARIANCE = 0.1  # most that the pointwise force may add: it bounds the time step
-NEARLY_LINEAR = 0.1  # share of the force's deviation that may come from the forward map
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Relaxation(SplitSweeps):
 class WholeRelaxation(Relaxation):
     """The same for small ensembles: all particles move together, with their own statistics."""
 
-    dt: float = SMALL_ENSEMBLE_STEP
+    dt: float = EULER_STEP
 
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
         """State for an evaluated ensemble, without resampling, which would lose directions."""

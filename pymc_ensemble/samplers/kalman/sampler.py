@@ -24,8 +24,9 @@ from pymc_ensemble.samplers.ensemble import (
 )
 from pymc_ensemble.samplers.examination import Examination
 from pymc_ensemble.samplers.kernels import EnsembleKernel, KernelState
+from pymc_ensemble.samplers.langevin_steps import EULER_STEP
 from pymc_ensemble.samplers.moves import DEFAULT, Move, require_moves, try_out
-from pymc_ensemble.samplers.options import require_one_target, require_positive
+from pymc_ensemble.samplers.options import PATIENCE, require_one_target, require_positive
 from pymc_ensemble.samplers.phases import (
     EnsembleSampler,
     Phase,
@@ -41,11 +42,10 @@ from .examined import ExaminedBurnIn, ExaminedDesign, ExaminedState
 from .inflated_design import DesignState, InflatedDesign
 from .metropolis import MixtureMetropolis
 from .published import PublishedScheme
-from .relaxation import DEFAULT_STEP, SMALL_ENSEMBLE_STEP, Relaxation, WholeRelaxation
+from .relaxation import DEFAULT_STEP, Relaxation, WholeRelaxation
 
 # If the default has to choose, and its first choice is not good enough: rounds of a fit, and of a
 # Metropolis test after it. On maps that suit them, both settle within 15 rounds.
-PATIENCE = 20
 
 NOISY = (
     "The log density fluctuates by {} on scales below the posterior's: it is noisy or rough, "
@@ -303,7 +303,7 @@ class EnsembleKalman(KalmanSampler):
             return self._test
         if self.splits:
             return Relaxation(self.problem, self.min_members, self.dt or DEFAULT_STEP)
-        return WholeRelaxation(self.problem, self.min_members, self.dt or SMALL_ENSEMBLE_STEP)
+        return WholeRelaxation(self.problem, self.min_members, self.dt or EULER_STEP)
 
     def origin(self, state: PhaseState) -> Origin:
         """What the draws follow: the pointwise force leaves the Gaussian law of the linear one."""

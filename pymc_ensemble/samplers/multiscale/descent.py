@@ -11,7 +11,7 @@ from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, Evaluations,
 from pymc_ensemble.samplers.langevin_steps import clipped
 from pymc_ensemble.samplers.words import number
 
-from .explorers import Explorers, Measurement, Preconditioner
+from .explorers import SMOOTH_DISTANCE, Explorers, Measurement, Preconditioner
 
 SMALLEST_STEP = 1e-7  # if so short a step does not descend, differences are not precise enough
 
@@ -81,7 +81,7 @@ class Descent:
     """
 
     explorers: Explorers
-    tolerance: float = 1e-3
+    tolerance: float = SMOOTH_DISTANCE
 
     def ask(self, state: DescentState, rng: np.random.Generator) -> tuple[Array, Step]:
         """Points of the next step: its end, and the explorers there."""

@@ -8,6 +8,9 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Problem, has_forward_map
 from pymc_ensemble.samplers.linearization import FOR_EACH
 
+# Distance of explorers, in units of the preconditioner. A mode is not known better.
+SMOOTH_DISTANCE = 1e-3
+
 
 @dataclass(frozen=True)
 class Preconditioner:

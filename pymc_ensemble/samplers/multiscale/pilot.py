@@ -10,7 +10,6 @@ from pymc_ensemble.samplers.examination import Examination
 
 from .explorers import Preconditioner
 
-POSITIONS = 100  # positions that represent the posterior
 HERDED = 1000  # points from which these positions are chosen
 
 

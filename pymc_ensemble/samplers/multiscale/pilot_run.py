@@ -7,11 +7,11 @@ import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.kalman.sampler import EnsembleKalman, curved
-from pymc_ensemble.samplers.phases import PhaseState
+from pymc_ensemble.samplers.phases import PhaseState, default_ensemble_size
 from pymc_ensemble.samplers.words import number
 
 from .explorers import Explorers, Preconditioner
-from .pilot import HERDED, POSITIONS, Pilot, herd
+from .pilot import HERDED, Pilot, herd
 from .probe import Probe
 
 PILOT_SWEEPS = 12  # the last half of them is kept
@@ -130,5 +130,8 @@ class PilotRun:
         else:
             preconditioner = Preconditioner.given(self.matrix, points.mean(0))
         few = points[:: -(-len(points) // HERDED)]
-        chosen = herd(preconditioner.normalized(few), max(POSITIONS, self.n_positions))
+        chosen = herd(
+            preconditioner.normalized(few),
+            max(default_ensemble_size(few.shape[1]), self.n_positions),
+        )
         return Pilot(few[chosen], preconditioner)

@@ -23,14 +23,13 @@ from pymc_ensemble.samplers.options import (
 )
 from pymc_ensemble.samplers.phases import Phase, PhasedSampler, PhaseState
 
-from .explorers import Explorers, Preconditioner
+from .explorers import SMOOTH_DISTANCE, Explorers, Preconditioner
 from .pilot import Pilot
 from .pilot_run import PilotRun, PilotState
 from .probe import Probe
 from .walkers import Walkers
 from .warm_up import WarmUp, WarmUpState
 
-SMOOTH_DISTANCE = 1e-3  # of the explorers, in units of the preconditioner
 ROUGH_DISTANCE = 3.0
 PILOT_SIZE = 60  # at least
 PROBE_DISTANCE = 1e-2  # of the central differences that measure the stiffness

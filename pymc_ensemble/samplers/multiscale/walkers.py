@@ -17,11 +17,11 @@ from pymc_ensemble.samplers.ensemble import (
     Info,
     Snapshot,
 )
+from pymc_ensemble.samplers.options import PATIENCE
 
 from .explorers import Explorers, Measurement, Preconditioner
 
 MAX_REJECTIONS = 100  # steps in a row after which the run ends if every walker failed in each
-FIRST_TRIES = 10  # evaluations of a start after which the run ends if all of them failed
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Walkers:
     ) -> tuple[S, Info]:
         """State if walkers have failed at their start: evaluations may fail by chance."""
         tries, failed = state.rejected + 1, int((~known.centers.ok).sum())
-        if tries == FIRST_TRIES:
+        if tries == PATIENCE:
             raise EnsembleFailure(
                 f"{failed} of {len(state.U)} walkers found no start where the forward map works, "
                 f"in {tries} tries. Give an `initial_ensemble` where it works."

@@ -3,7 +3,7 @@ import pytest
 from array_problems import FixedNoise, decay, oscillating, step
 
 from pymc_ensemble.samplers.gaussian_process.published import PublishedSurrogate
-from pymc_ensemble.samplers.langevin_steps import STABLE_MOVE
+from pymc_ensemble.samplers.langevin_steps import EULER_STEP
 
 
 def settled(problem, rng, n=40):
@@ -22,7 +22,7 @@ def test_drift_follows_the_slope_of_the_loss():
     far = before > np.quantile(before, 0.7)
     assert (after[far] < before[far]).mean() > 0.85
     moved = np.sqrt(((points - state.ensemble.U) ** 2).sum(1)).max()
-    assert moved <= 1.01 * part.steps * STABLE_MOVE * np.sqrt(state.ensemble.U.var(0).mean())
+    assert moved <= 1.01 * part.steps * EULER_STEP * np.sqrt(state.ensemble.U.var(0).mean())
     assert pending.dt <= 0.1
 
 

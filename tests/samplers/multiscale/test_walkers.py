@@ -20,7 +20,8 @@ from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.samplers.ensemble import EnsembleFailure
 from pymc_ensemble.samplers.langevin_steps import clipped
 from pymc_ensemble.samplers.multiscale.explorers import Explorers, Preconditioner, haar_frames
-from pymc_ensemble.samplers.multiscale.walkers import FIRST_TRIES, MAX_REJECTIONS, Walkers
+from pymc_ensemble.samplers.multiscale.walkers import MAX_REJECTIONS, Walkers
+from pymc_ensemble.samplers.options import PATIENCE
 
 PLAIN = 1e-3  # distance of explorers where their differences are all but exact
 
@@ -457,12 +458,12 @@ def test_walker_that_fails_where_it_starts():
     problem = random_linear(2).failing(lambda U: U[:, 0] > 100)
     kernel, rng = Walkers(Explorers(problem, 2, PLAIN)), np.random.default_rng(0)
     state = kernel.start(np.array([[0.0, 0.0], [200.0, 0.0]]), exact(problem), 0.3)
-    for _ in range(FIRST_TRIES - 1):
+    for _ in range(PATIENCE - 1):
         state, info = step(kernel, problem, state, rng)
         assert info.snapshot is None
     with pytest.raises(
         EnsembleFailure,
-        match="1 of 2 walkers found no start where the forward map works, in 10 tries",
+        match=f"1 of 2 walkers found no start where the forward map works, in {PATIENCE} tries",
     ):
         step(kernel, problem, state, rng)
     problem, U = random_linear(2), np.zeros((2, 2))
