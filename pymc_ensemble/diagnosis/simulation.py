@@ -1,16 +1,18 @@
 """One simulated data set, and the ranks of its parameters among the draws given it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
 import xarray as xr
 from numpy.typing import NDArray
 
 from pymc_ensemble.problem.points import layout_of, points_of, unconstrained
+from pymc_ensemble.problem.remembered import remembered
 
 from .ensembles import path_ess, to_ensemble
 
@@ -60,9 +62,10 @@ def simulated(
     for name in observed:
         values = data[name].to_numpy()
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            given = ", ".join(f"{of}={truth[of].to_numpy().tolist()}" for of in free)
-            raise ValueError(f"`{name}` is not finite given {given}: the forward map fails there.")
-    conditioned = pm.observe(model, {name: data[name].to_numpy() for name in observed})
+            place = ", ".join(f"{of}={truth[of].to_numpy().tolist()}" for of in free)
+            raise ValueError(f"`{name}` is not finite given {place}: the forward map fails there.")
+    given = {name: data[name].to_numpy() for name in observed}
+    conditioned = pm.observe(model, given)
     defaults = {
         "cores": 1,
         "progressbar": False,
@@ -75,7 +78,7 @@ def simulated(
         raise KeyboardInterrupt  # PyMC has made a short run of one
     rng = np.random.default_rng(of_ranks)
     posterior = thinned(idata, rng)
-    of_draws, of_truth, by_lp = log_densities(conditioned, posterior, truth)
+    of_draws, of_truth, by_lp = log_densities(model, posterior, truth, given)
     ranks = {
         name: xr.apply_ufunc(
             partial(rank, rng=rng), posterior[name], truth[name], input_core_dims=[["draw"], []]
@@ -141,13 +144,13 @@ def thinned(idata: xr.DataTree, rng: np.random.Generator) -> xr.Dataset:
 
 
 def log_densities(
-    model: pm.Model, draws: xr.Dataset, truth: xr.Dataset
+    model: pm.Model, draws: xr.Dataset, truth: xr.Dataset, data: Mapping[str, np.ndarray]
 ) -> tuple[FloatArray, float, bool]:
-    """Log densities of draws and of the truth, and whether they are the model's."""
+    """Log densities of draws and of the truth given data, and whether they are the model's."""
     carried = draws["lp"].to_numpy() if "lp" in draws else np.empty(0)
     if np.isfinite(carried).any():
         highest = int(np.nanargmax(carried))
-        own, of_truth = _log_density(model, draws.isel(draw=highest), truth)
+        own, of_truth = _log_density(model, data, draws.isel(draw=highest), truth)
         if np.isclose(own, carried[highest], rtol=1e-6, atol=1e-6):
             return carried, of_truth, True
     names = list(truth)
@@ -164,13 +167,24 @@ def fitted_levels(X: FloatArray, point: FloatArray) -> tuple[FloatArray, float]:
     return -far[:-1], -float(far[-1])
 
 
-def _log_density(model: pm.Model, *points: xr.Dataset) -> list[float]:
-    """Log density of points, each with a value of every free variable."""
+def _log_density(
+    model: pm.Model, data: Mapping[str, np.ndarray], *points: xr.Dataset
+) -> list[float]:
+    """Log density given data, of points with a value of every free variable."""
+
+    def make() -> tuple[dict[str, Any], Callable[[Any], Any]]:
+        places = {
+            name: pytensor.shared(values, shape=values.shape) for name, values in data.items()
+        }
+        return places, pm.observe(model, places).compile_logp(mode="FAST_COMPILE")
+
+    places, log_density = remembered(model, ["density of data", *data], make)
+    for name, values in data.items():
+        places[name].set_value(values)
     names = [rv.name for rv in model.free_RVs]
     U = unconstrained(
         model, {name: np.stack([p[name].to_numpy() for p in points]) for name in names}
     )
-    log_density = model.compile_logp(mode="FAST_COMPILE")  # called twice at most
     return [float(log_density(point)) for point in points_of(layout_of(model), U)]
 
 

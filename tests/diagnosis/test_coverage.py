@@ -154,23 +154,24 @@ def test_densities_that_draws_carry_are_used_if_they_are_those_of_the_model():
             "scale": ("draw", rng.lognormal(size=50)),
         }
     )
-    log_density = model.compile_logp()
-
-    def lp(point):
-        values = {"slope": point["slope"].values, "scale_log__": np.log(point["scale"].values)}
-        return float(log_density(values))
-
     truth = draws.isel(draw=0)
-    draws["lp"] = ("draw", [lp(draws.isel(draw=k)) for k in range(50)])
-    of_draws, of_truth, by_lp = log_densities(model, draws, truth)
-    assert by_lp
-    assert of_truth == pytest.approx(float(draws["lp"][0]))
-    np.testing.assert_array_equal(of_draws, draws["lp"])
-    # the density of a surrogate is not the model's, nor may there be any
-    for others in (draws.assign(lp=draws["lp"] + 1), draws.drop_vars("lp")):
-        of_draws, of_truth, by_lp = log_densities(model, others, truth)
-        assert not by_lp
-        assert len(of_draws) == 25
+    for data in ({"y": np.zeros(2), "z": np.array(1.0)}, {"y": np.ones(2), "z": np.array(0.5)}):
+        log_density = pm.observe(model, data).compile_logp()
+
+        def lp(point, log_density=log_density):
+            values = {"slope": point["slope"].values, "scale_log__": np.log(point["scale"].values)}
+            return float(log_density(values))
+
+        draws["lp"] = ("draw", [lp(draws.isel(draw=k)) for k in range(50)])
+        of_draws, of_truth, by_lp = log_densities(model, draws, truth, data)
+        assert by_lp
+        assert of_truth == pytest.approx(float(draws["lp"][0]))
+        np.testing.assert_array_equal(of_draws, draws["lp"])
+        # the density of a surrogate is not the model's, nor may there be any
+        for others in (draws.assign(lp=draws["lp"] + 1), draws.drop_vars("lp")):
+            of_draws, of_truth, by_lp = log_densities(model, others, truth, data)
+            assert not by_lp
+            assert len(of_draws) == 25
 
 
 # -- through pymc.sample ------------------------------------------------------------------------
