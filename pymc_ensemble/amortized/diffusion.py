@@ -50,8 +50,12 @@ def denoised(
         products, squares = x @ points.T, (points**2).sum(1)
     else:
         products, squares = np.einsum("md,mnd->mn", x, points), (points**2).sum(2)
-    log_share = log_weights + (products - 0.5 * squares) / noise**2
-    share = np.exp(log_share - log_share.max(1, keepdims=True))
+    share = products  # in place, as arrays of this size cost more to get than to fill
+    share -= 0.5 * squares
+    share /= noise**2
+    share += log_weights
+    share -= share.max(1, keepdims=True)
+    np.exp(share, out=share)
     share /= share.sum(1, keepdims=True)
     return share @ points if points.ndim == 2 else np.einsum("mn,mnd->md", share, points)
 
@@ -183,12 +187,11 @@ class KernelDensity:
             root = _root(apart.T @ apart / len(apart))
         squares = _squares_of_others(root, points)
         least = squares.min(axis=1)  # that of the largest term
-        excess = squares - least[:, None]
-        fits = [
-            np.mean(np.log(np.exp(-0.5 * excess / h**2).sum(axis=1)) - 0.5 * least / h**2)
-            - d * np.log(h)
-            for h in BANDWIDTHS
-        ]
+        excess, kernels, fits = -0.5 * (squares - least[:, None]), np.empty_like(squares), []
+        for h in BANDWIDTHS:
+            np.exp(np.divide(excess, h**2, out=kernels), out=kernels)
+            levels = np.log(kernels.sum(axis=1)) - 0.5 * least / h**2
+            fits.append(levels.mean() - d * np.log(h))
         return cls(points, wider * BANDWIDTHS[int(np.argmax(fits))] * root)
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
