@@ -38,8 +38,10 @@ SMALLER = {
     },
     "darcy": {
         "        1000,\n": "        500,\n",
-        "        300,\n": "        200,\n",
-        "walkers=10": "walkers=4",
+        "        300,\n        step=pe.MultiscaleSampler(walkers=10,": (
+            "        400,\n        step=pe.MultiscaleSampler(walkers=4,"
+        ),
+        "preconditioner=idata),\n        chains=2": "preconditioner=idata),\n        chains=1",
     },
     "data_assimilation": {
         "TRUTHS, OTHERS = 8, 6": "TRUTHS, OTHERS = 3, 1",
