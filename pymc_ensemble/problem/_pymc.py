@@ -17,6 +17,7 @@ from pymc.distributions.transforms import _default_transform as default_transfor
 from pymc.logprob.basic import conditional_logp
 from pymc.logprob.utils import CheckParameterValue
 from pytensor.compile.ops import FromFunctionOp
+from pytensor.link.vm import Loop
 from pytensor.tensor.random.basic import VonMisesRV
 from pytensor.tensor.random.utils import compute_batch_shape
 
@@ -35,6 +36,7 @@ __all__ = [
     "CheckParameterValue",
     "CircularTransform",
     "FromFunctionOp",
+    "Loop",
     "MinibatchOp",
     "Ordered",
     "PartialObservedRV",

@@ -24,6 +24,7 @@ from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.rewriting.math import local_exp_log
 from pytensor.tensor.variable import TensorVariable
 
+from pymc_ensemble.problem.elementwise import call_numpy_directly
 from pymc_ensemble.problem.frontier import (
     is_foreign,
     is_foreign_op,
@@ -158,6 +159,8 @@ class LazyFunction:
                     self.inputs, outputs, on_unused_input="ignore", **options
                 )
             self._compiled.trust_input = True
+            if self._cheap:
+                call_numpy_directly(self._compiled)
             self._warm = False
         return self._compiled
 
