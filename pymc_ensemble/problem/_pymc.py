@@ -14,6 +14,7 @@ from pymc.distributions.transforms import (
     Transform,
 )
 from pymc.distributions.transforms import _default_transform as default_transform
+from pymc.initial_point import make_initial_point_expression
 from pymc.logprob.basic import conditional_logp
 from pymc.logprob.utils import CheckParameterValue
 from pytensor.compile.ops import FromFunctionOp
@@ -47,4 +48,5 @@ __all__ = [
     "compute_batch_shape",
     "conditional_logp",
     "default_transform",
+    "make_initial_point_expression",
 ]

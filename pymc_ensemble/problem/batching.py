@@ -109,7 +109,7 @@ def in_numpy_functions(outputs: Sequence[Variable]) -> list[Variable]:
     return rewritten(outputs, _in_numpy_functions)
 
 
-def _needs_rewrites(outputs: Sequence[Variable]) -> bool:
+def needs_rewrites(outputs: Sequence[Variable]) -> bool:
     """Whether a graph holds operations that may run point by point unless rewritten."""
     nodes = [v.owner for v in ancestors(outputs) if v.owner is not None]
     return any(isinstance(node.op, Blockwise | HasInnerGraph) for node in nodes)
@@ -152,7 +152,7 @@ class LazyFunction:
             outputs, options = self.outputs, self.compile_kwargs
             if self._cheap:
                 outputs = in_numpy_functions(outputs)
-                simplified = self._simplified and not _needs_rewrites(outputs)
+                simplified = self._simplified and not needs_rewrites(outputs)
                 options = {**options, "mode": cheap_mode(simplified)}
             with self._without_c_compiler():
                 self._compiled = pytensor.function(

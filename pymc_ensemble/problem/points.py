@@ -13,7 +13,8 @@ from pymc.blocking import DictToArrayBijection
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace
 
-from ._pymc import CircularTransform, Transform, VonMisesRV
+from ._pymc import CircularTransform, Transform, VonMisesRV, make_initial_point_expression
+from .batching import as_it_stands, needs_rewrites
 
 FloatArray = NDArray[np.float64]
 Point = dict[str, np.ndarray]
@@ -55,6 +56,21 @@ def shapes_of(model: pm.Model) -> dict[str, tuple[int, ...]]:
     if all(None not in v.type.shape for v in variables):
         return {str(v.name): tuple(v.type.shape) for v in variables}
     return {name: tuple(map(int, shape)) for name, shape in model.eval_rv_shapes().items()}
+
+
+def usual_point(model: pm.Model) -> Point:
+    """Initial point of a model, which PyMC would compile with rewrites to evaluate it once."""
+    values = make_initial_point_expression(
+        free_rvs=model.free_RVs,
+        rvs_to_transforms=model.rvs_to_transforms,
+        initval_strategies=model.rvs_to_initial_values,
+        return_transformed=True,
+    )
+    if needs_rewrites(values):
+        return model.initial_point()
+    names = [model.rvs_to_values[rv].name for rv in model.free_RVs]
+    evaluated = pytensor.function([], values, mode=as_it_stands())()
+    return dict(zip(names, evaluated, strict=True))
 
 
 def layout_of(model: pm.Model) -> list[LayoutVariable]:

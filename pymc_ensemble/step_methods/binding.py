@@ -17,7 +17,7 @@ from pymc_ensemble.problem.checks import given_model, without_missing
 from pymc_ensemble.problem.forward_models import estimated_likelihoods
 from pymc_ensemble.problem.inverse_problem import InverseProblem
 from pymc_ensemble.problem.leaves import Leaves, without_leaves
-from pymc_ensemble.problem.points import LayoutVariable, Named, Point, names_of
+from pymc_ensemble.problem.points import LayoutVariable, Named, Point, names_of, usual_point
 from pymc_ensemble.samplers.kernels import Sampler
 from pymc_ensemble.samplers.options import require_flags
 
@@ -216,7 +216,7 @@ class BoundStep(BlockedStep):
     def _tell_of_initial_values(self, layout: Sequence[LayoutVariable], point: Point) -> None:
         """Log that initial values of `pymc.sample` have no effect, if there are any."""
         model = self._bound.model
-        usual, ignored = model.initial_point(), []
+        usual, ignored = usual_point(model), []
         for variable in layout:
             rv = next(rv for v, rv in model.values_to_rvs.items() if v.name == variable.name)
             given: Any = model.rvs_to_initial_values[rv]

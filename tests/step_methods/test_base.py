@@ -11,6 +11,7 @@ from functools import partial
 import cloudpickle
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
 from pymc.exceptions import SamplingError
 from pymc.model.transform.optimization import freeze_dims_and_data
@@ -22,6 +23,7 @@ import pymc_ensemble as pe
 from pymc_ensemble import log
 from pymc_ensemble.diagnosis.ensembles import to_ensemble
 from pymc_ensemble.problem import driver
+from pymc_ensemble.problem.points import usual_point
 from pymc_ensemble.samplers.ensemble import Ensemble
 from pymc_ensemble.step_methods import base as step_methods
 
@@ -385,6 +387,22 @@ def test_initial_values_are_not_ignored_silently(initvals, told, caplog):
         assert f"The initial values of {names} are not used" in line
         assert "draws of the prior" in line
         assert "`initial_ensemble`" in line
+
+
+def custom():
+    return pm.CustomDist("a", 1.0, dist=lambda m, size: pm.LogNormal.dist(m, 1.0, size=size))
+
+
+@pytest.mark.parametrize("parent", [lambda: pm.Gamma("a", 2.0, 1.0), custom])
+def test_usual_initial_values_are_those_of_pymc(parent):
+    with pm.Model() as model:
+        a = parent()
+        pm.Dirichlet("w", pt.stack([a, 1.0, 2.0]))
+        pm.Normal("u", a, shape=2, initval=[3.0, 4.0])
+    expected, found = model.initial_point(), usual_point(model)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value)
 
 
 def test_unblocked_is_refused():
