@@ -211,18 +211,14 @@ class EnsembleKalman(KalmanSampler):
         options: Any = {"evolutions": self.evolutions}
         if not has_forward_map(self.problem):  # the kernel itself comes to rest
             return DensityBurnIn(self.problem, self.min_members, True, "none", **options)
-        finish: Finish = "relax"
-        if self.adjust or self.finds_out:
-            finish = "metropolis"
-        if self.rough:
-            finish = "none"
+        tests = self.adjust or self.finds_out
+        finish: Finish = "none" if self.rough else "metropolis" if tests else "relax"
         return TemperedBurnIn(self.problem, self.min_members, not self.rough, finish, **options)
 
     @cached_property
     def _test(self) -> MixtureMetropolis:
-        if self._test_of_density is not None:
-            return self._test_of_density
-        return MixtureMetropolis(self.problem, self.min_members, self.moves or DEFAULT)
+        test = self._test_of_density
+        return test or MixtureMetropolis(self.problem, self.min_members, self.moves or DEFAULT)
 
     @cached_property
     def _test_of_density(self) -> DensityMetropolis | None:
@@ -256,14 +252,13 @@ class EnsembleKalman(KalmanSampler):
         """State of the kernel that suits the forward map, by its examination, if any."""
         inner = state.inner
         found = inner.found if isinstance(inner, ExaminedState) else None
-        if self._test_of_density is not None:
+        if (test := self._test_of_density) is not None:
             if found is not None and found.rough:
                 noisy = NOISY.format(number(found.fluctuation, ".2g"))
                 raise EnsembleFailure(noisy, REMEDY_OF_NOISE)
             inner = inner.inner if isinstance(inner, ExaminedState) else inner
             archive = inner.archive if isinstance(inner, DensityBurnInState) else None
-            at_rest = state.skip_burn_in
-            return self._test_of_density.start(state.evaluated, at_rest=at_rest, archive=archive)
+            return test.start(state.evaluated, at_rest=state.skip_burn_in, archive=archive)
         if found is None or not found.rough:
             return super().begin(state)
         assert isinstance(inner, ExaminedState)
