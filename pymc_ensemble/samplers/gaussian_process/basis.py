@@ -40,11 +40,16 @@ def basis_gradient(x: Array, coefficients: Array, basis: Basis) -> Array:
         return np.zeros((n, d))
     gradient = coefficients[:, 1 : d + 1]
     if basis == "quadratic":
-        i, j = np.triu_indices(d)
-        Q = np.zeros((n, d, d))
-        Q[:, i, j] = coefficients[:, d + 1 :]
-        gradient = gradient + ((Q + Q.swapaxes(1, 2)) @ x[..., None])[..., 0]
+        gradient = gradient + (quadratic_hessian(coefficients, d) @ x[..., None])[..., 0]
     return gradient
+
+
+def quadratic_hessian(coefficients: Array, dimension: int) -> Array:
+    """Hessians, shape (k, d, d), of quadratics with `coefficients` (k, q)."""
+    i, j = np.triu_indices(dimension)
+    Q = np.zeros((len(coefficients), dimension, dimension))
+    Q[:, i, j] = coefficients[:, dimension + 1 :]
+    return Q + Q.swapaxes(1, 2)
 
 
 def farthest_points(x: Array, size: int) -> Array:

@@ -13,7 +13,7 @@ import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array
 
-from .basis import Basis, basis_gradient, basis_values, farthest_points
+from .basis import Basis, basis_gradient, basis_values, farthest_points, quadratic_hessian
 from .hyperparameters import (
     BASIS_VARIANCE,
     JITTER,
@@ -247,12 +247,10 @@ class GaussianProcess:
     @property
     def curvature(self) -> Array:
         """Hessians of the quadratic part of the mean function, shape (k, d, d)."""
-        d, k = self.inducing.shape[1], len(self.center)
-        Q = np.zeros((k, d, d))
-        if self.basis == "quadratic":
-            i, j = np.triu_indices(d)
-            Q[:, i, j] = self.scale * self.mean.basis[d + 1 :].T
-        return Q + Q.swapaxes(1, 2)
+        d = self.inducing.shape[1]
+        if self.basis != "quadratic":
+            return np.zeros((len(self.center), d, d))
+        return quadratic_hessian(self.scale * self.mean.basis.T, d)
 
     def evaluate(
         self, x: Array, function: Function | None = None

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Problem
+from pymc_ensemble.samplers.gaussian_process.basis import (
+    basis_size,
+    basis_values,
+    quadratic_hessian,
+)
 from pymc_ensemble.samplers.linearization import (
     FARTHEST,
     Anomalies,
@@ -18,11 +23,6 @@ FITTED = 2.5  # points for each coefficient that are used, the most likely ones
 MOST_COEFFICIENTS = 1500  # 53 dimensions: with more, a fit takes longer than it saves
 WIDEST = 0.3  # smallest rate: no law is twice as wide as its ensemble
 RIDGE = 1e-3  # in nats: coefficients that the points do not determine become zero
-
-
-def n_coefficients(dimension: int) -> int:
-    """Coefficients of a quadratic function."""
-    return (dimension + 1) * (dimension + 2) // 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def quadratic_law(
         None if there are too few points, or if the members do not span the space.
     """
     d = members.U.shape[1]
-    wanted = n_coefficients(d)
+    wanted = basis_size("quadratic", d)
     if wanted > MOST_COEFFICIENTS or len(archive.U) < SURPLUS * wanted or anomalies.rank < d:
         return None
     potential = exponent * archive.loss + archive.prior
@@ -91,18 +91,16 @@ def quadratic_law(
     root = np.exp(-0.5 * excess / (2 * d + 4))[:, None]
     law = moment_law(anomalies)
     x = law.map.coordinates(archive.U[chosen])
-    rows, columns = np.triu_indices(d)
-    features = np.hstack([np.ones((len(x), 1)), x, x[:, rows] * x[:, columns]])
+    features = basis_values(x, "quadratic")
     offset = archive.loss[chosen].min()
     loss = archive.loss[chosen, None] - offset
     penalty = RIDGE * np.eye(wanted)
     coefficients = np.linalg.lstsq(
         np.vstack([features * root, penalty]), np.vstack([loss * root, np.zeros((wanted, 1))])
     )[0][:, 0]
-    gradient, curvature = coefficients[1 : d + 1], np.zeros((d, d))
-    curvature[rows, columns] = coefficients[d + 1 :]
+    gradient, curvature = coefficients[1 : d + 1], quadratic_hessian(coefficients[None], d)[0]
     prior_gradient, prior_curvature = prior_slope(problem, anomalies, members.U)
-    H = exponent * (curvature + curvature.T) + prior_curvature  # eq. (Q2)
+    H = exponent * curvature + prior_curvature  # eq. (Q2)
     if not np.isfinite(H).all():
         return None
     rates, R = np.linalg.eigh(H)

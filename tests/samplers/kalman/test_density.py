@@ -9,12 +9,12 @@ from scipy.stats import norm, truncnorm
 
 from pymc_ensemble.forward.evaluation import Evaluations
 from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
+from pymc_ensemble.samplers.gaussian_process.basis import basis_size
 from pymc_ensemble.samplers.kalman.clusters import cluster_laws
 from pymc_ensemble.samplers.kalman.density import DensityMetropolis, renewal
 from pymc_ensemble.samplers.kalman.quadratic import (
     SURPLUS,
     Archive,
-    n_coefficients,
     quadratic_law,
     seen_from,
 )
@@ -90,7 +90,9 @@ def test_quadratic_of_a_linear_problem_is_its_posterior(d, exponent):
     """However far from it the points are, if there are enough of them."""
     linear_problem, rng = linear(d), np.random.default_rng(1)
     problem = Density(linear_problem)
-    archive = Archive.of(problem.ensemble(problem.sample_prior(3 * n_coefficients(d) + 20, rng)))
+    archive = Archive.of(
+        problem.ensemble(problem.sample_prior(3 * basis_size("quadratic", d) + 20, rng))
+    )
     P = exponent * (linear_problem.precision - np.eye(d)) + np.eye(d)
     mean = np.linalg.solve(P, exponent * linear_problem.precision @ linear_problem.mean)
     # an ensemble that is off by a standard deviation in each direction, and wider
@@ -104,7 +106,7 @@ def test_quadratic_of_a_linear_problem_is_its_posterior(d, exponent):
 
 def test_no_quadratic_of_few_points_or_directions():
     problem, rng = Density(linear(4)), np.random.default_rng(1)
-    few = int(SURPLUS * n_coefficients(4)) - 1
+    few = int(SURPLUS * basis_size("quadratic", 4)) - 1
     members = problem.ensemble(problem.sample_prior(few, rng))
     anomalies = Anomalies.of(members.U)
     assert quadratic_law(problem, Archive.of(members), members, anomalies) is None
