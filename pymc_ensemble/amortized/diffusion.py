@@ -80,7 +80,7 @@ def reverse(
     points : ndarray of shape (n, d) or (m, n, d)
         One archive for all latents, or one for each, with a standard deviation of about one.
     log_weights : ndarray of shape (n,) or (m, n)
-    levels : ndarray, optional
+    levels : ndarray of shape (steps + 1,), optional
         Decreasing geometric sequence of noise levels; by default `noise_levels`.
 
     Returns

@@ -43,8 +43,8 @@ def without_draws(
     Parameters
     ----------
     draws : ndarray of shape (C, S, J, p)
-    lp_of_draws : ndarray
-        Log densities of these draws, in any shape.
+    lp_of_draws : ndarray of any shape
+        Log densities of these draws.
     X : ndarray of shape (m, p)
         Points that were evaluated.
     lp : ndarray of shape (m,)

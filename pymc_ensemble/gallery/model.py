@@ -187,7 +187,7 @@ def quadrature(potential: Callable[[Array], Array], *axes: Array) -> tuple[Array
     ----------
     potential : callable
         Takes points of shape (..., d) and returns their potentials, shape (...).
-    *axes : ndarray
+    *axes : ndarray of shape (n,)
         Equidistant nodes of each coordinate. They reach so far that the density vanishes at the
         ends.
 

@@ -1,12 +1,12 @@
 """Certificates: few evaluations show whether draws of a cheap law follow the true density.
 
-Draws of a law q, say the posterior of a surrogate, are evaluated under the true density. With the
-log weights l = log density - log q, known up to a constant, and w = exp(l) / E[exp(l)], every
-function f has
+Draws of a law q, say the posterior of a surrogate, are evaluated under the true density. Their log
+weights l = log density - log q are known up to a constant. Let w = exp(l) / E[exp(l)]. Then every
+function f has, by eq. (C1),
 
-    | E_density f - E_q f |  =  | Cov_q(w, f) |  <=  sd(w) sd(f),
+    | E_density f - E_q f |  =  | Cov_q(w, f) |  <=  sd(w) sd(f).
 
-and sd(w) is about sd(l) if that is small. So the sd of the log weights of some independent draws
+If sd(l) is small, sd(w) is about as large. So the sd of the log weights of some independent draws
 bounds the error of every mean, in standard deviations. This holds where q has draws. Draws from a
 wider law look for what q has lost.
 """

@@ -136,9 +136,9 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         """Proposals that learn of tails, from draws of before, shape (n, d).
 
         The likelihood counts half. Where the mode of a length or an amplitude is far from its mean,
-        proposals come there too slowly: single numbers first go by a move of the prior, no further
-        than `WIDER` times what the law allows, and stay. Nobody weighs these draws, which need not
-        be exact.
+        other proposals come there too slowly. So single numbers first make a move of the prior, no
+        further than `WIDER` times what the law allows, and then stay. These draws get no weights,
+        so they need not be exact.
         """
         single = self._few
         rows = np.eye(len(single))[single]
