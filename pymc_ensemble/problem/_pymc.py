@@ -6,6 +6,7 @@ A test fails if one of them moves.
 from pymc.data import MinibatchOp
 from pymc.distributions.custom import CustomDistRV, CustomSymbolicDistRV
 from pymc.distributions.distribution import PartialObservedRV, SymbolicRandomVariable
+from pymc.distributions.mixture import _BaseMixtureRV as BaseMixtureRV
 from pymc.distributions.shape_utils import change_dist_size
 from pymc.distributions.transforms import (
     ChainedTransform,
@@ -33,6 +34,7 @@ __all__ = [
     "CUSTOM_DISTRIBUTIONS",
     "LOWER_LABELS",
     "PARAMETER_CHECKS_TO_INFINITY",
+    "BaseMixtureRV",
     "ChainedTransform",
     "CheckParameterValue",
     "CircularTransform",

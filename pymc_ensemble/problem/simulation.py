@@ -12,10 +12,11 @@ from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.traversal import ancestors, toposort
 from pytensor.tensor.random.op import RandomVariable
 from pytensor.tensor.random.type import RandomType, random_generator_type
+from pytensor.tensor.shape import Shape
 from pytensor.tensor.type_other import NoneTypeT
 from pytensor.tensor.variable import TensorVariable
 
-from pymc_ensemble.problem._pymc import change_dist_size, compute_batch_shape
+from pymc_ensemble.problem._pymc import BaseMixtureRV, change_dist_size, compute_batch_shape
 from pymc_ensemble.problem.batching import LazyFunction
 from pymc_ensemble.problem.frontier import is_foreign
 from pymc_ensemble.problem.graphs import substitute
@@ -143,8 +144,12 @@ def replicated(graph: Sequence[TensorVariable], n: TensorVariable) -> list[Any]:
         If a distribution without a vectorized random variable depends on another random variable.
     """
     copies: dict[Variable, Variable] = {}
-    for node in toposort(graph):
+    nodes = list(toposort(graph))
+    drawn = {*graph, *(v for node in nodes for v in _draws_in(node))}
+    for node in nodes:
         if not any(isinstance(v.type, RandomType) for v in node.inputs):
+            continue
+        if node.default_output() not in drawn:
             continue
         if isinstance(node.op, RandomVariable):
             copies[node.outputs[1]] = _replicated_variable(node, copies, n)
@@ -154,6 +159,13 @@ def replicated(graph: Sequence[TensorVariable], n: TensorVariable) -> list[Any]:
         else:
             raise NotImplementedError(f"{node.op} cannot be drawn for many parameters at once.")
     return vectorize_graph(list(graph), copies)
+
+
+def _draws_in(node: Apply) -> Sequence[Variable]:
+    """Inputs of a node whose draws it takes: of some it asks the shape, or the distribution."""
+    if isinstance(node.op, BaseMixtureRV):  # it draws its components anew, for all draws together
+        return node.inputs[:2]
+    return [] if isinstance(node.op, Shape) else node.inputs
 
 
 def _replicated_variable(

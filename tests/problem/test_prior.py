@@ -81,6 +81,45 @@ def test_transforms():
     assert has_law(w[:, 2], stats.beta(3, 3))
 
 
+MIXTURES = {
+    "one vector": lambda: pm.NormalMixture("m", [0.3, 0.7], [-1.0, 2.0], [0.5, 1.0], shape=(3, 2)),
+    "two": lambda: pm.Mixture(
+        "m", [0.3, 0.7], [pm.Normal.dist(-1.0, 0.5), pm.Normal.dist(2.0, 1.0)], shape=(3, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("define", MIXTURES.values(), ids=MIXTURES)
+def test_mixtures_are_drawn_together(define):
+    """Every draw and every entry has components of its own."""
+    with pm.Model():
+        pm.Normal("y", define(), 1.0, observed=np.zeros((3, 2)))
+        problem = InverseProblem.from_model()
+    sample = problem.sample_prior(J, np.random.default_rng(1))
+    assert problem._prior._draws._batch is not None
+
+    def cdf(x):
+        return 0.3 * stats.norm(-1, 0.5).cdf(x) + 0.7 * stats.norm(2, 1).cdf(x)
+
+    assert all(stats.kstest(column, cdf).pvalue > 1e-6 for column in sample.T)
+    correlations = np.corrcoef(sample.T)[np.triu_indices(6, 1)]
+    following = [np.corrcoef(column[1:], column[:-1])[0, 1] for column in sample.T]
+    assert np.abs([*correlations, *following]).max() < 5 / np.sqrt(J)
+
+
+def test_mixtures_with_unknown_weights_are_drawn_one_by_one():
+    """Each draw has weights of its own."""
+
+    def define():
+        w = pm.Dirichlet("w", [1.0, 1.0])
+        m = pm.NormalMixture("m", w, [-100.0, 100.0], 1.0)
+        pm.Normal("y", m, 1.0, observed=Y[0])
+
+    weight, m = draws(define, 1000).T
+    weight = 1 / (1 + np.exp(-weight))  # of the first component, two of which sum to one
+    assert np.abs(np.corrcoef(weight, m)[0, 1]) > 0.5
+
+
 def test_lkj_covariance():
     def define():
         deviation = pm.Exponential.dist(1.0, shape=2)
