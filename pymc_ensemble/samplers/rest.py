@@ -10,6 +10,7 @@ from .linearization import Anomalies
 from .weights import UNUSUAL
 
 STILL = 0.5  # largest change of the mean, in sd of each direction, and of the log volume
+FORGOTTEN = 5.0  # relaxation times, after which e^-5 of the start is left
 IN_A_ROW = 3  # of what happens once by chance: standstills of an ensemble at rest, say
 
 

@@ -369,7 +369,7 @@ class TemperedBurnIn:
 
 def next_correlation(correlation: float, acceptance: float) -> float:
     """Autocorrelation of the next proposals: higher if few of the last ones were accepted."""
-    if acceptance < 0.2:
+    if acceptance < proposals.POOR:
         return (1 + correlation) / 2
     return lowered(correlation) if acceptance > proposals.GOOD else correlation
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info, Problem
 from pymc_ensemble.samplers.kernels import NothingToFreeze
 from pymc_ensemble.samplers.linearization import NEARLY_LINEAR
+from pymc_ensemble.samplers.weights import UNUSUAL
 
 from .linearized import LinearizedPosterior, single_numbers
 from .search import SearchRound, SearchState, TrackedSearch
@@ -21,8 +23,6 @@ WIDE = 0.5  # share of wider proposals, which teach tails and do not count for t
 POWER = 0.5  # of the likelihood in the law of the draws: informed directions are 1.4 times as wide
 WIDER = 2.0  # spread of single numbers in these draws, in standard deviations of the law
 LATELY = 5  # rounds whose acceptance is compared with that of as many earlier rounds
-RISE = 0.05  # smaller rises of the acceptance end the learning: the error of 125 proposals
-DRIFT = 0.3  # of single numbers, in their sd, by which proposals still move: 2.4 standard errors
 TOGETHER = 3  # rounds whose proposals tell the acceptance: those of one are too few
 
 
@@ -207,11 +207,11 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
             return replace(state, done=True)
         done = False
         if len(seen) > TOGETHER:
-            now = float(np.mean(seen[-TOGETHER:]))
+            now, n = float(np.mean(seen[-TOGETHER:])), LATELY * (self.size - pending.wide)
             if now <= seen[0]:
                 return replace(state, target=state.plain, done=True)
-            done = now >= ENOUGH or not _rises(seen)
-            done = done and not _drifts(moments)
+            done = now >= ENOUGH or not _rises(seen, n)
+            done = done and not _drifts(moments, n)
         return replace(state, target=target, done=done)
 
     def _foreseen(self, target: LinearizedPosterior, pending: TrialRound) -> float:
@@ -230,22 +230,23 @@ class LawLearning(NothingToFreeze[SearchState | TrialState]):
         return float(np.exp(np.minimum(0.0, new - old[:, None])).mean())
 
 
-def _drifts(moments: tuple[Array, ...]) -> bool:
+def _drifts(moments: tuple[Array, ...], n: int) -> bool:
     """Whether proposals still move in single numbers, or are too few to tell.
 
-    Means and variances by round tell it.
+    Means and variances by round tell it, with n proposals in as many rounds as are compared.
     """
     if not moments[0].size:
         return False
     if len(moments) < 2 * LATELY:
         return True
     before, now = np.mean(moments[-2 * LATELY : -LATELY], 0), np.mean(moments[-LATELY:], 0)
-    return bool((np.abs(now[0] - before[0]) > DRIFT * np.sqrt(now[1])).any())
+    limit = -scipy.special.ndtri(UNUSUAL / 2) * np.sqrt(2 / n)
+    return bool((np.abs(now[0] - before[0]) > limit * np.sqrt(now[1])).any())
 
 
-def _rises(acceptances: tuple[float, ...]) -> bool:
+def _rises(acceptances: tuple[float, ...], n: int) -> bool:
     """Whether acceptances still rise, or are too few to tell."""
     if len(acceptances) < 2 * LATELY:
         return True
     before, now = acceptances[-2 * LATELY : -LATELY], acceptances[-LATELY:]
-    return bool(np.mean(now) > np.mean(before) + RISE)
+    return bool(np.mean(now) > np.mean(before) + 0.5 / np.sqrt(n))  # sd of a share, at most

@@ -6,8 +6,8 @@ import numpy as np
 import scipy  # parts of it are loaded when they are used first
 
 from pymc_ensemble.samplers.ensemble import Array, EnsembleFailure, PriorAndLoss
+from pymc_ensemble.samplers.phases import default_ensemble_size
 
-DRAWS = 200  # of a prior that is not Gaussian, which tell its center and scales
 QUARTILES = (0.25, 0.75)
 CONSTANT = 1e-6  # a second derivative with less relative variation counts as constant
 
@@ -77,7 +77,7 @@ def reference_of(problem: PriorAndLoss, rng: np.random.Generator) -> GaussianRef
         If the gradient is not finite at draws of the prior, or the prior is improper.
     """
     d = problem.dimension
-    U = problem.sample_prior(DRAWS, rng)
+    U = problem.sample_prior(default_ensemble_size(problem.dimension), rng)
     center = np.median(U, axis=0)
     normal = np.ptp(scipy.special.ndtri(QUARTILES))
     scale = np.ptp(np.quantile(U, QUARTILES, axis=0), axis=0) / normal

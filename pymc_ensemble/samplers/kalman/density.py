@@ -13,6 +13,7 @@ import numpy as np
 from pymc_ensemble.samplers import moves, proposals
 from pymc_ensemble.samplers.ensemble import Array, Ensemble, Evaluations, Info
 from pymc_ensemble.samplers.linearization import Anomalies, GaussianLaw, moment_law
+from pymc_ensemble.samplers.options import PATIENCE
 from pymc_ensemble.samplers.rest import AT_REST, RESTLESS
 from pymc_ensemble.samplers.split_sweeps import GroupMove, SweepState
 from pymc_ensemble.samplers.tempering import BurnInState, Kind, Move, Stage, TemperedBurnIn
@@ -21,7 +22,6 @@ from .clusters import cluster_laws
 from .metropolis import MixtureMetropolis
 from .quadratic import Archive, quadratic_law, seen_from
 
-LONGEST_STAGE = 15  # rounds
 FEWEST_STILL = 2  # comparisons without change that end a burn-in, if half of moves are accepted
 
 
@@ -111,7 +111,7 @@ class DensityBurnIn(TemperedBurnIn):
         return renewal(float(alpha.mean()) * np.sqrt(1 - correlation**2))
 
     def _stage_is_over(self, stage: Stage) -> bool:
-        return stage.renewed >= 1 or stage.round >= LONGEST_STAGE
+        return stage.renewed >= 1 or stage.round >= PATIENCE
 
     def _end_stage(self, state: BurnInState, stage: Stage, time: float) -> BurnInState:
         """Keep steps small: after a large one, the few members left may all be in one mode."""

@@ -40,7 +40,6 @@ LARGEST_CHANGE = 2.0  # largest change of the width of the design in one round, 
 BENT = 0.18
 COMPARED = 4000  # draws from which this change is computed
 PRIOR_WIDTH = 0.3  # in posterior sd: if wider, exponential priors drown their slope in noise
-SURROGATE_STEPS = 2  # Metropolis steps on the fitted density per sweep; they evaluate nothing
 
 
 @dataclass(frozen=True)
@@ -200,17 +199,14 @@ class InflatedDesign:
         return Ensemble(U, Z, self.problem.loss(Z), self.problem.prior_potential(U))
 
     def _sweep(self, state: DesignState, rng: np.random.Generator) -> tuple[DesignState, Snapshot]:
-        """Metropolis steps on the posterior of the fitted map, which cost no evaluation."""
+        """Metropolis step on the posterior of the fitted map, which costs no evaluation."""
         law = state.law
         ensemble = self._predicted(law, state.ensemble.U)
-        acceptance = np.zeros(len(ensemble))
-        everyone = np.arange(len(ensemble))
-        for _ in range(SURROGATE_STEPS):
-            points, log_ratio, _ = proposals.independence((law,), ensemble.U, rng)
-            values = self._predicted(law, points)
-            alpha = proposals.acceptance(ensemble.potential, values.potential, log_ratio)
-            ensemble = ensemble.updated(everyone, values, rng.random(len(alpha)) < alpha)
-            acceptance += alpha / SURROGATE_STEPS
+        points, log_ratio, _ = proposals.independence((law,), ensemble.U, rng)
+        values = self._predicted(law, points)
+        acceptance = proposals.acceptance(ensemble.potential, values.potential, log_ratio)
+        accepted = rng.random(len(acceptance)) < acceptance
+        ensemble = ensemble.updated(np.arange(len(ensemble)), values, accepted)
         snapshot = Snapshot(
             ensemble.U, -ensemble.potential, law.log_density(ensemble.U), acceptance, np.inf
         )

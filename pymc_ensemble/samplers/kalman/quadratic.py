@@ -18,10 +18,7 @@ from pymc_ensemble.samplers.linearization import (
     prior_slope,
 )
 
-SURPLUS = 1.3  # fewest points for each coefficient
-FITTED = 2.5  # points for each coefficient that are used, the most likely ones
 MOST_COEFFICIENTS = 1500  # 53 dimensions: with more, a fit takes longer than it saves
-WIDEST = 0.3  # smallest rate: no law is twice as wide as its ensemble
 RIDGE = 1e-3  # in nats: coefficients that the points do not determine become zero
 
 
@@ -81,11 +78,11 @@ def quadratic_law(
     """
     d = members.U.shape[1]
     wanted = basis_size("quadratic", d)
-    if wanted > MOST_COEFFICIENTS or len(archive.U) < SURPLUS * wanted or anomalies.rank < d:
+    if wanted > MOST_COEFFICIENTS or len(archive.U) < wanted or anomalies.rank < d:
         return None
     potential = exponent * archive.loss + archive.prior
     usual = np.median(exponent * members.loss + members.prior)
-    chosen = np.argsort(potential)[: int(FITTED * wanted) + 40]
+    chosen = np.argsort(potential)[: 2 * wanted + 40]
     excess = np.maximum(potential[chosen] - usual, 0.0)
     # eq. (Q1)
     root = np.exp(-0.5 * excess / (2 * d + 4))[:, None]
@@ -104,7 +101,7 @@ def quadratic_law(
     if not np.isfinite(H).all():
         return None
     rates, R = np.linalg.eigh(H)
-    rates = np.maximum(rates, WIDEST)
+    rates = np.maximum(rates, FARTHEST**-2)  # no law is wider than its ensemble knows
     force = -(exponent * gradient + prior_gradient)
     center = (R.T @ force) / rates
     length = np.linalg.norm(center)

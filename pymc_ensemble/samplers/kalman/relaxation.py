@@ -14,12 +14,11 @@ from pymc_ensemble.samplers.linearization import (
     GaussianLaw,
     fit_law,
 )
-from pymc_ensemble.samplers.rest import AT_REST, Countdown
+from pymc_ensemble.samplers.rest import AT_REST, FORGOTTEN, Countdown
 from pymc_ensemble.samplers.split_sweeps import Half, SplitSweeps, SweepState
 from pymc_ensemble.samplers.weights import plausible
 
 DEFAULT_STEP = 2.0
-SMALL_ENSEMBLE_BURN_IN = 5.0  # relaxation times
 EXTRA_VARIANCE = 0.1  # most that the pointwise force may add: it bounds the time step
 
 
@@ -67,7 +66,7 @@ class WholeRelaxation(Relaxation):
 
     def start(self, ensemble: Ensemble, *, at_rest: bool = False) -> SweepState:
         """State for an evaluated ensemble, without resampling, which would lose directions."""
-        sweeps = int(np.ceil(SMALL_ENSEMBLE_BURN_IN / self.dt))
+        sweeps = int(np.ceil(FORGOTTEN / self.dt))
         return SweepState(ensemble, self.dt, rest=AT_REST if at_rest else Countdown(sweeps))
 
     def split(self, ensemble: Ensemble, rng: np.random.Generator) -> tuple[Array, ...]:

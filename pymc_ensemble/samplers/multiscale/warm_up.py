@@ -7,6 +7,7 @@ import numpy as np
 from pymc_ensemble.samplers.ensemble import Array, Evaluations, Info
 from pymc_ensemble.samplers.kernels import NothingToFreeze
 from pymc_ensemble.samplers.langevin_steps import ACCEPTANCE, EULER_STEP
+from pymc_ensemble.samplers.rest import FORGOTTEN
 from pymc_ensemble.samplers.words import number
 
 from .pilot import Pilot
@@ -16,7 +17,6 @@ from .walkers import WalkerMove, Walkers, WalkerState
 LARGEST_STEP = 0.8
 LARGEST_STIFF_STEP = 1.4  # step size times stiffness; 2 would be unstable
 EXTRA_VARIANCE = 0.2  # share of the variance that noise in the drift of a rough map may add
-WARM_UP = 10  # steps in which walkers forget their start
 ADAPTATION = 100  # Metropolis-adjusted steps that tune the step size
 
 
@@ -70,7 +70,7 @@ class WarmUp(NothingToFreeze[WarmUpState]):
         """State of chain `number`: chains start at different positions of one pilot."""
         numbers = number * self.n_walkers + np.arange(self.n_walkers)
         step = self._step(pilot)
-        remaining = ADAPTATION if self._adapts else WARM_UP
+        remaining = ADAPTATION if self._adapts else int(np.ceil(FORGOTTEN / LARGEST_STEP))
         if not pilot.explored:
             remaining = max(remaining, int(np.ceil(2 / step)))  # relaxation times
         return WarmUpState(

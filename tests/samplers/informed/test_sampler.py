@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy
 from array_problems import GaussianProblem, run, step, sweeps, within
 
 from pymc_ensemble.samplers.ensemble import Ensemble, EnsembleFailure
@@ -313,9 +314,11 @@ def test_draws_of_the_prior_tell_of_an_arm_that_proposals_miss(seed):
 
 def test_acceptances_that_rise_no_more():
     rising = (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5)
-    assert _rises(rising)
-    assert _rises(rising[:9][::-1])  # too few to tell
-    assert not _rises((*rising, 0.4, 0.4, 0.4, 0.4, 0.4))
+    assert _rises(rising, 100)
+    assert _rises(rising[:9][::-1], 100)  # too few to tell
+    assert not _rises((*rising, 0.4, 0.4, 0.4, 0.4, 0.4), 100)
+    for n, known in ((99, False), (101, True)):  # a rise of 0.05 is half of 1 / sqrt(100)
+        assert _rises((*(0.2,) * LATELY, *(0.25,) * LATELY), n) is known
 
 
 def banana(U):
@@ -336,16 +339,17 @@ def corrected_banana(rng):
 
 
 def test_proposals_that_drift():
-    """Their means differ by more than 0.3 standard deviations in one of two coordinates."""
+    """Their means differ significantly in one of two coordinates, by 0.3 standard deviations."""
     before, variances = np.zeros(2), np.array([4.0, 1.0])
     rounds = (np.stack([before, variances]),) * LATELY
-    assert _drifts(rounds)  # too few to tell
-    assert not _drifts(rounds + rounds)
+    n = round(2 * (scipy.stats.norm.isf(0.025) / 0.3) ** 2)
+    assert _drifts(rounds, n)  # too few to tell
+    assert not _drifts(rounds + rounds, n)
     for shift, drifts in ((0.59, False), (0.61, True)):
         now = (np.stack([np.array([shift, 0.0]), variances]),) * LATELY
-        assert _drifts(rounds + now) is drifts
+        assert _drifts(rounds + now, n) is drifts
     nothing = (np.empty((2, 0)),) * 2 * LATELY
-    assert not _drifts(nothing)
+    assert not _drifts(nothing, n)
 
 
 @pytest.mark.parametrize("precision", [0.0, 25.0])

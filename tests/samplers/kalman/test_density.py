@@ -13,7 +13,6 @@ from pymc_ensemble.samplers.gaussian_process.basis import basis_size
 from pymc_ensemble.samplers.kalman.clusters import cluster_laws
 from pymc_ensemble.samplers.kalman.density import DensityMetropolis, renewal
 from pymc_ensemble.samplers.kalman.quadratic import (
-    SURPLUS,
     Archive,
     quadratic_law,
     seen_from,
@@ -106,7 +105,7 @@ def test_quadratic_of_a_linear_problem_is_its_posterior(d, exponent):
 
 def test_no_quadratic_of_few_points_or_directions():
     problem, rng = Density(linear(4)), np.random.default_rng(1)
-    few = int(SURPLUS * basis_size("quadratic", 4)) - 1
+    few = basis_size("quadratic", 4) - 1
     members = problem.ensemble(problem.sample_prior(few, rng))
     anomalies = Anomalies.of(members.U)
     assert quadratic_law(problem, Archive.of(members), members, anomalies) is None

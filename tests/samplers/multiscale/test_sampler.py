@@ -24,7 +24,10 @@ from pymc_ensemble.samplers.multiscale.explorers import Preconditioner
 from pymc_ensemble.samplers.multiscale.pilot import Pilot, herd
 from pymc_ensemble.samplers.multiscale.probe import PROBES
 from pymc_ensemble.samplers.multiscale.sampler import Multiscale, PublishedMultiscale
-from pymc_ensemble.samplers.multiscale.warm_up import WARM_UP
+from pymc_ensemble.samplers.multiscale.warm_up import LARGEST_STEP
+from pymc_ensemble.samplers.rest import FORGOTTEN
+
+WARM_UP = int(np.ceil(FORGOTTEN / LARGEST_STEP))  # steps
 
 
 def start(sampler, seed=0, **kwargs):
