@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+PRIOR = 10  # observations that the prior of a shape counts as
+
 
 def smoothed(log_ratio: FloatArray) -> tuple[FloatArray, float]:
     """Smooth the tail of importance weights by quantiles of a generalized Pareto law [1]_.
@@ -39,7 +41,7 @@ def smoothed(log_ratio: FloatArray) -> tuple[FloatArray, float]:
     cutoff = np.exp(log_weights[order[-m - 1]])
     khat, sigma = pareto_fit(np.exp(log_weights[tail]) - cutoff)
     if np.isfinite(khat):
-        middles = np.arange(0.5, m) / m
+        middles = (np.arange(m) + 0.5) / m
         quantiles = sigma * np.expm1(-khat * np.log1p(-middles)) / khat
         log_weights[tail] = np.minimum(np.log(cutoff + quantiles), 0.0)
     return log_weights - scipy.special.logsumexp(log_weights), khat
@@ -75,8 +77,8 @@ def pareto_fit(x: FloatArray) -> tuple[float, float]:
     k = np.log1p(-b[:, None] * x).mean(1)
     log_likelihood = n * (np.log(-b / k) - k - 1)
     weights = np.exp(log_likelihood - scipy.special.logsumexp(log_likelihood))
-    known = weights >= 10 * np.finfo(float).eps
+    known = weights >= np.finfo(float).eps  # others are lost in rounding
     mean = (b[known] * (weights[known] / weights[known].sum())).sum()
     shape = np.log1p(-mean * x).mean()
-    fit = (n * shape + 10 * 0.5) / (n + 10), -shape / mean
+    fit = (n * shape + PRIOR * 0.5) / (n + PRIOR), -shape / mean
     return (np.inf, np.nan) if np.isnan(fit[0]) else fit
