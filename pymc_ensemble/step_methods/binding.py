@@ -142,7 +142,8 @@ class BoundStep(BlockedStep):
             problem.sample_prior(1, np.random.default_rng(0))  # an improper prior is refused here
         else:
             initial = self._make_initial(self._initial_ensemble, model, problem)
-        sampler = self._make_sampler(problem, None if initial is None else initial.U.shape[1])
+        given = None if initial is None else initial.U.shape[1]
+        sampler = self._make_sampler(model, problem, given)
         if initial is not None and self.needs_spread and not self._options.get("allow_subspace"):
             require_spread(initial.U, problem.coordinate_names)
         leaves = Leaves(whole, model)
@@ -166,8 +167,8 @@ class BoundStep(BlockedStep):
         """Positions from the initial ensemble that the user has given."""
         return initial_ensembles(given, model, problem.coordinate_names)
 
-    def _make_sampler(self, problem: Any, given: int | None) -> Sampler[Any, Any]:
-        """Sampler of a problem, for an initial ensemble with `given` members."""
+    def _make_sampler(self, model: pm.Model, problem: Any, given: int | None) -> Sampler[Any, Any]:
+        """Sampler of the problem of a model, for an initial ensemble with `given` members."""
         ensemble_size = self._ensemble_size
         if given is not None and ensemble_size not in (None, given):
             raise ValueError(

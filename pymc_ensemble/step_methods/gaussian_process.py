@@ -199,7 +199,6 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
         blocked: bool = True,
     ):
         self._archive = archive
-        self._model_to_bind: Any = None
         self.scheme = scheme
         growth = {"tolerance": tolerance, "batch": batch, "max_evaluations": max_evaluations}
         given = {name: value for name, value in growth.items() if value is not None}
@@ -277,21 +276,19 @@ class EnsembleGaussianProcessSampler(EnsembleStep):
             logger.info(f"{type(self).__name__}: the surrogate predicts the log density: {reason}.")
         return problem
 
-    def _make_sampler(self, problem: InverseProblem, given: int | None) -> Sampler[Any, Any]:
-        sampler = super()._make_sampler(problem, given)
+    def _make_sampler(
+        self, model: pm.Model, problem: InverseProblem, given: int | None
+    ) -> Sampler[Any, Any]:
+        sampler = super()._make_sampler(model, problem, given)
         options = dict(self._options)
         if isinstance(sampler, GrowingGaussianProcess) and 1 < problem.workers <= sampler.size:
             options["workers"] = problem.workers
         if self._archive is None and "workers" not in options:
             return sampler
         if self._archive is not None:
-            options["archive"] = known_evaluations(self._archive, self._model_to_bind, problem)
+            options["archive"] = known_evaluations(self._archive, model, problem)
         learner: Any = self.sampler_class
         return learner(problem, ensemble_size=sampler.size, **options)
-
-    def _bind(self, model: pm.Model) -> None:
-        self._model_to_bind = self._without_leaves(model)
-        super()._bind(model)
 
     def _vector_stats(self) -> Stats:
         d = self._bound.problem.dimension

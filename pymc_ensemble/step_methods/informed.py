@@ -180,7 +180,9 @@ class LikelihoodInformedSampler(EnsembleStep):
             return InitialEnsembles(U[None])
         return super()._make_initial(given, model, problem)
 
-    def _make_sampler(self, problem: InverseProblem, given: int | None) -> LikelihoodInformed:
+    def _make_sampler(
+        self, model: pm.Model, problem: InverseProblem, given: int | None
+    ) -> LikelihoodInformed:
         return LikelihoodInformed(problem, **self._options)
 
     @property

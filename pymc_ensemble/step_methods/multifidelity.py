@@ -166,7 +166,6 @@ class MultifidelitySampler(EnsembleStep):
                 "outputs. Give the path of its store, or a pair (points, outputs)."
             )
         self._cheap, self._archive = cheap, archive
-        self._model_to_bind: Any = None
         self._cheap_account = Account()
         super().__init__(
             vars,
@@ -214,16 +213,14 @@ class MultifidelitySampler(EnsembleStep):
         self._cheap_model = CheapModel(model, stand_ins(model, self._cheap), self._compile_kwargs)
         return problem
 
-    def _make_sampler(self, problem: InverseProblem, given: int | None) -> Sampler[Any, Any]:
-        sampler = super()._make_sampler(problem, given)
+    def _make_sampler(
+        self, model: pm.Model, problem: InverseProblem, given: int | None
+    ) -> Sampler[Any, Any]:
+        sampler = super()._make_sampler(model, problem, given)
         if self._archive is None:
             return sampler
-        points, outputs = known_evaluations(self._archive, self._model_to_bind, problem)
+        points, outputs = known_evaluations(self._archive, model, problem)
         return replace(cast(Multifidelity, sampler), archive=(points, outputs))
-
-    def _bind(self, model: pm.Model) -> None:
-        self._model_to_bind = self._without_leaves(model)
-        super()._bind(model)
 
     def _vector_stats(self) -> Stats:
         return super()._vector_stats() | self._own_stats()

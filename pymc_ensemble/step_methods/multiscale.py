@@ -232,7 +232,9 @@ class MultiscaleSampler(EnsembleStep):
             )
         return problem
 
-    def _make_sampler(self, problem: InverseProblem, given: int | None) -> WalkerSampler:
+    def _make_sampler(
+        self, model: pm.Model, problem: InverseProblem, given: int | None
+    ) -> WalkerSampler:
         options = dict(self._options)
         if isinstance(options["preconditioner"], DataTree):
             points = self._points_of(options["preconditioner"], problem)
