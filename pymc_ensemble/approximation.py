@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pymc_ensemble.diagnosis.facts import Facts
 from pymc_ensemble.diagnosis.findings import LARGEST_KHAT
 from pymc_ensemble.diagnosis.fountain import Fountain
-from pymc_ensemble.diagnosis.stand_ins import FAR
+from pymc_ensemble.diagnosis.stand_ins import LACKING
 from pymc_ensemble.diagnosis.weights import Weights
 from pymc_ensemble.inversion.results import labelled
 from pymc_ensemble.problem.checks import given_generator, given_model
@@ -160,7 +160,7 @@ def approximate(
         lp = -evaluated.potential
         assert isinstance(learned, WalkState)
         share = replace(learned, ensemble=evaluated).law_acceptance(problem)
-        if share is not None and share < FAR:
+        if share is not None and share < LACKING:
             warnings.warn(
                 "The posterior is far from the learned law: draws of the posterior would accept "
                 f"only {percent(share)} of those of the law. Tails may be missing, and weights "

@@ -9,9 +9,8 @@ from pymc_ensemble.log import number, percent
 
 from .ensembles import LOST
 from .facts import Facts
-from .findings import FAR
 from .known import Finding
-from .limits import RARE, WRONG_MEAN, WRONG_SD
+from .limits import FAR, RARE, WRONG_MEAN, WRONG_SD
 
 Likelihood = Mapping[str, Any]
 

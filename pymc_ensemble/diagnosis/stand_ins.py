@@ -13,9 +13,8 @@ from .limits import FAR, RARE, WRONG_SD
 from .run import Run
 
 FAMILIAR = 1 - RARE  # share of simulations that may be nearer to the others than the data are
-LACKING = (
-    0.1  # acceptance of a learned law by draws of the posterior below which they may lack tails
-)
+# acceptance of a learned law by draws of the posterior below which they may lack tails
+LACKING = 0.1
 
 
 def inverted(evidence: Evidence) -> Iterator[Finding]:
