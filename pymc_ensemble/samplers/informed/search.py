@@ -28,6 +28,7 @@ from .tracker import SlopeTracker
 
 TRIALS = 8  # damped steps of a round, over five decades
 DISTANCE = 5e-3  # distance of exploring points, in prior standard deviations
+SAME_STEP = 1e-2  # steps that differ by less, in posterior standard deviations, count as equal
 WEAKEST, STRONGEST = 1e-8, 1e8  # damping
 NEARBY = 1e-8  # distance of a point that must have the same outputs, in prior sd
 
@@ -241,11 +242,10 @@ class TrackedSearch(NothingToFreeze[SearchState]):
     ) -> tuple[Array, Array]:
         """Steps of different damping. Of nearly equal steps only the first is kept."""
         steps: list[Array] = []
-        same = np.sqrt(self.tolerance)  # potentials then differ by less than may remain
         kept = []
         for value in damping:
             step = law.newton_step(gradient, value)
-            if not any(self._length(law, step - other) < same for other in steps):
+            if not any(self._length(law, step - other) < SAME_STEP for other in steps):
                 steps.append(step)
                 kept.append(value)
         return np.array(steps), np.array(kept)
