@@ -21,7 +21,9 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 flags = "mode=FAST_COMPILE,traceback__limit=0,traceback__compile_limit=0,on_opt_error=raise"
 os.environ.setdefault("PYTENSOR_FLAGS", flags)
 os.environ.setdefault("MPLBACKEND", "Agg")
-# JAX, too: what is compiled is kept for other processes and for the next time.
+# What is compiled is kept for other processes and for the next time: here tests, whose assertions
+# pytest rewrites, and the package, until all is collected; and what JAX compiles.
+writes_no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 jax_cache = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(jax_cache))
@@ -84,6 +86,7 @@ def pytest_collection_finish():
     Graphs are many small objects, and a fifth of the time that it takes to make and rewrite them
     went into looking for those that are not used any more.
     """
+    sys.dont_write_bytecode = writes_no_bytecode
     gc.freeze()
     gc.set_threshold(300_000, 10, 10)
 
