@@ -79,7 +79,8 @@ CASES = {
     ),
     "four modes": Case(
         ("four_modes", {"rough": False}), four_modes, 8_600, 40_000, np.inf, np.inf, walkers=40,
-        half_width=2.0, total_variation=0.15, masses=quadrants,
+        # the worst of 400 runs: 0.15
+        half_width=2.0, total_variation=0.17, masses=quadrants,
     ),
     "noisy decay": Case(
         ("decay", {"noise_sd": 0.3}), lambda: decay(noise=0.3), 2_500, 10_000, 0.10, 0.09
