@@ -9,12 +9,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pymc as pm
 import pytensor
-from pymc.distributions.custom import CustomDistRV, CustomSymbolicDistRV
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.op import HasInnerGraph
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.type import RandomType
+
+from pymc_ensemble.problem._pymc import CUSTOM_DISTRIBUTIONS
 
 _kept: WeakKeyDictionary[pm.Model, dict[Any, tuple[Any, Any]]] = WeakKeyDictionary()
 
@@ -74,7 +75,7 @@ def state_of(model: pm.Model) -> tuple[Any, ...] | None:
     values = []
     for variable in _with_inner(graphs):
         node = variable.owner
-        if node is not None and isinstance(node.op, CustomDistRV | CustomSymbolicDistRV):
+        if node is not None and isinstance(node.op, CUSTOM_DISTRIBUTIONS):
             return None
         if isinstance(variable, SharedVariable):
             value = variable.get_value(borrow=True)
