@@ -9,12 +9,13 @@ from pymc_ensemble.samplers.proposals import GOOD, POOR
 
 from .ensembles import LOST
 from .known import CHANCE_LIMIT, POSSIBLE, SAMPLE, Evidence, Finding
-from .limits import FAR, RARE, WRONG_SD
+from .limits import RARE, WRONG_SD
 from .run import Run
 
 FAMILIAR = 1 - RARE  # share of simulations that may be nearer to the others than the data are
 # acceptance of a learned law by draws of the posterior below which they may lack tails
 LACKING = 0.1
+HELPS = 0.5  # error of means above which a cheap model does not help
 
 
 def inverted(evidence: Evidence) -> Iterator[Finding]:
@@ -129,7 +130,7 @@ def _not_corrected(run: Run) -> Iterator[Finding]:
     if limit <= tolerance and run.converged:
         return
     told = f"that the correction of the cheap model is right to {tolerance:g} posterior standard "
-    if limit <= FAR:
+    if limit <= HELPS:
         yield Finding(
             "doubtful",
             f"it was not certified {told}deviations: means may be off by {number(limit)} of them.",

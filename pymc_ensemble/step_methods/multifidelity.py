@@ -12,7 +12,7 @@ from pytensor.graph.basic import Variable
 from xarray import Dataset, DataTree
 
 from pymc_ensemble.diagnosis.facts import Facts
-from pymc_ensemble.diagnosis.limits import FAR
+from pymc_ensemble.diagnosis.stand_ins import HELPS
 from pymc_ensemble.log import ProgressLog, logger
 from pymc_ensemble.problem.cheap_model import Cheap, CheapModel, stand_ins
 from pymc_ensemble.problem.driver import Account, Driver
@@ -306,7 +306,7 @@ def remedy(limit: float, known: LearningState | None) -> str:
         Limit of the certificate.
     known : LearningState or None
     """
-    if limit <= FAR:
+    if limit <= HELPS:
         used = 0 if known is None else known.used
         more = f"max_evaluations={2 * used}" if used else "more max_evaluations"
         return f"Give it more: {more}"
