@@ -38,12 +38,14 @@ def remembered[T](model: pm.Model, options: Collection[Any], make: Callable[[], 
         One for each thread, as compiled functions cannot be called by several at once.
     """
     state = state_of(model)
+    if state is None:
+        return make()
     try:
         key = (*map(_hashable, options), threading.get_ident())
         known = _kept.setdefault(model, {}).get(key)
     except TypeError:  # also an option of a wrong type, which `make` refuses
         return make()
-    if state is not None and known is not None and known[0] == state:
+    if known is not None and known[0] == state:
         return known[1]
     result = make()
     _kept[model][key] = (state, result)
